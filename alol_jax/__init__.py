@@ -1,0 +1,1 @@
+"""Advantage-Leftover-Lunch offline RL for language models, in JAX."""

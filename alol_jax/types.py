@@ -1,0 +1,273 @@
+"""Every value that crosses a stage or a jit boundary. Imports nothing of this package.
+
+Axis legend: the letters of every docstring, einsum and ``chex.Dimensions`` ::
+
+    B  prompts in a batch      P  prompt tokens (left-padded)     D  model width     H  head width
+    K  responses per prompt    R  response tokens (right-padded)  N  query heads     F  mlp width
+    E* = [B, K] or [B]         T = P + R                          G  key/value heads V  vocabulary
+
+Values on the host are frozen dataclasses; values on a device are NamedTuples of arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+Params = dict[str, jax.Array]
+"""Parameters: one flat dict from path (``"layers/query/kernel"``) to array. Leaves whose path starts
+with ``layers/`` carry all layers stacked on their first axis."""
+
+
+class UserError(Exception):
+    """What the user can mend: one line that names the thing and the way out. Exit code 2."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved what it needs to go on."""
+
+
+# ------------------------------------------------------------------ device values
+
+
+class Tokens(NamedTuple):
+    """A batch of prompts with their responses.
+
+    Alignment, stated once: ``logp[..., t]`` is log π of ``response[..., t]``, produced by the
+    position before it; ``mask`` is 1 on response tokens, the end token included. Masks come from
+    lengths, never from ``token == pad``.
+    """
+
+    prompt: jax.Array  # i32[B, P], left-padded
+    prompt_mask: jax.Array  # f32[B, P]
+    response: jax.Array  # i32[E*, R], right-padded
+    mask: jax.Array  # f32[E*, R]
+
+
+class Batch(NamedTuple):
+    """One training batch: tokens and the stored annotations of the same rows."""
+
+    tokens: Tokens
+    ref_logp: jax.Array  # f32[E*, R]
+    reward: jax.Array  # f32[E*]
+    advantage: jax.Array  # f32[E*], clamped at 0
+
+
+class Targets(NamedTuple):
+    """What an objective reads besides the policy's own ``logp``. Nothing here carries a gradient."""
+
+    mask: jax.Array  # f32[E*, R], 1 on response tokens
+    ref_logp: jax.Array  # f32[E*, R], log π_ref of the same tokens
+    reward: jax.Array  # f32[E*]
+    advantage: jax.Array  # f32[E*], max(R − V, 0)
+
+
+# ------------------------------------------------------------------ host values: data
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One prompt with the responses that the data has for it (at least one)."""
+
+    id: str
+    prompt: str
+    responses: tuple[str, ...]
+    source: str
+    rewards: tuple[float, ...] = ()  # one per response where the data has stored rewards, else empty
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Result of ``load``: no prompt occurs in two splits."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    notes: tuple[str, ...]  # what was dropped or merged on the way, counted, one sentence each
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One (prompt, response) row with its reward. Rows of one prompt share ``example_id``."""
+
+    example_id: str
+    prompt: str
+    response: str
+    source: str
+    components: tuple[float, ...]  # unweighted, in the order of ``component_names``; may be empty
+    reward: float  # Σ weight · component, or the stored reward
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredSplits:
+    """Result of ``score``."""
+
+    train: tuple[Scored, ...]
+    validation: tuple[Scored, ...]
+    test: tuple[Scored, ...]
+    component_names: tuple[str, ...]
+    max_reward: float  # the largest reward possible: bound of the value head
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Result of ``generate``: one scored response of the reference per validation prompt and draw."""
+
+    rows: tuple[Scored, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """One training row as the policy step reads it: tokens and the frozen models' annotations."""
+
+    example_id: str
+    source: str
+    prompt_text: str
+    response_text: str
+    prompt: tuple[int, ...]  # token ids
+    response: tuple[int, ...]  # token ids, end token included unless the row was cut
+    ref_logp: tuple[float, ...]  # one per response token; empty if the objective does not read it
+    reward: float
+    value: float  # V(x); 0 if the objective does not read the advantage
+    advantage: float  # R − V(x), not clamped
+    kept: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingTable:
+    """Result of ``select``."""
+
+    rows: tuple[Annotated, ...]
+
+
+# ------------------------------------------------------------------ host values: fitted things
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """One look at the policy during training."""
+
+    step: int
+    metric: str
+    score: float  # larger is better
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One logged metric over the optimiser steps of a stage."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Result of ``fit_reference`` and ``fit_policy``: the trained leaves of the best step."""
+
+    trained: Params
+    step: int
+    validations: tuple[Validation, ...]
+    curves: tuple[Curve, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueAudit:
+    """How well the value head predicts rows it was not fitted on (out-of-fold predictions)."""
+
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    mse: float
+    mse_of_mean: float  # of always predicting the mean reward of the fitting folds
+    mse_of_length: float  # of a straight line in the prompt length, fitted on the fitting folds
+    epochs: int  # chosen on held-out error
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """Result of ``fit_value``."""
+
+    params: Params
+    max_value: float
+    audit: ValueAudit
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap percentile interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemScores:
+    """The test-set figures of one system: the data's own responses, the reference or the policy."""
+
+    name: str  # "data", "reference", "policy"
+    reward: Interval | None  # None where nothing can score a generation
+    components: tuple[Interval, ...]
+    distinct: tuple[float, float, float]  # distinct-1/2/3
+    length: float  # mean whitespace tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Result of ``evaluate``."""
+
+    data: tuple[Scored, ...]
+    reference: tuple[Scored, ...]
+    policy: tuple[Scored, ...]
+    component_names: tuple[str, ...]
+    systems: tuple[SystemScores, ...]
+    differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Result of ``report``: the files it wrote, relative to the stage's folder."""
+
+    files: tuple[str, ...]
+
+
+# ------------------------------------------------------------------ host values: descriptions
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSpec:
+    """One reward component of a task.
+
+    ``scorer`` is a key of ``alol_jax.rewards.SCORERS``; ``template`` makes the scorer's text from
+    ``{prompt}`` and ``{response}``; every score lies in [0, bound].
+    """
+
+    name: str
+    scorer: str
+    template: str
+    bound: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything that is particular to one task. Nobody outside ``tasks/`` knows a task's name."""
+
+    name: str
+    load: Callable[[Any], Splits]  # config.task -> splits
+    template: str  # with "{prompt}": what the model reads; special tokens in it are parsed
+    stop: tuple[str, ...]  # texts that end a generated response and are cut off
+    rewards: tuple[RewardSpec, ...]
+
+
+class StageContext(NamedTuple):
+    """What a running stage may use besides its inputs."""
+
+    folder: Path  # the stage's own folder; survives an interruption
+    stopping: Callable[[], bool]  # True once the run was asked to stop
+    say: Callable[[str], None]  # one line for the person who watches
+    tensorboard: bool
