@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 
 Params = dict[str, jax.Array]
-"""Parameters: one flat dict from path (``"layers/query/kernel"``) to array. Leaves whose path starts
-with ``layers/`` carry all layers stacked on their first axis."""
+"""Parameters: one flat dict from path (``"layers/q_proj/kernel"``) to array. Leaves whose path
+starts with ``layers/`` carry all layers stacked on their first axis."""
 
 
 class UserError(Exception):
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What an objective reads besides the policy's own ``logp``. Nothing here carries a gradient."""
+    """What an objective reads besides the policy's own ``logp``; none of it carries a gradient."""
 
     mask: jax.Array  # f32[E*, R], 1 on response tokens
     ref_logp: jax.Array  # f32[E*, R], log π_ref of the same tokens
@@ -77,7 +77,9 @@ class Example:
     prompt: str
     responses: tuple[str, ...]
     source: str
-    rewards: tuple[float, ...] = ()  # one per response where the data has stored rewards, else empty
+    rewards: tuple[
+        float, ...
+    ] = ()  # one per response where the data has stored rewards, else empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,7 @@ class ScoredSplits:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Result of ``generate``: one scored response of the reference per validation prompt and draw."""
+    """Result of ``generate``: the reference's scored answers to the validation prompts."""
 
     rows: tuple[Scored, ...]
 
@@ -234,6 +236,18 @@ class Report:
     """Result of ``report``: the files it wrote, relative to the stage's folder."""
 
     files: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """What a run was, for the report: nothing in it is computed from the results."""
+
+    objective: str
+    hyper_parameters: tuple[tuple[str, float], ...]  # of the objective: clip, beta, ...
+    task: str
+    model: str
+    config_json: str  # the whole config, indented
+    versions: tuple[tuple[str, str], ...]  # (package, version)
 
 
 # ------------------------------------------------------------------ host values: descriptions

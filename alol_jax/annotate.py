@@ -1,0 +1,77 @@
+"""One frozen pass over rows: log-probabilities of the responses, and the value of the prompts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alol_jax.batches import collate, single_items
+from alol_jax.language_model import LanguageModel
+from alol_jax.logprobs import joined, response_logp
+from alol_jax.models.heads import ValueHead
+from alol_jax.progress import progress
+from alol_jax.sharding import place_rows
+from alol_jax.types import Annotated, Params
+
+
+@functools.lru_cache(maxsize=16)
+def _annotator(model, head: ValueHead | None, chunk: int):
+    """(params, value parameters, Tokens) -> logp f32[B, R], value f32[B] (0 without a head)."""
+
+    @jax.jit
+    def annotate_batch(params, value_params, tokens):
+        hidden = model.hidden(params, *joined(tokens))
+        logp = response_logp(hidden, model.unembedding(params), tokens, chunk=chunk)
+        if head is None:
+            return logp, jnp.zeros(logp.shape[:1], jnp.float32)
+        width = tokens.prompt.shape[1]
+        return logp, head(value_params, hidden[:, :width], tokens.prompt_mask)
+
+    return annotate_batch
+
+
+def annotate(
+    lm: LanguageModel,
+    trained: Params,
+    rows: Sequence[Annotated],
+    *,
+    head: ValueHead | None = None,
+    value_params: Params | None = None,
+    batch_size: int,
+    label: str,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """logp of every response token and V of every prompt, by one model, without gradients.
+
+    By causality the hidden states of the prompt do not depend on the response, so one pass serves
+    both. Rows of one shape go together; a last, smaller batch is filled up with repeats.
+
+    Args:
+        trained: the leaves on top of ``lm.frozen()``.
+        rows: tokenised rows.
+        head: the value head, or None for values of 0.
+
+    Returns:
+        one f32[response length] per row, in order, and f32[rows].
+    """
+    step = _annotator(lm.transformer, head, lm.logprob_chunk)
+    params = {**lm.frozen(), **trained}
+    items = single_items(rows, lm.shapes)
+    pieces = [
+        group[first : first + batch_size]
+        for group in (np.flatnonzero(items.shape == s) for s in range(len(items.shapes)))
+        for first in range(0, len(group), batch_size)
+    ]
+    logps: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
+    values = np.zeros(len(rows), np.float32)
+    for piece in progress(pieces, total=len(pieces), label=label):
+        batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
+        found = step(params, value_params or {}, place_rows(batch.tokens, lm.mesh))
+        logp, value = jax.device_get(found)
+        values[piece] = value[: len(piece)]
+        for place, index in enumerate(piece):
+            logps[index] = logp[place, : len(rows[index].response)]
+    return logps, values

@@ -1,0 +1,212 @@
+"""Training table -> batches, a pure function of (seed, step): shuffle, priority draw, K responses.
+
+An *item* is what one place of a batch holds: a row, or K rows of one prompt. Items are grouped by
+the smallest of the configured (P, R) shapes that holds them, and a batch comes from one group, so
+that short rows do not pay for long ones. This changes no item's chance of being drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import grain
+import jax
+import numpy as np
+
+from alol_jax.tokens import Tokenizer, shape_for, to_tokens
+from alol_jax.types import Annotated, Batch, Scored, Tokens, UserError
+
+Shape = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Which rows sit together, and the shape each item needs."""
+
+    rows: Sequence[Annotated]
+    members: np.ndarray  # i64[I, K], indices into rows
+    shape: np.ndarray  # i64[I], index into shapes
+    shapes: tuple[Shape, ...]
+
+
+def tokenise(
+    rows: Sequence[Scored], template: str, tokenizer: Tokenizer, shapes: Sequence[Shape]
+) -> tuple[tuple[Annotated, ...], int]:
+    """Rows as token ids, without annotations yet, and how many responses had to be cut.
+
+    Prompts lose their oldest tokens, responses their last ones, beyond the largest shape.
+    """
+    limits = max(shapes)
+    ready, cut = [], 0
+    for row in rows:
+        response, complete = tokenizer.response(row.response, limit=limits[1])
+        cut += not complete
+        ready.append(
+            Annotated(
+                example_id=row.example_id,
+                source=row.source,
+                prompt_text=row.prompt,
+                response_text=row.response,
+                prompt=tokenizer.prompt(template, row.prompt, limit=limits[0]),
+                response=response,
+                ref_logp=(),
+                reward=row.reward,
+                value=0.0,
+                advantage=0.0,
+                kept=True,
+            )
+        )
+    return tuple(ready), cut
+
+
+def single_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...]) -> Items:
+    """One item per row."""
+    return _items(rows, np.arange(len(rows))[:, None], shapes)
+
+
+def ranked_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...], responses: int) -> Items:
+    """One item per prompt with enough different rewards: its K responses, highest reward first.
+
+    Of a prompt with more than K responses, the best, the worst and evenly spaced ones between are
+    taken; a prompt with fewer than K, or whose best and worst rewards are equal, gives no item.
+    """
+    prompts: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        prompts.setdefault(row.example_id, []).append(index)
+    members = []
+    for indices in prompts.values():
+        ranked = sorted(indices, key=lambda i: -rows[i].reward)
+        if len(ranked) < responses or rows[ranked[0]].reward == rows[ranked[-1]].reward:
+            continue
+        places = np.linspace(0, len(ranked) - 1, responses).round().astype(int)
+        members.append([ranked[place] for place in places])
+    if not members:
+        raise UserError(
+            f"no prompt has {responses} responses with different rewards (of {len(prompts)} "
+            "prompts): use an objective that takes one response per prompt"
+        )
+    return _items(rows, np.array(members), shapes)
+
+
+def _items(rows, members, shapes):
+    shapes = tuple(sorted(tuple(shape) for shape in shapes))
+    needs = []
+    for member in members:
+        prompt = len(rows[member[0]].prompt)
+        response = max(len(rows[index].response) for index in member)
+        needs.append(shapes.index(shape_for(prompt, response, shapes)))
+    return Items(rows, members, np.array(needs), shapes)
+
+
+# ------------------------------------------------------------------ which items, at which step
+
+
+def priority_draw(
+    items: Items, probability: np.ndarray, *, size: int, seed: int
+) -> Callable[[int], np.ndarray]:
+    """step -> i64[size] items, drawn with replacement, each with its ``probability``.
+
+    First the shape is drawn by its share of the probability, then the items within it: the chance
+    of an item is its probability exactly.
+    """
+    pools = [np.flatnonzero((items.shape == s) & (probability > 0)) for s in _used(items)]
+    pools = [pool for pool in pools if len(pool)]
+    mass = np.array([probability[pool].sum() for pool in pools])
+
+    def draw(step: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, step])
+        pool = pools[rng.choice(len(pools), p=mass / mass.sum())]
+        weights = probability[pool]
+        return rng.choice(pool, size=size, p=weights / weights.sum())
+
+    return draw
+
+
+def shuffled(
+    items: Items, keep: np.ndarray, *, size: int, seed: int, steps: int
+) -> Callable[[int], np.ndarray]:
+    """step -> i64[size] items: every item with ``keep`` equally often, in shuffled epochs.
+
+    Each shape has an endless stream of permutations of its items; the steps go to the shapes in
+    proportion to their sizes, the shape that is furthest behind first. Valid for step < ``steps``.
+    """
+    pools = [np.flatnonzero((items.shape == s) & keep) for s in _used(items)]
+    pools = [pool for pool in pools if len(pool)]
+    share = np.array([len(pool) for pool in pools]) / sum(len(pool) for pool in pools)
+    turns, taken = [], np.zeros(len(pools), int)
+    for step in range(steps):
+        choice = int(np.argmax(share * (step + 1) - taken))
+        turns.append((choice, taken[choice]))
+        taken[choice] += 1
+
+    def at(step: int) -> np.ndarray:
+        choice, turn = turns[step]
+        pool = pools[choice]
+        places = np.arange(turn * size, (turn + 1) * size)
+        epochs = {e: _permutation(seed, choice, e, pool) for e in set(places // len(pool))}
+        return np.array([epochs[place // len(pool)][place % len(pool)] for place in places])
+
+    return at
+
+
+def _permutation(seed, choice, epoch, pool):
+    return np.random.default_rng([seed, choice, int(epoch)]).permutation(pool)
+
+
+def _used(items):
+    return range(len(items.shapes))
+
+
+# ------------------------------------------------------------------ arrays
+
+
+def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:
+    """The chosen items (all of one shape) as a Batch of numpy arrays; E* = [B] if K = 1."""
+    shape = items.shapes[int(items.shape[chosen].max())]
+    rows = [items.rows[index] for index in items.members[chosen].reshape(-1)]
+    responses = items.members.shape[1]
+    lead = (len(chosen),) if responses == 1 else (len(chosen), responses)
+    tokens = to_tokens(
+        [row.prompt for row in rows[::responses]],
+        [row.response for row in rows],
+        shape=shape,
+        pad_id=pad_id,
+    )
+    ref_logp = np.zeros((len(rows), shape[1]), np.float32)
+    for place, row in enumerate(rows):
+        ref_logp[place, : len(row.ref_logp)] = row.ref_logp
+    return Batch(
+        tokens=Tokens(
+            tokens.prompt,
+            tokens.prompt_mask,
+            tokens.response.reshape(*lead, -1),
+            tokens.mask.reshape(*lead, -1),
+        ),
+        ref_logp=ref_logp.reshape(*lead, -1),
+        reward=np.array([row.reward for row in rows], np.float32).reshape(lead),
+        advantage=np.array([max(row.advantage, 0.0) for row in rows], np.float32).reshape(lead),
+    )
+
+
+def read_ahead(
+    items: Items,
+    at: Callable[[int], np.ndarray],
+    *,
+    start: int,
+    stop: int,
+    accumulate: int,
+    pad_id: int,
+) -> Iterator[Batch]:
+    """Batches of steps start … stop − 1, leaves [accumulate, B, …], made by a thread in advance."""
+
+    def make(step: int) -> Batch:
+        batch = collate(items, at(step), pad_id=pad_id)
+        return Batch(*_micro(batch, accumulate))
+
+    steps = grain.MapDataset.range(start, stop).map(make)
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+
+
+def _micro(batch, accumulate):
+    return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)

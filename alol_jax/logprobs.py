@@ -1,0 +1,75 @@
+"""Hidden states -> log-probabilities of the response. The one place that shifts."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from alol_jax.types import Tokens
+
+
+def joined(tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+    """[prompt | response] as one sequence per response.
+
+    Args:
+        tokens: prompts [B, P]; responses [E*, R] with E* = [B] or [B, K].
+
+    Returns:
+        i32[B·K, P + R] and its mask f32[B·K, P + R]; a prompt stands before each of its responses.
+    """
+    rows, width = tokens.response.reshape(-1, tokens.response.shape[-1]).shape
+    repeats = rows // tokens.prompt.shape[0]
+    ids = [jnp.repeat(tokens.prompt, repeats, axis=0), tokens.response.reshape(rows, width)]
+    masks = [jnp.repeat(tokens.prompt_mask, repeats, axis=0), tokens.mask.reshape(rows, width)]
+    return jnp.concatenate(ids, axis=1), jnp.concatenate(masks, axis=1)
+
+
+def response_logp(
+    hidden: jax.Array, unembedding: jax.Array, tokens: Tokens, *, chunk: int
+) -> jax.Array:
+    """logp[..., t] = log softmax(h · unembedding)[response t], h from the position before t.
+
+    The head runs on response positions only, ``chunk`` tokens at a time, so that at most
+    [chunk, V] logits exist at once; logits and the log-sum-exp are float32.
+
+    Args:
+        hidden: [B·K, P + R, D] hidden states of `joined`.
+        unembedding: [D, V].
+        tokens: the same tokens.
+        chunk: tokens per piece; at least the number of response tokens means one piece, kept for
+            the backward pass instead of recomputed.
+
+    Returns:
+        f32[E*, R]; 0 on padding.
+    """
+    rows, total, width = hidden.shape
+    length = tokens.response.shape[-1]
+    chex.assert_shape(hidden, (tokens.response.size // length, None, unembedding.shape[0]))
+    before = hidden[:, total - length - 1 : total - 1].reshape(-1, width)
+    targets = tokens.response.reshape(-1)
+
+    def piece(states, ids):
+        logits = jnp.dot(
+            states, unembedding.astype(states.dtype), preferred_element_type=jnp.float32
+        )
+        chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
+        return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+    logp = (
+        _in_pieces(piece, before, targets, chunk)
+        if rows * length > chunk
+        else piece(before, targets)
+    )
+    logp = logp.reshape(tokens.response.shape)
+    return jnp.where(tokens.mask > 0, logp, 0.0)
+
+
+def _in_pieces(piece, states, ids, chunk):
+    """`piece` over slices of ``chunk`` tokens, recomputed in the backward pass."""
+    count = -(-ids.shape[0] // chunk)
+    missing = count * chunk - ids.shape[0]
+    states = jnp.pad(states, ((0, missing), (0, 0))).reshape(count, chunk, -1)
+    ids = jnp.pad(ids, (0, missing)).reshape(count, chunk)
+    logp = jax.lax.map(lambda pair: jax.checkpoint(piece)(*pair), (states, ids))
+    return logp.reshape(-1)[: count * chunk - missing]

@@ -1,0 +1,189 @@
+"""The recipe: nine stages in order.
+
+python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from alol_jax.language_model import open_language_model
+from alol_jax.objectives import OBJECTIVES, hyper_parameters
+from alol_jax.sharding import make_mesh
+from alol_jax.stages.evaluate import evaluate
+from alol_jax.stages.fit_policy import fit_policy
+from alol_jax.stages.fit_reference import fit_reference
+from alol_jax.stages.fit_value import fit_value
+from alol_jax.stages.generate import generate
+from alol_jax.stages.load import load
+from alol_jax.stages.report import report
+from alol_jax.stages.score import score
+from alol_jax.stages.select import select
+from alol_jax.tasks import get_task
+from alol_jax.types import Interrupted, Report, RunSummary, UserError
+from alol_jax.workdir import Run
+
+STAGES = (
+    "load",
+    "score",
+    "fit_reference",
+    "generate",
+    "fit_value",
+    "select",
+    "fit_policy",
+    "evaluate",
+    "report",
+)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+BAD_INPUT, STOPPED = 2, 143  # exit codes
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; a finished stage is kept.")
+_STAGES = flags.DEFINE_list("stages", list(STAGES), "The stages that may run.")
+_REDO = flags.DEFINE_bool("redo", False, "Compute stages anew where the config differs.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+def recipe(config: ConfigDict, run: Run) -> Report:
+    """Raw data to report. Every stage is loaded from the workdir if its inputs made it before."""
+    c = config
+    task, objective = get_task(c.task), get_objective(c.objective.name)
+    lm = open_language_model(c.model, make_mesh(**c.mesh))
+    needs_value = "advantage" in objective.reads
+
+    splits = run.stage("load", load, task, c.task)
+    scored = run.stage("score", score, task, c.rewards, splits)
+    reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
+    if needs_value:
+        answers = run.stage(
+            "generate", generate, lm, task, c.rewards, c.generate, c.decode, c.seed, scored,
+            reference,
+        )  # fmt: skip
+        value = run.stage(
+            "fit_value", fit_value, lm, task, c.value, c.seed, scored, reference, answers
+        )
+    else:
+        value = None
+        for name in ("generate", "fit_value"):
+            run.skip(name, f"{c.objective.name} does not read the advantage")
+    table = run.stage(
+        "select", select, lm, task, objective.reads, c.value, c.select, scored, reference, value
+    )
+    policy = run.stage(
+        "fit_policy", fit_policy, lm, task, objective, c.objective, c.rewards, c.policy, c.decode,
+        c.seed, scored, table, reference,
+    )  # fmt: skip
+    evaluation = run.stage(
+        "evaluate", evaluate, lm, task, c.rewards, c.evaluate, c.decode, c.seed, scored, reference,
+        policy,
+    )  # fmt: skip
+    summary = summarise(c, task.name, hyper_parameters(objective))
+    return run.stage(
+        "report", report, c.report, scored, reference, value, table, policy, evaluation, summary
+    )
+
+
+def get_objective(name: str):
+    """The row of the table of objectives.
+
+    Raises:
+        UserError: there is no such objective.
+    """
+    if name not in OBJECTIVES:
+        raise UserError(
+            f"config.objective.name={name!r} is no objective: {_near(name, OBJECTIVES)}"
+        )
+    return OBJECTIVES[name]
+
+
+def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:
+    """What the report says about the run."""
+    return RunSummary(
+        objective=config.objective.name,
+        hyper_parameters=tuple((name, float(config.objective[name])) for name in hyper),
+        task=task,
+        model=config.model.path,
+        config_json=config.to_json_best_effort(indent=1, sort_keys=True),
+        versions=tuple((name, importlib.metadata.version(name)) for name in PACKAGES),
+    )
+
+
+def _near(name, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
+    if _CONFIG.value is None or not _WORKDIR.value:
+        raise UserError("--config and --workdir are needed: see README.md for a command to copy")
+    for name in _STAGES.value:
+        if name not in STAGES:
+            raise UserError(f"--stages: {name!r} is no stage: {_near(name, STAGES)}")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    logging.set_verbosity(logging.WARNING)  # orbax tells about every file
+    started = time.monotonic()
+    run = Run(
+        Path(_WORKDIR.value),
+        STAGES,
+        _CONFIG.value,
+        allowed=_STAGES.value,
+        redo=_REDO.value,
+        stopping=stop.is_set,
+        say=say,
+    )
+    devices = jax.devices()
+    say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {_WORKDIR.value}")
+    made = recipe(_CONFIG.value, run)
+    page = Path(_WORKDIR.value) / f"{len(STAGES):02d}_report" / made.files[0]
+    say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
+
+
+def say(line: str) -> None:
+    """One line for the person who watches."""
+    print(line, flush=True)
+
+
+def entry() -> None:
+    """Runs `main`; what the user can mend becomes one line on stderr and exit code 2."""
+    try:
+        app.run(main, flags_parser=_parse)
+    except Interrupted as stopped:
+        print(f"stopped: {stopped}; run the same command again to go on", file=sys.stderr)
+        sys.exit(STOPPED)
+    except (UserError, OSError) as error:
+        if _DEBUG.present and _DEBUG.value:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Flags from the command line; a flag or a config field that does not exist is a UserError."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).replace("\\'", "'").split())) from error
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    entry()

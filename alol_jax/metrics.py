@@ -1,0 +1,80 @@
+"""The metric log: JSON lines always, TensorBoard if asked; read one step late."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+
+from alol_jax.types import Curve
+
+
+class MetricLog:
+    """Metrics of one stage, one JSON object a line: {"step": 3, "loss": 1.25, …}.
+
+    `write` takes metrics that may still be computing; it keeps them and fetches the ones of the
+    call before, so that host and device overlap. `flush` fetches what is pending.
+    """
+
+    def __init__(self, path: Path, *, resume_at: int, tensorboard: bool):
+        """Opens the log, dropping lines of steps after ``resume_at`` that a killed run left."""
+        lines = [line for line in _complete_lines(path) if line["step"] <= resume_at]
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        fresh.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._board = _board(path.parent, resume_at) if tensorboard else None
+
+    def write(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Notes the metrics of ``step``; those of the call before go to the file."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Writes what is pending to the file."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        self._pending = None
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self.flush()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_curves(path: Path) -> tuple[Curve, ...]:
+    """The log as one curve per metric, in the order of first appearance."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for line in _complete_lines(path):
+        for name, value in line.items():
+            if name != "step":
+                points.setdefault(name, []).append((line["step"], value))
+    return tuple(
+        Curve(name, tuple(step for step, _ in pairs), tuple(value for _, value in pairs))
+        for name, pairs in points.items()
+    )
+
+
+def _complete_lines(path: Path) -> list[dict[str, float]]:
+    """The lines of a log; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _board(folder: Path, resume_at: int):
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)

@@ -1,0 +1,212 @@
+"""Reading a GGUF file (llama architecture): the only door of the gguf library.
+
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Keys of the file that change the
+mathematics or the tokenizer and are not handled here are errors that name them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from alol_jax.models.config import ModelConfig
+from alol_jax.types import UserError
+
+_TYPES = frozenset(
+    {
+        gguf.GGMLQuantizationType.F32,
+        gguf.GGMLQuantizationType.F16,
+        gguf.GGMLQuantizationType.BF16,
+        gguf.GGMLQuantizationType.Q8_0,
+        gguf.GGMLQuantizationType.Q4_1,
+    }
+)
+
+_READ = frozenset(
+    "llama.block_count llama.context_length llama.embedding_length llama.feed_forward_length "
+    "llama.attention.head_count llama.attention.head_count_kv llama.attention.key_length "
+    "llama.attention.value_length llama.attention.layer_norm_rms_epsilon llama.rope.freq_base "
+    "llama.rope.dimension_count llama.vocab_size".split()
+)
+
+# Keys that change the mathematics, with the value whose mathematics is implemented.
+_IMPLEMENTED: dict[str, Any] = {
+    "general.architecture": "llama",
+    "general.type": "model",
+    "llama.rope.scaling.type": "none",
+    "llama.expert_count": 0,
+    "llama.expert_used_count": 0,
+    "llama.attention.causal": True,
+    "tokenizer.ggml.add_space_prefix": False,
+    "split.count": 1,
+    "split.no": 0,
+}
+
+# Keys of the tokenizer that the vocabulary carries, or that no prompt or response of ours uses.
+_TOKENIZER = frozenset(
+    "tokenizer.chat_template tokenizer.chat_templates tokenizer.ggml.model tokenizer.ggml.pre "
+    "tokenizer.ggml.tokens tokenizer.ggml.token_type tokenizer.ggml.merges tokenizer.ggml.scores "
+    "tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id tokenizer.ggml.unknown_token_id "
+    "tokenizer.ggml.padding_token_id tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token "
+    "tokenizer.ggml.seperator_token_id tokenizer.ggml.cls_token_id tokenizer.ggml.mask_token_id "
+    "tokenizer.ggml.eot_token_id tokenizer.ggml.eom_token_id tokenizer.ggml.fim_pre_token_id "
+    "tokenizer.ggml.fim_suf_token_id tokenizer.ggml.fim_mid_token_id "
+    "tokenizer.ggml.fim_pad_token_id tokenizer.ggml.fim_rep_token_id "
+    "tokenizer.ggml.fim_sep_token_id split.tensors.count".split()
+)
+
+_PROVENANCE = ("GGUF.", "general.", "quantize.")
+
+
+@dataclasses.dataclass(frozen=True)
+class GGUFVocabulary:
+    """The tokenizer that a GGUF file carries, in the file's own terms."""
+
+    model: str  # "gpt2": byte-level BPE
+    pre: str  # which pre-tokenizer, by llama.cpp's name
+    tokens: tuple[str, ...]  # by id
+    token_types: tuple[int, ...]  # by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused
+    merges: tuple[str, ...]  # "left right", best first
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    unk_id: int | None
+    add_bos: bool
+    chat_template: str | None
+
+
+class GGUFFile:
+    """An open GGUF file. ``shapes`` are PyTorch's, [out, in]; tensors are read one at a time.
+
+    Raises:
+      UserError: the file is missing, damaged, not a llama, or uses what is not implemented.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        try:
+            self._reader = gguf.GGUFReader(path)
+            self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        except (ValueError, IndexError, KeyError, OSError, OverflowError) as error:
+            raise UserError(
+                f"{path} is damaged or no GGUF file ({error}): download it again"
+            ) from error
+        self._check_keys()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for name, tensor in self._tensors.items():
+            if tensor.tensor_type not in _TYPES:
+                known = ", ".join(sorted(kind.name for kind in _TYPES))
+                raise UserError(
+                    f"{path}: {name} is stored as {tensor.tensor_type.name}, which is not "
+                    f"supported: choose a file of {known}"
+                )
+            self.shapes[name] = tuple(int(n) for n in reversed(tensor.shape))
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor called ``name``, dequantised: f32[shapes[name]]."""
+        tensor = self._tensors[name]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        return np.asarray(values, np.float32).reshape(self.shapes[name])
+
+    def config(self) -> ModelConfig:
+        """The ModelConfig. Optional keys have the defaults of the format (rope.freq_base 10000, a
+        key/value head per query head); without ``output.weight`` the embeddings are tied."""
+        heads = self._size("llama.attention.head_count")
+        width = self._size("llama.embedding_length")
+        head_width = self._size_or("llama.attention.key_length", width // max(heads, 1))
+        for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
+            if self._size_or(key, head_width) != head_width:
+                raise UserError(
+                    f"{self.path}: {key} = {self._value(key)!r} is not implemented "
+                    f"(only the head width, {head_width}, is)"
+                )
+        theta = self._value("llama.rope.freq_base")
+        return ModelConfig(
+            vocab_size=self._size_or("llama.vocab_size", self._embedding_rows()),
+            width=width,
+            layers=self._size("llama.block_count"),
+            heads=heads,
+            kv_heads=self._size_or("llama.attention.head_count_kv", heads),
+            head_width=head_width,
+            mlp_width=self._size("llama.feed_forward_length"),
+            max_positions=self._size("llama.context_length"),
+            norm_epsilon=float(self._required("llama.attention.layer_norm_rms_epsilon")),
+            rope_theta=10_000.0 if theta is None else float(theta),
+            tied_embeddings="output.weight" not in self.shapes,
+        )
+
+    def vocabulary(self) -> GGUFVocabulary:
+        """The tokenizer's fields. Without ``add_bos_token`` a byte-level BPE adds none."""
+        return GGUFVocabulary(
+            model=self._required("tokenizer.ggml.model"),
+            pre=self._required("tokenizer.ggml.pre"),
+            tokens=tuple(self._required("tokenizer.ggml.tokens")),
+            token_types=tuple(self._required("tokenizer.ggml.token_type")),
+            merges=tuple(self._required("tokenizer.ggml.merges")),
+            bos_id=self._value("tokenizer.ggml.bos_token_id"),
+            eos_id=self._value("tokenizer.ggml.eos_token_id"),
+            pad_id=self._value("tokenizer.ggml.padding_token_id"),
+            unk_id=self._value("tokenizer.ggml.unknown_token_id"),
+            add_bos=bool(self._value("tokenizer.ggml.add_bos_token")),
+            chat_template=self._value("tokenizer.chat_template"),
+        )
+
+    def _check_keys(self) -> None:
+        # The architecture first: another one's file has other keys, which would name no cause.
+        self._required("general.architecture")
+        for key in ("general.architecture", *self._reader.fields):
+            if key in _IMPLEMENTED:
+                if self._value(key) != _IMPLEMENTED[key]:
+                    raise UserError(
+                        f"{self.path}: {key} = {self._value(key)!r} is not implemented "
+                        f"(only {_IMPLEMENTED[key]!r} is): choose another checkpoint"
+                    )
+            elif key not in _READ and key not in _TOKENIZER and not key.startswith(_PROVENANCE):
+                raise UserError(
+                    f"{self.path}: unknown key {key} = {self._value(key)!r}, which may change the "
+                    "mathematics: choose another checkpoint"
+                )
+
+    def _value(self, key: str) -> Any:
+        field = self._reader.fields.get(key)
+        return None if field is None else field.contents()
+
+    def _required(self, key: str) -> Any:
+        value = self._value(key)
+        if value is None:
+            raise UserError(f"{self.path}: {key} is missing: the file is incomplete")
+        return value
+
+    def _size(self, key: str) -> int:
+        value = self._required(key)
+        if not isinstance(value, int):
+            raise UserError(f"{self.path}: {key} must be one whole number, found {value!r}")
+        return value
+
+    def _size_or(self, key: str, absent: int) -> int:
+        return absent if self._value(key) is None else self._size(key)
+
+    def _embedding_rows(self) -> int:
+        return self.shapes.get("token_embd.weight", (0,))[0]
+
+
+def rotate_half_rows(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Query or key rows from llama.cpp's order (pairs side by side) to rotate-half order.
+
+    Within each head, row 2i of llama.cpp is row i here and row 2i + 1 is row H/2 + i.
+
+    Args:
+      weight: f32[heads · H, D].
+      heads: query or key/value heads.
+
+    Returns:
+      f32[heads · H, D].
+    """
+    pairs = weight.reshape(heads, weight.shape[0] // heads // 2, 2, weight.shape[1])
+    return pairs.swapaxes(1, 2).reshape(weight.shape)

@@ -1,0 +1,109 @@
+"""The value head V(x): attention pooling over the reference's hidden states of the prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from alol_jax.models.blocks import bind, describe, dropout, initialise
+from alol_jax.types import Params
+
+
+class Affine(nnx.Module):
+    """x W + b."""
+
+    def __init__(self, width: int, out: int, init, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(init(rngs.params(), (width, out)))
+        self.bias = nnx.Param(jnp.zeros((out,)))
+
+    def __call__(self, x):
+        return x @ self.kernel[...] + self.bias[...]
+
+
+class AttentionPooling(nnx.Module):
+    """One learned query attends over the positions; the mixture becomes one number per row."""
+
+    def __init__(self, width: int, heads: int, rate: float, rngs: nnx.Rngs):
+        self.heads, self.rate = heads, rate
+        self.query = nnx.Param(jax.random.normal(rngs.params(), (width,)))
+        xavier = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+        torch_linear = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.q_proj = Affine(width, width, xavier, rngs)
+        self.k_proj = Affine(width, width, xavier, rngs)
+        self.v_proj = Affine(width, width, xavier, rngs)
+        self.o_proj = Affine(width, width, torch_linear, rngs)
+        self.summary = Affine(width, 1, nnx.initializers.zeros, rngs)
+
+    def __call__(self, hidden, mask, key):
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        hidden = dropout(hidden, self.rate, keys[0])
+        split = (*hidden.shape[:2], self.heads, -1)
+        q = self.q_proj(self.query[...][None]).reshape(self.heads, -1)
+        k, v = self.k_proj(hidden).reshape(split), self.v_proj(hidden).reshape(split)
+        scores = jnp.einsum("nh,bpnh->bnp", q, k) / q.shape[-1] ** 0.5
+        scores = jnp.where((mask > 0)[:, None, :], scores, -jnp.inf)
+        mixed = jnp.einsum("bnp,bpnh->bnh", jax.nn.softmax(scores, axis=-1), v)
+        pooled = dropout(self.o_proj(mixed.reshape(hidden.shape[0], -1)), self.rate, keys[1])
+        return self.summary(pooled)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueHead:
+    """V(x) = max_value · sigmoid(w · pool(h(x)) + b), pool = 8-head attention with a learned query.
+
+    The architecture of Leftover Lunch (arXiv 2305.14718, Section 3), with padding masked out of the
+    attention. Everything is float32.
+
+    Attributes:
+        width: D of the hidden states; divisible by ``heads``.
+        max_value: the largest possible reward.
+        heads: attention heads of the pooling.
+        dropout: rate on the hidden states and on the pooled vector, while fitting only.
+    """
+
+    width: int
+    max_value: float
+    heads: int = 8
+    dropout: float = 0.1
+
+    def _build(self, rngs: nnx.Rngs) -> AttentionPooling:
+        return AttentionPooling(self.width, self.heads, self.dropout, rngs)
+
+    @functools.cached_property
+    def _graph(self):
+        return describe(self._build)
+
+    def init(self, key: jax.Array, mean_reward: float) -> Params:
+        """Fresh parameters with which V is ``mean_reward`` for every prompt.
+
+        The last layer starts at zero but for its bias. The others start as PyTorch's would: the
+        packed input projection Xavier-uniform over [3D, D] (bound √(6/4D)), the output projection
+        U(±1/√D), the query N(0, 1).
+        """
+        share = min(max(mean_reward / self.max_value, 1e-3), 1 - 1e-3)
+        bias = jnp.log(share) - jnp.log1p(-share)
+        return initialise(self._build, key) | {"summary/bias": jnp.full((1,), bias, jnp.float32)}
+
+    def __call__(
+        self, params: Params, hidden: jax.Array, mask: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """The value of each prompt.
+
+        Args:
+            params: from `init` or a checkpoint.
+            hidden: [B, P, D] hidden states of the prompt, cast to float32.
+            mask: [B, P], 1 on real prompt tokens, at least one per row.
+            key: dropout key; None (inference) is deterministic.
+
+        Returns:
+            f32[B] in (0, max_value).
+        """
+        chex.assert_rank([hidden, mask], [3, 2])
+        chex.assert_equal_shape_prefix([hidden, mask], 2)
+        score = bind(self._graph, params)(hidden.astype(jnp.float32), mask, key)
+        return self.max_value * jax.nn.sigmoid(score)

@@ -1,0 +1,135 @@
+"""Reading a Hugging Face model directory: the only door of safetensors and huggingface_hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from alol_jax.types import UserError
+
+_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WANTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+)
+
+
+class HFDirectory:
+    """config.json with model.safetensors, or with shards and model.safetensors.index.json.
+
+    ``shapes`` are PyTorch's, [out, in]; tensors are read one at a time. What the shards hold is
+    the truth; the index only says which files there are.
+
+    Raises:
+      UserError: a file is missing, damaged, a pickle, or stores integers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_json = _json_object(path / "config.json")
+        self.files = (path / "config.json", *_weight_files(path))
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._homes: dict[str, Any] = {}
+        for file in self.files[1:]:
+            self._open(file)
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor called ``name``, as stored: f16, bf16, f32 or f64, of shape shapes[name]."""
+        return self._homes[name].get_tensor(name)
+
+    def _open(self, file: Path) -> None:
+        try:
+            shard = safetensors.safe_open(file, framework="numpy")
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(
+                f"{file} is damaged or no safetensors file ({error}): download it again"
+            ) from error
+        for name in shard.keys():
+            if name in self._homes:
+                raise UserError(f"{file}: {name} is stored in two files: remove one of them")
+            entry = shard.get_slice(name)
+            if entry.get_dtype() not in _DTYPES:
+                raise UserError(
+                    f"{file}: {name} is stored as {entry.get_dtype()}, which is not supported: "
+                    f"choose a checkpoint in {', '.join(sorted(_DTYPES))}"
+                )
+            self.shapes[name] = tuple(entry.get_shape())
+            self._homes[name] = shard
+
+
+def download(name: str) -> Path:
+    """The directory of the hub's model ``name`` ("org/name") on this machine, fetched if need be.
+
+    Raises:
+      UserError: there is no such model, no connection, or no permission.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_WANTED)))
+    except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
+        raise UserError(
+            f"{name} is no directory here and could not be fetched from the Hugging Face hub "
+            f"({_one_line(error)}): check the name and the connection, or give a local directory"
+        ) from error
+
+
+def refuse_pickle(file: Path) -> None:
+    """Raises UserError with the way to convert if ``file`` is a pickle, which can run any code."""
+    if file.suffix in _PICKLES:
+        raise UserError(
+            f"{file} is a pickle, which may run code when read: where it is trusted, convert it: "
+            "`python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('"
+            f"{file.parent}').save_pretrained('{file.parent}')\"`"
+        )
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if whole.is_file() and index.is_file():
+        raise UserError(f"{path} holds both {whole.name} and {index.name}: remove one of them")
+    if whole.is_file():
+        return (whole,)
+    if not index.is_file():
+        for file in sorted(path.iterdir()):
+            if file.name != "training_args.bin":
+                refuse_pickle(file)
+        raise UserError(f"{path} holds neither {whole.name} nor {index.name}")
+    shards = _json_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index}: weight_map is missing or empty: download it again")
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index}: {name!r} is not the name of a safetensors file beside it")
+        if not (path / name).is_file():
+            raise UserError(f"{path}: shard {name} is missing ({len(names)} in all): download it")
+    return tuple(path / name for name in names)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(f"{file} is missing")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is no valid JSON ({error}): download it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold one JSON object")
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

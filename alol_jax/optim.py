@@ -1,0 +1,76 @@
+"""The optimizer from the config: an optax chain, its schedule, and which leaves it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from alol_jax.types import Params, UserError
+
+SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
+    "constant": lambda peak, warmup, steps: optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)], [warmup]
+    ),
+    "linear": lambda peak, warmup, steps: optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.linear_schedule(peak, 0.0, max(steps - warmup, 1)),
+        ],
+        [warmup],
+    ),
+    "cosine": lambda peak, warmup, steps: optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.cosine_decay_schedule(peak, max(steps - warmup, 1)),
+        ],
+        [warmup],
+    ),
+}
+"""(peak learning rate, warm-up steps, all steps) -> step -> learning rate."""
+
+
+def make_optimizer(options: ConfigDict, *, steps: int) -> optax.GradientTransformation:
+    """AdamW after clipping the global gradient norm; moments in the dtype of the parameters.
+
+    Args:
+        options: ``learning_rate``, ``schedule`` (a key of `SCHEDULES`), ``warmup`` (steps),
+            ``b1``, ``b2``, ``epsilon``, ``weight_decay`` (decoupled, on matrices only),
+            ``max_grad_norm`` (0 = no clipping).
+        steps: optimizer steps of the whole run, where the schedule ends.
+    """
+    if options.schedule not in SCHEDULES:
+        raise UserError(
+            f"unknown schedule {options.schedule!r}; there are {', '.join(sorted(SCHEDULES))}"
+        )
+    clip = optax.clip_by_global_norm(options.max_grad_norm)
+    return optax.chain(
+        clip if options.max_grad_norm > 0 else optax.identity(),
+        optax.adamw(
+            SCHEDULES[options.schedule](options.learning_rate, options.warmup, steps),
+            b1=options.b1,
+            b2=options.b2,
+            eps=options.epsilon,
+            weight_decay=options.weight_decay,
+            mask=_matrices,
+        ),
+    )
+
+
+def _matrices(params: Params) -> dict[str, bool]:
+    """Weight decay falls on kernels, embeddings and low-rank factors, not on norms and biases."""
+    return {path: not path.endswith(("/scale", "/bias", "query")) for path in params}
+
+
+def split_trained(params: Params, trains: Callable[[str], bool]) -> tuple[Params, Params]:
+    """(trained, frozen) leaves; ``trains`` decides by path. Trained leaves become float32.
+
+    Raises:
+        UserError: nothing would train.
+    """
+    trained = {p: leaf.astype(jnp.float32) for p, leaf in params.items() if trains(p)}
+    if not trained:
+        raise UserError("no parameter trains: check config.model.lora")
+    return trained, {p: leaf for p, leaf in params.items() if p not in trained}

@@ -1,0 +1,203 @@
+"""The figures of an evaluation as flat measures, a verdict in words, a table, CSV and JSON.
+
+All of them read the same ``measures``, so the page, the files and the terminal cannot disagree.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudit
+
+DIFFERENCE = "policy-reference"
+TOTAL = "total"
+FEW = 30  # prompts below which a bootstrap percentile interval is known to be too narrow
+
+
+class Measure(NamedTuple):
+    """One figure of one system; ``None`` where it does not exist."""
+
+    system: str  # "data", "reference", "policy" or ``DIFFERENCE``
+    metric: str
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class Verdict(NamedTuple):
+    badge: str
+    tone: str  # "better", "worse" or "open"
+    sentence: str
+
+
+def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
+    """Systems × metrics, then the paired differences: components, total.
+
+    Raises:
+        ValueError: a system has another number of components than ``component_names``.
+    """
+    names = (*evaluation.component_names, TOTAL)
+    found = [m for s in evaluation.systems for m in _of_system(s, names)]
+    if evaluation.differences:
+        for name, interval in zip(names, evaluation.differences, strict=True):
+            found.append(Measure(DIFFERENCE, name, interval.mean, interval.low, interval.high))
+    return tuple(found)
+
+
+def metric_names(evaluation: Evaluation) -> tuple[str, ...]:
+    """Rows of the result table, in order."""
+    rest = ("distinct-1", "distinct-2", "distinct-3", "length")
+    return (*evaluation.component_names, TOTAL, *rest)
+
+
+def prompt_count(evaluation: Evaluation) -> int:
+    """How many test prompts the policy answered."""
+    return len({row.example_id for row in evaluation.policy})
+
+
+def verdict(evaluation: Evaluation) -> Verdict:
+    """One sentence in plain words: did the policy beat the reference?"""
+    count = prompt_count(evaluation)
+    scores = {system.name: system.reward for system in evaluation.systems}
+    if not evaluation.differences or scores["policy"] is None or scores["reference"] is None:
+        return Verdict(
+            "Not scored",
+            "open",
+            "Nothing can score a generated answer of this task, so the policy and the reference "
+            "are compared by diversity and length only, not by reward.",
+        )
+    change = evaluation.differences[-1]
+    ends = (change.mean, change.low, change.high)
+    digits = 2 if min(map(abs, ends)) >= 0.005 else 3  # no bound but 0 reads as 0.00
+    prompts = f"{count:,} test prompt{'s' if count != 1 else ''}"
+    earned = (
+        f"policy earns {scores['policy'].mean:.{digits}f} against the reference's "
+        f"{scores['reference'].mean:.{digits}f} on {prompts}: {signed(change.mean, digits)}"
+    )
+    if count == 1:
+        only = f"One prompt shows no difference: the {earned}, and no interval can be given."
+        return Verdict("Too few prompts", "open", only)
+    within = (
+        f"(95% interval {signed(change.low, digits)} to {signed(change.high, digits)}, paired)."
+    )
+    few = " With so few prompts the interval is too narrow." if count < FEW else ""
+    if change.low > 0:
+        return Verdict("Better", "better", f"The {earned} {within}{few}")
+    if change.high < 0:
+        return Verdict("Worse", "worse", f"The policy is worse: the {earned} {within}{few}")
+    sentence = f"No reliable difference: the {earned} {within}{few}"
+    return Verdict("No reliable difference", "open", sentence)
+
+
+def result_table(evaluation: Evaluation) -> str:
+    """The measures as aligned plain text of at most 100 columns, ASCII but for the names."""
+    found = {(m.system, m.metric): m for m in measures(evaluation)}
+    systems = [system.name for system in evaluation.systems]
+    metrics = metric_names(evaluation)
+    first = min(24, max(len("paired difference"), *(len(metric) for metric in metrics)))
+    count = prompt_count(evaluation)
+    title = f"Means over {count:,} test prompts [95% bootstrap interval]"
+    lines = [title, " " * first + "".join(f"{name:>25}" for name in systems)]
+    for metric in metrics:
+        cells = (f"{_plain(found[name, metric]):>25}" for name in systems)
+        lines.append(f"{metric[:first]:<{first}}" + "".join(cells))
+    lines.append("paired difference, policy - reference")
+    if not evaluation.differences:
+        lines.append("  none: nothing can score a generated answer of this task")
+    for (system, metric), m in found.items():
+        if system == DIFFERENCE:
+            interval = f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
+            lines.append(f"  {metric[: first - 2]:<{first - 2}}{interval:>25}")
+    return "\n".join(lines)
+
+
+def pairs(evaluation: Evaluation) -> list[tuple[Scored, Scored]]:
+    """(reference, policy) answers of the same prompt, in test order.
+
+    Raises:
+        ValueError: the two systems did not answer the same prompts in the same order.
+    """
+    rows = list(zip(evaluation.reference, evaluation.policy, strict=True))
+    for ours, theirs in rows:
+        if ours.example_id != theirs.example_id:
+            raise ValueError(
+                f"reference answers {ours.example_id} where the policy answers {theirs.example_id}"
+            )
+    return rows
+
+
+def chosen_pairs(evaluation: Evaluation, count: int) -> list[tuple[Scored, Scored]]:
+    """``count`` pairs, evenly spaced from the largest paired difference to the smallest.
+
+    Where nothing scored the answers the pairs are evenly spaced over the test set instead.
+    """
+    rows = pairs(evaluation)
+    if evaluation.differences:
+        rows.sort(key=lambda pair: pair[0].reward - pair[1].reward)
+    picked = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[i] for i in picked]
+
+
+def calibration_bins(audit: ValueAudit, *, bins: int) -> tuple[np.ndarray, ...]:
+    """Equal bins over the predictions; bins without rows are left out.
+
+    Returns:
+        predicted, observed, error f32[≤ bins] (means; two standard errors of the observed mean,
+        0 for a single row) and count i32[≤ bins].
+    """
+    predicted, observed = np.asarray(audit.predicted), np.asarray(audit.observed)
+    edges = np.linspace(predicted.min(), predicted.max(), bins + 1)
+    place = np.clip(np.searchsorted(edges, predicted, side="right") - 1, 0, bins - 1)
+    rows = [place == i for i in range(bins) if np.any(place == i)]
+    count = np.array([row.sum() for row in rows])
+    spread = np.array([observed[row].std(ddof=1) if row.sum() > 1 else 0.0 for row in rows])
+    return (
+        np.array([predicted[row].mean() for row in rows]),
+        np.array([observed[row].mean() for row in rows]),
+        2 * spread / np.sqrt(count),
+        count,
+    )
+
+
+def explained_variance(audit: ValueAudit) -> float | None:
+    """1 − mse / mse_of_mean; None where all observed rewards are equal."""
+    return 1 - audit.mse / audit.mse_of_mean if audit.mse_of_mean > 0 else None
+
+
+def to_csv(found: tuple[Measure, ...]) -> str:
+    """The measures, one a line, in full precision; an empty field where a figure is missing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Measure._fields)
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign, in typographic form."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _of_system(system: SystemScores, names: tuple[str, ...]) -> list[Measure]:
+    rewards: tuple[Interval | None, ...] = (None,) * len(names)
+    if system.reward is not None:
+        rewards = (*system.components, system.reward)
+    found = []
+    for name, interval in zip(names, rewards, strict=True):
+        bounds = (None,) * 3 if interval is None else (interval.mean, interval.low, interval.high)
+        found.append(Measure(system.name, name, *bounds))
+    for n, share in enumerate(system.distinct, start=1):
+        found.append(Measure(system.name, f"distinct-{n}", share, None, None))
+    return [*found, Measure(system.name, "length", system.length, None, None)]
+
+
+def _plain(measure: Measure) -> str:
+    if measure.mean is None:
+        return "-"
+    if measure.low is None:
+        return f"{measure.mean:.1f}" if measure.metric == "length" else f"{measure.mean:.3f}"
+    return f"{measure.mean:.3f} [{measure.low:.3f}, {measure.high:.3f}]"

@@ -1,0 +1,94 @@
+"""Reward scorers that need no neural network: sentiment, word diversity, offensiveness.
+
+The only door of vaderSentiment, scikit-learn and profanity_check. Each factory takes the training
+responses (only tf-idf reads them) and gives a function from texts to scores f64[texts]. A score
+depends on its own text alone, never on the others of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from alol_jax.types import UserError
+
+Scorer = Callable[[Sequence[str]], np.ndarray]
+
+MAX_DIVERSITY = 1 / math.sqrt(5)
+FULL_WORDS = 5  # texts with fewer different known words are penalised
+
+
+def vader_positivity(train_responses: Sequence[str]) -> Scorer:
+    """(compound + 1) / 2 of VADER, in [0, 1]: 0 is most negative, 0.5 neutral, 1 most positive.
+
+    Hutto and Gilbert (2014), "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
+    Social Media Text"; the lexicon of about 7,500 rated words comes with vaderSentiment (MIT).
+    """
+    del train_responses
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyser = SentimentIntensityAnalyzer()
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        compound = [analyser.polarity_scores(text)["compound"] for text in texts]
+        return (np.array(compound, np.float64) + 1) / 2
+
+    return score
+
+
+def tfidf_diversity(train_responses: Sequence[str]) -> Scorer:
+    """Mean non-zero entry of the L2-normalised tf-idf vector, times a penalty for few words.
+
+    Over the words t of the training responses (lower case, two or more word characters)::
+
+        idf(t) = ln((1 + N) / (1 + df(t))) + 1        v = normalised (count(t) · idf(t))
+        score  = mean of the n non-zero v · (n / 10 if n < 5 else 1),  0 if n = 0
+
+    N training responses, df(t) of which have t. The mean is at most 1/√n, so the score is at most
+    1/√5 ≈ 0.447, which five different words of equal weight reach; it falls like 1/√n for longer
+    texts and jumps at n = 5. This is the published reward of the Reddit and dialogue tasks.
+
+    Raises:
+      UserError: no training response has a word of two characters.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer()  # the defaults are the formula: smooth idf, L2 norm
+    try:
+        vectorizer.fit(train_responses)
+    except ValueError as error:
+        raise UserError(
+            "tfidf_diversity: no training response has a word of two or more characters; "
+            "set the weight of this reward to 0"
+        ) from error
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        if not texts:
+            return np.zeros(0, np.float64)
+        vectors = vectorizer.transform(texts)
+        words = np.diff(vectors.indptr)  # n: the stored entries are the non-zero ones
+        total = np.asarray(vectors.sum(axis=1), np.float64).ravel()
+        penalty = np.where(words < FULL_WORDS, words / 10, 1.0)
+        return total / np.maximum(words, 1) * penalty
+
+    return score
+
+
+def nontoxicity(train_responses: Sequence[str]) -> Scorer:
+    """1 − P(offensive) in [0, 1], of a linear SVM on bags of words with calibrated probabilities.
+
+    The model comes inside the package alt-profanity-check (MIT; about 200,000 human-labelled tweets
+    and Wikipedia comments) as a pickle of the scikit-learn version that the package pins. It sees
+    words, not meaning: "I hate you" scores low and so does a harmless text on a delicate topic.
+    """
+    del train_responses
+    import profanity_check
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        if not texts:
+            return np.zeros(0, np.float64)
+        return 1 - np.asarray(profanity_check.predict_prob(list(texts)), np.float64)
+
+    return score

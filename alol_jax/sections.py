@@ -1,0 +1,368 @@
+"""The sections of the report: a run's values in, text, tables and figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from alol_jax import figures
+from alol_jax.objectives import METRICS
+from alol_jax.page import (
+    Answer,
+    Cell,
+    Column,
+    Comparison,
+    Figure,
+    Row,
+    Section,
+    Table,
+    shorten,
+    shorten_start,
+)
+from alol_jax.results import (
+    DIFFERENCE,
+    TOTAL,
+    Measure,
+    calibration_bins,
+    chosen_pairs,
+    explained_variance,
+    metric_names,
+    prompt_count,
+    signed,
+)
+from alol_jax.types import (
+    Annotated,
+    Evaluation,
+    Policy,
+    RunSummary,
+    Scored,
+    ScoredSplits,
+    TrainingTable,
+    Value,
+)
+
+TRAINING = {
+    "loss": "loss",
+    "kl_to_reference": "KL to the reference (nats)",
+    "accuracy": "accuracy",
+    "margin": "margin",
+}
+WEIGHTS = {
+    "fraction_clipped": "clipped fraction",
+    "effective_sample_size": "effective sample size (0 to 1)",
+    "ratio_mean": "mean ratio π / π_ref",
+}
+"""Logged metric -> its axis label; the captions are those of ``objectives.METRICS``."""
+
+EXTREMES = 10  # rows shown at either end of the advantage
+BINS = 10  # of the value head's calibration
+
+
+def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
+    """Systems × metrics with intervals, the paired differences in the last column."""
+    at = {(m.system, m.metric): m for m in found}
+    systems = [system.name for system in evaluation.systems]
+    columns = [Column("metric", False), *(Column(name, True, name) for name in systems)]
+    columns.append(Column("policy − reference", True))
+    rows = []
+    for metric in metric_names(evaluation):
+        cells = [_measure(at[name, metric]) for name in systems]
+        change = at.get((DIFFERENCE, metric))
+        last = Cell("") if change is None else _measure(change)
+        rows.append(Row((Cell(metric), *cells, last), strong=metric == TOTAL))
+    text = [
+        f"Means over {prompt_count(evaluation):,} test prompts; in brackets the 95% bootstrap "
+        "interval. The difference is taken prompt by prompt before it is averaged. Length is in "
+        "words; distinct-n is the share of different n-grams over all answers of a system."
+    ]
+    if any(system.reward is None for system in evaluation.systems):
+        text.append("– means that nothing can score these answers.")
+    return Section(
+        "results", "Results", tuple(text), tables=(Table("", tuple(columns), tuple(rows)),)
+    )
+
+
+def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
+    """Forest plot of the paired differences; histograms of the total and of each component."""
+    title = "Policy against reference"
+    drawn = []
+    rows = [m for m in found if m.system == DIFFERENCE]
+    if rows:
+        columns = zip(*((m.metric, m.mean, m.low, m.high) for m in rows), strict=True)
+        svg = figures.forest(*columns, label="difference in reward")
+        caption = (
+            "Mean paired difference with its 95% bootstrap interval. Right of the dashed line the "
+            "policy earns more; an interval that crosses the line is no reliable difference."
+        )
+        drawn.append(Figure("Paired difference, policy − reference", svg, caption))
+    text = () if rows else ("No paired differences: nothing can score a generated answer.",)
+    return Section("comparison", title, text, figures=(*drawn, *_distributions(evaluation)))
+
+
+def _distributions(evaluation: Evaluation) -> list[Figure]:
+    answers = {
+        "data": evaluation.data,
+        "reference": evaluation.reference,
+        "policy": evaluation.policy,
+    }
+    scored = {s.name: answers[s.name] for s in evaluation.systems if s.reward is not None}
+    if not scored:
+        return []
+    caption = "Share of responses per bin; a triangle marks each mean."
+    totals = [(name, np.array([row.reward for row in rows])) for name, rows in scored.items()]
+    svg = figures.distributions(totals, label="total reward")
+    drawn = [Figure("Total reward", svg, caption)]
+    for i, part in enumerate(evaluation.component_names):
+        parts = [(name, np.array([r.components[i] for r in rows])) for name, rows in scored.items()]
+        label = f"{part}, unweighted"
+        drawn.append(Figure(part, figures.distributions(parts, label=label), caption))
+    return drawn
+
+
+def training(policy: Policy) -> Section:
+    """The policy's curves and its looks at the validation set."""
+    drawn = _looks(policy, "policy") + _curves(policy, TRAINING, "policy")
+    text = () if drawn else ("The policy's training logged nothing.",)
+    return Section("training", "Training of the policy", text, figures=tuple(drawn))
+
+
+def weights(policy: Policy, summary: RunSummary) -> Section:
+    """How the importance weights behaved, or why the objective has none."""
+    logged = {curve.name for curve in policy.curves}
+    text = []
+    if "fraction_clipped" not in logged:
+        text.append(
+            f"No clipped fraction: the objective {summary.objective} has no importance ratio."
+        )
+    if "effective_sample_size" not in logged:
+        text.append(
+            f"No effective sample size: the objective {summary.objective} does not weigh responses."
+        )
+    drawn = _curves(policy, WEIGHTS, "policy")
+    return Section("weights", "Importance weights", tuple(text), figures=tuple(drawn))
+
+
+def advantages(
+    scored: ScoredSplits, table: TrainingTable, value: Value | None, summary: RunSummary
+) -> Section:
+    """Which training rows were kept, by advantage and by source."""
+    rows = table.rows
+    kept = np.array([row.kept for row in rows], bool)
+    text = [
+        f"{len(scored.train):,} training, {len(scored.validation):,} validation and "
+        f"{len(scored.test):,} test rows were scored. Of {len(rows):,} rows offered to the policy "
+        f"{kept.sum():,} were kept and {(~kept).sum():,} dropped."
+    ]
+    drawn = []
+    if value is None:
+        text.append(
+            f"The objective {summary.objective} does not read the advantage, so no value head was "
+            "fitted and no row was dropped for its advantage."
+        )
+        caption = "The rows by reward."
+    else:
+        advantage = np.array([row.advantage for row in rows])
+        svg = figures.kept_and_dropped(advantage, kept, label="advantage A = R − V(x), in reward")
+        caption = "Left of 0 a row earns less than the reference is expected to earn."
+        drawn.append(Figure("Advantage of the training rows", svg, caption))
+        caption = (
+            "The same rows by reward: one and the same reward is kept where V(x) is low and "
+            "dropped where it is high."
+        )
+    svg = figures.kept_and_dropped(np.array([r.reward for r in rows]), kept, label="reward R")
+    drawn.append(Figure("Reward of the training rows", svg, caption))
+    return Section(
+        "advantages",
+        "What the policy was trained on",
+        tuple(text),
+        tuple(scored.notes),
+        tuple(drawn),
+        (_by_source(rows, value),),
+    )
+
+
+def _by_source(rows: Sequence[Annotated], value: Value | None) -> Table:
+    columns = [Column("source", False)]
+    columns += [Column(n, True) for n in ("rows", "kept", "share kept", "mean reward")]
+    columns.append(Column("mean advantage", True))
+    lines = []
+    for source in sorted({row.source for row in rows}):
+        members = [row for row in rows if row.source == source]
+        lines.append(_source_row(source, members, value))
+    if len(lines) > 1:
+        lines.append(_source_row("all", rows, value)._replace(strong=True))
+    return Table("Kept rows by source", tuple(columns), tuple(lines))
+
+
+def _source_row(name: str, rows: Sequence[Annotated], value: Value | None) -> Row:
+    kept = sum(row.kept for row in rows)
+    advantage = Cell("–") if value is None else _mean(row.advantage for row in rows)
+    return Row(
+        (
+            Cell(name),
+            Cell(f"{len(rows):,}", exact=len(rows)),
+            Cell(f"{kept:,}", exact=kept),
+            Cell(f"{100 * kept / len(rows):.1f}%", share=kept / len(rows)),
+            _mean(row.reward for row in rows),
+            advantage,
+        )
+    )
+
+
+def extremes(table: TrainingTable, value: Value | None) -> Section:
+    """The rows at either end of the advantage, or of the reward where there is none."""
+    what = "reward" if value is None else "advantage"
+    ranked = sorted(table.rows, key=lambda row: row.reward if value is None else row.advantage)
+    least = ranked[: min(EXTREMES, len(ranked) // 2)]
+    most = ranked[::-1][: min(EXTREMES, len(ranked) - len(least))]
+    columns = [Column("prompt", False), Column("response", False)]
+    columns += [Column(name, True) for name in ("reward", "value", "advantage")]
+
+    def line(row: Annotated) -> Row:
+        judged = (Cell("–"),) * 2
+        if value is not None:
+            judged = (_number(row.value), Cell(signed(row.advantage, 3), exact=row.advantage))
+        texts = (shorten_start(row.prompt_text, 240), shorten(row.response_text, 240))
+        return Row((*texts, _number(row.reward), *judged))
+
+    tables = (
+        Table(f"Most {what}", tuple(columns), tuple(line(row) for row in most)),
+        Table(f"Least {what}", tuple(columns), tuple(line(row) for row in least)),
+    )
+    text = (f"The training rows with the most and the least {what}.",)
+    return Section("extremes", "Best and worst training rows", text, tables=tables)
+
+
+def value_head(value: Value | None, summary: RunSummary) -> Section:
+    """How well the value head predicts, in one sentence, a table and a calibration plot."""
+    title = "Value head"
+    if value is None:
+        said = f"The objective {summary.objective} does not read the advantage: no value head."
+        return Section("value", title, (said,))
+    audit = value.audit
+    gained = explained_variance(audit)
+    if gained is None:
+        said = "All observed rewards are equal, so there is no variance to explain."
+    elif gained > 0:
+        said = (
+            f"On rows it was not fitted on, the head explains {100 * gained:.1f}% of the variance."
+        )
+    else:
+        said = (
+            "The value head is not better than always predicting the mean reward (explained "
+            f"variance {signed(100 * gained, 1)}%): it tells easy prompts from hard ones no better "
+            "than a constant, so the advantage ranks rows about as the reward alone would."
+        )
+    if audit.mse >= audit.mse_of_length:
+        said += " A straight line in the prompt length predicts at least as well."
+    errors = (
+        ("value head", audit.mse),
+        ("a straight line in the prompt length", audit.mse_of_length),
+        ("always the mean reward", audit.mse_of_mean),
+    )
+    lines = [Row((Cell(name), Cell(f"{mse:.4f}", exact=mse))) for name, mse in errors]
+    columns = (Column("prediction", False), Column("mean squared error", True))
+    svg = figures.calibration(*calibration_bins(audit, bins=BINS))
+    caption = (
+        f"{len(audit.predicted):,} out-of-fold predictions in equal bins; bars are two standard "
+        "errors of the observed mean. On the dashed line prediction and observation agree."
+    )
+    return Section(
+        "value",
+        title,
+        (said,),
+        figures=(Figure("Calibration", svg, caption),),
+        tables=(Table("", columns, tuple(lines)),),
+    )
+
+
+def side_by_side(evaluation: Evaluation, count: int) -> Section:
+    """Prompts with the answers of the reference and the policy."""
+    scored = bool(evaluation.differences)
+    shown = chosen_pairs(evaluation, count)
+    how = (
+        "evenly spaced over all prompts sorted by policy − reference, so that the best, the "
+        "neutral and the worst are all shown, best first"
+        if scored
+        else "evenly spaced over the test set; nothing scored the answers"
+    )
+    comparisons = []
+    for ours, theirs in shown:
+        answers = (_answer("reference", ours, evaluation), _answer("policy", theirs, evaluation))
+        change = signed(theirs.reward - ours.reward, 3) if scored else ""
+        comparisons.append(Comparison(shorten_start(ours.prompt, 400), change, answers))
+    text = (f"{len(shown)} of {len(evaluation.policy):,} test prompts, {how}.",)
+    return Section("answers", "Answers side by side", text, comparisons=tuple(comparisons))
+
+
+def _answer(name: str, row: Scored, evaluation: Evaluation) -> Answer:
+    if not evaluation.differences:
+        return Answer(name, row.response, "", "")
+    parts = zip(evaluation.component_names, row.components, strict=True)
+    said = " · ".join(f"{part} {score:.2f}" for part, score in parts)
+    return Answer(name, row.response, f"{row.reward:.3f}", said)
+
+
+def reference_fit(reference: Policy) -> Section:
+    """The reference's curves and its looks at the validation set."""
+    drawn = _looks(reference, "reference") + _curves(reference, TRAINING, "reference")
+    text = () if drawn else ("The reference's fitting logged nothing.",)
+    return Section("reference", "Fitting of the reference", text, figures=tuple(drawn))
+
+
+def versions(summary: RunSummary) -> Section:
+    """The packages of the run."""
+    columns = (Column("package", False), Column("version", False))
+    rows = tuple(Row((Cell(name), Cell(version))) for name, version in summary.versions)
+    return Section("versions", "Versions", tables=(Table("", columns, rows),))
+
+
+def _looks(policy: Policy, colour: str) -> list[Figure]:
+    """The validation scores, one figure per metric."""
+    drawn = []
+    for metric in dict.fromkeys(look.metric for look in policy.validations):
+        looks = [look for look in policy.validations if look.metric == metric]
+        svg = figures.validation(
+            np.array([look.step for look in looks]),
+            np.array([look.score for look in looks]),
+            label=metric,
+            colour=colour,
+            chosen=policy.step,
+        )
+        caption = "On validation prompts; larger is better. The ringed step was kept."
+        drawn.append(Figure("Validation", svg, caption))
+    return drawn
+
+
+def _curves(policy: Policy, labels: dict[str, str], colour: str) -> list[Figure]:
+    """The logged ones of these metrics, in the order of ``labels``."""
+    logged = {curve.name: curve for curve in policy.curves if curve.steps}
+    drawn = []
+    for name in (name for name in labels if name in logged):
+        steps, values = np.array(logged[name].steps), np.array(logged[name].values)
+        svg = figures.curve(steps, values, label=labels[name], colour=colour, chosen=policy.step)
+        caption = f"{METRICS[name]} Pale: as logged; bold: running mean."
+        title = labels[name].split(" (")[0]
+        drawn.append(Figure(title[0].upper() + title[1:], svg, caption))
+    return drawn
+
+
+def _measure(measure: Measure) -> Cell:
+    """A figure of the result table: rounded for reading, exact for machines."""
+    if measure.mean is None:
+        return Cell("–")
+    if measure.system == DIFFERENCE:
+        bounds = f"[{signed(measure.low, 3)}, {signed(measure.high, 3)}]"
+        return Cell(signed(measure.mean, 3), exact=measure.mean, interval=bounds)
+    digits = 1 if measure.metric == "length" else 3
+    bounds = "" if measure.low is None else f"[{measure.low:.3f}, {measure.high:.3f}]"
+    return Cell(f"{measure.mean:.{digits}f}", exact=measure.mean, interval=bounds)
+
+
+def _number(value: float) -> Cell:
+    return Cell(f"{value:.3f}".replace("-", "−"), exact=value)
+
+
+def _mean(values: Iterable[float]) -> Cell:
+    return _number(float(np.mean(list(values))))

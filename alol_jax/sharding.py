@@ -1,0 +1,115 @@
+"""The device mesh, which parameter is cut along which axis, and placing arrays on it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alol_jax.types import Params, UserError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the axes along which a batch is cut
+
+PARTITION: tuple[tuple[str, P], ...] = (
+    (r"embed/embedding", P("tensor", "fsdp")),
+    (r"head/kernel", P("fsdp", "tensor")),
+    (r"layers/(q|k|v|gate|up)_proj/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/(o|down)_proj/kernel", P(None, "tensor", "fsdp")),
+    (r"layers/(q|k|v|gate|up)_proj/lora_a", P(None, "fsdp", None)),
+    (r"layers/(q|k|v|gate|up)_proj/lora_b", P(None, None, "tensor")),
+    (r"layers/(o|down)_proj/lora_a", P(None, "tensor", None)),
+    (r"layers/(o|down)_proj/lora_b", P(None, None, "fsdp")),
+    (r"(layers/)?\w+_norm/scale", P()),
+    (r"(q|k|v|o)_proj/kernel", P("fsdp", "tensor")),  # the value head
+    (r"query|summary/kernel|\w+/bias", P()),
+)
+"""(regex of a whole parameter path, how its dimensions are cut). The first match counts."""
+
+
+def make_mesh(*, data: int, fsdp: int, tensor: int) -> Mesh:
+    """The mesh over all devices; one axis may be −1 and takes what is left.
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+    """
+    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) == 1 and known > 0:
+        sizes[sizes.index(-1)] = devices // known
+    if min(sizes) < 1 or int(np.prod(sizes)) != devices:
+        raise UserError(
+            f"config.mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {devices} "
+            f"devices: the product must be {devices} (one of them may be -1)"
+        )
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where a parameter lives. A dimension that its axis does not divide is kept whole.
+
+    Raises:
+        ValueError: no row of `PARTITION` matches the path.
+    """
+    for pattern, spec in PARTITION:
+        if re.fullmatch(pattern, path):
+            axes = [*spec, *[None] * (len(shape) - len(spec))]
+            fits = [
+                a if a and n % mesh.shape[a] == 0 else None
+                for a, n in zip(axes, shape, strict=True)
+            ]
+            return NamedSharding(mesh, P(*fits))
+    raise ValueError(f"no row of the partition table matches the parameter {path!r}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def place_params(params: Params, mesh: Mesh) -> Params:
+    """Each parameter on the mesh as the partition table says."""
+    return {
+        path: jax.device_put(leaf, partition(path, leaf.shape, mesh))
+        for path, leaf in params.items()
+    }
+
+
+def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
+    """A pytree of host arrays whose ``axis`` counts rows -> device arrays, rows cut over the mesh.
+
+    Raises:
+        UserError: the number of rows is not divisible by data · fsdp.
+    """
+    cut = mesh.shape["data"] * mesh.shape["fsdp"]
+    sharding = NamedSharding(mesh, P(*[None] * axis, ROWS))
+
+    def put(leaf):
+        if leaf.shape[axis] % cut:
+            raise UserError(
+                f"a batch of {leaf.shape[axis]} rows cannot be cut over data·fsdp = {cut} devices: "
+                f"make the batch size a multiple of {cut}"
+            )
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+    return jax.tree.map(put, batch)
+
+
+def place_like_params(tree: Any, mesh: Mesh) -> Any:
+    """A pytree that mirrors parameters (an optimizer state): each leaf beside its parameter.
+
+    A leaf belongs to the parameter named by the last dictionary key on its path; anything else
+    (step counts) is on every device.
+    """
+
+    def put(path, leaf):
+        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        whole = not names or leaf.ndim == 0
+        where = replicated(mesh) if whole else partition(names[-1], leaf.shape, mesh)
+        return jax.device_put(leaf, where)
+
+    return jax.tree_util.tree_map_with_path(put, tree)

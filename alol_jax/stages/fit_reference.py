@@ -1,0 +1,71 @@
+"""fit_reference: the reference policy π_ref, by plain NLL on all training rows."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alol_jax.annotate import annotate
+from alol_jax.batches import read_ahead, shuffled, single_items, tokenise
+from alol_jax.fit import fit_best, init_state, make_plan, make_update, policy_loss
+from alol_jax.language_model import LanguageModel
+from alol_jax.models.adapters import summary
+from alol_jax.objectives import nll
+from alol_jax.optim import make_optimizer
+from alol_jax.sharding import place_like_params, place_rows
+from alol_jax.types import Policy, ScoredSplits, StageContext, Task
+
+
+def fit_reference(
+    lm: LanguageModel,
+    task: Task,
+    options: ConfigDict,
+    seed: int,
+    scored: ScoredSplits,
+    *,
+    context: StageContext,
+) -> Policy:
+    """Fits π_ref on the training rows and keeps the step with the best validation likelihood.
+
+    Args:
+        options: ``config.reference``.
+        seed: of adapters, dropout and row order.
+    """
+    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
+    held_out, _ = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
+    context.say(f"{len(rows)} rows, {cut} of them cut at {lm.shapes[-1][1]} tokens")
+    items = single_items(rows, lm.shapes)
+    plan = make_plan(options, len(rows))
+    size = options.batch_size * options.accumulate
+    order = shuffled(items, np.ones(len(rows), bool), size=size, seed=seed, steps=plan.steps)
+    init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+    tx = make_optimizer(options.optimizer, steps=plan.steps)
+    state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
+    context.say(summary(state.trained, lm.frozen()))
+
+    def batches(start, stop):
+        pad_id = lm.tokenizer.pad_id
+        ahead = read_ahead(
+            items, order, start=start, stop=stop, accumulate=options.accumulate, pad_id=pad_id
+        )
+        return (place_rows(batch, lm.mesh, axis=1) for batch in ahead)
+
+    def validate(trained):
+        logps, _ = annotate(
+            lm, trained, held_out, batch_size=options.batch_size, label="validation rows"
+        )
+        return float(np.mean([logp.sum() for logp in logps]))
+
+    loss = policy_loss(lm.transformer, nll, chunk=lm.logprob_chunk)
+    return fit_best(
+        state,
+        lm.frozen(),
+        batches,
+        make_update(loss, tx, fit_key, state),
+        plan,
+        metric="mean logp of the validation responses",
+        validate=validate,
+        context=context,
+        label="fit_reference",
+    )

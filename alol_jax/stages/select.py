@@ -1,0 +1,147 @@
+"""select: annotate every training row once, keep those with positive advantage."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from alol_jax.advantage import advantages, kept
+from alol_jax.annotate import annotate
+from alol_jax.batches import tokenise
+from alol_jax.language_model import LanguageModel
+from alol_jax.models.heads import ValueHead
+from alol_jax.sharding import place_params
+from alol_jax.types import (
+    Annotated,
+    Policy,
+    ScoredSplits,
+    StageContext,
+    Task,
+    TrainingTable,
+    UserError,
+    Value,
+)
+
+EXTREMES = 10  # rows shown at each end of the data report
+
+
+def select(
+    lm: LanguageModel,
+    task: Task,
+    reads: tuple[str, ...],
+    heads: ConfigDict,
+    options: ConfigDict,
+    scored: ScoredSplits,
+    reference: Policy | None,
+    value: Value | None,
+    *,
+    context: StageContext,
+) -> TrainingTable:
+    """The training table: tokens, and ``ref_logp``, ``value``, ``advantage`` where they are read.
+
+    Writes ``data_report.json`` beside the table.
+
+    Args:
+        reads: what the objective reads; decides which frozen models run.
+        heads: ``config.value``, the architecture of the value head.
+        options: ``config.select``.
+
+    Raises:
+        UserError: the objective reads the advantage and no row has a positive one.
+    """
+    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
+    if cut:
+        context.say(f"{cut} of {len(rows)} responses are cut and carry no end token")
+    if "ref_logp" in reads or "advantage" in reads:
+        rows = _annotated(lm, rows, reads, heads, options, reference, value)
+    if "advantage" in reads:
+        _check_some_kept(rows)
+    report = data_report(rows, cut)
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    (context.folder / "data_report.json").write_text(text, encoding="utf-8")
+    context.say(f"kept {report['kept']} of {report['rows']} rows")
+    return TrainingTable(rows)
+
+
+def _annotated(lm, rows, reads, heads, options, reference, value):
+    head = params = None
+    if value is not None:
+        head = ValueHead(lm.transformer.config.width, value.max_value, heads.heads, heads.dropout)
+        params = place_params(value.params, lm.mesh)
+    logps, values = annotate(
+        lm,
+        place_params(reference.trained, lm.mesh),
+        rows,
+        head=head,
+        value_params=params,
+        batch_size=options.batch_size,
+        label="annotate",
+    )
+    advantage = advantages(np.array([row.reward for row in rows]), values.astype(np.float64))
+    keeps = kept(advantage) if "advantage" in reads else np.ones(len(rows), bool)
+    return tuple(
+        dataclasses.replace(
+            row,
+            ref_logp=tuple(logp.tolist()) if "ref_logp" in reads else (),
+            value=float(v),
+            advantage=float(a) if "advantage" in reads else 0.0,
+            kept=bool(keep),
+        )
+        for row, logp, v, a, keep in zip(rows, logps, values, advantage, keeps, strict=True)
+    )
+
+
+def _check_some_kept(rows: Sequence[Annotated]) -> None:
+    if not any(row.kept for row in rows):
+        best = max(row.advantage for row in rows)
+        raise UserError(
+            f"none of {len(rows)} training rows has a positive advantage (the best is {best:.4f}): "
+            "the reference already earns more than the data; add better rows, or train longer "
+            "on value (config.value.epochs), or use an objective that reads the reward (r_lol)"
+        )
+
+
+def data_report(rows: Sequence[Annotated], cut: int) -> dict:
+    """What was kept and dropped, by source, response length and reward, and the extreme rows."""
+    ranked = sorted(rows, key=lambda row: -row.advantage)
+    thirds = np.quantile([row.reward for row in rows], [1 / 3, 2 / 3])
+    return {
+        "rows": len(rows),
+        "kept": sum(row.kept for row in rows),
+        "cut": cut,
+        "by_source": _kept_by(rows, lambda row: row.source),
+        "by_response_tokens": _kept_by(rows, lambda row: _length_class(len(row.response))),
+        "by_reward": _kept_by(
+            rows, lambda row: ("low", "middle", "high")[np.searchsorted(thirds, row.reward)]
+        ),
+        "most_advantageous": [_shown(row) for row in ranked[:EXTREMES]],
+        "least_advantageous": [_shown(row) for row in ranked[::-1][:EXTREMES]],
+    }
+
+
+def _length_class(tokens: int) -> str:
+    high = max(4, 1 << (tokens - 1).bit_length())
+    return f"{high // 2 + 1 if high > 4 else 1} to {high}"
+
+
+def _kept_by(rows, group):
+    counts = collections.defaultdict(lambda: {"kept": 0, "dropped": 0})
+    for row in rows:
+        counts[group(row)]["kept" if row.kept else "dropped"] += 1
+    return dict(sorted(counts.items()))
+
+
+def _shown(row: Annotated) -> dict:
+    return {
+        "prompt": row.prompt_text,
+        "response": row.response_text,
+        "source": row.source,
+        "reward": row.reward,
+        "value": row.value,
+        "advantage": row.advantage,
+    }

@@ -1,0 +1,51 @@
+"""The figures of the evaluation: bootstrap intervals and how varied texts are. Host arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alol_jax.types import Interval, UserError
+
+
+def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -> Interval:
+    """The mean of ``values`` and its percentile bootstrap interval (Efron 1979).
+
+    For a paired difference, pass the differences: resampling them resamples pairs.
+
+    Args:
+        values: f64[N], one per prompt.
+        draws: resamples; each takes N values with replacement.
+        confidence: in (0, 1), for example 0.95.
+    """
+    if draws < 1 or not 0.0 < confidence < 1.0:
+        raise UserError(
+            f"config.evaluate: bootstrap={draws} must be ≥ 1 and confidence={confidence} in (0, 1)"
+        )
+    values = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    rows = max(1, 2_000_000 // len(values))  # at most this many resamples in memory
+    for first in range(0, draws, rows):
+        count = min(rows, draws - first)
+        means[first : first + count] = values[
+            rng.integers(len(values), size=(count, len(values)))
+        ].mean(1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams / all n-grams of lower-cased, whitespace-separated words; 0 without any."""
+    grams = [
+        tuple(words[start : start + n])
+        for words in (text.lower().split() for text in texts)
+        for start in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def mean_length(texts: Sequence[str]) -> float:
+    """Mean number of whitespace-separated words."""
+    return float(np.mean([len(text.split()) for text in texts]))

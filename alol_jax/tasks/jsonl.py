@@ -1,0 +1,177 @@
+"""A user's own data: one row per prompt with its response or responses, and rewards if it has them.
+
+JSON lines, or CSV or Parquet with the same fields:
+
+===========================  ==================================================================
+``prompt``                   text
+``response``/``responses``   text / list of texts
+``reward``/``rewards``       number / list of numbers, one per response; all rows or none
+``source``                   text, where the row is from; the file's stem if it is not there
+``id``                       text or whole number; file and position if it is not there
+===========================  ==================================================================
+
+Rows with the same prompt are joined: their responses are the K responses of one example.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alol_jax.tasks import sources
+from alol_jax.tasks import splits as splitting
+from alol_jax.types import Example, RewardSpec, Splits, Task, UserError
+
+FIELDS = ("prompt", "response", "responses", "reward", "rewards", "source", "id")
+
+
+def load(options: Any) -> Splits:
+    """Reads the files named in the options.
+
+    Args:
+      options: ``train_file``, ``validation_file``, ``test_file`` (paths; the last two both empty:
+        ``train_file`` is split by prompt), ``validation`` and ``test`` (prompts, read only for that
+        split), ``limit`` (training examples; 0 for all).
+
+    Raises:
+      UserError: a missing, unreadable or empty file; a malformed row (names file, line and field);
+        rewards in some rows only; a prompt that is in two files.
+    """
+    paths = _paths(options)
+    ignored: collections.Counter[str] = collections.Counter()
+    files = {key: _read(key, path, ignored) for key, path in paths.items()}
+    _check_rewards(example for examples in files.values() for example in examples)
+    grouped = {
+        key: splitting.group_by_prompt((example for _, example in examples), str)
+        for key, examples in files.items()
+    }
+    if len(paths) == 1:
+        splits = splitting.split_by_prompt(
+            grouped["train_file"], validation=options.validation, test=options.test
+        )
+    else:
+        _check_apart(grouped, paths)
+        splits = Splits(
+            grouped["train_file"], grouped["validation_file"], grouped["test_file"], notes=()
+        )
+    rows = sum(map(len, files.values()))
+    joined = rows - sum(map(len, grouped.values()))
+    notes = [f"Field {name!r} of {count} rows is not read." for name, count in ignored.items()]
+    if joined:
+        notes.append(f"{joined} of {rows} rows joined to an earlier row with the same prompt.")
+    return splitting.limit_train(
+        Splits(splits.train, splits.validation, splits.test, tuple(notes)), options.limit
+    )
+
+
+def _paths(options: Any) -> dict[str, Path]:
+    if not options.train_file:
+        raise UserError("task.train_file is empty: name a JSON lines file")
+    if bool(options.validation_file) != bool(options.test_file):
+        raise UserError(
+            "task.validation_file and task.test_file go together: name both, or neither to split "
+            "task.train_file by prompt"
+        )
+    keys = ("train_file", "validation_file", "test_file") if options.test_file else ("train_file",)
+    return {key: Path(options[key]) for key in keys}
+
+
+def _read(key: str, path: Path, ignored: collections.Counter[str]) -> list[tuple[str, Example]]:
+    """The file's rows as (place, example)."""
+    examples = []
+    for number, (where, row) in enumerate(sources.read_file(path), start=1):
+        ignored.update(name for name in row if name not in FIELDS)
+        examples.append((where, _example(where, row, f"{key}:{number}", path.name.split(".")[0])))
+    if not examples:
+        raise UserError(f"{path}: the file has no rows")
+    return examples
+
+
+def _example(where: str, row: Mapping[str, Any], row_id: str, source: str) -> Example:
+    prompt = sources.field(where, row, "prompt", str)
+    if not prompt.strip():
+        raise UserError(f"{where}, field 'prompt': the prompt is empty")
+    responses = _one_or_many(where, row, "response", "responses", str)
+    for number, response in enumerate(responses, start=1):
+        if not response.strip():
+            raise UserError(f"{where}: response {number} of {len(responses)} is empty")
+    rewards: tuple[float, ...] = ()
+    if sources.has(row, "reward") or sources.has(row, "rewards"):
+        rewards = _one_or_many(where, row, "reward", "rewards", float)
+        if len(rewards) != len(responses):
+            raise UserError(f"{where}: {len(rewards)} rewards for {len(responses)} responses")
+    return Example(_id(where, row, row_id), prompt, responses, _source(where, row, source), rewards)
+
+
+def _one_or_many(
+    where: str, row: Mapping[str, Any], one: str, many: str, kind: type
+) -> tuple[Any, ...]:
+    """The values of the singular field or of the plural one; at least one value."""
+    if sources.has(row, one) and sources.has(row, many):
+        raise UserError(f"{where}: has both {one!r} and {many!r}; keep one of them")
+    if not sources.has(row, many):
+        return (sources.field(where, row, one, kind),)
+    values = sources.elements(where, row, many, kind)
+    if not values:
+        raise UserError(f"{where}, field {many!r}: the list is empty")
+    return values
+
+
+def _id(where: str, row: Mapping[str, Any], default: str) -> str:
+    if not sources.has(row, "id"):
+        return default
+    if isinstance(row["id"], int):
+        return str(sources.field(where, row, "id", int))
+    return sources.field(where, row, "id", str)
+
+
+def _source(where: str, row: Mapping[str, Any], default: str) -> str:
+    return sources.field(where, row, "source", str) if sources.has(row, "source") else default
+
+
+def _check_rewards(placed: Iterable[tuple[str, Example]]) -> None:
+    """Rewards are in all rows or in none."""
+    first: tuple[str, bool] | None = None
+    for where, example in placed:
+        has = bool(example.rewards)
+        if first is None:
+            first = (where, has)
+        elif has != first[1]:
+            with_reward, without = (where, first[0]) if has else (first[0], where)
+            raise UserError(
+                f"{without}: no field 'reward', but {with_reward} has one; give all rows a reward, "
+                "or none and score them"
+            )
+
+
+def _check_apart(grouped: Mapping[str, Iterable[Example]], paths: Mapping[str, Path]) -> None:
+    """No normalised prompt is in two files."""
+    owner: dict[str, str] = {}
+    for key, examples in grouped.items():
+        for example in examples:
+            other = owner.setdefault(splitting.normalise(example.prompt), key)
+            if other != key:
+                raise UserError(
+                    f"{paths[key]}: the prompt {_short(example.prompt)} (id {example.id}) is in "
+                    f"{paths[other]} too; take it out of one of them, or empty "
+                    "task.validation_file and task.test_file to split by prompt"
+                )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+JSONL = Task(
+    name="jsonl",
+    load=load,
+    template="{prompt}",
+    stop=(),
+    rewards=(
+        RewardSpec("positivity", "vader_positivity", "{response}", 1.0),
+        RewardSpec("diversity", "tfidf_diversity", "{response}", 5.0**-0.5),
+        RewardSpec("safety", "nontoxicity", "{response}", 1.0),
+    ),
+)

@@ -1,0 +1,167 @@
+"""English small talk: the ChatterBot corpus (BSD-3-Clause), from the package chatterbot-corpus.
+
+Twenty-one YAML files of short exchanges, offline and small. What a conversation of more than two
+lines means differs between the files, so ``FORMS`` says it for each:
+
+* a **dialogue**: each line answers the line before it (the context before that is dropped);
+* **alternatives**: the first line is a prompt, all others are responses to it;
+* **exchanges**: lines 1 and 2 are an exchange, lines 3 and 4 another one.
+
+A conversation of two lines is the same in all three.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib.resources
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from alol_jax.tasks import splits as splitting
+from alol_jax.types import Example, RewardSpec, Splits, Task, UserError
+
+Pair = tuple[str, str]  # prompt, response
+
+
+def dialogue(lines: Sequence[str]) -> tuple[Pair, ...]:
+    """(line n, line n + 1) for every n."""
+    return tuple(zip(lines[:-1], lines[1:], strict=True))
+
+
+def alternatives(lines: Sequence[str]) -> tuple[Pair, ...]:
+    """(first line, each other line)."""
+    return tuple((lines[0], line) for line in lines[1:])
+
+
+def exchanges(lines: Sequence[str]) -> tuple[Pair, ...]:
+    """(line 1, line 2), (line 3, line 4), …; a last line without a partner is left out."""
+    return tuple(zip(lines[0::2], lines[1::2], strict=False))
+
+
+FORMS: dict[str, Callable[[Sequence[str]], tuple[Pair, ...]]] = {
+    "ai": dialogue,
+    "botprofile": dialogue,
+    "coding": dialogue,
+    "computers": alternatives,
+    "conversations": dialogue,
+    "emotion": alternatives,
+    "food": dialogue,
+    "gossip": dialogue,
+    "greetings": dialogue,
+    "health": dialogue,
+    "history": dialogue,
+    "humor": dialogue,
+    "literature": exchanges,
+    "money": dialogue,
+    "movies": dialogue,
+    "politics": dialogue,
+    "psychology": dialogue,
+    "science": dialogue,
+    "sports": dialogue,
+    "tech_support": dialogue,
+    "trivia": dialogue,
+}
+"""File stem -> what its conversations are. Files with only two-line conversations say dialogue."""
+
+
+def load(options: Any) -> Splits:
+    """Reads the installed corpus and splits it by prompt.
+
+    Prompts that differ only in case, white space or punctuation at the ends are one prompt; its
+    responses are the K responses of one example, whose wording and source are those of the first.
+
+    Args:
+      options: ``validation`` and ``test`` (prompts), ``max_words`` (longer responses are dropped,
+        words are separated by white space), ``limit`` (training examples; 0 for all).
+
+    Raises:
+      UserError: the package is missing or of another version; not enough prompts.
+    """
+    dropped: collections.Counter[str] = collections.Counter()
+    seen: set[Pair] = set()
+    examples = []
+    for example in _exchanges(dropped):
+        fault = _fault(example, options.max_words)
+        pair = (splitting.normalise(example.prompt), example.responses[0])
+        if fault:
+            dropped[fault] += 1
+        elif pair in seen:
+            dropped["Merged repetitions of an exchange"] += 1
+        else:
+            seen.add(pair)
+            examples.append(example)
+    grouped = splitting.group_by_prompt(examples, splitting.normalise)
+    splits = splitting.split_by_prompt(grouped, validation=options.validation, test=options.test)
+    notes = tuple(f"{what}: {count}." for what, count in sorted(dropped.items()))
+    return splitting.limit_train(
+        Splits(splits.train, splits.validation, splits.test, notes), options.limit
+    )
+
+
+def _fault(example: Example, max_words: int) -> str | None:
+    response = example.responses[0]
+    if not example.prompt or not response:
+        return "Dropped exchanges with an empty side"
+    if "```" in response:
+        return "Dropped responses with a code block"
+    if len(response.split()) > max_words:
+        return f"Dropped responses of more than {max_words} words"
+    return None
+
+
+def _exchanges(dropped: collections.Counter[str]) -> Iterator[Example]:
+    """Every exchange of the corpus, one response each, white space collapsed outside code."""
+    for file in _files():
+        source = file.name.removesuffix(".yml")
+        for number, lines in enumerate(_conversations(file)):
+            if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+                dropped["Dropped malformed conversations (no list of texts)"] += 1
+                continue
+            for turn, (prompt, response) in enumerate(FORMS[source](lines)):
+                yield Example(
+                    id=f"{source}-{number}.{turn}",
+                    prompt=" ".join(prompt.split()),
+                    responses=(" ".join(response.split()),),
+                    source=source,
+                )
+
+
+def _files() -> list[Traversable]:
+    try:
+        package = importlib.resources.files("chatterbot_corpus")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "task smalltalk needs its data: pip install chatterbot-corpus==1.3.3"
+        ) from error
+    folder = package / "data" / "english"
+    files = [file for file in folder.iterdir() if file.name.endswith(".yml")]
+    stems = {file.name.removesuffix(".yml") for file in files}
+    if stems != set(FORMS):
+        odd = ", ".join(sorted(stems ^ set(FORMS)))
+        raise UserError(
+            f"task smalltalk knows chatterbot-corpus 1.3.3, the installed one differs in {odd}: "
+            "pip install chatterbot-corpus==1.3.3"
+        )
+    return sorted(files, key=lambda file: file.name)
+
+
+def _conversations(file: Traversable) -> list[Any]:
+    import yaml
+
+    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    return yaml.load(file.read_text(encoding="utf-8"), Loader=loader)["conversations"]
+
+
+SMALLTALK = Task(
+    name="smalltalk",
+    load=load,
+    # ChatML without a system message, as SmolLM2-Instruct reads it; the end token ends a response.
+    template="<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+    stop=(),
+    rewards=(
+        RewardSpec("positivity", "vader_positivity", "{response}", 1.0),
+        RewardSpec("diversity", "tfidf_diversity", "{response}", 5.0**-0.5),
+        RewardSpec("safety", "nontoxicity", "{response}", 1.0),
+    ),
+)

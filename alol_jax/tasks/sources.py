@@ -1,0 +1,183 @@
+"""Raw rows from files and from the Hugging Face hub, with the place of every row.
+
+The only door of ``datasets``, which is imported when a source needs it: JSON lines do not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from alol_jax.types import UserError
+
+Kind = TypeVar("Kind", str, int, float, list, dict)
+
+FORMATS = {
+    ".jsonl": "json lines",
+    ".ndjson": "json lines",
+    ".json": "json lines",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+"""File suffix (before an optional ``.gz``) -> what is in the file."""
+
+_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a map"}
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, row) of a UTF-8 file with one JSON object per line; .gz too.
+
+    Blank lines are skipped.
+
+    Raises:
+      UserError: the file cannot be read, or a line is no JSON object; names file and line.
+    """
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield number, _parse(f"{path}, line {number}", line)
+    except (OSError, EOFError, zlib.error) as error:
+        where = f"{path}, after line {number}" if number else str(path)
+        raise UserError(f"{where}: cannot be read ({_reason(error)})") from error
+
+
+def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (place, row) of a JSON lines, CSV or Parquet file, by its suffix; .gz too.
+
+    The place reads like "data.jsonl, line 3" or "data.csv, row 2" (rows are counted from 1, the
+    header not).
+
+    Raises:
+      UserError: the file is missing, unreadable, malformed or of a kind we do not read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    form = _format(path)
+    if form is None:
+        raise UserError(f"{path}: expected a file name ending in {', '.join(FORMATS)} (or .gz)")
+    if form == "json lines":
+        for number, row in read_json_lines(path):
+            yield f"{path}, line {number}", row
+        return
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(form, data_files=str(path), split="train", streaming=True)
+        for number, row in enumerate(rows, start=1):
+            yield f"{path}, row {number}", row
+    except Exception as error:  # its readers raise pandas', pyarrow's and their own errors
+        raise UserError(f"{path}: cannot be read as {form} ({_reason(error)})") from error
+
+
+def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (place, row) of a file (see ``read_file``) or of a split of a hub dataset.
+
+    A name with a file suffix that we read is a file, which has one split, "train".
+
+    Raises:
+      UserError: as ``read_file``; no such dataset or split, or no connection.
+    """
+    if _format(Path(name)) is not None or Path(name).exists():
+        if split != "train":
+            raise UserError(f"{name}: a file has only the split 'train', not {split!r}")
+        yield from read_file(Path(name))
+        return
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub client's, the network's and the readers' own errors
+        raise UserError(
+            f"{name}: cannot load split {split!r} from the Hugging Face hub ({_reason(error)})"
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        yield f"{name} [{split}], row {number}", row
+
+
+def has(row: Mapping[str, Any], name: str) -> bool:
+    """Whether the row has a value for the field; null (an empty CSV cell) is none."""
+    return row.get(name) is not None
+
+
+def field(where: str, row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
+    """The field's value, checked to be a ``kind``; a whole number is also a number.
+
+    Raises:
+      UserError: missing or null, of another kind, a number that is not finite, or a text with
+        lone surrogates; names place, field, what was expected and what is there.
+    """
+    if not has(row, name):
+        found = ", ".join(sorted(key for key in row if has(row, key))) or "none"
+        raise UserError(
+            f"{where}: no field {name!r}; expected {_KIND_NAMES[kind]} (found: {found})"
+        )
+    return _checked(f"{where}, field {name!r}", row[name], kind)
+
+
+def elements(where: str, row: Mapping[str, Any], name: str, kind: type[Kind]) -> tuple[Kind, ...]:
+    """The elements of the field's list, each checked like ``field``."""
+    values = field(where, row, name, list)
+    return tuple(
+        _checked(f"{where}, field {name!r}, element {number}", value, kind)
+        for number, value in enumerate(values, start=1)
+    )
+
+
+def _checked(place: str, value: Any, kind: type[Kind]) -> Kind:
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool)):
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise UserError(
+            f"{place}: expected {_KIND_NAMES[kind]}, got {type(value).__name__} {shown}"
+        )
+    if kind is float:
+        return _finite(place, value)
+    if kind is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{place}: the text is not valid Unicode (a lone surrogate)")
+    return value
+
+
+def _finite(place: str, value: int | float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError(f"{place}: expected a finite number, got {number}")
+    return number
+
+
+def _format(path: Path) -> str | None:
+    bare = path.with_suffix("") if path.suffix == ".gz" else path
+    return FORMATS.get(bare.suffix)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _parse(where: str, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # bad UTF-8 and endless numbers are ValueErrors
+        raise UserError(f"{where}: not valid JSON: {_reason(error)}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object per line, got {type(row).__name__}")
+    return row
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error's own words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

