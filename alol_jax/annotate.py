@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from alol_jax.batches import collate, single_items
 from alol_jax.language_model import LanguageModel
 from alol_jax.logprobs import joined, response_logp
 from alol_jax.models.heads import ValueHead
-from alol_jax.progress import progress
+from alol_jax.progress import never, progress
 from alol_jax.sharding import place_rows
 from alol_jax.types import Annotated, Params
 
@@ -43,6 +43,7 @@ def annotate(
     value_params: Params | None = None,
     batch_size: int,
     label: str,
+    stopping: Callable[[], bool] = never,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """logp of every response token and V of every prompt, by one model, without gradients.
 
@@ -53,6 +54,7 @@ def annotate(
         trained: the leaves on top of ``lm.frozen()``.
         rows: tokenised rows.
         head: the value head, or None for values of 0.
+        label, stopping: see `progress`.
 
     Returns:
         one f32[response length] per row, in order, and f32[rows].
@@ -67,7 +69,7 @@ def annotate(
     ]
     logps: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     values = np.zeros(len(rows), np.float32)
-    for piece in progress(pieces, total=len(pieces), label=label):
+    for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
         batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
         found = step(params, value_params or {}, place_rows(batch.tokens, lm.mesh))
         logp, value = jax.device_get(found)

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from alol_jax.sharding import place_rows
 from alol_jax.tokens import Tokenizer, shape_for, to_tokens
 from alol_jax.types import Annotated, Batch, Scored, Tokens, UserError
 
@@ -190,23 +192,24 @@ def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:
 
 
 def read_ahead(
-    items: Items,
-    at: Callable[[int], np.ndarray],
-    *,
-    start: int,
-    stop: int,
-    accumulate: int,
-    pad_id: int,
-) -> Iterator[Batch]:
-    """Batches of steps start … stop − 1, leaves [accumulate, B, …], made by a thread in advance."""
+    items: Items, at: Callable[[int], np.ndarray], accumulate: int, pad_id: int, mesh: Mesh
+) -> Callable[[int, int], Iterator[Batch]]:
+    """(start, stop) -> the batches of these steps, on the mesh, made by a thread in advance.
+
+    Args:
+        at: step -> the items of accumulate · B places.
+        accumulate: A, the micro-batches of a step; every leaf is [A, B, …].
+        pad_id: fills up.
+        mesh: rows are cut over it.
+    """
 
     def make(step: int) -> Batch:
         batch = collate(items, at(step), pad_id=pad_id)
-        return Batch(*_micro(batch, accumulate))
+        return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
 
-    steps = grain.MapDataset.range(start, stop).map(make)
-    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    def batches(start: int, stop: int) -> Iterator[Batch]:
+        steps = grain.MapDataset.range(start, stop).map(make)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        return (place_rows(batch, mesh, axis=1) for batch in steps.to_iter_dataset(options))
 
-
-def _micro(batch, accumulate):
-    return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    return batches

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alol_jax.progress import progress
+from alol_jax.progress import never, progress
 from alol_jax.sharding import place_rows
 from alol_jax.tokens import Tokenizer, to_tokens
 from alol_jax.types import Params, UserError
@@ -148,6 +148,7 @@ def respond(
     mesh: Mesh,
     stop_texts: Sequence[str],
     label: str,
+    stopping: Callable[[], bool] = never,
 ) -> tuple[str, ...]:
     """One response text per prompt, in the order of ``prompts``.
 
@@ -157,6 +158,7 @@ def respond(
         batch_size: rows decoded together; a last, smaller batch is filled up with repeats.
         key: row i draws from fold_in(key, i).
         stop_texts: a response ends before the first of these.
+        label, stopping: see `progress`.
     """
     decoder = make_decoder(model, sampling)
     by_width: dict[int, list[int]] = {}
@@ -169,7 +171,7 @@ def respond(
         for first in range(0, len(indices), batch_size)
     ]
     texts = [""] * len(prompts)
-    for width, indices in progress(pieces, total=len(pieces), label=label):
+    for width, indices in progress(pieces, total=len(pieces), label=label, stopping=stopping):
         rows = (indices * batch_size)[:batch_size]
         tokens = to_tokens(
             [prompts[i] for i in rows],

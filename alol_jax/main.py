@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from alol_jax.language_model import open_language_model
 from alol_jax.objectives import OBJECTIVES, hyper_parameters
+from alol_jax.results import result_table
 from alol_jax.sharding import make_mesh
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
@@ -30,7 +31,7 @@ from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks import get_task
-from alol_jax.types import Interrupted, Report, RunSummary, UserError
+from alol_jax.types import Evaluation, Interrupted, RunSummary, UserError
 from alol_jax.workdir import Run
 
 STAGES = (
@@ -54,7 +55,7 @@ _REDO = flags.DEFINE_bool("redo", False, "Compute stages anew where the config d
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
-def recipe(config: ConfigDict, run: Run) -> Report:
+def recipe(config: ConfigDict, run: Run) -> Evaluation:
     """Raw data to report. Every stage is loaded from the workdir if its inputs made it before."""
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
@@ -88,9 +89,10 @@ def recipe(config: ConfigDict, run: Run) -> Report:
         policy,
     )  # fmt: skip
     summary = summarise(c, task.name, hyper_parameters(objective))
-    return run.stage(
+    run.stage(
         "report", report, c.report, scored, reference, value, table, policy, evaluation, summary
     )
+    return evaluation
 
 
 def get_objective(name: str):
@@ -132,8 +134,15 @@ def main(arguments: list[str]) -> None:
         if name not in STAGES:
             raise UserError(f"--stages: {name!r} is no stage: {_near(name, STAGES)}")
     stop = threading.Event()
+
+    def ask_to_stop(*_):
+        if stop.is_set():
+            sys.exit(STOPPED)
+        stop.set()
+        say("stopping at the next safe place; once more stops at once")
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, ask_to_stop)
     logging.set_verbosity(logging.WARNING)  # orbax tells about every file
     started = time.monotonic()
     run = Run(
@@ -147,8 +156,9 @@ def main(arguments: list[str]) -> None:
     )
     devices = jax.devices()
     say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {_WORKDIR.value}")
-    made = recipe(_CONFIG.value, run)
-    page = Path(_WORKDIR.value) / f"{len(STAGES):02d}_report" / made.files[0]
+    evaluation = recipe(_CONFIG.value, run)
+    say(result_table(evaluation))
+    page = Path(_WORKDIR.value) / f"{len(STAGES):02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 

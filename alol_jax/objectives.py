@@ -4,8 +4,7 @@ Every objective has the signature ``loss(logp, targets, *, <hyper-parameters>) -
 
 * ``logp`` f32[E*, R], log π of the response tokens, is the only argument that carries a gradient;
 * a loss sums over the response tokens and takes the mean over E* (a pair or a ranking counts once);
-* positions where ``mask`` is 0 are replaced before anything reads them, so whatever stands there
-  (nan and -inf included) reaches neither the loss nor the gradient;
+* whatever stands where ``mask`` is 0, nan and -inf included, reaches neither loss nor gradient;
 * fields of ``targets`` that ``OBJECTIVES[name].reads`` does not list are not looked at;
 * arithmetic is f32 whatever comes in; metrics are f32[] without gradient, explained in ``METRICS``.
 
@@ -121,10 +120,7 @@ def _weight_metrics(weight: jax.Array, where: jax.Array) -> Metrics:
 
 
 def _ratio_metrics(ratio: jax.Array, outside: jax.Array, where: jax.Array) -> Metrics:
-    return {
-        "ratio_mean": _mean(ratio, where),
-        "fraction_clipped": _mean(outside.astype(jnp.float32), where),
-    }
+    return {"ratio_mean": _mean(ratio, where), "fraction_clipped": _mean(outside, where)}
 
 
 def _kl_metric(logp: jax.Array, ref_logp: jax.Array) -> Metrics:
@@ -137,12 +133,11 @@ def _kl_metric(logp: jax.Array, ref_logp: jax.Array) -> Metrics:
 def _pair_metrics(score: jax.Array) -> Metrics:
     """``score`` f32[B, K], with the chosen response first."""
     chosen, rejected = score[:, 0], score[:, 1:]
-    above_all = chosen > jnp.max(rejected, axis=1)
     return {
         "chosen_reward": jnp.mean(chosen),
         "rejected_reward": jnp.mean(rejected),
         "margin": jnp.mean(chosen) - jnp.mean(rejected),
-        "accuracy": jnp.mean(above_all.astype(jnp.float32)),
+        "accuracy": jnp.mean(chosen > jnp.max(rejected, axis=1), dtype=jnp.float32),
     }
 
 

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from alol_jax.types import Interrupted
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress(items: Iterable[Item], *, total: int, label: str, done: int = 0) -> Iterator[Item]:
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def progress(
+    items: Iterable[Item],
+    *,
+    total: int,
+    label: str,
+    done: int = 0,
+    stopping: Callable[[], bool] = never,
+) -> Iterator[Item]:
     """Yields ``items`` and shows on stderr how far it is.
 
     Args:
@@ -21,20 +35,27 @@ def progress(items: Iterable[Item], *, total: int, label: str, done: int = 0) ->
         total: how many there are in all, those done before included.
         label: what is being done.
         done: how many were done before (a resumed run).
+        stopping: asked after every item; for loops that keep nothing when they are stopped.
+
+    Raises:
+        Interrupted: ``stopping()`` was true before the last item.
     """
-    if sys.stderr.isatty():
-        yield from tqdm(items, total=total, initial=done, desc=label, leave=False)
-        return
+    shown = (
+        tqdm(items, total=total, initial=done, desc=label, leave=False) if _terminal() else items
+    )
     start = said = time.monotonic()
-    for count, item in enumerate(items, done + 1):
+    for count, item in enumerate(shown, done + 1):
         yield item
+        if stopping() and count < total:
+            raise Interrupted(f"{label}: {count} of {total} were done and will be done again")
         now = time.monotonic()
-        if now - said >= SECONDS_BETWEEN_LINES and count < total:
+        if now - said >= SECONDS_BETWEEN_LINES and count < total and not _terminal():
             rate = (count - done) / (now - start)
             left = (total - count) / rate
-            print(
-                f"  {label}: {count}/{total}, {rate:.2f}/s, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"  {label}: {count}/{total}, {rate:.2f}/s, {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
             said = now
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty()

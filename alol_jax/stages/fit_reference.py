@@ -13,7 +13,7 @@ from alol_jax.language_model import LanguageModel
 from alol_jax.models.adapters import summary
 from alol_jax.objectives import nll
 from alol_jax.optim import make_optimizer
-from alol_jax.sharding import place_like_params, place_rows
+from alol_jax.sharding import place_like_params
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task
 
 
@@ -44,12 +44,7 @@ def fit_reference(
     state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
     context.say(summary(state.trained, lm.frozen()))
 
-    def batches(start, stop):
-        pad_id = lm.tokenizer.pad_id
-        ahead = read_ahead(
-            items, order, start=start, stop=stop, accumulate=options.accumulate, pad_id=pad_id
-        )
-        return (place_rows(batch, lm.mesh, axis=1) for batch in ahead)
+    batches = read_ahead(items, order, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
 
     def validate(trained):
         logps, _ = annotate(

@@ -86,7 +86,8 @@ def fit_value(
     update = make_update(loss_fn, tx, key, _start(head, tx, lm, seed, 0.0))
     fitter = Fitter(head, tx, update, jax.jit(head), options.batch_size, seed)
     curve = np.zeros((options.epochs + 1, len(data.reward)))  # held-out predictions by epoch
-    for part in progress(range(options.folds), total=options.folds, label="value folds"):
+    parts = range(options.folds)
+    for part in progress(parts, total=len(parts), label="value folds", stopping=context.stopping):
         for epoch, params in _train(fitter, lm, data, np.flatnonzero(fold != part), options.epochs):
             out = fold == part
             curve[epoch, out] = _predict(fitter, params, data)[out]

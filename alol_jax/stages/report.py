@@ -17,7 +17,6 @@ from alol_jax.results import (
     explained_variance,
     measures,
     prompt_count,
-    result_table,
     to_csv,
     verdict,
 )
@@ -45,7 +44,7 @@ def report(
     *,
     context: StageContext,
 ) -> Report:
-    """Writes the report into the stage's folder and says the result table.
+    """Writes the report into the stage's folder.
 
     Args:
         options: ``title`` of the page and ``examples``, how many prompts are shown side by side.
@@ -84,9 +83,6 @@ def report(
     }
     for name, text in files.items():
         (context.folder / name).write_text(text, encoding="utf-8")
-    for line in result_table(evaluation).splitlines():
-        context.say(line)
-    context.say(f"report: {context.folder / 'report.html'}")
     return Report(files=tuple(files))
 
 

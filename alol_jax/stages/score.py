@@ -31,7 +31,7 @@ def score(
         negative or non-finite one, or no training reward above 0.
     """
     train_responses = [text for example in splits.train for text in example.responses]
-    reward = rewards.build(task.rewards, rewards.weights_of(task.rewards, weights), train_responses)
+    reward = rewards.of_task(task, weights, train_responses)
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if reward.names:
         if any(example.rewards for example in splits.train):

@@ -58,7 +58,7 @@ def select(
     if cut:
         context.say(f"{cut} of {len(rows)} responses are cut and carry no end token")
     if "ref_logp" in reads or "advantage" in reads:
-        rows = _annotated(lm, rows, reads, heads, options, reference, value)
+        rows = _annotated(lm, rows, reads, heads, options, reference, value, context)
     if "advantage" in reads:
         _check_some_kept(rows)
     report = data_report(rows, cut)
@@ -68,7 +68,7 @@ def select(
     return TrainingTable(rows)
 
 
-def _annotated(lm, rows, reads, heads, options, reference, value):
+def _annotated(lm, rows, reads, heads, options, reference, value, context):
     head = params = None
     if value is not None:
         head = ValueHead(lm.transformer.config.width, value.max_value, heads.heads, heads.dropout)
@@ -81,6 +81,7 @@ def _annotated(lm, rows, reads, heads, options, reference, value):
         value_params=params,
         batch_size=options.batch_size,
         label="annotate",
+        stopping=context.stopping,
     )
     advantage = advantages(np.array([row.reward for row in rows]), values.astype(np.float64))
     keeps = kept(advantage) if "advantage" in reads else np.ones(len(rows), bool)
