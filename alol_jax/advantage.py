@@ -102,3 +102,29 @@ SAMPLING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "priority": priority,
     "positive": positive,
 }
+
+AUTO = "auto"
+
+
+def sampling_of(name: str, draw_by: str | None) -> str:
+    """The key of `SAMPLING` that ``name`` means for an objective; "auto" is priority if it can be.
+
+    Args:
+        name: a key of `SAMPLING`, or "auto".
+        draw_by: the column that the objective's priority draw goes by, or None.
+
+    Raises:
+        UserError: an unknown name, or a draw by a column that the objective does not have.
+    """
+    if name == AUTO:
+        return "uniform" if draw_by is None else "priority"
+    if name not in SAMPLING:
+        raise UserError.unknown(
+            f"config.policy.sampling: no sampling {name!r}", name, (AUTO, *SAMPLING)
+        )
+    if name != "uniform" and draw_by is None:
+        raise UserError(
+            f"config.policy.sampling={name!r} needs an objective that weighs single rows by a "
+            "reward or an advantage: use uniform"
+        )
+    return name

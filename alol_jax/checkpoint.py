@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
-from alol_jax.types import Params
+from alol_jax.types import Params, UserError
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A full disk reaches us as a ValueError with the system's code in its text, after a log."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    except ValueError as error:
+        if "os_error_code" not in str(error):
+            raise
+        raise UserError(f"{folder} cannot be written: {error}") from error
+    finally:
+        logging.set_verbosity(before)
 
 
 def save_params(folder: Path, params: Params) -> None:
-    """Writes a flat dict of arrays to ``folder``, which must not exist."""
-    with ocp.StandardCheckpointer() as saver:
+    """Writes a flat dict of arrays to ``folder``, which must not exist.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    with _writing(folder), ocp.StandardCheckpointer() as saver:
         saver.save(folder.absolute(), params)
 
 
@@ -40,6 +62,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
+        self._folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -47,13 +70,18 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, record: dict[str, Any], *, best: int | None) -> None:
-        """Saves ``state`` and ``record``, then drops all but this step and step ``best``."""
+        """Saves ``state`` and ``record``, then drops all but this step and step ``best``.
+
+        Raises:
+            UserError: the disk is full or not writable; what was saved before stays.
+        """
         if step not in self._manager.all_steps():
             items = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
             )
-            self._manager.save(step, args=items, force=True)
-            self._manager.wait_until_finished()
+            with _writing(self._folder):
+                self._manager.save(step, args=items, force=True)
+                self._manager.wait_until_finished()
         for old in self._manager.all_steps():
             if old not in (step, best):
                 self._manager.delete(old)

@@ -37,10 +37,11 @@ class Sampling:
     stop: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        counts = self.max_new_tokens >= 1 and self.top_k >= 0
+        if not (counts and self.temperature >= 0 and 0 < self.top_p <= 1):
             raise UserError(
-                "sampling needs max_new_tokens ≥ 1, temperature ≥ 0 and top_p in (0, 1]; got "
-                f"{self.max_new_tokens}, {self.temperature}, {self.top_p}"
+                "sampling needs max_new_tokens ≥ 1, temperature ≥ 0, top_k ≥ 0 and top_p in "
+                f"(0, 1]; got {self.max_new_tokens}, {self.temperature}, {self.top_k}, {self.top_p}"
             )
 
 
@@ -52,7 +53,8 @@ def narrowed(logits: jax.Array, sampling: Sampling) -> jax.Array:
         sampling: with temperature > 0.
 
     Returns:
-        f32[B, V], −inf on tokens that cannot be drawn; the most likely token always can.
+        f32[B, V], −inf on tokens that cannot be drawn. The most likely token always can, and tokens that
+        are equally likely stay together.
     """
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -91,7 +92,7 @@ def make_update(
         grads, metrics = jax.tree.map(lambda x: x / weight, (grads, metrics))
         updates, opt_state = tx.update(grads, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        metrics = metrics | {"grad_norm": optax.global_norm(grads)}
+        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, trained, opt_state), metrics
 
     return update
@@ -210,18 +211,18 @@ def fit_best(
             context.folder / "metrics.jsonl", resume_at=start, tensorboard=context.tensorboard
         )
         ahead = progress(batches(start, plan.steps), total=plan.steps, label=label, done=start)
-        for step, reached, metrics in fit(state, frozen, ahead, update):
-            state = reached
-            log.write(step, metrics)
-            stop = context.stopping() and step < plan.steps
-            if step in plan.validate_at:
-                look(step, state)
-            if stop or step in plan.validate_at or step % plan.checkpoint_every == 0:
-                log.flush()
-                save(step, state)
-            if stop:
-                raise Interrupted(f"saved at step {step} of {plan.steps}")
-        log.close()
+        with contextlib.closing(log):
+            for step, reached, metrics in fit(state, frozen, ahead, update):
+                state = reached
+                log.write(step, metrics)
+                stop = context.stopping() and step < plan.steps
+                if step in plan.validate_at:
+                    look(step, state)
+                if stop or step in plan.validate_at or step % plan.checkpoint_every == 0:
+                    log.flush()
+                    save(step, state)
+                if stop:
+                    raise Interrupted(f"saved at step {step} of {plan.steps}")
         chosen = best(seen)
         state, _ = checkpoints.restore(chosen.step, state)
     finally:

@@ -5,8 +5,8 @@ python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
+import re
 import signal
 import sys
 import threading
@@ -17,8 +17,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from alol_jax.checks import check
 from alol_jax.language_model import open_language_model
-from alol_jax.objectives import OBJECTIVES, hyper_parameters
+from alol_jax.objectives import get_objective, hyper_parameters
 from alol_jax.results import result_table
 from alol_jax.sharding import make_mesh
 from alol_jax.stages.evaluate import evaluate
@@ -60,6 +61,7 @@ def recipe(config: ConfigDict, run: Run) -> Evaluation:
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
     lm = open_language_model(c.model, make_mesh(**c.mesh))
+    check(c, task, objective, lm)
     needs_value = "advantage" in objective.reads
 
     splits = run.stage("load", load, task, c.task)
@@ -95,19 +97,6 @@ def recipe(config: ConfigDict, run: Run) -> Evaluation:
     return evaluation
 
 
-def get_objective(name: str):
-    """The row of the table of objectives.
-
-    Raises:
-        UserError: there is no such objective.
-    """
-    if name not in OBJECTIVES:
-        raise UserError(
-            f"config.objective.name={name!r} is no objective: {_near(name, OBJECTIVES)}"
-        )
-    return OBJECTIVES[name]
-
-
 def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:
     """What the report says about the run."""
     return RunSummary(
@@ -120,11 +109,6 @@ def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSumma
     )
 
 
-def _near(name, known) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-
-
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
@@ -132,7 +116,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("--config and --workdir are needed: see README.md for a command to copy")
     for name in _STAGES.value:
         if name not in STAGES:
-            raise UserError(f"--stages: {name!r} is no stage: {_near(name, STAGES)}")
+            raise UserError.unknown(f"--stages: {name!r} is no stage", name, STAGES)
     stop = threading.Event()
 
     def ask_to_stop(*_):
@@ -183,10 +167,19 @@ def entry() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags from the command line; a flag or a config field that does not exist is a UserError."""
+    for word in argv:
+        file = word.removeprefix("--config=").split(":")[0]
+        if word.startswith("--config=") and not Path(file).is_file():
+            raise UserError(f"--config: there is no file {file!r}: give one of configs/")
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).replace("\\'", "'").split())) from error
+    except (AttributeError, KeyError) as error:  # how ml_collections refuses an unknown key
+        key, *hint = re.findall(r"\w+", str(error.args[0]).replace("\\n", " "))
+        word = next((word for word in argv if key in word.split("=")[0]), "--config")
+        near = f": did you mean {hint[3]!r}?" if hint[:2] == ["Did", "you"] else ""
+        raise UserError(f"{word}: the config has no key {key!r}{near}") from error
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(str(error).strip().splitlines()[-1]) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -23,7 +23,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from alol_jax.types import Targets
+from alol_jax.types import Targets, UserError
 
 Metrics = dict[str, jax.Array]
 
@@ -398,3 +398,11 @@ def hyper_parameters(objective: Objective) -> tuple[str, ...]:
     """The keyword-only arguments of an objective's loss."""
     parameters = inspect.signature(objective.loss).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def get_objective(name: str) -> Objective:
+    """The row of `OBJECTIVES`; an unknown name is a UserError."""
+    if name not in OBJECTIVES:
+        said = f"config.objective.name={name!r} is no objective"
+        raise UserError.unknown(said, name, OBJECTIVES)
+    return OBJECTIVES[name]

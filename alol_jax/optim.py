@@ -42,8 +42,8 @@ def make_optimizer(options: ConfigDict, *, steps: int) -> optax.GradientTransfor
         steps: optimizer steps of the whole run, where the schedule ends.
     """
     if options.schedule not in SCHEDULES:
-        raise UserError(
-            f"unknown schedule {options.schedule!r}; there are {', '.join(sorted(SCHEDULES))}"
+        raise UserError.unknown(
+            f"there is no schedule {options.schedule!r}", options.schedule, SCHEDULES
         )
     clip = optax.clip_by_global_norm(options.max_grad_norm)
     return optax.chain(

@@ -82,7 +82,7 @@ def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> 
     """Writes ``rows`` in order as the dataset ``name`` (lower case, underscores) into ``folder``.
 
     Raises:
-      UserError: a text is not valid Unicode (a lone surrogate).
+      UserError: a text is not valid Unicode (a lone surrogate), or the disk is full.
       FileExistsError: the folder holds a table already.
       TypeError: ``row_type`` has a field with an annotation that is not in the table above.
     """
@@ -107,8 +107,11 @@ def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> 
         writer = tfds.core.SequentialWriter(info, ROWS_PER_SHARD, file_format="array_record")
         writer.initialize_splits([SPLIT])
         encoded = (_encode(row, number, columns) for number, row in enumerate(rows))
-        writer.add_examples({SPLIT: encoded})
-        writer.close_all()
+        try:
+            writer.add_examples({SPLIT: encoded})
+            writer.close_all()
+        except RuntimeError as error:  # how array_record tells of a full disk
+            raise UserError(f"{folder} cannot be written: {error}") from error
 
 
 def read(folder: Path, row_type: type[Row]) -> tuple[Row, ...]:

@@ -12,7 +12,8 @@ Values on the host are frozen dataclasses; values on a device are NamedTuples of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,14 @@ starts with ``layers/`` carry all layers stacked on their first axis."""
 
 class UserError(Exception):
     """What the user can mend: one line that names the thing and the way out. Exit code 2."""
+
+    @classmethod
+    def unknown(cls, said: str, name: str, known: Iterable[str]) -> UserError:
+        """``said`` and the name that was probably meant, or all that there are."""
+        known = tuple(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        return cls(f"{said}: {hint}")
 
 
 class Interrupted(Exception):

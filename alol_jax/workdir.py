@@ -85,7 +85,8 @@ class Run:
 
     def _compute(self, final, record, result_type, fn):
         partial = final.with_name(final.name + ".partial")
-        self._is_current(partial, record)  # drops or refuses what other inputs began
+        if not self._is_current(partial, record) and partial.exists():
+            shutil.rmtree(partial)  # what other inputs began
         partial.mkdir(exist_ok=True)
         _write_json(partial / "record.json", record)
         name = record["stage"]
@@ -104,18 +105,19 @@ class Run:
         return load_result(final, result_type)
 
     def _is_current(self, folder: Path, record: dict[str, Any]) -> bool:
-        """Was ``folder`` made from these inputs? If not: removed with redo, else an error."""
+        """Was ``folder`` made from these inputs? If from others: an error, unless with redo."""
         if not folder.exists():
             return False
         stored = _read_json(folder / "record.json")
         if stored == json.loads(json.dumps(record)):
             return True
-        if stored is not None and not self.redo:
+        begun = any(item.name != "record.json" for item in folder.iterdir())
+        if begun and not self.redo:
+            what = "no record" if stored is None else _difference(stored, record)
             raise UserError(
-                f"{folder} was made with {_difference(stored, record)}; "
+                f"{folder} was made with {what}; "
                 "use another --workdir, or --redo to compute it anew"
             )
-        shutil.rmtree(folder)
         return False
 
     def _check_allowed(self, name: str, final: Path) -> None:
@@ -130,7 +132,8 @@ class Run:
         for key, section in self.config.items():
             if section is value and isinstance(value, ConfigDict):
                 return f"config.{key}"
-        return label
+        plain = isinstance(value, (str, int, float))
+        return f"config.{label}" if plain and dict(self.config).get(label) == value else label
 
     def _describe(self, value: Any) -> Any:
         """An input as JSON: what it says, or the fingerprint of what it is."""

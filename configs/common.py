@@ -90,3 +90,27 @@ def get_config() -> ConfigDict:
     config.report = ConfigDict({"title": "", "examples": 20})
     config.tensorboard = False
     return config
+
+
+def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
+    """Applies the argument of a config (``configs/x.py:debug``) and locks the keys."""
+    if arg == "debug":
+        _shrink(config)
+    elif arg:
+        raise ValueError(f"this config knows the argument 'debug', not {arg!r}")
+    config.lock()
+    return config
+
+
+def _shrink(config: ConfigDict) -> None:
+    """A tiny random Llama with a byte tokenizer and a few rows: all stages in about a minute."""
+    config.task.update({"validation": 16, "test": 16, "limit": 64})
+    config.model.update(
+        {"path": "random:llama-tiny", "dtype": "float32", "remat": False, "shapes": ((160, 48),)}
+    )
+    config.reference.update({"epochs": 0.5, "batch_size": 8, "checkpoint_every": 2})
+    config.decode.update({"max_new_tokens": 8, "batch_size": 8})
+    config.value.update({"folds": 2, "epochs": 2})
+    config.policy.update({"epochs": 1.0, "batch_size": 8, "checkpoint_every": 2})
+    config.evaluate.bootstrap = 200
+    config.report.examples = 4

@@ -33,25 +33,7 @@ def get_config(arg=None):
     config.reference.optimizer.update({"learning_rate": 1e-3, "warmup": 5})
     config.decode.update({"max_new_tokens": 24, "batch_size": 32})
     config.value.optimizer.update({"learning_rate": 1e-4})
-    config.policy.update({"epochs": 1.0, "batch_size": 16, "validations": 3})
-    config.policy.optimizer.update({"learning_rate": 5e-4, "warmup": 5})
+    config.policy.update({"epochs": 1.25, "batch_size": 16, "validations": 3})
+    config.policy.optimizer.update({"learning_rate": 1e-3, "warmup": 5})
     config.report.title = "A-LoL quickstart: small talk with SmolLM2-135M"
-    if arg == "debug":
-        _shrink(config)
-    elif arg:
-        raise ValueError(f"configs/quickstart.py knows the argument 'debug', not {arg!r}")
-    config.lock()
-    return config
-
-
-def _shrink(config):
-    """A tiny random Llama with a byte tokenizer; a minute for all nine stages."""
-    config.task.update({"validation": 16, "test": 16, "limit": 64})
-    config.model.path = "random:llama-tiny"
-    config.model.shapes = ((64, 24), (160, 48))
-    config.reference.update({"epochs": 0.5, "batch_size": 8, "checkpoint_every": 2})
-    config.decode.update({"max_new_tokens": 8, "batch_size": 8})
-    config.value.update({"folds": 2, "epochs": 2})
-    config.policy.update({"epochs": 1.0, "batch_size": 8, "checkpoint_every": 2})
-    config.evaluate.update({"bootstrap": 200})
-    config.report.update({"title": "A-LoL debug run (tiny random model)", "examples": 4})
+    return common.finish(config, arg)

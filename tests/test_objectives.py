@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alol_jax.objectives import OBJECTIVES
 from alol_jax.types import Targets
+from tests.compiling import quickly
 from tests.objective_cases import (
     NAMES,
     PAIRED,
@@ -68,7 +69,7 @@ def test_a_lol_on_rewards_is_r_lol(clip):
 
 def test_a_lol_and_a_lol_seq_agree_on_responses_of_one_token():
     logp, targets = random_case("a_lol")
-    targets = targets._replace(mask=jnp.zeros((B, R)).at[:, 0].set(1.0))
+    targets = targets._replace(mask=np.tile(np.arange(R) == 0, (B, 1)))
     assert_same(evaluate("a_lol", logp, targets), evaluate("a_lol_seq", logp, targets))
 
 
@@ -98,7 +99,7 @@ def test_the_gradient_of_a_lol_kl_does_not_depend_on_the_reference_but_its_value
 
 def test_wbc_with_unit_rewards_is_nll():
     logp, targets = random_case("wbc")
-    unit = targets._replace(reward=jnp.ones(B))
+    unit = targets._replace(reward=np.ones(B))
     assert_same(evaluate("wbc", logp, unit), evaluate("nll", logp, targets))
 
 
@@ -111,7 +112,7 @@ def test_r_gold_with_a_floor_of_one_is_wbc():
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 def test_dpo_with_a_uniform_reference_is_dpo_reference_free(beta):
     logp, targets = random_case("dpo")
-    zero = targets._replace(ref_logp=jnp.zeros_like(targets.ref_logp))
+    zero = targets._replace(ref_logp=np.zeros_like(targets.ref_logp))
     uniform = evaluate("dpo", logp, zero, beta=beta)
     assert_same(uniform, evaluate("dpo_ref_free", logp, targets, beta=beta))
 
@@ -126,8 +127,8 @@ def test_dpo_at_the_reference_is_log_two():
 def test_pro_with_two_responses_of_one_token_is_dpo_reference_free_with_the_reward_gap_as_beta():
     logp, targets = random_case("pro")
     targets = targets._replace(
-        mask=jnp.zeros((B, 2, R)).at[..., 0].set(1.0),
-        reward=jnp.tile(jnp.array([0.8, 0.3]), (B, 1)),
+        mask=np.tile(np.arange(R) == 0, (B, 2, 1)),
+        reward=np.tile(np.array([0.8, 0.3]), (B, 1)),
     )
     ranked = evaluate("pro", logp, targets, sft_weight=0.0)
     assert_same(ranked, evaluate("dpo_ref_free", logp, targets, beta=0.5))
@@ -146,7 +147,7 @@ def test_the_sft_part_of_pro_is_nll_of_the_chosen_response():
 
 def test_pro_stays_finite_when_the_scores_are_extreme():
     logp, targets = random_case("pro")
-    targets = targets._replace(reward=jnp.tile(jnp.array([9.0, -9.0]), (B, 1)))
+    targets = targets._replace(reward=np.tile(np.array([9.0, -9.0]), (B, 1)))
     for scale in (1e3, 1e-3):
         loss, grad, _ = evaluate("pro", logp * scale, targets)
         assert np.isfinite(loss) and np.all(np.isfinite(grad))
@@ -161,7 +162,7 @@ def test_what_stands_at_masked_positions_changes_nothing(name, garbage):
     logp, targets = random_case(name)
 
     def poison(x):
-        return jnp.where(targets.mask > 0, x, garbage)
+        return np.where(targets.mask > 0, x, garbage)
 
     poisoned = targets._replace(ref_logp=poison(targets.ref_logp))
     clean = evaluate(name, logp, targets)
@@ -175,7 +176,7 @@ def test_more_padding_changes_nothing(name):
     logp, targets = random_case(name)
 
     def pad(x):
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 5)])
+        return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 5)])
 
     padded = targets._replace(mask=pad(targets.mask), ref_logp=pad(targets.ref_logp))
     loss, grad, metrics = evaluate(name, logp, targets)
@@ -198,7 +199,7 @@ def test_the_order_of_the_rows_changes_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_twice_over_has_the_same_loss(name):
     logp, targets = random_case(name)
-    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (logp, targets))
+    twice = jax.tree.map(lambda x: np.concatenate([x, x]), (logp, targets))
     loss, grad, metrics = evaluate(name, logp, targets)
     double_loss, double_grad, double_metrics = evaluate(name, *twice)
     assert_same((loss, grad), (double_loss, 2.0 * double_grad[:B]))
@@ -209,11 +210,11 @@ def test_a_batch_twice_over_has_the_same_loss(name):
 def test_a_response_said_twice_costs_twice_because_tokens_are_summed(name):
     logp, targets = random_case(name)
     said_twice = targets._replace(
-        mask=jnp.tile(targets.mask, (1, 2)), ref_logp=jnp.tile(targets.ref_logp, (1, 2))
+        mask=np.tile(targets.mask, (1, 2)), ref_logp=np.tile(targets.ref_logp, (1, 2))
     )
     loss, grad, _ = evaluate(name, logp, targets)
     assert_same(
-        (2.0 * loss, jnp.tile(grad, (1, 2))), evaluate(name, jnp.tile(logp, (1, 2)), said_twice)
+        (2.0 * loss, np.tile(grad, (1, 2))), evaluate(name, np.tile(logp, (1, 2)), said_twice)
     )
 
 
@@ -231,7 +232,7 @@ def test_reads_lists_exactly_the_fields_that_matter(name):
     logp, targets = random_case(name)
     clean = evaluate(name, logp, targets)
     for field in FIELDS:
-        broken = targets._replace(**{field: jnp.full_like(getattr(targets, field), jnp.nan)})
+        broken = targets._replace(**{field: np.full_like(getattr(targets, field), np.nan)})
         if field in OBJECTIVES[name].reads:
             assert np.isnan(evaluate(name, logp, broken)[0]), field
         else:
@@ -241,17 +242,16 @@ def test_reads_lists_exactly_the_fields_that_matter(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_only_logp_carries_a_gradient(name):
     logp, targets = random_case(name)
-    loss = OBJECTIVES[name].loss
-    grads = jax.grad(lambda t: loss(logp, t)[0])(targets)
-    chex.assert_trees_all_equal(grads, jax.tree.map(jnp.zeros_like, targets))
-    assert np.any(np.asarray(jax.grad(lambda x: loss(x, targets)[0])(logp)) != 0.0)
+    grads = quickly(jax.grad(lambda t: OBJECTIVES[name].loss(logp, t)[0]))(targets)
+    chex.assert_trees_all_equal(grads, jax.tree.map(np.zeros_like, targets))
+    assert np.any(np.asarray(evaluate(name, logp, targets)[1]) != 0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_metrics_carry_no_gradient(name):
     logp, targets = random_case(name)
-    grad = jax.grad(lambda x: sum(OBJECTIVES[name].loss(x, targets)[1].values()))(logp)
-    np.testing.assert_array_equal(grad, jnp.zeros_like(logp))
+    total = jax.grad(lambda x: sum(OBJECTIVES[name].loss(x, targets)[1].values()))
+    np.testing.assert_array_equal(quickly(total)(logp), np.zeros_like(logp))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -269,17 +269,17 @@ def test_eight_devices_say_what_one_says(name):
 @pytest.mark.parametrize("name", ["wbc", "r_gold", "r_lol", "pro"])
 def test_whole_rewards_may_come_as_integers(name):
     logp, targets = random_case(name)
-    whole = jnp.arange(targets.reward.size, dtype=jnp.int32).reshape(targets.reward.shape)
+    whole = np.arange(targets.reward.size, dtype=np.int32).reshape(targets.reward.shape)
     assert_same(
         evaluate(name, logp, targets._replace(reward=whole)),
-        evaluate(name, logp, targets._replace(reward=whole.astype(jnp.float32))),
+        evaluate(name, logp, targets._replace(reward=whole.astype(np.float32))),
     )
 
 
 def test_fractional_rewards_are_not_rounded_whatever_the_other_dtypes():
-    logp = jnp.full((4, 2), -1.0, jnp.bfloat16)
-    mask = jnp.ones((4, 2), jnp.int32)
-    targets = Targets(mask, jnp.zeros((4, 2)), jnp.full(4, 0.75, jnp.bfloat16), jnp.zeros(4))
+    logp = np.full((4, 2), -1.0, jnp.bfloat16)
+    mask = np.ones((4, 2), np.int32)
+    targets = Targets(mask, np.zeros((4, 2)), np.full(4, 0.75, jnp.bfloat16), np.zeros(4))
     loss, grad, _ = evaluate("wbc", logp, targets)
     assert float(loss) == 1.5
     np.testing.assert_array_equal(np.asarray(grad, np.float32), np.full((4, 2), -0.75 / 4))
@@ -326,8 +326,10 @@ def test_a_comparison_needs_two_responses(name):
 
 def test_an_advantage_of_zero_wins_over_a_ratio_that_overflows():
     logp, targets = random_case("a_lol")
+    first = np.arange(B) == 0
     targets = targets._replace(
-        ref_logp=(logp - 200.0).at[1:].set(logp[1:]), advantage=targets.advantage.at[0].set(0.0)
+        ref_logp=np.where(first[:, None], logp - 200.0, logp),
+        advantage=np.where(first, 0.0, targets.advantage),
     )
     for name in ("a_lol", "a_lol_seq"):
         loss, grad, metrics = evaluate(name, logp, targets, clip=None)
@@ -338,7 +340,7 @@ def test_an_advantage_of_zero_wins_over_a_ratio_that_overflows():
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_response_gives_finite_results(name):
     logp, targets = random_case(name)
-    empty = targets._replace(mask=jnp.zeros_like(targets.mask))
+    empty = targets._replace(mask=np.zeros_like(targets.mask))
     loss, grad, metrics = evaluate(name, logp, empty)
     chex.assert_tree_all_finite((loss, metrics))
-    np.testing.assert_array_equal(grad, jnp.zeros_like(logp))
+    np.testing.assert_array_equal(grad, np.zeros_like(logp))

@@ -99,7 +99,8 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
-        return normed.astype(x.dtype) * self.scale[...].astype(x.dtype)
+        scale = jnp.expand_dims(self.scale[...].astype(x.dtype), range(x.ndim - 1))
+        return normed.astype(x.dtype) * scale
 
 
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:

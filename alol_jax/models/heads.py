@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from alol_jax.models.blocks import bind, describe, dropout, initialise
-from alol_jax.types import Params
+from alol_jax.types import Params, UserError
 
 
 class Affine(nnx.Module):
@@ -22,7 +22,7 @@ class Affine(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out,)))
 
     def __call__(self, x):
-        return x @ self.kernel[...] + self.bias[...]
+        return x @ self.kernel[...] + jnp.expand_dims(self.bias[...], range(x.ndim - 1))
 
 
 class AttentionPooling(nnx.Module):
@@ -64,12 +64,21 @@ class ValueHead:
         max_value: the largest possible reward.
         heads: attention heads of the pooling.
         dropout: rate on the hidden states and on the pooled vector, while fitting only.
+
+    Raises:
+        UserError: the heads do not divide the width.
     """
 
     width: int
     max_value: float
     heads: int = 8
     dropout: float = 0.1
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise UserError(
+                f"config.value.heads = {self.heads} does not divide the model's width {self.width}"
+            )
 
     def _build(self, rngs: nnx.Rngs) -> AttentionPooling:
         return AttentionPooling(self.width, self.heads, self.dropout, rngs)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +91,7 @@ def weights_of(specs: Sequence[RewardSpec], weights: Mapping[str, float]) -> tup
     names = [spec.name for spec in specs]
     for name, weight in weights.items():
         if name not in names:
-            raise UserError(f"reward {name!r} is no reward of this task: {_hint(name, names)}")
+            raise UserError.unknown(f"reward {name!r} is no reward of this task", name, names)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise UserError(f"weight of reward {name!r}: expected a number, got {weight!r}")
         if not math.isfinite(weight) or weight < 0:
@@ -114,9 +113,8 @@ def build(
     used = [(spec, weight) for spec, weight in zip(specs, weights, strict=True) if weight > 0]
     for spec, _ in used:
         if spec.scorer not in SCORERS:
-            raise UserError(
-                f"reward {spec.name!r}: no scorer {spec.scorer!r}: {_hint(spec.scorer, SCORERS)}"
-            )
+            said = f"reward {spec.name!r}: no scorer {spec.scorer!r}"
+            raise UserError.unknown(said, spec.scorer, SCORERS)
     return Reward(
         specs=tuple(spec for spec, _ in used),
         weights=tuple(float(weight) for _, weight in used),
@@ -153,8 +151,3 @@ def _fill(template: str, prompt: str, response: str) -> str:
     """One pass, so that braces inside the texts stay what they are."""
     values = {"prompt": prompt, "response": response}
     return _FIELD.sub(lambda match: values[match.group(1)], template)
-
-
-def _hint(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax import rewards
-from alol_jax.advantage import SAMPLING
+from alol_jax.advantage import SAMPLING, sampling_of
 from alol_jax.annotate import annotate
 from alol_jax.answers import answer, one_per_prompt
 from alol_jax.batches import (
@@ -37,8 +37,6 @@ from alol_jax.types import (
     TrainingTable,
     UserError,
 )
-
-AUTO = "auto"
 
 
 def fit_policy(
@@ -101,17 +99,7 @@ def fit_policy(
 def _drawable(lm, objective, options, table) -> tuple[Items, np.ndarray, str]:
     """The items of the kept rows, the chance of each, and the sampling that gives it."""
     rows = [row for row in table.rows if row.kept]
-    sampling = options.sampling
-    if sampling == AUTO:
-        sampling = "priority" if objective.draw_by else "uniform"
-    if sampling not in SAMPLING:
-        known = ", ".join((AUTO, *SAMPLING))
-        raise UserError(f"config.policy.sampling={sampling!r}: expected one of {known}")
-    if sampling != "uniform" and objective.draw_by is None:
-        raise UserError(
-            f"config.policy.sampling={sampling!r} needs an objective that reads a reward or an "
-            "advantage of single rows: use uniform"
-        )
+    sampling = sampling_of(options.sampling, objective.draw_by)
     if objective.responses > 1:
         items = ranked_items(rows, lm.shapes, objective.responses)
     else:

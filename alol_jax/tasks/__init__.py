@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
 from alol_jax.tasks.jsonl import JSONL
@@ -20,9 +19,7 @@ def get_task(options: Any) -> Task:
       UserError: no task has that name, or the template has no "{prompt}".
     """
     if options.name not in TASKS:
-        near = difflib.get_close_matches(options.name, TASKS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(TASKS)}"
-        raise UserError(f"task.name={options.name!r} is no task: {hint}")
+        raise UserError.unknown(f"task.name={options.name!r} is no task", options.name, TASKS)
     task = TASKS[options.name]
     if not options.template:
         return task

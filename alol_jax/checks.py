@@ -1,0 +1,66 @@
+"""What can be known to be wrong with a config before the first stage runs."""
+
+from __future__ import annotations
+
+import math
+
+from ml_collections import ConfigDict
+
+from alol_jax.advantage import sampling_of
+from alol_jax.decode import Sampling
+from alol_jax.language_model import LanguageModel
+from alol_jax.objectives import Objective, hyper_parameters
+from alol_jax.optim import make_optimizer
+from alol_jax.rewards import weights_of
+from alol_jax.types import Task, UserError
+
+
+def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageModel) -> None:
+    """Refuses a config that cannot run to its end.
+
+    Raises:
+        UserError: names the field, its value and what is expected.
+    """
+    sampling_of(config.policy.sampling, objective.draw_by)
+    weights_of(task.rewards, config.rewards)
+    g, d = config.generate, config.decode
+    Sampling(d.max_new_tokens, g.temperature, g.top_k, g.top_p)
+    for section in ("reference", "policy", "value"):
+        make_optimizer(config[section].optimizer, steps=1)
+        _positive(f"{section}.optimizer.learning_rate", config[section].optimizer.learning_rate)
+    for section in ("reference", "policy"):
+        for field in ("epochs", "batch_size", "accumulate", "validations", "checkpoint_every"):
+            _positive(f"{section}.{field}", config[section][field])
+    for field in ("generate.samples", "value.epochs", "evaluate.bootstrap", "model.logprob_chunk"):
+        section, name = field.split(".")
+        _positive(field, config[section][name])
+    _check_rows(config, lm)
+    _check_hyper_parameters(config.objective, objective)
+    if lm.transformer.config.width % config.value.heads:
+        raise UserError(
+            f"config.value.heads={config.value.heads} does not divide the model's width "
+            f"{lm.transformer.config.width}"
+        )
+
+
+def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
+    """Every batch is cut evenly over the devices of the mesh."""
+    cut = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    for section in ("reference", "policy", "decode", "value", "select"):
+        size = config[section].batch_size
+        _positive(f"{section}.batch_size", size)
+        if size % cut:
+            raise UserError(
+                f"config.{section}.batch_size={size} must be a multiple of data · fsdp = {cut}"
+            )
+
+
+def _check_hyper_parameters(values: ConfigDict, objective: Objective) -> None:
+    for name in hyper_parameters(objective):
+        if math.isnan(values[name]) or values[name] < 0:
+            raise UserError(f"config.objective.{name}={values[name]} must be 0 or more")
+
+
+def _positive(field: str, value: float) -> None:
+    if not value > 0 or math.isinf(value):
+        raise UserError(f"config.{field}={value} must be above 0")

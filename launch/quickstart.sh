@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The whole recipe on SmolLM2-135M and small talk, on what is here: TPU, GPU or CPU.
+# Results go to runs/quickstart (WORKDIR=… for another place); run again, it shows what is done.
+# Further arguments go to the program: bash launch/quickstart.sh --config.seed=1 --redo
+set -euo pipefail
+workdir=$(realpath -m "${WORKDIR:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/install.sh requirements.txt
+exec python -m alol_jax.main --config=configs/quickstart.py --workdir="$workdir" "$@"

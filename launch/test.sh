@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# What a contributor runs before each commit: format, lint, tests with coverage.
+#   bash launch/test.sh              the default run
+#   bash launch/test.sh --all        slow tests too
+#   bash launch/test.sh tests/test_fit.py -k resumed      any pytest arguments; no coverage floor
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/install.sh requirements-dev.txt
+ruff format --check .
+ruff check .
+export JAX_PLATFORMS=cpu
+case "${1:-}" in
+"") exec python -m pytest -n 2 -m "not slow" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
+--all) shift && exec python -m pytest -n 2 "$@" ;;
+*) exec python -m pytest "$@" ;;
+esac

@@ -1,0 +1,75 @@
+"""Which leaves are adapters, and what a LoRA description refuses."""
+
+import jax
+import numpy as np
+import pytest
+
+from alol_jax.models.adapters import adapters_of, base_of, is_adapter, make_lora, summary
+from alol_jax.models.blocks import PROJECTIONS
+from alol_jax.types import UserError
+from tests.models.small_llama import SMALL, random_params, small
+
+
+def lora(**changes):
+    fields = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "modules": ("q_proj", "v_proj")}
+    return make_lora(**(fields | changes))
+
+
+def test_a_rank_of_zero_is_full_fine_tuning():
+    assert lora(rank=0) is None
+    assert lora(rank=0, modules=("nothing like it",)) is None
+
+
+def test_the_description_is_what_the_config_says():
+    described = lora()
+    assert (described.rank, described.alpha, described.dropout) == (4, 8.0, 0.1)
+    assert described.modules == ("q_proj", "v_proj")
+    assert described.scale == 2.0
+
+
+def test_all_linear_means_every_projection_and_not_the_embedding():
+    described = lora(modules=("all-linear",))
+    assert described == lora(modules=PROJECTIONS)
+    adapted = adapters_of(jax.eval_shape(small(lora=described).init, jax.random.key(0)))
+    assert {path.split("/")[1] for path in adapted} == set(PROJECTIONS)
+    assert len(adapted) == 2 * len(PROJECTIONS)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"rank": -1}, "rank -1 must be ≥ 0"),
+        ({"dropout": 1.0}, r"dropout 1.0 in \[0, 1\)"),
+        ({"dropout": -0.1}, r"dropout -0.1 in \[0, 1\)"),
+        ({"modules": ("q_proj", "query")}, r"names \['query'\]; this model has q_proj, k_proj"),
+        ({"modules": ()}, "names nothing"),
+        ({"modules": ("all-linear", "q_proj")}, r"names \['all-linear'\]"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        lora(**changes)
+
+
+def test_parameters_split_into_adapters_and_base_without_rest():
+    params = random_params(small(lora=lora()))
+    adapters, base = adapters_of(params), base_of(params)
+    assert base | adapters == params and not set(base) & set(adapters)
+    assert set(base) == set(random_params(small()))
+    assert {path.rsplit("/", 1)[1] for path in adapters} == {"lora_a", "lora_b"}
+    assert adapters["layers/v_proj/lora_b"] is params["layers/v_proj/lora_b"]
+    assert is_adapter("layers/q_proj/lora_a") and not is_adapter("layers/lora_a/kernel")
+
+
+def test_the_summary_counts_what_trains():
+    params = random_params(small(lora=lora(modules=("q_proj",))))
+    queries = SMALL.heads * SMALL.head_width
+    training = SMALL.layers * 4 * (SMALL.width + queries)
+    total = sum(np.size(leaf) for leaf in params.values())
+    line = summary(adapters_of(params), base_of(params))
+    assert line.startswith(f"training {training:,} of {total:,} parameters (")
+    assert line.endswith("%): q_proj")
+    everything = summary(base_of(params), {})
+    assert "(100.00%)" in everything
+    for module in ("embed", "head", "final_norm", "down_proj"):
+        assert module in everything

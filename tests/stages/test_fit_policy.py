@@ -1,0 +1,195 @@
+"""fit_policy: which rows are drawn, what the objective is told, and what selects the step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from alol_jax.annotate import annotate
+from alol_jax.batches import tokenise
+from alol_jax.objectives import OBJECTIVES, Objective, nll
+from alol_jax.stages import fit_policy as stage
+from alol_jax.stages.evaluate import evaluate
+from alol_jax.types import RewardSpec, TrainingTable, UserError
+from tests.tiny_run import TASK, context, fitted, scored_splits, small_options, tiny_lm
+
+SHAPES = ((16, 16),)
+LM = tiny_lm(shapes=SHAPES)
+CHECKED = dataclasses.replace(TASK, rewards=(RewardSpec("luck", "checksum", "{response}", 1.0),))
+SCORED = scored_splits(train=12)
+pytestmark = pytest.mark.usefixtures("checksum")
+
+
+def _table() -> TrainingTable:
+    """Rows 0 and 1 are not kept; the kept ones have advantages 0, 0, 1, 1, 1, 1, 1, 1, 1, 16."""
+    rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)
+    return TrainingTable(
+        tuple(
+            dataclasses.replace(
+                row,
+                example_id=str(n // 2),  # pairs, for objectives that compare
+                reward=float(n),
+                ref_logp=(-1.0,) * len(row.response),
+                advantage={2: 0.0, 3: 0.0, 11: 16.0}.get(n, 1.0),
+                kept=n > 1,
+            )
+            for n, row in enumerate(rows)
+        )
+    )
+
+
+def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, **changes):
+    config = small_options()
+    config.rewards = {"luck": luck}
+    config.policy.update(changes)
+    config.objective.update({"clip": 0.5, "beta": 0.25})
+    return stage.fit_policy(
+        LM,
+        CHECKED,
+        objective if isinstance(objective, Objective) else OBJECTIVES[objective],
+        config.objective,
+        config.rewards,
+        config.policy,
+        config.decode,
+        0,
+        scored,
+        _table(),
+        fitted(LM),
+        context=context(tmp_path, said=said),
+    )
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """What would be trained on, without training: `fit_best` hands back its arguments."""
+    monkeypatch.setattr(
+        stage,
+        "fit_best",
+        lambda state, frozen, batches, update, plan, **rest: (
+            {"batches": batches, "plan": plan} | rest
+        ),
+    )
+
+
+def _drawn(found) -> np.ndarray:
+    """The rewards, which number the rows, of all batches of the plan."""
+    batches = found["batches"](0, found["plan"].steps)
+    return np.concatenate([np.asarray(batch.reward).reshape(-1) for batch in batches])
+
+
+# ------------------------------------------------------------------ which rows, how often
+
+
+@pytest.mark.parametrize(
+    ("objective", "sampling", "said"),
+    [
+        ("a_lol", "auto", "8 items, priority sampling, 2 steps"),
+        ("wbc", "auto", "10 items, priority sampling, 3 steps"),
+        ("nll", "auto", "10 items, uniform sampling, 3 steps"),
+        ("dpo", "auto", "5 items, uniform sampling, 2 steps"),
+        ("a_lol", "uniform", "10 items, uniform sampling, 3 steps"),
+        ("a_lol", "positive", "8 items, positive sampling, 2 steps"),
+    ],
+)
+def test_the_sampling_follows_the_objective_unless_it_is_chosen(
+    tmp_path, planned, objective, sampling, said
+):
+    lines = []
+    _fit(tmp_path, objective, said=lines, sampling=sampling)
+    assert lines[0] == said
+
+
+def test_uniform_sampling_takes_every_kept_row_equally_often(tmp_path, planned):
+    drawn = _drawn(_fit(tmp_path, "a_lol", sampling="uniform", epochs=8.0, batch_size=2))
+    rows, counts = np.unique(drawn, return_counts=True)
+    assert rows.tolist() == list(range(2, 12))
+    assert counts.min() >= 7 and counts.max() <= 9 and counts.sum() == 80
+
+
+def test_positive_sampling_leaves_out_rows_without_advantage(tmp_path, planned):
+    drawn = _drawn(_fit(tmp_path, "a_lol", sampling="positive", epochs=4.0))
+    assert set(drawn) == set(range(4, 12))
+
+
+def test_priority_sampling_draws_by_the_advantage(tmp_path, planned):
+    drawn = _drawn(_fit(tmp_path, "a_lol", epochs=100.0))
+    share = np.bincount(drawn.astype(int), minlength=12) / len(drawn)
+    assert not share[:4].any()
+    assert share[11] == pytest.approx(16 / 23, abs=5 * np.sqrt(0.25 / len(drawn)))
+
+
+def test_priority_sampling_draws_by_the_reward_where_the_objective_reads_it(tmp_path, planned):
+    drawn = _drawn(_fit(tmp_path, "wbc", epochs=60.0))
+    assert set(drawn) == set(range(2, 12))  # an advantage of 0 does not matter
+    assert (drawn >= 7).mean() == pytest.approx(45 / 65, abs=0.1)
+
+
+def test_pairs_hold_the_better_response_first(tmp_path, planned):
+    found = _fit(tmp_path, "dpo", batch_size=2, accumulate=2)
+    for batch in found["batches"](0, found["plan"].steps):
+        assert batch.tokens.response.shape[:3] == batch.ref_logp.shape[:3] == (2, 2, 2)
+        assert batch.tokens.prompt.shape[:2] == (2, 2)
+        assert (np.asarray(batch.reward[..., 0]) == np.asarray(batch.reward[..., 1]) + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("objective", "sampling", "message"),
+    [
+        ("nll", "priority", "sampling='priority' needs an objective that"),
+        ("dpo", "positive", "sampling='positive' needs an objective that"),
+        ("a_lol", "prioritty", "'prioritty': did you mean 'priority'"),
+    ],
+)
+def test_a_sampling_that_makes_no_sense_is_one_clear_line(tmp_path, objective, sampling, message):
+    with pytest.raises(UserError, match=message):
+        _fit(tmp_path, objective, sampling=sampling)
+
+
+# ------------------------------------------------------------------ training
+
+
+def test_the_objective_gets_its_hyper_parameters_and_the_stored_annotations(tmp_path):
+    told = []
+
+    def spy(logp, targets, *, clip, beta):
+        told.append((clip, beta, logp.shape, targets.ref_logp.shape, targets.advantage.shape))
+        return nll(logp, targets)
+
+    policy = _fit(tmp_path, Objective(spy, ("advantage",), 1, "advantage"), epochs=0.1)
+    assert set(told) == {(0.5, 0.25, (4, 16), (4, 16), (4,))}
+    assert [v.metric for v in policy.validations] == ["mean validation reward"] * 2
+    assert [v.step for v in policy.validations] == [0, 1]
+    assert {curve.name for curve in policy.curves} >= {"loss", "nll", "grad_norm"}
+
+
+def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers(tmp_path):
+    config = small_options()
+    config.rewards = {"luck": 1.0}
+    policy = _fit(tmp_path, "a_lol", epochs=0.1)
+    # `evaluate` asks about its test split: the validation prompts here.
+    asked = dataclasses.replace(SCORED, test=SCORED.validation)
+    given = (LM, CHECKED, config.rewards, config.evaluate, config.decode, 0, asked)
+    reference = evaluate(*given, fitted(LM), policy, context=context(tmp_path))
+    assert policy.validations[0].score == pytest.approx(reference.systems[1].reward.mean)
+    best = max(validation.score for validation in policy.validations)
+    assert reference.systems[2].reward.mean == pytest.approx(best)
+
+
+def test_without_a_scorer_the_weighted_likelihood_selects(tmp_path):
+    policy = _fit(tmp_path, "nll", luck=0.0, epochs=0.5)
+    assert {v.metric for v in policy.validations} == {
+        "reward-weighted logp of validation responses"
+    }
+    rows, _ = tokenise(SCORED.validation, TASK.template, LM.tokenizer, SHAPES)
+    logps, _ = annotate(LM, fitted(LM).trained, rows, batch_size=4, label="rows")
+    reward = np.array([row.reward for row in rows])
+    weights = [max(row.reward - reward.mean(), 0) for row in rows]
+    expected = np.average([logp.sum() for logp in logps], weights=weights)
+    assert policy.validations[0].score == pytest.approx(expected, rel=1e-5)
+    assert policy.validations[-1].score != policy.validations[0].score
+
+
+def test_without_a_scorer_equal_rewards_are_one_clear_line(tmp_path):
+    equal = tuple(dataclasses.replace(row, reward=0.5) for row in SCORED.validation)
+    with pytest.raises(UserError, match="all validation rewards are equal"):
+        _fit(tmp_path, "nll", luck=0.0, scored=dataclasses.replace(SCORED, validation=equal))

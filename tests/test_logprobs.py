@@ -1,0 +1,127 @@
+"""Log-probabilities of responses: the definition, pieces, padding, and what never exists."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from alol_jax.logprobs import joined, response_logp
+from alol_jax.types import Tokens
+from tests.compiling import quickly
+
+B, K, P, R, D, V = 3, 2, 5, 4, 7, 29
+draw = np.random.default_rng(0)
+HIDDEN = draw.normal(size=(B * K, P + R, D)).astype(np.float32)
+HEAD = draw.normal(size=(D, V)).astype(np.float32)
+LENGTHS = np.array([4, 1, 2, 3, 0, 4])
+MASK = (np.arange(R) < LENGTHS[:, None]).astype(np.float32)
+TOKENS = Tokens(
+    prompt=draw.integers(0, V, (B * K, P)).astype(np.int32),
+    prompt_mask=(np.arange(P) >= draw.integers(0, P, (B * K, 1))).astype(np.float32),
+    response=draw.integers(0, V, (B * K, R)).astype(np.int32),
+    mask=MASK,
+)
+logp_of = quickly(response_logp, static_argnames="chunk")
+
+
+def definition(hidden, head):
+    """log softmax of all logits [B, T, V], then the tokens that follow."""
+    every = jax.nn.log_softmax(jnp.einsum("btd,dv->btv", hidden, head), axis=-1)
+    following = jnp.take_along_axis(every[:, P - 1 : -1], TOKENS.response[..., None], axis=-1)
+    return jnp.where(MASK > 0, following[..., 0], 0.0)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 8, 24, 1000])
+def test_logp_is_the_log_softmax_of_the_position_before_whatever_the_chunk(chunk):
+    found = logp_of(HIDDEN, HEAD, TOKENS, chunk=chunk)
+    np.testing.assert_allclose(found, definition(HIDDEN, HEAD), rtol=1e-5, atol=1e-5)
+    assert np.all(found[MASK == 0] == 0.0) and np.all(found[MASK > 0] < 0.0)
+
+
+@pytest.mark.parametrize("chunk", [5, 1000])
+def test_pieces_have_the_gradients_of_the_whole(chunk):
+    weight = draw.normal(size=(B * K, R))
+
+    def gradients(function):
+        def total(hidden, head):
+            return jnp.sum(weight * function(hidden, head))
+
+        return quickly(jax.grad(total, (0, 1)))(HIDDEN, HEAD)
+
+    found = gradients(lambda hidden, head: response_logp(hidden, head, TOKENS, chunk=chunk))
+    for one, other in zip(found, gradients(definition), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found[0][:, : P - 1], 0.0)
+    np.testing.assert_array_equal(found[0][:, -1], 0.0)
+    assert not np.any(found[0][:, P - 1 : -1][MASK == 0])
+
+
+def test_what_stands_on_padding_changes_nothing():
+    poisoned = np.where(np.pad(MASK, ((0, 0), (P - 1, 1)))[..., None] > 0, HIDDEN, np.nan)
+    other = TOKENS._replace(response=np.where(MASK > 0, TOKENS.response, V - 1).astype(np.int32))
+    np.testing.assert_array_equal(
+        logp_of(poisoned, HEAD, other, chunk=5), logp_of(HIDDEN, HEAD, TOKENS, chunk=5)
+    )
+
+
+def test_several_responses_per_prompt_are_more_rows():
+    grouped = Tokens(
+        TOKENS.prompt[::K],
+        TOKENS.prompt_mask[::K],
+        TOKENS.response.reshape(B, K, R),
+        TOKENS.mask.reshape(B, K, R),
+    )
+    rows = Tokens(
+        np.repeat(grouped.prompt, K, axis=0),
+        np.repeat(grouped.prompt_mask, K, axis=0),
+        TOKENS.response,
+        TOKENS.mask,
+    )
+    for one, other in zip(joined(grouped), joined(rows), strict=True):
+        np.testing.assert_array_equal(one, other)
+    found = logp_of(HIDDEN, HEAD, grouped, chunk=5)
+    assert found.shape == (B, K, R)
+    np.testing.assert_array_equal(found.reshape(B * K, R), logp_of(HIDDEN, HEAD, rows, chunk=5))
+
+
+def test_joined_puts_the_prompt_before_its_response():
+    ids, mask = joined(TOKENS)
+    np.testing.assert_array_equal(ids[:, :P], TOKENS.prompt)
+    np.testing.assert_array_equal(ids[:, P:], TOKENS.response)
+    np.testing.assert_array_equal(mask, np.concatenate([TOKENS.prompt_mask, MASK], axis=1))
+
+
+def test_half_precision_hidden_states_give_float32_log_probabilities():
+    found = logp_of(HIDDEN.astype(jnp.bfloat16), HEAD, TOKENS, chunk=5)
+    assert found.dtype == jnp.float32
+    assert 0 < np.abs(found - definition(HIDDEN, HEAD)).max() < 0.1
+
+
+def float_sizes(jaxpr):
+    """The sizes of all floating arrays that the operations of a jaxpr make, at any depth."""
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            if jnp.issubdtype(variable.aval.dtype, jnp.floating):
+                yield variable.aval.size
+        for inner in jaxprs_in_params(equation.params):
+            yield from float_sizes(inner)
+
+
+def test_logits_of_more_than_a_chunk_never_exist_not_even_for_the_gradient():
+    def largest(chunk):
+        def total(hidden, head):
+            return jnp.sum(response_logp(hidden, head, TOKENS, chunk=chunk))
+
+        traced = jax.make_jaxpr(jax.value_and_grad(total, (0, 1)))(HIDDEN, HEAD)
+        return max(float_sizes(traced.jaxpr))
+
+    assert largest(chunk=1000) == B * K * R * V  # the head never runs on the prompt
+    assert largest(chunk=8) == max(8 * V, HIDDEN.size)
+    assert largest(chunk=8) < B * K * R * V
+
+
+def test_a_wrong_shape_is_refused_at_the_door():
+    for hidden, head in ((HIDDEN[:-1], HEAD), (HIDDEN, HEAD[:-1]), (HIDDEN[0], HEAD)):
+        with pytest.raises((AssertionError, ValueError)):
+            response_logp(hidden, head, TOKENS, chunk=5)

@@ -1,0 +1,133 @@
+"""Bad input at the command line: one clear line, exit code 2, nothing lost."""
+
+import json
+import resource
+
+import pytest
+
+from tests.running import DEBUG, ROOT, command, environment, run
+
+JSONL = "configs/jsonl.py:debug"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def refused(result) -> str:
+    """The one line that a refused run prints on stderr, its progress lines apart."""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("  ")]
+    assert result.returncode == 2, result.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.polcy.epochs=1", "no key 'polcy': did you mean 'policy'?"),
+        ("--config.model.lora.alpah=1", "no key 'alpah': did you mean 'alpha'?"),
+        ("--config.policy.epochs=many", "could not convert string to float: 'many'"),
+        ("--config.objective.name=alol", "'alol' is no objective: did you mean 'a_lol'?"),
+        ("--config.task.name=smaltalk", "'smaltalk' is no task: did you mean 'smalltalk'?"),
+        ("--stages=load,evalute", "'evalute' is no stage: did you mean 'evaluate'?"),
+        ("--stages=evaluate,report", "stage load has no result"),
+        ("--confg=x", "Unknown command line flag 'confg'. Did you mean: config ?"),
+        ("x=3", "unexpected argument 'x=3'"),
+        ("--config.mesh.data=3", "does not fit 1 devices"),
+        ("--config.model.path=random:llama-tinny", "no preset 'llama-tinny'"),
+        ("--config.model.path=/nowhere/llama", "'/nowhere/llama' is no checkpoint"),
+        ("--config.policy.sampling=prioriti", "no sampling 'prioriti': did you mean 'priority'?"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path, cache):
+    assert said in refused(run(tmp_path / "run", cache, argument))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("configs/nothing.py", "there is no file 'configs/nothing.py'"),
+        ("configs/quickstart.py:dbug", "knows the argument 'debug', not 'dbug'"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path, cache):
+    assert said in refused(run(tmp_path / "run", cache, config=config))
+
+
+GOOD = [{"prompt": f"question {n}", "response": "a fine answer", "reward": 0.5} for n in range(80)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ('{"prompt": "a", "response"', "line 81"),
+        ('{"prompt": "a", "reward": 1}', "line 81"),
+        ('{"prompt": "a", "response": 3, "reward": 1}', "'response'"),
+        ('{"prompt": " ", "response": "b", "reward": 1}', "prompt"),
+        ('{"prompt": "a", "response": "", "reward": 1}', "response"),
+        ('{"prompt": "a", "response": "b", "reward": NaN}', "reward"),
+    ],
+)
+def test_a_bad_row_is_one_line_with_file_and_line(bad, said, tmp_path, cache):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join([*map(json.dumps, GOOD), bad]) + "\n")
+    line = refused(run(tmp_path / "r", cache, f"--config.task.train_file={file}", config=JSONL))
+    assert str(file) in line and "line 81" in line and said in line
+
+
+def test_a_missing_data_file_is_named(tmp_path, cache):
+    arguments = ["--config.task.train_file=/nowhere/rows.jsonl"]
+    assert "/nowhere/rows.jsonl" in refused(run(tmp_path / "r", cache, *arguments, config=JSONL))
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path, cache):
+    (tmp_path / "file").write_text("not a folder")
+    assert str(tmp_path / "file") in refused(run(tmp_path / "file" / "run", cache))
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, cache):
+    import subprocess
+
+    def small_files_only():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+
+    stopped = subprocess.run(
+        command(tmp_path / "run", "--stages=load"),
+        cwd=ROOT,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        preexec_fn=small_files_only,
+        timeout=300,
+    )
+    assert "File too large" in refused(stopped)
+    later = run(tmp_path / "run", cache, "--stages=load")
+    assert "stage score has no result" in refused(later)
+    assert (tmp_path / "run" / "01_load" / "result.json").exists()
+
+
+def test_another_config_is_refused_by_name_and_debug_shows_the_traceback(tmp_path, cache):
+    run(tmp_path / "run", cache, "--stages=load")
+    line = refused(run(tmp_path / "run", cache, "--stages=load", "--config.task.limit=9"))
+    assert "config.task.limit = 64, this run has 9" in line and "--redo" in line
+    shown = run(tmp_path / "run", cache, "--stages=load", "--config.task.limit=9", "--debug")
+    assert shown.returncode == 1 and "Traceback" in shown.stderr
+    redone = run(tmp_path / "run", cache, "--stages=load", "--config.task.limit=9", "--redo")
+    assert "task.limit kept 9 of" in redone.stdout
+
+
+def test_no_row_with_positive_advantage_says_how_many_the_best_and_what_to_do(tmp_path, cache):
+    file = tmp_path / "rows.jsonl"
+    rude = [{"prompt": f"question {n}", "response": "I hate this awful mess."} for n in range(99)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rude))
+    arguments = [f"--config.task.train_file={file}", "--config.rewards.positivity=1"]
+    line = refused(run(tmp_path / "run", cache, *arguments, config=JSONL))
+    assert "none of 64 training rows has a positive advantage" in line and "the best is" in line
+
+
+def test_the_debug_config_names_the_debug_model():
+    from configs.quickstart import get_config
+
+    assert get_config("debug").model.path == "random:llama-tiny" and DEBUG.endswith(":debug")

@@ -1,0 +1,159 @@
+"""The whole program on a tiny model: every stage, every objective, real kills."""
+
+import json
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from alol_jax.checkpoint import load_params
+from alol_jax.objectives import OBJECTIVES
+from tests.running import ROOT, SMALL, command, environment, run
+
+STAGES = "load score fit_reference generate fit_value select fit_policy evaluate report".split()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    result = run(workdir, cache, *SMALL)
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def final_arrays(workdir):
+    """Every trained array of the run, as bytes."""
+    folders = ["03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained"]
+    return {
+        f"{folder}/{path}": np.asarray(leaf).tobytes()
+        for folder in folders
+        for path, leaf in load_params(workdir / folder).items()
+    }
+
+
+def test_nine_stages_leave_nine_folders_a_table_and_a_page(undisturbed):
+    workdir, result = undisturbed
+    folders = [f"{n:02d}_{stage}" for n, stage in enumerate(STAGES, 1)]
+    assert sorted(path.name for path in workdir.iterdir()) == folders
+    assert "paired difference, policy - reference" in result.stdout
+    assert result.stdout.rstrip().endswith("09_report/report.html")
+    numbers = json.loads((workdir / "09_report" / "results.json").read_text())
+    assert numbers["objective"] == "a_lol" and numbers["training_rows"] > 0
+    report = json.loads((workdir / "06_select" / "data_report.json").read_text())
+    assert report["kept"] == sum(group["kept"] for group in report["by_source"].values())
+
+
+def test_a_second_run_computes_nothing_and_prints_the_same_table(undisturbed, cache):
+    workdir, first = undisturbed
+    second = run(workdir, cache, *SMALL)
+    assert second.stdout.count("done before") == len(STAGES) and "running" not in second.stdout
+    table = first.stdout[first.stdout.index("Means over") : first.stdout.index("done in")]
+    assert table in second.stdout
+
+
+def test_the_metric_log_has_one_line_a_step(undisturbed):
+    workdir, _ = undisturbed
+    lines = (workdir / "07_fit_policy" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == list(range(1, len(steps) + 1))
+    assert {"loss", "ratio_mean", "fraction_clipped", "effective_sample_size"} <= set(
+        json.loads(lines[0])
+    )
+
+
+def test_eight_devices_train_the_same_policy_as_one(undisturbed, cache, tmp_path):
+    """The mesh 2 × 2 × 2 of virtual devices; dropout on, so even the random draws agree."""
+    workdir, _ = undisturbed
+    mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
+    env = environment(cache) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    arguments = (*SMALL, *mesh, "--stages=load,score,fit_reference")
+    result = subprocess.run(
+        command(tmp_path / "run", *arguments),
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert "stage generate has no result" in result.stderr, result.stderr
+
+    def losses(folder):
+        lines = (folder / "03_fit_reference" / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
+
+
+def start(workdir, cache, *arguments):
+    return subprocess.Popen(
+        command(workdir, *SMALL, *arguments),
+        cwd=ROOT,
+        env=environment(cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process, text):
+    """Reads on until ``text`` is printed; False if the process ends first."""
+    return any(text in line for line in process.stdout)
+
+
+@pytest.mark.slow
+def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(
+    undisturbed, cache, tmp_path
+):
+    workdir, _ = undisturbed
+    rng = np.random.default_rng(np.frombuffer(b"kill", np.uint8))
+    killed = []
+    for stage in [*STAGES, *rng.choice(["fit_reference", "fit_policy"], 3)]:
+        process = start(tmp_path / "run", cache)
+        if wait_for(process, f"[{stage}] running"):
+            time.sleep(rng.uniform(0.0, 2.0))
+            killed.append(stage)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(killed) >= 6
+    assert run(tmp_path / "run", cache, *SMALL).returncode == 0
+    assert final_arrays(tmp_path / "run") == final_arrays(workdir)
+    logs = ["03_fit_reference/metrics.jsonl", "07_fit_policy/metrics.jsonl"]
+    for log in logs:
+        assert (tmp_path / "run" / log).read_text() == (workdir / log).read_text()
+
+
+def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, cache, tmp_path):
+    workdir, _ = undisturbed
+    process = start(tmp_path / "run", cache)
+    assert wait_for(process, "[fit_reference] step 0/")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "saved at step" in said and "run the same command again to go on" in said
+    assert "Traceback" not in said
+    result = run(tmp_path / "run", cache, *SMALL)
+    assert "going on at step" in result.stdout
+    assert final_arrays(tmp_path / "run") == final_arrays(workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "a_lol"])
+def test_every_objective_runs_from_data_to_report(name, undisturbed, cache, tmp_path):
+    import shutil
+
+    workdir, _ = undisturbed
+    for folder in ("01_load", "02_score", "03_fit_reference"):
+        shutil.copytree(workdir / folder, tmp_path / "run" / folder)
+    small = [argument for argument in SMALL if "task" not in argument] + list(SMALL[:3])
+    result = run(tmp_path / "run", cache, *small, f"--config.objective.name={name}")
+    assert result.returncode == 0, result.stderr
+    needs_value = "advantage" in OBJECTIVES[name].reads
+    assert ("[fit_value] not needed" in result.stdout) != needs_value
+    assert (tmp_path / "run" / "09_report" / "report.html").exists()

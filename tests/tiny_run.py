@@ -1,0 +1,133 @@
+"""What a stage needs, as small as it can be: a tiny model, a toy task, options, a context."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from alol_jax.language_model import LanguageModel, open_language_model
+from alol_jax.sharding import AXES
+from alol_jax.types import (
+    Annotated,
+    Policy,
+    RewardSpec,
+    Scored,
+    ScoredSplits,
+    StageContext,
+    Task,
+)
+from configs import common
+
+SHAPES = ((16, 8), (32, 24))
+
+TASK = Task(
+    name="toy",
+    load=lambda options: None,
+    template="<|im_start|>{prompt}<|im_end|>",
+    stop=("\n",),
+    rewards=(RewardSpec("positivity", "vader_positivity", "{response}", 1.0),),
+)
+
+WORDS = ("good", "bad", "a great day", "an awful day", "yes", "no", "I love it", "I hate it")
+
+
+def mesh_of(count: int, *, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over the first ``count`` devices."""
+    devices = np.array(jax.devices()[:count]).reshape(-1, fsdp, tensor)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@functools.cache
+def tiny_lm(
+    *,
+    mesh: Mesh | None = None,
+    rank: int = 2,
+    shapes: tuple[tuple[int, int], ...] = SHAPES,
+    dropout: float = 0.0,
+) -> LanguageModel:
+    """The random tiny Llama in float32; on one device unless a mesh is given."""
+    options = common.get_config().model
+    options.path, options.dtype, options.remat = "random:llama-tiny", "float32", False
+    options.shapes = shapes
+    options.lora.update({"rank": rank, "dropout": dropout})
+    return open_language_model(options, mesh_of(1) if mesh is None else mesh)
+
+
+def small_options():
+    """The shared config with small batches, for rows of `scored_rows`."""
+    config = common.get_config()
+    config.rewards.update({"positivity": 1.0})
+    config.decode.update({"max_new_tokens": 4, "batch_size": 4})
+    config.reference.update({"batch_size": 4, "validations": 1})
+    config.policy.update({"batch_size": 4, "validations": 1})
+    config.policy.optimizer.update({"learning_rate": 1e-3})
+    config.value.update({"batch_size": 4, "folds": 2, "epochs": 1})
+    config.select.update({"batch_size": 4})
+    config.evaluate.update({"bootstrap": 100})
+    return config
+
+
+def scored_rows(count: int, split: str = "train", reward=None) -> tuple[Scored, ...]:
+    """Short rows, each prompt once; the reward is random unless given as a function of a row."""
+    rng = np.random.default_rng(len(split))
+    return tuple(
+        Scored(
+            example_id=f"{split}{n}",
+            prompt=f"{split[:2]} {n}?",
+            response=WORDS[n % len(WORDS)],
+            source=("web", "book")[n % 2],
+            components=(),
+            reward=float(rng.random() if reward is None else reward(n)),
+        )
+        for n in range(count)
+    )
+
+
+def scored_splits(train: int = 8, validation: int = 4, test: int = 4) -> ScoredSplits:
+    """Three splits of `scored_rows`."""
+    return ScoredSplits(
+        train=scored_rows(train, "train"),
+        validation=scored_rows(validation, "validation"),
+        test=scored_rows(test, "test"),
+        component_names=("positivity",),
+        max_reward=1.0,
+        notes=(),
+    )
+
+
+def annotated(n: int, *, prompt: int = 3, response: int = 2, **changes) -> Annotated:
+    """A row of ``prompt`` and ``response`` tokens whose ids and numbers tell which row it is."""
+    fields = {
+        "example_id": f"id{n}",
+        "source": "web",
+        "prompt_text": "p",
+        "response_text": "r",
+        "prompt": tuple(100 + (7 * n + i) % 90 for i in range(prompt)),
+        "response": tuple(1 + (5 * n + i) % 90 for i in range(response)),
+        "ref_logp": tuple(-0.25 - 0.5 * i - 0.125 * (n % 4) for i in range(response)),
+        "reward": float(n),
+        "value": 0.5,
+        "advantage": 0.25 * (n % 5) + 0.25,
+        "kept": True,
+    }
+    return Annotated(**(fields | changes))
+
+
+def fitted(lm: LanguageModel, seed: int = 0) -> Policy:
+    """Random adapters of some size as a fitted policy: another seed gives other answers."""
+    leaves = lm.fresh(jax.random.key(0)).items()
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    trained = {
+        path: 0.3 * jax.random.normal(key, leaf.shape)
+        for key, (path, leaf) in zip(keys, leaves, strict=True)
+    }
+    return Policy(trained, 0, (), ())
+
+
+def context(folder: Path, *, said: list[str] | None = None, stopping=lambda: False, board=False):
+    """What a running stage may use; what it says goes to ``said``."""
+    return StageContext(
+        folder, stopping, (lambda line: None) if said is None else said.append, board
+    )
