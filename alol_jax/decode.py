@@ -53,8 +53,8 @@ def narrowed(logits: jax.Array, sampling: Sampling) -> jax.Array:
         sampling: with temperature > 0.
 
     Returns:
-        f32[B, V], −inf on tokens that cannot be drawn. The most likely token always can, and tokens that
-        are equally likely stay together.
+        f32[B, V], −inf on tokens that cannot be drawn; the most likely token always can, and
+        equally likely tokens stay together.
     """
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.models.adapters import adapters_of, base_of, is_adapter, make_lora
+from alol_jax.models.adapters import adapters_of, is_adapter, make_lora
 from alol_jax.models.config import PRESETS
 from alol_jax.models.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.transformer import Transformer
@@ -49,8 +49,9 @@ class LanguageModel:
         """The weights on the mesh: in the compute dtype under LoRA, float32 in full training."""
         dtype = jnp.float32 if self.transformer.lora is None else self.transformer.dtype
         if self.checkpoint is None:
-            make = jax.jit(lambda key: base_of(self.transformer.init(key)))
-            params = {path: leaf.astype(dtype) for path, leaf in make(jax.random.key(0)).items()}
+            bare = dataclasses.replace(self.transformer, lora=None)  # adapters would use up keys
+            made = jax.jit(bare.init)(jax.random.key(0))
+            params = {path: leaf.astype(dtype) for path, leaf in made.items()}
             return place_params(params, self.mesh)
 
         def put(path, array):
@@ -83,7 +84,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
     """The model that ``config.model`` describes; no weights are read yet.
 
     Raises:
-        UserError: an unknown preset, an unreadable checkpoint, too large a vocabulary.
+        UserError: an unknown preset, an unreadable checkpoint, too large a vocabulary, shapes that
+            no model or batch can have.
     """
     lora = make_lora(
         rank=options.lora.rank,
@@ -107,6 +109,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
             f"the model only {config.vocab_size}"
         )
     shapes = tuple(sorted((int(p), int(r)) for p, r in options.shapes))
+    if not shapes or min(map(min, shapes)) < 1:
+        raise UserError(f"config.model.shapes: {shapes} needs pairs of (prompt, response) ≥ (1, 1)")
     if any(r > shapes[-1][1] for _, r in shapes):
         raise UserError(f"config.model.shapes: the last of {shapes} must hold all the others")
     longest = sum(shapes[-1])

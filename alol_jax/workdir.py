@@ -2,7 +2,8 @@
 
 ``<nn>_<stage>/`` holds a result and ``record.json``: the stage's inputs, spelled out, and their
 fingerprint. While a stage runs, its folder is called ``<nn>_<stage>.partial``; what it keeps there
-to go on after an interruption survives, and the rename at the end makes the result appear at once.
+to go on after an interruption (under ``checkpoints/``) survives, and the rename at the end makes the
+result appear at once.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ class Run:
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
+        shutil.rmtree(final / "checkpoints", ignore_errors=True)  # the result stands
         return load_result(final, result_type)
 
     def _is_current(self, folder: Path, record: dict[str, Any]) -> bool:

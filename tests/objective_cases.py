@@ -9,7 +9,6 @@ import numpy as np
 
 from alol_jax.objectives import OBJECTIVES
 from alol_jax.types import Targets
-from tests.compiling import quickly
 
 NAMES = sorted(OBJECTIVES)
 SINGLE = [name for name in NAMES if OBJECTIVES[name].responses == 1]
@@ -39,7 +38,7 @@ def compiled(name: str):
     """(logp, targets, hyper) -> ((loss, metrics), gradient); numbers in hyper are arguments too."""
     loss = OBJECTIVES[name].loss
     valued = jax.value_and_grad(lambda logp, t, hyper: loss(logp, t, **hyper), has_aux=True)
-    return quickly(valued)
+    return jax.jit(valued)
 
 
 def evaluate(name: str, logp, targets: Targets, **hyper):

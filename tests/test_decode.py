@@ -1,5 +1,6 @@
 """Decoding: against full forward passes, rows on their own, where a response ends, who answers."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,9 +11,11 @@ from alol_jax.decode import Sampling, cut, make_decoder, respond
 from alol_jax.sharding import make_mesh, place_params
 from alol_jax.tokens import byte_level, to_tokens
 from alol_jax.types import UserError
-from tests.models.small_llama import hidden_of, random_params, small
+from tests.models.small_llama import SMALL, hidden_of, random_params, small
 from tests.scripted import Scripted
-from tests.tiny_run import mesh_of, tiny_lm
+from tests.tiny_run import mesh_of
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 PROMPTS = ((5, 9, 2, 30, 11), (7, 8), (3,), (1, 2, 3, 4))
 NEW = 6
@@ -188,15 +191,16 @@ def test_a_text_is_cut_before_the_first_of_several_stops_and_stripped():
 
 
 def test_the_answers_are_the_same_whatever_the_devices_and_the_batch_size():
-    lm = tiny_lm()
-    params = {path: 3 * leaf for path, leaf in lm.transformer.init(jax.random.key(0)).items()}
+    tokenizer = byte_level()
+    model = small(dataclasses.replace(SMALL, vocab_size=tokenizer.vocab_size))
+    params = random_params(model)
     ask = functools.partial(
         respond,
-        lm.transformer,
-        tokenizer=lm.tokenizer,
-        prompts=[lm.tokenizer.encode(f"question {'x' * n}") for n in range(10)],
-        sampling=Sampling(8, temperature=1.0, end=(lm.tokenizer.eos_id,)),
-        widths=(16, 24),
+        model,
+        tokenizer=tokenizer,
+        prompts=[tokenizer.encode("x" * n) for n in range(1, 8)],
+        sampling=Sampling(6, temperature=1.0, end=(tokenizer.eos_id,)),
+        widths=(8,),
         key=jax.random.key(7),
         stop_texts=(),
         label="answers",
@@ -205,4 +209,4 @@ def test_the_answers_are_the_same_whatever_the_devices_and_the_batch_size():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     eight = ask(place_params(params, mesh), mesh=mesh, batch_size=4)
     assert one == eight
-    assert len(set(one)) == 10
+    assert len(set(one)) == 7

@@ -8,7 +8,8 @@ from jax.extend.core import jaxprs_in_params
 
 from alol_jax.logprobs import joined, response_logp
 from alol_jax.types import Tokens
-from tests.compiling import quickly
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 B, K, P, R, D, V = 3, 2, 5, 4, 7, 29
 draw = np.random.default_rng(0)
@@ -22,7 +23,7 @@ TOKENS = Tokens(
     response=draw.integers(0, V, (B * K, R)).astype(np.int32),
     mask=MASK,
 )
-logp_of = quickly(response_logp, static_argnames="chunk")
+logp_of = jax.jit(response_logp, static_argnames="chunk")
 
 
 def definition(hidden, head):
@@ -47,7 +48,7 @@ def test_pieces_have_the_gradients_of_the_whole(chunk):
         def total(hidden, head):
             return jnp.sum(weight * function(hidden, head))
 
-        return quickly(jax.grad(total, (0, 1)))(HIDDEN, HEAD)
+        return jax.jit(jax.grad(total, (0, 1)))(HIDDEN, HEAD)
 
     found = gradients(lambda hidden, head: response_logp(hidden, head, TOKENS, chunk=chunk))
     for one, other in zip(found, gradients(definition), strict=True):

@@ -11,7 +11,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alol_jax.objectives import OBJECTIVES
 from alol_jax.types import Targets
-from tests.compiling import quickly
 from tests.objective_cases import (
     NAMES,
     PAIRED,
@@ -23,6 +22,8 @@ from tests.objective_cases import (
     evaluate,
     random_case,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 FIELDS = ("ref_logp", "reward", "advantage")
 
@@ -242,7 +243,7 @@ def test_reads_lists_exactly_the_fields_that_matter(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_only_logp_carries_a_gradient(name):
     logp, targets = random_case(name)
-    grads = quickly(jax.grad(lambda t: OBJECTIVES[name].loss(logp, t)[0]))(targets)
+    grads = jax.jit(jax.grad(lambda t: OBJECTIVES[name].loss(logp, t)[0]))(targets)
     chex.assert_trees_all_equal(grads, jax.tree.map(np.zeros_like, targets))
     assert np.any(np.asarray(evaluate(name, logp, targets)[1]) != 0.0)
 
@@ -251,7 +252,7 @@ def test_only_logp_carries_a_gradient(name):
 def test_metrics_carry_no_gradient(name):
     logp, targets = random_case(name)
     total = jax.grad(lambda x: sum(OBJECTIVES[name].loss(x, targets)[1].values()))
-    np.testing.assert_array_equal(quickly(total)(logp), np.zeros_like(logp))
+    np.testing.assert_array_equal(jax.jit(total)(logp), np.zeros_like(logp))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,8 @@ import pytest
 from alol_jax.types import Targets
 from tests.objective_cases import SINGLE, WITH_RATIO, assert_same, evaluate
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

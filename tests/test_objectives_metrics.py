@@ -9,6 +9,8 @@ from alol_jax.objectives import METRICS, OBJECTIVES
 from alol_jax.types import Targets
 from tests.objective_cases import NAMES, PAIRED, SINGLE, WITH_RATIO, B, evaluate, random_case
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 WEIGHTED = [name for name in SINGLE if name != "nll"]
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.transformer import Transformer
-from tests.compiling import quickly
 
 SMALL = ModelConfig(
     vocab_size=38,
@@ -49,7 +48,7 @@ def random_params(model: Transformer, seed: int = 0) -> dict[str, jax.Array]:
 @functools.cache
 def hidden_of(model: Transformer):
     """(params, tokens, mask, dropout key) -> hidden states, jitted once per model."""
-    return quickly(model.hidden)
+    return jax.jit(model.hidden)
 
 
 def close(left, right, tolerance=1e-5):

@@ -9,13 +9,14 @@ import pytest
 
 from alol_jax.models.heads import ValueHead
 from alol_jax.types import UserError
-from tests.compiling import quickly
 from tests.models.small_llama import close
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "baselines.npz"
 HEAD = ValueHead(width=16, max_value=3.0)
 MEAN = 1.2
-value_of = quickly(HEAD)
+value_of = jax.jit(HEAD)
 HIDDEN = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
 MASK = (np.arange(6) >= np.array([[0], [2], [4], [5]])).astype(np.float32)
 
@@ -104,7 +105,7 @@ def test_half_precision_hidden_states_give_float32_values(params):
 
 
 def test_every_leaf_has_a_gradient_after_one_step(fresh):
-    @quickly
+    @jax.jit
     def gradient(params):
         return jax.grad(lambda p: jnp.mean((HEAD(p, HIDDEN, MASK) - jnp.arange(4.0)) ** 2))(params)
 
@@ -141,7 +142,7 @@ def test_the_published_value_head_is_met(seed):
         params[f"{name}/bias"] = stored.pop(f"{theirs}.bias")
     assert not stored
     head = ValueHead(width=case["hidden"].shape[-1], max_value=float(case["max_value"]))
-    values = quickly(head)(params, case["hidden"], np.ones(case["hidden"].shape[:2]))
+    values = jax.jit(head)(params, case["hidden"], np.ones(case["hidden"].shape[:2]))
     assert np.ptp(case["value"]) > 1e-3
     np.testing.assert_allclose(values, case["value"], rtol=2e-5, atol=2e-5)
     padded = np.pad(case["hidden"], ((0, 0), (2, 0), (0, 0)), constant_values=9.0)

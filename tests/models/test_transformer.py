@@ -12,8 +12,9 @@ from alol_jax.models.adapters import adapters_of, base_of
 from alol_jax.models.blocks import PROJECTIONS, dropout
 from alol_jax.sharding import make_mesh, place_params, place_rows
 from alol_jax.tokens import to_tokens
-from tests.compiling import quickly
 from tests.models.small_llama import ADAPTERS, SMALL, close, hidden_of, random_params, small
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 PROMPTS = ((5, 9, 2, 30, 11), (7, 8), (3,))
 RESPONSES = ((4, 4, 21), (17, 1, 2, 6), (12,))
@@ -43,7 +44,7 @@ def real_states(model, params, tokens):
     """The hidden states of each row's real tokens, and logp of its response, both unpadded."""
     ids, mask = joined(tokens)
     states = hidden_of(model)(params, ids, mask)
-    logp = quickly(response_logp, static_argnames="chunk")(
+    logp = jax.jit(response_logp, static_argnames="chunk")(
         states, model.unembedding(params), tokens, chunk=1000
     )
     rows = range(len(ids))
@@ -107,11 +108,11 @@ def test_decoding_with_a_cache_is_the_whole_sequence_at_once(lora):
     ids = np.concatenate([tokens.prompt, following], axis=1)
     mask = np.concatenate([tokens.prompt_mask, np.ones((3, steps))], axis=1)
     whole = hidden_of(model)(params, ids, mask)
-    state, cache = quickly(model.prefill, static_argnames="room")(
+    state, cache = jax.jit(model.prefill, static_argnames="room")(
         params, tokens.prompt, tokens.prompt_mask, room=steps
     )
     close(state, whole[:, 5])
-    step = quickly(model.decode_step)
+    step = jax.jit(model.decode_step)
     for n in range(steps):
         state, cache = step(params, following[:, n], cache)
         close(state, whole[:, 6 + n])
@@ -125,7 +126,7 @@ def test_decoding_with_a_cache_is_the_whole_sequence_at_once(lora):
 def value_and_grads(model):
     """(params, tokens) -> a smooth function of all hidden states, and its gradient."""
 
-    @quickly
+    @jax.jit
     def both(params, tokens):
         def score(params):
             states = model.hidden(params, tokens, jnp.ones(tokens.shape))
