@@ -128,10 +128,12 @@ def priority_draw(
 def shuffled(
     items: Items, keep: np.ndarray, *, size: int, seed: int, steps: int
 ) -> Callable[[int], np.ndarray]:
-    """step -> i64[size] items: every item with ``keep`` equally often, in shuffled epochs.
+    """step -> i64[size] items: items with ``keep`` in shuffled epochs.
 
     Each shape has an endless stream of permutations of its items; the steps go to the shapes in
-    proportion to their sizes, the shape that is furthest behind first. Valid for step < ``steps``.
+    proportion to their sizes, the shape that is furthest behind first. So at any step the items of
+    one shape were drawn equally often, up to one, and a shape is off its share by at most about one
+    batch. Valid for step < ``steps``.
     """
     pools = [np.flatnonzero((items.shape == s) & keep) for s in _used(items)]
     pools = [pool for pool in pools if len(pool)]

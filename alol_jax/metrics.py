@@ -1,4 +1,4 @@
-"""The metric log: JSON lines always, TensorBoard if asked; read one step late."""
+"""What each metric means, and the metric log: JSON lines always, TensorBoard if asked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,25 @@ from pathlib import Path
 import jax
 
 from alol_jax.types import Curve
+
+METRICS: dict[str, str] = {
+    "loss": "The objective itself: what the optimiser lowers.",
+    "nll": "Mean over the responses of −log π of the whole response, in nats.",
+    "logp_per_token": "Mean log π of a response token, in nats; exp(−it) is the perplexity.",
+    "weight_mean": "Mean of the weights that multiply log π (reward or advantage times ratio).",
+    "effective_sample_size": "(Σw)² / (n Σw²) of these n weights: 1 if equal, 0 if all are 0.",
+    "ratio_mean": "Mean importance ratio π/π_ref after clipping, as the loss uses it.",
+    "fraction_clipped": "Share of the ratios that the clamp to [1 − clip, 1 + clip] changed.",
+    "kl_to_reference": (
+        "Mean over the responses of Σ_t (π_ref/π − 1 − log π_ref/π): never negative, 0 at the "
+        "reference; an estimate of KL(π‖π_ref) only where π itself wrote the responses."
+    ),
+    "chosen_reward": "Mean score of response 0 as the objective compares it.",
+    "rejected_reward": "Mean score of the other responses as the objective compares them.",
+    "margin": "chosen_reward − rejected_reward.",
+    "accuracy": "Share of prompts whose response 0 scores above every other one.",
+}
+"""What an objective's metrics mean, by name."""
 
 
 class MetricLog:

@@ -6,7 +6,7 @@ Every objective has the signature ``loss(logp, targets, *, <hyper-parameters>) -
 * a loss sums over the response tokens and takes the mean over E* (a pair or a ranking counts once);
 * whatever stands where ``mask`` is 0, nan and -inf included, reaches neither loss nor gradient;
 * fields of ``targets`` that ``OBJECTIVES[name].reads`` does not list are not looked at;
-* arithmetic is f32 whatever comes in; metrics are f32[] without gradient, explained in ``METRICS``.
+* arithmetic is f32 whatever comes in; metrics are f32[], no gradient, explained in `metrics`.
 
 Below, NLL = −Σ_t log π_t, NLL_ref the same under the frozen reference, ρ = π/π_ref, R the reward,
 A the advantage, sg(·) an argument without gradient, and "Leftover Lunch" is Baheti et al., ICLR
@@ -26,24 +26,6 @@ import jax.numpy as jnp
 from alol_jax.types import Targets, UserError
 
 Metrics = dict[str, jax.Array]
-
-METRICS: dict[str, str] = {
-    "loss": "The objective itself: what the optimiser lowers.",
-    "nll": "Mean over the responses of −log π of the whole response, in nats.",
-    "logp_per_token": "Mean log π of a response token, in nats; exp(−it) is the perplexity.",
-    "weight_mean": "Mean of the weights that multiply log π (reward or advantage times ratio).",
-    "effective_sample_size": "(Σw)² / (n Σw²) of these n weights: 1 if equal, 0 if all are 0.",
-    "ratio_mean": "Mean importance ratio π/π_ref after clipping, as the loss uses it.",
-    "fraction_clipped": "Share of the ratios that the clamp to [1 − clip, 1 + clip] changed.",
-    "kl_to_reference": (
-        "Mean over the responses of Σ_t (π_ref/π − 1 − log π_ref/π): never negative, 0 at the "
-        "reference; an estimate of KL(π‖π_ref) only where π itself wrote the responses."
-    ),
-    "chosen_reward": "Mean score of response 0 as the objective compares it.",
-    "rejected_reward": "Mean score of the other responses as the objective compares them.",
-    "margin": "chosen_reward − rejected_reward.",
-    "accuracy": "Share of prompts whose response 0 scores above every other one.",
-}
 
 
 class Objective(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from alol_jax import figures
-from alol_jax.objectives import METRICS
+from alol_jax.metrics import METRICS
 from alol_jax.page import (
     Answer,
     Cell,
@@ -53,7 +53,7 @@ WEIGHTS = {
     "effective_sample_size": "effective sample size (0 to 1)",
     "ratio_mean": "mean ratio π / π_ref",
 }
-"""Logged metric -> its axis label; the captions are those of ``objectives.METRICS``."""
+"""Logged metric -> its axis label; the captions are those of ``metrics.METRICS``."""
 
 EXTREMES = 10  # rows shown at either end of the advantage
 BINS = 10  # of the value head's calibration

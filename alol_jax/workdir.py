@@ -2,8 +2,7 @@
 
 ``<nn>_<stage>/`` holds a result and ``record.json``: the stage's inputs, spelled out, and their
 fingerprint. While a stage runs, its folder is called ``<nn>_<stage>.partial``; what it keeps there
-to go on after an interruption (under ``checkpoints/``) survives, and the rename at the end makes the
-result appear at once.
+to go on after an interruption survives, and the rename at the end makes the result appear at once.
 """
 
 from __future__ import annotations

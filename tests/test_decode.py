@@ -76,6 +76,8 @@ def test_sampled_answers_follow_the_key_and_steps_differ(model, params):
     )
     np.testing.assert_array_equal(first, again)
     assert np.mean(first != other) > 0.5
+    hot, _ = decode(model, params, PROMPTS, Sampling(NEW, temperature=1e6), width=7)
+    assert all(len(set(row)) > 2 for row in hot.tolist())
 
 
 # ------------------------------------------------------------------ where a response ends
@@ -127,6 +129,11 @@ def test_a_stop_sequence_ends_a_response_where_its_last_token_stands():
 def test_a_stop_sequence_does_not_reach_into_the_prompt():
     # The prompts end in 0 … 3: were they looked at, the first lines would end at once.
     lines, _ = said(Sampling(6, stop=((3, 0, 3), (0, 3), (1, 9), (2, 4))))
+    assert lines == list(SCRIPT)
+
+
+def test_a_stop_sequence_needs_all_its_tokens():
+    lines, _ = said(Sampling(6, stop=((9, 9, 9), (4, 4), (3, 3, 3))))
     assert lines == list(SCRIPT)
 
 

@@ -96,7 +96,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "profanity_check": ("rewards.text",),
     "flax": ("models.blocks", "models.heads"),
     "optax": ("optim", "fit"),
-    "absl": ("main", "tables"),
+    "absl": ("main", "tables", "checkpoint"),  # logging
     "chex": ("*",),
     "jax": ("*",),
     "ml_collections": ("*",),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alol_jax.objectives import METRICS, OBJECTIVES
+from alol_jax.metrics import METRICS
+from alol_jax.objectives import OBJECTIVES
 from alol_jax.types import Targets
 from tests.objective_cases import NAMES, PAIRED, SINGLE, WITH_RATIO, B, evaluate, random_case
 

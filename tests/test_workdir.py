@@ -189,6 +189,16 @@ def test_what_an_interrupted_stage_kept_is_there_when_it_goes_on(tmp_path):
     assert not (tmp_path / "01_first.partial").exists()
 
 
+def test_the_checkpoints_of_a_finished_stage_are_dropped(tmp_path):
+    def train(context):
+        (context.folder / "checkpoints" / "4").mkdir(parents=True)
+        (context.folder / "metrics.jsonl").write_text("", encoding="utf-8")
+
+    assert Trial(tmp_path).first(train).value == 1.0
+    left = {path.name for path in (tmp_path / "01_first").iterdir()}
+    assert "checkpoints" not in left and "metrics.jsonl" in left
+
+
 def test_what_another_config_began_is_refused_or_with_redo_dropped(tmp_path):
     with pytest.raises(Interrupted):
         Trial(tmp_path).first(_interrupted)

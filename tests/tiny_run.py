@@ -115,6 +115,7 @@ def annotated(n: int, *, prompt: int = 3, response: int = 2, **changes) -> Annot
     return Annotated(**(fields | changes))
 
 
+@functools.cache
 def fitted(lm: LanguageModel, seed: int = 0) -> Policy:
     """Random adapters of some size as a fitted policy: another seed gives other answers."""
     leaves = lm.fresh(jax.random.key(0)).items()

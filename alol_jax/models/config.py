@@ -51,7 +51,7 @@ class ModelConfig:
 PRESETS: dict[str, ModelConfig] = {
     # For debug runs and tests: holds the 259 ids of the byte-level tokenizer.
     "llama-tiny": ModelConfig(
-        vocab_size=320,
+        vocab_size=264,
         width=64,
         layers=2,
         heads=4,

@@ -90,6 +90,17 @@ def test_dropout_acts_with_a_key_only(params):
     close(never(params, HIDDEN, MASK, jax.random.key(0)), plain, 1e-6)
 
 
+def test_dropout_acts_on_the_hidden_states_and_on_the_pooled_vector(params):
+    rows, ones = np.tile(HIDDEN[:1], (40, 1, 1)), np.ones((40, 6))
+    blind = params | {"v_proj/kernel": np.zeros((16, 16)), "v_proj/bias": np.ones(16)}
+    assert np.ptp(value_of(blind, rows, ones)) < 1e-5
+    assert np.ptp(value_of(blind, rows, ones, jax.random.key(0))) > 0.1
+    # What is read from the pooled vector is one entry, dropped or not: two values, if it were all.
+    single = params | {"summary/kernel": np.eye(16, 1)}
+    values = value_of(single, rows, ones, jax.random.key(0))
+    assert len(np.unique(np.round(values, 3))) > 10
+
+
 def test_values_lie_between_zero_and_the_largest_reward(params):
     ones, hidden = np.ones((200, 6)), np.random.default_rng(1).normal(size=(200, 6, 16))
     values = value_of(params, 2 * hidden, ones)

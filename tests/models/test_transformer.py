@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alol_jax.logprobs import joined, response_logp
+from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of, base_of
 from alol_jax.models.blocks import PROJECTIONS, dropout
 from alol_jax.sharding import make_mesh, place_params, place_rows
@@ -146,10 +147,12 @@ def adapted():
 
 
 def assert_same_gradients(left, right, tolerance=1e-5):
+    """Up to ``tolerance`` of the largest entry of each leaf, or of 1."""
     close(left[0], right[0], tolerance)
     assert left[1].keys() == right[1].keys()
     for path, gradient in left[1].items():
-        close(gradient, right[1][path], tolerance)
+        room = tolerance * max(1.0, np.abs(gradient).max())
+        np.testing.assert_allclose(gradient, right[1][path], rtol=0, atol=room, err_msg=path)
 
 
 def test_recomputing_activations_changes_neither_values_nor_gradients(adapted):
@@ -253,6 +256,21 @@ def test_dropout_acts_with_a_key_only_and_only_on_what_adapters_read():
     assert np.abs(first - with_key(params, 1)).max() > 0.1
     silent = {p: jnp.zeros_like(x) if p.endswith("lora_b") else x for p, x in params.items()}
     np.testing.assert_array_equal(with_key(silent, 0), with_key(silent, 1))
+
+
+def test_every_projection_of_every_layer_drops_by_a_key_of_its_own(monkeypatch):
+    keys = []
+
+    def recorded(x, rate, key):
+        jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
+        return x
+
+    monkeypatch.setattr(blocks, "dropout", recorded)
+    model = small(lora=dataclasses.replace(ADAPTERS, dropout=0.5))
+    key = jax.random.key(0)
+    jax.jit(model.hidden)(random_params(model), TOKENS, np.ones_like(TOKENS), key)
+    jax.effects_barrier()
+    assert len(set(keys)) == len(keys) == SMALL.layers * len(PROJECTIONS)
 
 
 def test_dropout_keeps_the_mean():

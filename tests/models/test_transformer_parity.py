@@ -40,6 +40,8 @@ VARIANTS = {
         "rope_theta": 1e6,
     },
 }
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 PROMPTS = [(5, 9, 2, 30, 11, 0, 44), (7, 8), (3,)]
 RESPONSES = [(4, 4, 21), (17, 1, 2, 6, 50), (12,)]
 TOKENS = to_tokens(PROMPTS, RESPONSES, shape=(9, 6), pad_id=1)
@@ -182,14 +184,16 @@ def test_smollm2_answers_twenty_questions_as_transformers_does():
     theirs = AutoModelForCausalLM.from_pretrained(
         str(file.parent), gguf_file=file.name, dtype=torch.float32
     ).eval()
-    for question, prompt, row, length in zip(QUESTIONS, asked, ids, lengths, strict=True):
-        with torch.no_grad():
-            written = theirs.generate(
-                input_ids=torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                do_sample=False,
-                max_new_tokens=32,
-                eos_token_id=lm.tokenizer.eos_id,
-                pad_token_id=lm.tokenizer.pad_id,
-            )[0, len(prompt) :].tolist()
-        assert row[:length].tolist() == written, question
+    with torch.no_grad():
+        written = theirs.generate(
+            input_ids=torch.tensor(tokens.prompt).long(),
+            attention_mask=torch.tensor(tokens.prompt_mask).long(),
+            do_sample=False,
+            max_new_tokens=32,
+            eos_token_id=lm.tokenizer.eos_id,
+            pad_token_id=lm.tokenizer.pad_id,
+        )[:, tokens.prompt.shape[1] :].numpy()
+    for question, row, length, answer in zip(QUESTIONS, ids, lengths, written, strict=True):
+        assert row[:length].tolist() == answer[:length].tolist(), question
+        assert length == 32 or np.all(answer[length:] == lm.tokenizer.pad_id), question
+    assert {32} < set(lengths.tolist())

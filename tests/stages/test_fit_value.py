@@ -80,11 +80,11 @@ def test_no_epoch_is_spent_on_a_constant_reward(tmp_path):
     assert not np.any(value.params["summary/kernel"])  # untouched
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_reward_that_is_noise_is_never_predicted_worse_than_by_its_mean(tmp_path, seed):
-    noise = np.random.default_rng(seed).uniform(0, MAX, 30)
-    value = _fit(tmp_path, _answers(_letters(30), noise), epochs=2)
-    assert value.audit.mse <= value.audit.mse_of_mean * (1 + 1e-6)
+def test_a_reward_that_is_noise_is_never_predicted_worse_than_by_its_mean(tmp_path):
+    noise = np.random.default_rng(0).uniform(0, MAX, 30)
+    audit = _fit(tmp_path, _answers([f"p{n:02}" for n in range(30)], noise), epochs=2).audit
+    assert audit.mse <= audit.mse_of_mean * (1 + 1e-6)
+    assert audit.mse_of_length == pytest.approx(audit.mse_of_mean)  # the length never varies
 
 
 def test_answers_to_one_prompt_are_in_one_fold(tmp_path):
@@ -105,13 +105,6 @@ def test_a_line_in_the_prompt_length_is_measured_against(tmp_path):
     )
     audit = _fit(tmp_path, answers, epochs=1).audit
     assert audit.mse_of_length < 1e-10 < audit.mse_of_mean
-
-
-def test_a_line_in_a_length_that_never_varies_is_the_mean(tmp_path):
-    rewards = np.random.default_rng(0).uniform(0, MAX, 10)
-    prompts = [f"p{n}" for n in range(10)]
-    audit = _fit(tmp_path, _answers(prompts, rewards), epochs=1).audit
-    assert audit.mse_of_length == pytest.approx(audit.mse_of_mean)
 
 
 def test_the_longest_prompts_fit(tmp_path):
