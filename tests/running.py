@@ -23,10 +23,15 @@ def command(workdir: Path, *arguments: str, config: str = DEBUG) -> list[str]:
     return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """One CPU device, and compiled programs kept in ``cache`` from run to run."""
-    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return plain | {
+def environment(cache: Path, *, devices: int = 1) -> dict[str, str]:
+    """Virtual CPU devices, quick compilation, compiled programs kept in ``cache``."""
+    flags = (
+        f"--xla_force_host_platform_device_count={devices}",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    )
+    return os.environ | {
+        "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -72,12 +72,11 @@ def test_eight_devices_train_the_same_policy_as_one(undisturbed, cache, tmp_path
     """The mesh 2 × 2 × 2 of virtual devices; dropout on, so even the random draws agree."""
     workdir, _ = undisturbed
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
-    env = environment(cache) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     arguments = (*SMALL, *mesh, "--stages=load,score,fit_reference")
     result = subprocess.run(
         command(tmp_path / "run", *arguments),
         cwd=ROOT,
-        env=env,
+        env=environment(cache, devices=8),
         capture_output=True,
         text=True,
         timeout=600,
