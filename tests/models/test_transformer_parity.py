@@ -17,7 +17,6 @@ from tests.models.small_llama import small
 from tests.models.tiny_llama import put
 from tests.tiny_run import mesh_of
 
-needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="compares with PyTorch: absent")
 needs_accelerate = pytest.mark.skipif(
     find_spec("accelerate") is None,
     reason="transformers reads GGUF weights with accelerate: absent",
@@ -118,7 +117,7 @@ def their_logits(theirs, tokens, mask):
     ).logits
 
 
-@needs_torch
+@pytest.mark.parity
 @pytest.mark.parametrize("side", ["left and right", "left", "right"])
 def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     import torch
@@ -135,7 +134,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     np.testing.assert_allclose(ours[mask > 0], expected[mask > 0], rtol=0, atol=1e-4)
 
 
-@needs_torch
+@pytest.mark.parity
 def test_gradients_of_the_response_nll_are_pytorchs(pair):
     import torch
 
@@ -162,8 +161,7 @@ def test_gradients_of_the_response_nll_are_pytorchs(pair):
         assert difference < 1e-3 * np.abs(expected).max(), path
 
 
-@needs_torch
-@needs_accelerate
+@pytest.mark.parity
 @needs_smollm2
 @pytest.mark.slow
 def test_smollm2_answers_twenty_questions_as_transformers_does():
