@@ -19,17 +19,23 @@ from alol_jax.types import Annotated, Params
 
 
 @functools.lru_cache(maxsize=16)
-def _annotator(model, head: ValueHead | None, chunk: int):
-    """(params, value parameters, Tokens) -> logp f32[B, R], value f32[B] (0 without a head)."""
+def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
+    """(params, value parameters, Tokens) -> logp f32[B, R], value f32[B] (0 without a head).
+
+    Without ``logp`` (0 then) neither the response nor the unembedding is read.
+    """
 
     @jax.jit
     def annotate_batch(params, value_params, tokens):
-        hidden = model.hidden(params, *joined(tokens))
-        logp = response_logp(hidden, model.unembedding(params), tokens, chunk=chunk)
+        read = joined(tokens) if logp else (tokens.prompt, tokens.prompt_mask)
+        hidden = model.hidden(params, *read)
+        found = jnp.zeros(tokens.response.shape, jnp.float32)
+        if logp:
+            found = response_logp(hidden, model.unembedding(params), tokens, chunk=chunk)
         if head is None:
-            return logp, jnp.zeros(logp.shape[:1], jnp.float32)
+            return found, jnp.zeros(found.shape[:1], jnp.float32)
         width = tokens.prompt.shape[1]
-        return logp, head(value_params, hidden[:, :width], tokens.prompt_mask)
+        return found, head(value_params, hidden[:, :width], tokens.prompt_mask)
 
     return annotate_batch
 
@@ -41,6 +47,7 @@ def annotate(
     *,
     head: ValueHead | None = None,
     value_params: Params | None = None,
+    logp: bool = True,
     batch_size: int,
     label: str,
     stopping: Callable[[], bool] = never,
@@ -54,12 +61,13 @@ def annotate(
         trained: the leaves on top of ``lm.frozen()``.
         rows: tokenised rows.
         head: the value head, or None for values of 0.
+        logp: False leaves the log-probabilities out, at the cost of the prompts alone.
         label, stopping: see `progress`.
 
     Returns:
-        one f32[response length] per row, in order, and f32[rows].
+        one f32[response length] per row (f32[0] without ``logp``), in order, and f32[rows].
     """
-    step = _annotator(lm.transformer, head, lm.logprob_chunk)
+    step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     params = {**lm.frozen(), **trained}
     items = single_items(rows, lm.shapes)
     pieces = [
@@ -72,8 +80,8 @@ def annotate(
     for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
         batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
         found = step(params, value_params or {}, place_rows(batch.tokens, lm.mesh))
-        logp, value = jax.device_get(found)
+        each_logp, value = jax.device_get(found)
         values[piece] = value[: len(piece)]
-        for place, index in enumerate(piece):
-            logps[index] = logp[place, : len(rows[index].response)]
+        for place, index in enumerate(piece if logp else ()):
+            logps[index] = each_logp[place, : len(rows[index].response)]
     return logps, values

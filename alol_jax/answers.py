@@ -40,10 +40,14 @@ def answer(
 
     Args:
         reward: without components, the rewards of the answers are 0 and mean nothing.
-        sampling: its ``end`` is set to the tokenizer's end token.
+        sampling: its ``end`` is set to the tokenizer's end token, its ``stop`` to the tokens of the
+            task's stop texts. Decoding ends early where they come as these very tokens; the text is
+            cut at the first stop text in any case.
         key: row i draws from fold_in(key, i), where sampling draws at all.
         label, stopping: see `progress`.
     """
+    stop = (tuple(lm.tokenizer.encode(text)) for text in task.stop)
+    ends = {"end": (lm.tokenizer.eos_id,), "stop": tuple(ids for ids in stop if ids)}
     responses = respond(
         lm.transformer,
         {**lm.frozen(), **place_params(trained, lm.mesh)},
@@ -52,7 +56,7 @@ def answer(
             lm.tokenizer.prompt(task.template, row.prompt, limit=lm.prompt_widths[-1])
             for row in asked
         ],
-        dataclasses.replace(sampling, end=(lm.tokenizer.eos_id,)),
+        dataclasses.replace(sampling, **ends),
         widths=lm.prompt_widths,
         batch_size=batch_size,
         key=key,

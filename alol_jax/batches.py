@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import grain
 import jax
@@ -32,18 +33,35 @@ class Items:
     shapes: tuple[Shape, ...]
 
 
+class Cut(NamedTuple):
+    """How many rows are beyond the largest shape."""
+
+    prompts: int
+    responses: int
+
+    def said(self, rows: int, shapes: Sequence[Shape]) -> str:
+        """One line for the user."""
+        limits = max(shapes)
+        return (
+            f"of {rows} rows, {self.prompts} prompts are cut at {limits[0]} tokens (they lose the "
+            f"beginning of their text) and {self.responses} responses at {limits[1]} (they carry "
+            "no end token)"
+        )
+
+
 def tokenise(
     rows: Sequence[Scored], template: str, tokenizer: Tokenizer, shapes: Sequence[Shape]
-) -> tuple[tuple[Annotated, ...], int]:
-    """Rows as token ids, without annotations yet, and how many responses had to be cut.
+) -> tuple[tuple[Annotated, ...], Cut]:
+    """Rows as token ids, without annotations yet, and how many of them had to be cut.
 
-    Prompts lose their oldest tokens, responses their last ones, beyond the largest shape.
+    Beyond the largest shape the text of a prompt loses its oldest tokens, a response its last ones.
     """
     limits = max(shapes)
-    ready, cut = [], 0
+    ready, cut_prompts, cut_responses = [], 0, 0
     for row in rows:
         response, complete = tokenizer.response(row.response, limit=limits[1])
-        cut += not complete
+        cut_responses += not complete
+        cut_prompts += tokenizer.prompt_length(template, row.prompt) > limits[0]
         ready.append(
             Annotated(
                 example_id=row.example_id,
@@ -59,7 +77,7 @@ def tokenise(
                 kept=True,
             )
         )
-    return tuple(ready), cut
+    return tuple(ready), Cut(cut_prompts, cut_responses)
 
 
 def single_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...]) -> Items:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 
 from ml_collections import ConfigDict
 
@@ -12,6 +14,7 @@ from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
 from alol_jax.rewards import weights_of
+from alol_jax.tokens import Tokenizer
 from alol_jax.types import Task, UserError
 
 
@@ -34,8 +37,14 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     for field in ("generate.samples", "value.epochs", "evaluate.bootstrap", "model.logprob_chunk"):
         section, name = field.split(".")
         _positive(field, config[section][name])
+    for field, least in (("seed", 0), ("report.examples", 0), ("value.folds", 2)):
+        value = functools.reduce(lambda section, name: section[name], field.split("."), config)
+        if value < least:
+            raise UserError(f"config.{field}={value} must be {least} or more")
     _check_rows(config, lm)
+    _check_template(task.template, lm.tokenizer)
     _check_hyper_parameters(config.objective, objective)
+    _positive("value.heads", config.value.heads)
     if lm.transformer.config.width % config.value.heads:
         raise UserError(
             f"config.value.heads={config.value.heads} does not divide the model's width "
@@ -52,6 +61,16 @@ def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
         if size % cut:
             raise UserError(
                 f"config.{section}.batch_size={size} must be a multiple of data · fsdp = {cut}"
+            )
+
+
+def _check_template(template: str, tokenizer: Tokenizer) -> None:
+    """What looks like a special token is one."""
+    for marker in re.findall(r"<\|[^|<>]*\|>|<s>|</s>|\[INST\]", template):
+        if len(tokenizer.encode(marker)) != 1:
+            raise UserError(
+                f"config.task.template: {marker!r} is no special token of this model's tokenizer; "
+                "write the template that the model was trained with"
             )
 
 

@@ -171,6 +171,8 @@ def fit_best(
     """Fits, validates, checkpoints, goes on after an interruption, and returns the best step.
 
     Step 0 is validated too: if nothing beats the starting point, the starting point is returned.
+    A checkpoint is saved before a validation and does not know its outcome; a run that goes on from
+    there validates again, with the same outcome.
 
     Args:
         state: step 0, on the mesh.
@@ -184,29 +186,18 @@ def fit_best(
     Raises:
         Interrupted: the run was asked to stop; a checkpoint of the step reached is saved.
     """
-    checkpoints = Checkpoints(context.folder / "checkpoints")
-    try:
-        seen: list[Validation] = []
 
-        def look(step: int, state: TrainState) -> None:
-            found = Validation(step, metric, float(validate(state.trained)))
-            seen.append(found)
-            context.say(f"step {step}/{plan.steps}: {found.metric} {found.score:.4f}")
+    def look(step: int, trained: Params) -> None:
+        found = Validation(step, metric, float(validate(trained)))
+        seen.append(found)
+        context.say(f"step {step}/{plan.steps}: {found.metric} {found.score:.4f}")
 
-        def save(step: int, state: TrainState) -> None:
-            checkpoints.save(
-                step, state, {"seen": [dataclasses.astuple(v) for v in seen]}, best=best(seen).step
-            )
-
-        start = checkpoints.latest()
-        if start is None:
-            look(0, state)
-            save(0, state)
-        else:
-            state, record = checkpoints.restore(start, state)
-            seen[:] = [Validation(*values) for values in record["seen"]]
-            context.say(f"going on at step {start}/{plan.steps}")
-        start = start or 0
+    with contextlib.closing(Checkpoints(context.folder / "checkpoints")) as checkpoints:
+        if (latest := checkpoints.latest()) is not None:
+            context.say(f"going on at step {latest}/{plan.steps}")
+        start, state, seen = _start_or_go_on(checkpoints, state)
+        if start in plan.validate_at | {0} and start not in {found.step for found in seen}:
+            look(start, state.trained)
         log = MetricLog(
             context.folder / "metrics.jsonl", resume_at=start, tensorboard=context.tensorboard
         )
@@ -215,20 +206,37 @@ def fit_best(
             for step, reached, metrics in fit(state, frozen, ahead, update):
                 state = reached
                 log.write(step, metrics)
-                stop = context.stopping() and step < plan.steps
-                if step in plan.validate_at:
-                    look(step, state)
-                if stop or step in plan.validate_at or step % plan.checkpoint_every == 0:
+                stop, due = context.stopping() and step < plan.steps, step in plan.validate_at
+                if stop or due or step % plan.checkpoint_every == 0:
                     log.flush()
-                    save(step, state)
+                    _save(checkpoints, step, state, seen)
                 if stop:
                     raise Interrupted(f"saved at step {step} of {plan.steps}")
-        chosen = best(seen)
-        state, _ = checkpoints.restore(chosen.step, state)
-    finally:
-        checkpoints.close()
+                if due:
+                    look(step, state.trained)
+        state, _ = checkpoints.restore(best(seen).step, state)
     curves = read_curves(context.folder / "metrics.jsonl")
-    return Policy(state.trained, chosen.step, tuple(seen), curves)
+    return Policy(state.trained, best(seen).step, tuple(seen), curves)
+
+
+def _start_or_go_on(
+    checkpoints: Checkpoints, state: TrainState
+) -> tuple[int, TrainState, list[Validation]]:
+    """The step to go on from, its state, and the validations before it; step 0 is saved."""
+    start = checkpoints.latest()
+    if start is None:
+        _save(checkpoints, 0, state, [])
+        return 0, state, []
+    state, record = checkpoints.restore(start, state)
+    return start, state, [Validation(*values) for values in record["seen"]]
+
+
+def _save(
+    checkpoints: Checkpoints, step: int, state: TrainState, seen: Sequence[Validation]
+) -> None:
+    """Saves before the look at ``step``, so that a stop during the look loses nothing."""
+    record = {"seen": [dataclasses.astuple(found) for found in seen]}
+    checkpoints.save(step, state, record, best=best(seen).step if seen else None)
 
 
 def best(seen: Sequence[Validation]) -> Validation:

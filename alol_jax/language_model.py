@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.models.adapters import adapters_of, is_adapter, make_lora
+from alol_jax.models.adapters import adapters_of, make_lora
 from alol_jax.models.config import PRESETS
 from alol_jax.models.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.transformer import Transformer
@@ -20,9 +20,10 @@ from alol_jax.tokens import Tokenizer, byte_level, from_directory, from_gguf
 from alol_jax.types import Params, UserError
 
 RANDOM = "random:"
+DTYPES = ("float32", "bfloat16")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
     """What the stages share. The base weights are read at first use and then kept, once.
 
@@ -42,27 +43,17 @@ class LanguageModel:
     shapes: tuple[tuple[int, int], ...]
     logprob_chunk: int
     checkpoint: Checkpoint | None
-    fingerprint: str
+    fingerprint: dict[str, Any]
 
     @functools.cached_property
     def base(self) -> Params:
-        """The weights on the mesh: in the compute dtype under LoRA, float32 in full training."""
-        dtype = jnp.float32 if self.transformer.lora is None else self.transformer.dtype
-        if self.checkpoint is None:
-            bare = dataclasses.replace(self.transformer, lora=None)  # adapters would use up keys
-            made = jax.jit(bare.init)(jax.random.key(0))
-            params = {path: leaf.astype(dtype) for path, leaf in made.items()}
-            return place_params(params, self.mesh)
-
-        def put(path, array):
-            return jax.device_put(array, partition(path, array.shape, self.mesh))
-
-        return self.checkpoint.load(dtype, put)
+        """The frozen weights under LoRA, in the compute dtype, on the mesh."""
+        return self._load(self.transformer.dtype)
 
     def fresh(self, key: jax.Array) -> Params:
-        """The leaves that training starts from: new adapters, or the base itself without LoRA."""
+        """The leaves that training starts from: new adapters, or all weights (float32)."""
         if self.transformer.lora is None:
-            return self.base
+            return self._load(jnp.float32)
         make = jax.jit(lambda key: adapters_of(self.transformer.init(key)))
         return place_params(make(key), self.mesh)
 
@@ -70,14 +61,21 @@ class LanguageModel:
         """The leaves that never train: the base under LoRA, nothing in full training."""
         return {} if self.transformer.lora is None else self.base
 
+    def _load(self, dtype: jax.typing.DTypeLike) -> Params:
+        if self.checkpoint is None:
+            bare = dataclasses.replace(self.transformer, lora=None)  # adapters would use up keys
+            made = jax.jit(bare.init)(jax.random.key(0))
+            return place_params({p: leaf.astype(dtype) for p, leaf in made.items()}, self.mesh)
+
+        def put(path, array):
+            return jax.device_put(array, partition(path, array.shape, self.mesh))
+
+        return self.checkpoint.load(dtype, put)
+
     @property
     def prompt_widths(self) -> tuple[int, ...]:
         """The prompt lengths that are compiled for."""
         return tuple(sorted({width for width, _ in self.shapes}))
-
-    def trains(self, path: str) -> bool:
-        """Does this leaf train?"""
-        return self.transformer.lora is None or is_adapter(path)
 
 
 def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
@@ -108,19 +106,13 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
             f"config.model.path {options.path!r}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the model only {config.vocab_size}"
         )
-    shapes = tuple(sorted((int(p), int(r)) for p, r in options.shapes))
-    if not shapes or min(map(min, shapes)) < 1:
-        raise UserError(f"config.model.shapes: {shapes} needs pairs of (prompt, response) ≥ (1, 1)")
-    if any(r > shapes[-1][1] for _, r in shapes):
-        raise UserError(f"config.model.shapes: the last of {shapes} must hold all the others")
-    longest = sum(shapes[-1])
-    if longest > config.max_positions:
-        raise UserError(
-            f"config.model.shapes: {longest} tokens, the model has {config.max_positions} positions"
+    shapes = _shapes(options.shapes, config.max_positions)
+    if options.dtype not in DTYPES:
+        raise UserError.unknown(
+            f"config.model.dtype: no dtype {options.dtype!r}", options.dtype, DTYPES
         )
     transformer = Transformer(config, lora, jnp.dtype(options.dtype), options.remat)
-    content = "random" if checkpoint is None else checkpoint.fingerprint()
-    described = f"{content} {tokenizer.fingerprint()} {options.to_json(sort_keys=True)}"
+    settings = {key: value for key, value in options.to_dict().items() if key != "path"}
     return LanguageModel(
         transformer=transformer,
         tokenizer=tokenizer,
@@ -128,8 +120,30 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         shapes=shapes,
         logprob_chunk=options.logprob_chunk,
         checkpoint=checkpoint,
-        fingerprint=hashlib.blake2b(described.encode(), digest_size=16).hexdigest(),
+        fingerprint={
+            "config.model": settings,
+            "weights": options.path if checkpoint is None else checkpoint.fingerprint(),
+            "tokenizer": tokenizer.fingerprint(),
+        },
     )
+
+
+def _shapes(pairs: Any, positions: int) -> tuple[tuple[int, int], ...]:
+    """The configured (P, R) pairs, ascending; the last one holds all the others."""
+    good = all(isinstance(pair, tuple) and len(pair) == 2 and min(pair) >= 1 for pair in pairs)
+    if not good or not pairs:
+        raise UserError(
+            f"config.model.shapes: {pairs} needs pairs of (prompt, response) ≥ (1, 1) like "
+            "((512, 128),)"
+        )
+    shapes = tuple(sorted((int(p), int(r)) for p, r in pairs))
+    if any(r > shapes[-1][1] for _, r in shapes):
+        raise UserError(f"config.model.shapes: the last of {shapes} must hold all the others")
+    if sum(shapes[-1]) > positions:
+        raise UserError(
+            f"config.model.shapes: {sum(shapes[-1])} tokens, the model has {positions} positions"
+        )
+    return shapes
 
 
 def _tokenizer(files: TokenizerFiles) -> Tokenizer:

@@ -30,34 +30,36 @@ def response_logp(
 ) -> jax.Array:
     """logp[..., t] = log softmax(h · unembedding)[response t], h from the position before t.
 
-    The head runs on response positions only, ``chunk`` tokens at a time, so that at most
-    [chunk, V] logits exist at once; logits and the log-sum-exp are float32.
+    The head runs on response positions only and, beyond ``chunk`` tokens, on a few columns of all
+    rows at a time, so that at most [max(chunk, B·K), V] logits exist at once. Rows are never cut or
+    joined with columns: on a mesh they stay where they are, and each device computes the logits of
+    its own. Logits and the log-sum-exp are float32.
 
     Args:
         hidden: [B·K, P + R, D] hidden states of `joined`.
         unembedding: [D, V].
         tokens: the same tokens.
-        chunk: tokens per piece; at least the number of response tokens means one piece, kept for
-            the backward pass instead of recomputed.
+        chunk: tokens per piece, over all devices; at least the number of response tokens means one
+            piece, kept for the backward pass instead of recomputed.
 
     Returns:
         f32[E*, R]; 0 on padding.
     """
-    rows, total, width = hidden.shape
+    rows, total, _ = hidden.shape
     length = tokens.response.shape[-1]
     chex.assert_shape(hidden, (tokens.response.size // length, None, unembedding.shape[0]))
-    before = hidden[:, total - length - 1 : total - 1].reshape(-1, width)
-    targets = tokens.response.reshape(-1)
+    before = hidden[:, total - length - 1 : total - 1]
+    targets = tokens.response.reshape(rows, length)
 
     def piece(states, ids):
         logits = jnp.dot(
             states, unembedding.astype(states.dtype), preferred_element_type=jnp.float32
         )
-        chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
+        chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
     logp = (
-        _in_pieces(piece, before, targets, chunk)
+        _in_pieces(piece, before, targets, max(1, chunk // rows))
         if rows * length > chunk
         else piece(before, targets)
     )
@@ -65,11 +67,13 @@ def response_logp(
     return jnp.where(tokens.mask > 0, logp, 0.0)
 
 
-def _in_pieces(piece, states, ids, chunk):
-    """`piece` over slices of ``chunk`` tokens, recomputed in the backward pass."""
-    count = -(-ids.shape[0] // chunk)
-    missing = count * chunk - ids.shape[0]
-    states = jnp.pad(states, ((0, missing), (0, 0))).reshape(count, chunk, -1)
-    ids = jnp.pad(ids, (0, missing)).reshape(count, chunk)
-    logp = jax.lax.map(lambda pair: jax.checkpoint(piece)(*pair), (states, ids))
-    return logp.reshape(-1)[: count * chunk - missing]
+def _in_pieces(piece, states, ids, columns):
+    """`piece` over slices of ``columns`` columns, recomputed in the backward pass."""
+    rows, length = ids.shape
+    count = -(-length // columns)
+    missing = count * columns - length
+    states = jnp.pad(states, ((0, 0), (0, missing), (0, 0))).reshape(rows, count, columns, -1)
+    ids = jnp.pad(ids, ((0, 0), (0, missing))).reshape(rows, count, columns)
+    pieces = (jnp.moveaxis(states, 1, 0), jnp.moveaxis(ids, 1, 0))
+    logp = jax.lax.map(lambda pair: jax.checkpoint(piece)(*pair), pieces)
+    return jnp.moveaxis(logp, 0, 1).reshape(rows, -1)[:, :length]

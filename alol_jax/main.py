@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from alol_jax.checks import check
 from alol_jax.language_model import open_language_model
 from alol_jax.objectives import get_objective, hyper_parameters
+from alol_jax.progress import say
 from alol_jax.results import result_table
 from alol_jax.sharding import make_mesh
 from alol_jax.stages.evaluate import evaluate
@@ -32,8 +33,8 @@ from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks import get_task
-from alol_jax.types import Evaluation, Interrupted, RunSummary, UserError
-from alol_jax.workdir import Run
+from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, UserError
+from alol_jax.workdir import Run, alone_in
 
 STAGES = (
     "load",
@@ -64,7 +65,7 @@ def recipe(config: ConfigDict, run: Run) -> Evaluation:
     check(c, task, objective, lm)
     needs_value = "advantage" in objective.reads
 
-    splits = run.stage("load", load, task, c.task)
+    splits = run.stage("load", load, task, c.task, task.files(c.task))
     scored = run.stage("score", score, task, c.rewards, splits)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if needs_value:
@@ -140,21 +141,19 @@ def main(arguments: list[str]) -> None:
     )
     devices = jax.devices()
     say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {_WORKDIR.value}")
-    evaluation = recipe(_CONFIG.value, run)
+    with alone_in(run.folder):
+        evaluation = recipe(_CONFIG.value, run)
     say(result_table(evaluation))
     page = Path(_WORKDIR.value) / f"{len(STAGES):02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
-
-
-def say(line: str) -> None:
-    """One line for the person who watches."""
-    print(line, flush=True)
 
 
 def entry() -> None:
     """Runs `main`; what the user can mend becomes one line on stderr and exit code 2."""
     try:
         app.run(main, flags_parser=_parse)
+    except Finished as finished:
+        say(str(finished))
     except Interrupted as stopped:
         print(f"stopped: {stopped}; run the same command again to go on", file=sys.stderr)
         sys.exit(STOPPED)
@@ -167,9 +166,8 @@ def entry() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags from the command line; a flag or a config field that does not exist is a UserError."""
-    for word in argv:
-        file = word.removeprefix("--config=").split(":")[0]
-        if word.startswith("--config=") and not Path(file).is_file():
+    for file in re.findall(r"^--?config[= ]([^:\n]*)", "\n".join(_joined(argv)), re.MULTILINE):
+        if not Path(file).is_file():
             raise UserError(f"--config: there is no file {file!r}: give one of configs/")
     try:
         return flags.FLAGS(argv)
@@ -182,9 +180,15 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(str(error).strip().splitlines()[-1]) from error
 
 
+def _joined(argv: list[str]) -> list[str]:
+    """The words, with ``--config FILE`` as one."""
+    return "\n".join(argv).replace("--config\n", "--config=").split("\n")
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
-        return f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+        where = error.filename or f"writing below {_WORKDIR.value}"
+        return f"{where}: {error.strerror or error}"
     return " ".join(str(error).split())
 
 

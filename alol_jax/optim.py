@@ -1,10 +1,9 @@
-"""The optimizer from the config: an optax chain, its schedule, and which leaves it trains."""
+"""The optimizer from the config: an optax chain, its schedule, and what decays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -62,15 +61,3 @@ def make_optimizer(options: ConfigDict, *, steps: int) -> optax.GradientTransfor
 def _matrices(params: Params) -> dict[str, bool]:
     """Weight decay falls on kernels, embeddings and low-rank factors, not on norms and biases."""
     return {path: not path.endswith(("/scale", "/bias", "query")) for path in params}
-
-
-def split_trained(params: Params, trains: Callable[[str], bool]) -> tuple[Params, Params]:
-    """(trained, frozen) leaves; ``trains`` decides by path. Trained leaves become float32.
-
-    Raises:
-        UserError: nothing would train.
-    """
-    trained = {p: leaf.astype(jnp.float32) for p, leaf in params.items() if trains(p)}
-    if not trained:
-        raise UserError("no parameter trains: check config.model.lora")
-    return trained, {p: leaf for p, leaf in params.items() if p not in trained}

@@ -59,3 +59,9 @@ def progress(
 
 def _terminal() -> bool:
     return sys.stderr.isatty()
+
+
+def say(line: str) -> None:
+    """One line on stdout, above a bar that may stand below."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()

@@ -20,9 +20,7 @@ def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -
         confidence: in (0, 1), for example 0.95.
     """
     if draws < 1 or not 0.0 < confidence < 1.0:
-        raise UserError(
-            f"config.evaluate: bootstrap={draws} must be ≥ 1 and confidence={confidence} in (0, 1)"
-        )
+        raise UserError(f"bootstrap={draws} must be ≥ 1 and confidence={confidence} in (0, 1)")
     values = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)

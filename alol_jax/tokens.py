@@ -71,24 +71,27 @@ class Tokenizer:
         Args:
           template: has ``{prompt}`` once.
           text: the user's text.
-          limit: most tokens; a longer prompt loses its oldest tokens, never the begin token.
+          limit: most tokens; of a longer prompt the text loses its oldest tokens, the template
+            none: a model that was tuned on the template must find all of it.
 
         Raises:
-          UserError: ``{prompt}`` is not there once, the limit leaves no room, or no token results.
+          UserError: ``{prompt}`` is not there once, the template alone is beyond the limit, or no
+            token results.
         """
-        if template.count(_PROMPT) != 1:
-            raise UserError(f"template {template!r} must contain {_PROMPT} exactly once")
-        before, after = template.split(_PROMPT)
-        ids = self._filled(before, text, after)
-        if self._head and ids[:1] == list(self._head):
-            ids = ids[1:]
-        room = limit - len(self._head)
-        if room < 1:
-            raise UserError(f"prompt limit of {limit} tokens leaves no room: raise it")
-        kept = self._head + tuple(ids[-room:])
-        if not kept:
+        ids = self._prompt(template, text)
+        if len(ids) > limit:
+            ids = self._shortened(template, text, limit, len(ids) - limit)
+        if not ids:
             raise UserError(f"prompt {text!r} has no tokens in template {template!r}: drop the row")
-        return kept
+        return ids
+
+    def prompt_length(self, template: str, text: str) -> int:
+        """The number of tokens that `prompt` gives where no limit cuts.
+
+        Raises:
+          UserError: ``{prompt}`` is not in the template once.
+        """
+        return len(self._prompt(template, text))
 
     def response(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
         """The ids of ``text`` as plain text with the end token, and whether that fits.
@@ -116,6 +119,33 @@ class Tokenizer:
         """blake2b of everything that decides about ids: 32 hex digits."""
         state = (self._parsing.to_str(), self.eos_id, self.pad_id, self._head)
         return hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()
+
+    def _prompt(self, template: str, text: str) -> tuple[int, ...]:
+        if template.count(_PROMPT) != 1:
+            raise UserError(f"template {template!r} must contain {_PROMPT} exactly once")
+        before, after = template.split(_PROMPT)
+        ids = tuple(self._filled(before, text, after))
+        return self._head + (ids[1:] if self._head and ids[:1] == self._head else ids)
+
+    def _shortened(self, template: str, text: str, limit: int, excess: int) -> tuple[int, ...]:
+        """The prompt with the longest end of ``text`` that fits, cut between tokens.
+
+        An end may merge with the template into other tokens than it had, so each is tried.
+        """
+        alone = self.prompt_length(template, "")
+        if limit < max(alone, 1):
+            raise UserError(
+                f"prompt limit of {limit} tokens leaves no room: the template {template!r} alone "
+                f"has {alone}: raise the limit"
+            )
+        plain = _ids(self._plain, text)
+        for count in range(len(plain) - excess, 0, -1):
+            # A cut through a character leaves bytes that decode to U+FFFD.
+            end = self._plain.decode(plain[-count:], skip_special_tokens=False).lstrip("\ufffd")
+            ids = self._prompt(template, end)
+            if len(ids) <= limit:
+                return ids
+        return self._prompt(template, "")
 
     def _filled(self, before: str, text: str, after: str) -> list[int]:
         found = self._special.findall

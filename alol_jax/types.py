@@ -36,6 +36,10 @@ class UserError(Exception):
         return cls(f"{said}: {hint}")
 
 
+class Finished(Exception):
+    """All that ``--stages`` allows is done."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop (SIGTERM, Ctrl-C) and has saved what it needs to go on."""
 
@@ -258,6 +262,11 @@ class RunSummary:
     config_json: str  # the whole config, indented
     versions: tuple[tuple[str, str], ...]  # (package, version)
 
+    @property
+    def fingerprint(self) -> tuple:
+        """What makes a finished report stale; another package version does not."""
+        return (self.objective, self.hyper_parameters, self.task, self.model)
+
 
 # ------------------------------------------------------------------ host values: descriptions
 
@@ -282,6 +291,7 @@ class Task:
 
     name: str
     load: Callable[[Any], Splits]  # config.task -> splits
+    files: Callable[[Any], tuple[Path, ...]]  # config.task -> what ``load`` reads
     template: str  # with "{prompt}": what the model reads; special tokens in it are parsed
     stop: tuple[str, ...]  # texts that end a generated response and are cut off
     rewards: tuple[RewardSpec, ...]

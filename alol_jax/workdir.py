@@ -7,20 +7,23 @@ to go on after an interruption survives, and the rename at the end makes the res
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import inspect
 import json
 import shutil
-from collections.abc import Callable, Collection, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
 
 from alol_jax.artifacts import load_result, save_result
-from alol_jax.types import StageContext, UserError
+from alol_jax.types import Finished, Interrupted, StageContext, UserError
 
 FORMAT = 1  # of the folder; a stage made by another format is stale
 
@@ -84,6 +87,8 @@ class Run:
         self._say(f"[{name}] not needed: {reason}")
 
     def _compute(self, final, record, result_type, fn):
+        if self._stopping():
+            raise Interrupted(f"before stage {record['stage']}")
         partial = final.with_name(final.name + ".partial")
         if not self._is_current(partial, record) and partial.exists():
             shutil.rmtree(partial)  # what other inputs began
@@ -112,17 +117,18 @@ class Run:
         stored = _read_json(folder / "record.json")
         if stored == json.loads(json.dumps(record)):
             return True
-        begun = any(item.name != "record.json" for item in folder.iterdir())
+        begun = stored is not None and any(i.name != "record.json" for i in folder.iterdir())
         if begun and not self.redo:
-            what = "no record" if stored is None else _difference(stored, record)
             raise UserError(
-                f"{folder} was made with {what}; "
+                f"{folder} was made with {_difference(stored, record)}; "
                 "use another --workdir, or --redo to compute it anew"
             )
         return False
 
     def _check_allowed(self, name: str, final: Path) -> None:
         if name not in self.allowed:
+            if not set(self.names[self.names.index(name) :]) & set(self.allowed):
+                raise Finished(f"done before {name}, as --stages says")
             raise UserError(
                 f"stage {name} has no result in {final.parent} and --stages does not let it run: "
                 f"add {name} to --stages"
@@ -144,7 +150,11 @@ class Run:
         if isinstance(value, ConfigDict):
             return json.loads(value.to_json())
         if hasattr(value, "fingerprint"):
-            return value.fingerprint
+            return self._describe(value.fingerprint)
+        if isinstance(value, Path):
+            return {"file": value.name, "content": _content(value)}
+        if isinstance(value, dict):
+            return {name: self._describe(item) for name, item in value.items()}
         if dataclasses.is_dataclass(value):
             return {
                 f.name: self._describe(getattr(value, f.name)) for f in dataclasses.fields(value)
@@ -156,6 +166,14 @@ class Run:
         if value is None or isinstance(value, (str, int, float, bool)):
             return value
         raise TypeError(f"a stage cannot take a {type(value).__name__}: it has no fingerprint")
+
+
+def _content(file: Path) -> str:
+    """A hash of the file's bytes; a file that is not there is for its reader to refuse."""
+    if not file.is_file():
+        return "absent"
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
 
 
 def _digest(record: dict[str, Any]) -> str:
@@ -178,6 +196,23 @@ def _difference(stored: Any, wanted: Any, where: str = "") -> str:
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in sorted(stored.keys() | wanted.keys()):
             if stored.get(key) != wanted.get(key) or (key in stored) != (key in wanted):
-                inner = key if where in ("", "inputs") else f"{where}.{key}"
+                inner = key if where in ("", "inputs", "lm") else f"{where}.{key}"
                 return _difference(stored.get(key), wanted.get(key), inner)
-    return f"{where} = {json.dumps(stored)}, this run has {json.dumps(wanted)}"
+    old, new = (textwrap.shorten(json.dumps(value), 100) for value in (stored, wanted))
+    return f"{where} = {old}, this run has {new}"
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Holds the workdir for this process.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another run is using this workdir") from error
+        yield

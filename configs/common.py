@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
     config.policy.sampling = (
         "auto"  # uniform, priority, positive; auto: priority where it is defined
     )
-    config.evaluate = ConfigDict({"bootstrap": 10_000, "confidence": 0.95})
+    config.evaluate = ConfigDict({"bootstrap": 10_000})  # resamples
     config.report = ConfigDict({"title": "", "examples": 20})
     config.tensorboard = False
     return config

@@ -15,7 +15,7 @@ find_python() {
     fi
   done
   echo "error: no Python ≥ 3.11 found; install one, or set PYTHON=/path/to/python" >&2
-  exit 2
+  return 2
 }
 
 accelerator_extra() { # jax's extra for the hardware that is here
@@ -28,8 +28,10 @@ accelerator_extra() { # jax's extra for the hardware that is here
   fi
 }
 
-if [ ! -x .venv/bin/python ]; then
-  "$(find_python)" -m venv .venv
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # absent, or left half made
+  python_found=$(find_python)
+  rm -rf .venv
+  "$python_found" -m venv .venv
 fi
 # shellcheck disable=SC1091
 source .venv/bin/activate

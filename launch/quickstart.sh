@@ -3,7 +3,9 @@
 # Results go to runs/quickstart (WORKDIR=… for another place); run again, it shows what is done.
 # Further arguments go to the program: bash launch/quickstart.sh --config.seed=1 --redo
 set -euo pipefail
-workdir=$(realpath -m "${WORKDIR:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+workdir=${WORKDIR:-$root/runs/quickstart}
+[[ $workdir == /* ]] || workdir=$PWD/$workdir
+cd "$root"
 source launch/install.sh requirements.txt
 exec python -m alol_jax.main --config=configs/quickstart.py --workdir="$workdir" "$@"

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
-from alol_jax.annotate import annotate
+from alol_jax.annotate import annotate, annotator
+from alol_jax.batches import collate, single_items
 from alol_jax.models.heads import ValueHead
 from tests.models.small_llama import close, hidden_of
 from tests.tiny_run import annotated, mesh_of, tiny_lm
@@ -110,6 +112,34 @@ def test_without_a_head_the_values_are_zero_and_the_log_probabilities_the_same(l
     np.testing.assert_array_equal(values, [0.0, 0.0])
     for n, logp in zip(NARROW, logps, strict=True):
         close(logp, found[0][n], 1e-6)
+
+
+def test_values_alone_are_the_same_values(lm, trained, value_params, found):
+    asked = {"head": HEAD, "value_params": value_params, "batch_size": 2, "label": "rows"}
+    logps, values = annotate(lm, trained, narrow_rows(), logp=False, **asked)
+    close(values, found[1][list(NARROW)])
+    assert [logp.shape for logp in logps] == [(0,), (0,)]
+
+
+@pytest.mark.parametrize("logp", [True, False])
+def test_values_alone_need_neither_response_nor_vocabulary(lm, value_params, logp):
+    params = {**lm.frozen(), **lm.fresh(jax.random.key(0))}
+    items = single_items(narrow_rows(), lm.shapes)
+    tokens = collate(items, np.array([0, 1]), pad_id=0).tokens
+    step = annotator(lm.transformer, HEAD, lm.logprob_chunk, logp)
+    shapes = list(shapes_of(jax.make_jaxpr(step)(params, value_params, tokens).jaxpr))
+    size = lm.transformer.config.vocab_size
+    assert any(size in shape for shape in shapes) == logp
+    whole = tokens.prompt.shape[1] + tokens.response.shape[1]
+    assert any(shape[:2] == (2, whole) for shape in shapes) == logp
+
+
+def shapes_of(jaxpr):
+    """The shapes of all that the operations of a jaxpr make, at any depth."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.shape for variable in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from shapes_of(inner)
 
 
 def test_eight_devices_say_what_one_says(trained, value_params, found):

@@ -251,11 +251,16 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     rows = list(scored_rows(4))
     rows[2] = dataclasses.replace(rows[2], response="x" * 100, prompt="y" * 99)
     ready, cut = tokenise(rows, TASK.template, lm.tokenizer, SHAPES)
-    assert cut == 1
+    assert cut == (1, 1)
+    assert cut.said(4, SHAPES) == (
+        "of 4 rows, 1 prompts are cut at 32 tokens (they lose the beginning of their text) and "
+        "1 responses at 24 (they carry no end token)"
+    )
     assert [row.response_text for row in ready] == [row.response for row in rows]
     assert [row.reward for row in ready] == [row.reward for row in rows]
     lengths = collections.Counter((len(r.prompt) <= 32, len(r.response) <= 24) for r in ready)
     assert lengths == {(True, True): 4}
     assert lm.tokenizer.decode(ready[0].response) == rows[0].response
     assert [row.response[-1] == lm.tokenizer.eos_id for row in ready] == [True, True, False, True]
-    assert lm.tokenizer.decode(ready[2].prompt[:-1]).endswith("y")  # the end of a prompt survives
+    assert ready[2].prompt == (257, *b"y" * 30, 258)  # the template stays whole
+    assert tokenise(rows[:2], TASK.template, lm.tokenizer, SHAPES)[1] == (0, 0)

@@ -244,7 +244,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, undisturbed, ki
 
 def test_a_finished_fit_that_is_called_again_trains_no_more(tmp_path):
     first = _run(tmp_path)
-    again = _run(tmp_path, scores=())  # a validation would fail
+    said = []
+    again = _run(tmp_path, said=said)
+    assert [line.split(":")[0] for line in said] == ["going on at step 6/6", "step 6/6"]
     np.testing.assert_array_equal(
         again.trained["layers/q_proj/kernel"], first.trained["layers/q_proj/kernel"]
     )

@@ -1,5 +1,7 @@
 """Log-probabilities of responses: the definition, pieces, padding, and what never exists."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from alol_jax.logprobs import joined, response_logp
+from alol_jax.sharding import make_mesh, place_params, place_rows
 from alol_jax.types import Tokens
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -118,8 +121,33 @@ def test_logits_of_more_than_a_chunk_never_exist_not_even_for_the_gradient():
         return max(float_sizes(traced.jaxpr))
 
     assert largest(chunk=1000) == B * K * R * V  # the head never runs on the prompt
-    assert largest(chunk=8) == max(8 * V, HIDDEN.size)
-    assert largest(chunk=8) < B * K * R * V
+    assert largest(chunk=18) == 18 * V < B * K * R * V
+    assert largest(chunk=8) == max(B * K * V, HIDDEN.size)  # one column at least
+
+
+@pytest.mark.parametrize("chunk", [24, 1000])
+def test_on_a_mesh_every_device_computes_the_logits_of_its_own_rows(chunk):
+    mesh, rows, length, width, size = make_mesh(data=2, fsdp=2, tensor=2), 8, 6, 10, 34
+    ids = np.ones((rows, 4), np.int32), np.ones((rows, length), np.int32)
+    tokens = Tokens(ids[0], np.float32(ids[0]), ids[1], np.float32(ids[1]))
+    states = draw.normal(size=(rows, 4 + length, width)).astype(np.float32)
+    placed, head = place_rows((states, tokens), mesh), draw.normal(size=(width, size))
+    kernel = place_params({"head/kernel": np.float32(head)}, mesh)["head/kernel"]
+
+    def total(hidden, kernel, tokens):
+        return jnp.sum(response_logp(hidden, kernel, tokens, chunk=chunk))
+
+    step = jax.jit(jax.value_and_grad(total, (0, 1)))
+    compiled = step.lower(placed[0], kernel, placed[1]).compile().as_text()
+    dots = re.findall(r"= f32\[([\d,]+)\]\S* dot\(", compiled)
+    gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", compiled)
+    columns = min(chunk // rows, length)
+    assert dots and max(map(_size, dots)) <= rows // 4 * columns * size
+    assert all(_size(shape) <= width * size for shape in gathered)  # the head, never the states
+
+
+def _size(shape: str) -> int:
+    return int(np.prod([int(n) for n in shape.split(",")]))
 
 
 def test_a_wrong_shape_is_refused_at_the_door():

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from alol_jax.workdir import alone_in
 from tests.running import DEBUG, ROOT, command, environment, run
 
 JSONL = "configs/jsonl.py:debug"
@@ -38,6 +39,11 @@ def refused(result) -> str:
         ("--config.mesh.data=3", "does not fit 1 devices"),
         ("--config.model.path=random:llama-tinny", "no preset 'llama-tinny'"),
         ("--config.model.path=/nowhere/llama", "'/nowhere/llama' is no checkpoint"),
+        ("--config.model.dtype=float31", "no dtype 'float31': did you mean 'float32'?"),
+        ("--config.model.shapes=(24,16)", "like ((512, 128),)"),
+        ("--config.value.heads=0", "config.value.heads=0 must be above 0"),
+        ("--config.seed=-1", "config.seed=-1 must be 0 or more"),
+        ("--config.task.template=<|go|>{prompt}", "'<|go|>' is no special token"),
         ("--config.policy.sampling=prioriti", "no sampling 'prioriti': did you mean 'priority'?"),
     ],
 )
@@ -87,8 +93,9 @@ def test_a_workdir_that_cannot_be_made_is_named(tmp_path, cache):
     assert str(tmp_path / "file") in refused(run(tmp_path / "file" / "run", cache))
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, cache):
-    limited = ["bash", "-c", 'ulimit -f 2; exec "$@"', "limited"]  # files of at most 2 KiB
+@pytest.mark.parametrize("kilobytes", [1, 8])  # the first file fails, or a later one
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path, cache):
+    limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited"]
     stopped = subprocess.run(
         [*limited, *command(tmp_path / "run", "--stages=load")],
         cwd=ROOT,
@@ -99,7 +106,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, cache):
     )
     assert "File too large" in refused(stopped)
     later = run(tmp_path / "run", cache, "--stages=load")
-    assert "stage score has no result" in refused(later)
+    assert later.returncode == 0 and "done before score, as --stages says" in later.stdout
     assert (tmp_path / "run" / "01_load" / "result.json").exists()
 
 
@@ -111,6 +118,21 @@ def test_another_config_is_refused_by_name_and_debug_shows_the_traceback(tmp_pat
     assert shown.returncode == 1 and "Traceback" in shown.stderr
     redone = run(tmp_path / "run", cache, "--stages=load", "--config.task.limit=9", "--redo")
     assert "task.limit kept 9 of" in redone.stdout
+
+
+def test_an_edited_data_file_is_not_taken_for_the_old_one(tmp_path, cache):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in GOOD))
+    arguments = [f"--config.task.train_file={file}", "--stages=load"]
+    assert run(tmp_path / "run", cache, *arguments, config=JSONL).returncode == 0
+    with file.open("a") as stream:
+        stream.write(json.dumps(GOOD[0] | {"prompt": "one more"}) + "\n")
+    assert "files" in refused(run(tmp_path / "run", cache, *arguments, config=JSONL))
+
+
+def test_a_workdir_that_another_run_uses_is_refused(tmp_path, cache):
+    with alone_in(tmp_path / "run"):
+        assert "another run is using" in refused(run(tmp_path / "run", cache))
 
 
 def test_no_row_with_positive_advantage_says_how_many_the_best_and_what_to_do(tmp_path, cache):

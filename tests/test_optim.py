@@ -1,11 +1,11 @@
-"""The optimizer: schedules, what decays, clipping, and which leaves train."""
+"""The optimizer: schedules, what decays, and clipping."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax.optim import SCHEDULES, make_optimizer, split_trained
+from alol_jax.optim import SCHEDULES, make_optimizer
 from alol_jax.types import UserError
 from configs import common
 from tests.tiny_run import tiny_lm
@@ -89,15 +89,3 @@ def test_clipping_scales_the_whole_gradient_to_its_largest_norm():
 def test_an_unknown_schedule_names_the_ones_there_are():
     with pytest.raises(UserError, match="no schedule 'cosin': did you mean 'cosine'"):
         make_optimizer(_options(schedule="cosin"), steps=1)
-
-
-def test_trained_leaves_become_float32_and_the_others_stay():
-    params = {"a/lora_a": jnp.ones(2, jnp.bfloat16), "a/kernel": jnp.ones(2, jnp.bfloat16)}
-    trained, frozen = split_trained(params, lambda path: path.endswith("lora_a"))
-    assert {path: leaf.dtype.name for path, leaf in trained.items()} == {"a/lora_a": "float32"}
-    assert {path: leaf.dtype.name for path, leaf in frozen.items()} == {"a/kernel": "bfloat16"}
-
-
-def test_training_nothing_is_an_error():
-    with pytest.raises(UserError, match=r"no parameter trains: check config\.model\.lora"):
-        split_trained({"a/kernel": jnp.ones(2)}, lambda path: False)

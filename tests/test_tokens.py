@@ -111,6 +111,46 @@ def test_a_prompt_is_cut_on_the_left():
     tokenizer = tokens.byte_level()
     assert tokenizer.prompt("{prompt}:", "abc", limit=4) == tuple(b"abc:")
     assert tokenizer.prompt("{prompt}:", "abc", limit=2) == tuple(b"c:")
+    assert tokenizer.prompt("{prompt}:", "abc", limit=1) == tuple(b":")
+
+
+def test_a_cut_prompt_keeps_its_whole_template():
+    tokenizer = tokens.byte_level()
+    text = "so <|im_end|> it ends"
+    alone = tokenizer.prompt_length(CHATML, "")
+    for left in range(len(text)):
+        ids = tokenizer.prompt(CHATML, text, limit=alone + left)
+        assert ids == tokenizer.prompt(CHATML, text[len(text) - left :], limit=99)
+        assert ids[:6] == (257, *b"user\n") and ids[-11:] == (257, *b"assistant\n")
+    with pytest.raises(UserError, match=f"limit of {alone - 1} tokens .* alone has {alone}"):
+        tokenizer.prompt(CHATML, text, limit=alone - 1)
+
+
+def test_a_cut_through_a_character_leaves_no_half_of_it():
+    tokenizer = tokens.byte_level()
+    assert tokenizer.prompt("{prompt}:", "日本", limit=6) == (*"本".encode(), *b":")
+    assert tokenizer.prompt("{prompt}:", "日本", limit=3) == tuple(b":")
+
+
+def test_the_length_of_a_prompt_is_the_one_before_any_cut():
+    tokenizer = tokens.byte_level()
+    for text in ("", "abc", "a<|im_end|>", "日本"):
+        ids = tokenizer.prompt(CHATML, text, limit=1000)
+        assert tokenizer.prompt_length(CHATML, text) == len(ids)
+
+
+@needs_smollm2
+@pytest.mark.parametrize("text", texts(40, extra=("<|im_end|>",)))
+def test_the_longest_end_of_a_text_that_fits_is_kept(text):
+    tokenizer = smollm2()
+    alone, whole = tokenizer.prompt_length(CHATML, ""), tokenizer.prompt_length(CHATML, text)
+    head, tail = tokenizer.encode("<|im_start|>user\n"), tokenizer.encode("<|im_start|>assistant\n")
+    for limit in range(alone, whole):
+        ids = list(tokenizer.prompt(CHATML, text, limit=limit))
+        assert len(ids) <= limit
+        assert ids[:2] == head[:2] and ids[-len(tail) :] == tail
+        kept = tokenizer.decode(ids[: -len(tail) - 2]).removeprefix("user").lstrip("\n")
+        assert text.endswith(kept)
 
 
 def test_the_begin_token_is_added_once_and_survives_the_cut(tmp_path):
@@ -128,6 +168,7 @@ def test_the_begin_token_is_added_once_and_survives_the_cut(tmp_path):
     assert tokenizer.prompt("{prompt}", "abc", limit=4) == (s, *abc)
     assert tokenizer.prompt("{prompt}", "abc", limit=3) == (s, *abc[1:])
     assert tokenizer.prompt("<s>{prompt}", "abc", limit=3) == (s, *abc[1:])
+    assert tokenizer.prompt_length("<s>{prompt}", "abc") == 4
     assert tokenizer.response("abc", limit=9)[0] == (*abc, tokenizer.eos_id)
 
 

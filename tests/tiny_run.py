@@ -25,6 +25,7 @@ SHAPES = ((16, 8), (32, 24))
 TASK = Task(
     name="toy",
     load=lambda options: None,
+    files=lambda options: (),
     template="<|im_start|>{prompt}<|im_end|>",
     stop=("\n",),
     rewards=(RewardSpec("positivity", "vader_positivity", "{response}", 1.0),),

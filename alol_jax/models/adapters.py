@@ -38,11 +38,6 @@ def adapters_of(params: Params) -> Params:
     return {path: leaf for path, leaf in params.items() if is_adapter(path)}
 
 
-def base_of(params: Params) -> Params:
-    """The leaves that are not adapters."""
-    return {path: leaf for path, leaf in params.items() if not is_adapter(path)}
-
-
 def summary(trained: Params, frozen: Params) -> str:
     """One line: which modules train, how many parameters, which share of all."""
     count = sum(leaf.size for leaf in trained.values())

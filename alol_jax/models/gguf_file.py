@@ -74,9 +74,7 @@ class GGUFVocabulary:
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
-    unk_id: int | None
     add_bos: bool
-    chat_template: str | None
 
 
 class GGUFFile:
@@ -152,9 +150,7 @@ class GGUFFile:
             bos_id=self._value("tokenizer.ggml.bos_token_id"),
             eos_id=self._value("tokenizer.ggml.eos_token_id"),
             pad_id=self._value("tokenizer.ggml.padding_token_id"),
-            unk_id=self._value("tokenizer.ggml.unknown_token_id"),
             add_bos=bool(self._value("tokenizer.ggml.add_bos_token")),
-            chat_template=self._value("tokenizer.chat_template"),
         )
 
     def _check_keys(self) -> None:

@@ -57,7 +57,8 @@ class ValueHead:
     """V(x) = max_value · sigmoid(w · pool(h(x)) + b), pool = 8-head attention with a learned query.
 
     The architecture of Leftover Lunch (arXiv 2305.14718, Section 3), with padding masked out of the
-    attention. Everything is float32.
+    attention. Everything is float32, the products of matrices too where the hardware would round
+    their inputs (bfloat16 on TPUs, TF32 on GPUs).
 
     Attributes:
         width: D of the hidden states; divisible by ``heads``.
@@ -114,5 +115,6 @@ class ValueHead:
         """
         chex.assert_rank([hidden, mask], [3, 2])
         chex.assert_equal_shape_prefix([hidden, mask], 2)
-        score = bind(self._graph, params)(hidden.astype(jnp.float32), mask, key)
+        with jax.default_matmul_precision("float32"):
+            score = bind(self._graph, params)(hidden.astype(jnp.float32), mask, key)
         return self.max_value * jax.nn.sigmoid(score)

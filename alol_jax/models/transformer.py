@@ -92,7 +92,7 @@ class Transformer:
         """
         allowed = causal_mask(mask)
         x, _ = self._layers(
-            params, tokens, positions_of(mask), None, lambda k, v, _: (k, v, allowed, None), key
+            params, tokens, positions_of(mask), None, lambda k, v, *_: (k, v, allowed, None), key
         )
         return x
 
@@ -109,14 +109,17 @@ class Transformer:
 
         Returns the last position's hidden states [B, D] and the cache of P + room slots.
         """
-        allowed = causal_mask(mask)
-        x, (k, v) = self._layers(
-            params, tokens, positions_of(mask), None, lambda k, v, _: (k, v, allowed, (k, v)), None
-        )
-        pad = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
+        allowed, c = causal_mask(mask), self.config
+        slots = (c.layers, tokens.shape[0], tokens.shape[1] + room, c.kv_heads, c.head_width)
+
+        def attend(k, v, store, layer):
+            return k, v, allowed, _written(store, (k, v), layer, 0)
+
+        empty = (jnp.zeros(slots, self.dtype), jnp.zeros(slots, self.dtype))
+        x, (k, v) = self._layers(params, tokens, positions_of(mask), empty, attend, None)
         cache = Cache(
-            k=jnp.pad(k, pad),
-            v=jnp.pad(v, pad),
+            k=k,
+            v=v,
             filled=jnp.pad(mask > 0, ((0, 0), (0, room))),
             slot=jnp.int32(tokens.shape[1]),
             position=jnp.sum(mask > 0, axis=-1).astype(jnp.int32),
@@ -129,10 +132,10 @@ class Transformer:
         """One more token per row: i32[B] -> hidden [B, D] and the cache that holds it."""
         filled = cache.filled.at[:, cache.slot].set(True)
 
-        def attend(k, v, store):
-            keys = jax.lax.dynamic_update_slice_in_dim(store[0], k, cache.slot, axis=1)
-            values = jax.lax.dynamic_update_slice_in_dim(store[1], v, cache.slot, axis=1)
-            return keys, values, filled[:, None, :], (keys, values)
+        def attend(k, v, store, layer):
+            store = _written(store, (k, v), layer, cache.slot)
+            keys, values = (jax.lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in store)
+            return keys, values, filled[:, None, :], store
 
         x, (k, v) = self._layers(
             params, token[:, None], cache.position[:, None], (cache.k, cache.v), attend, None
@@ -140,17 +143,29 @@ class Transformer:
         return x[:, 0], Cache(k, v, filled, cache.slot + 1, cache.position + 1)
 
     def _layers(self, params, tokens, positions, store, attend, key):
-        """Embedding, all blocks by scan, final norm. ``store`` is scanned over layers."""
+        """Embedding, all blocks by scan, final norm.
+
+        ``store`` goes from layer to layer and is given back. It is carried, not scanned over:
+        what a scan reads and what it writes are two buffers, what it carries is updated in place.
+        """
         x = jnp.take(params["embed/embedding"], tokens, axis=0).astype(self.dtype)
         stacked = below(params, "layers")
         indices = jnp.arange(self.config.layers)
 
-        def layer(x, inputs):
-            leaves, store, index = inputs
+        def layer(carried, inputs):
+            (x, store), (leaves, index) = carried, inputs
             block = bind(self._block, leaves)
             layer_key = None if key is None else jax.random.fold_in(key, index)
-            return block(x, positions, lambda k, v: attend(k, v, store), layer_key)
+            return block(x, positions, lambda k, v: attend(k, v, store, index), layer_key), None
 
         body = jax.checkpoint(layer) if self.remat else layer
-        x, stores = jax.lax.scan(body, x, (stacked, store, indices))
-        return bind(self._norm, below(params, "final_norm"))(x), stores
+        (x, store), _ = jax.lax.scan(body, (x, store), (stacked, indices))
+        return bind(self._norm, below(params, "final_norm"))(x), store
+
+
+def _written(store, new, layer, slot):
+    """Keys and values [L, B, S, G, H] with those of one layer [B, T, G, H] from ``slot`` on."""
+    return tuple(
+        jax.lax.dynamic_update_slice(old, part[None], (layer, 0, slot, 0, 0))
+        for old, part in zip(store, new, strict=True)
+    )

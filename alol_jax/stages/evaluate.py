@@ -24,6 +24,8 @@ from alol_jax.types import (
     Task,
 )
 
+CONFIDENCE = 0.95  # of every interval; the report's words say so
+
 
 def evaluate(
     lm: LanguageModel,
@@ -105,4 +107,4 @@ def _figures(
 
 
 def _interval(column: np.ndarray, options: ConfigDict, seed: int) -> Interval:
-    return bootstrap(column, draws=options.bootstrap, confidence=options.confidence, seed=seed)
+    return bootstrap(column, draws=options.bootstrap, confidence=CONFIDENCE, seed=seed)

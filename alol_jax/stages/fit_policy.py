@@ -77,7 +77,7 @@ def fit_policy(
     batches = read_ahead(items, draw, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}
     loss = functools.partial(objective.loss, **chosen)
-    metric, validate = _validation(lm, task, weights, decoding, scored, options.batch_size)
+    metric, validate = _validation(lm, task, weights, decoding, scored, options.batch_size, context)
     return fit_best(
         state,
         lm.frozen(),
@@ -119,13 +119,13 @@ def _order(
 
 
 def _validation(
-    lm, task, weights, decoding, scored, batch_size
+    lm, task, weights, decoding, scored, batch_size, context
 ) -> tuple[str, Callable[[Params], float]]:
     """What selects the step, and how it is measured."""
     reward = rewards.of_task(task, weights, [row.response for row in scored.train])
     if not reward.names:
         return "reward-weighted logp of validation responses", _likelihood(
-            lm, task, scored, batch_size
+            lm, task, scored, batch_size, context
         )
     asked = one_per_prompt(scored.validation)
 
@@ -140,22 +140,31 @@ def _validation(
             batch_size=decoding.batch_size,
             key=jax.random.key(0),
             label="validation answers",
+            stopping=context.stopping,
         )
         return float(np.mean([row.reward for row in rows]))
 
     return "mean validation reward", mean_reward
 
 
-def _likelihood(lm, task, scored, batch_size) -> Callable[[Params], float]:
+def _likelihood(lm, task, scored, batch_size, context) -> Callable[[Params], float]:
     """Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
-    rows, _ = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
+    rows, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
+    context.say(f"validation: {cut.said(len(rows), lm.shapes)}")
     reward = np.array([row.reward for row in rows])
     weight = np.maximum(reward - reward.mean(), 0.0)
     if not weight.any():
         raise UserError("all validation rewards are equal: there is nothing to select a step by")
 
     def weighted_logp(trained: Params) -> float:
-        logps, _ = annotate(lm, trained, rows, batch_size=batch_size, label="validation rows")
+        logps, _ = annotate(
+            lm,
+            trained,
+            rows,
+            batch_size=batch_size,
+            label="validation rows",
+            stopping=context.stopping,
+        )
         return float(np.average([logp.sum() for logp in logps], weights=weight))
 
     return weighted_logp

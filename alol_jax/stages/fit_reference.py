@@ -33,8 +33,9 @@ def fit_reference(
         seed: of adapters, dropout and row order.
     """
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
-    held_out, _ = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
-    context.say(f"{len(rows)} rows, {cut} of them cut at {lm.shapes[-1][1]} tokens")
+    context.say(f"training: {cut.said(len(rows), lm.shapes)}")
+    held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
+    context.say(f"validation: {cut.said(len(held_out), lm.shapes)}")
     items = single_items(rows, lm.shapes)
     plan = make_plan(options, len(rows))
     size = options.batch_size * options.accumulate
@@ -48,7 +49,12 @@ def fit_reference(
 
     def validate(trained):
         logps, _ = annotate(
-            lm, trained, held_out, batch_size=options.batch_size, label="validation rows"
+            lm,
+            trained,
+            held_out,
+            batch_size=options.batch_size,
+            label="validation rows",
+            stopping=context.stopping,
         )
         return float(np.mean([logp.sum() for logp in logps]))
 

@@ -65,13 +65,14 @@ def fit_value(
     The number of epochs is chosen on held-out rows: each of ``options.folds`` parts of the prompts
     is predicted by a head fitted on the others, after every epoch; the epoch with the lowest
     held-out error is used for the final head, fitted on all rows. Epoch 0 (a head that predicts
-    the mean) takes part, so a head that learns nothing is not made worse by training.
+    the mean) takes part. The audit of a part takes the epoch that is best on the other parts
+    (`held_out`): the rows that measure the head do not choose its epoch.
 
     Args:
         options: ``config.value``.
         seed: of initial weights, dropout, row order and folds.
     """
-    data = _features(lm, task, reference, answers, options.batch_size)
+    data = _features(lm, task, reference, answers, options.batch_size, context.stopping)
     fold = _folds([row.example_id for row in answers.rows], options.folds, seed)
     head = ValueHead(lm.transformer.config.width, scored.max_reward, options.heads, options.dropout)
     steps = options.epochs * -(-len(data.reward) // options.batch_size)
@@ -89,12 +90,12 @@ def fit_value(
     parts = range(options.folds)
     for part in progress(parts, total=len(parts), label="value folds", stopping=context.stopping):
         for epoch, params in _train(fitter, lm, data, np.flatnonzero(fold != part), options.epochs):
-            out = fold == part
-            curve[epoch, out] = _predict(fitter, params, data)[out]
-    epochs = int(np.argmin(np.mean((curve - data.reward) ** 2, axis=1)))
+            out = np.flatnonzero(fold == part)
+            curve[epoch, out] = _predict(fitter, lm, params, data, out)
+    predicted, epochs = held_out(curve, data.reward, fold)
     everything = np.arange(len(data.reward))
     *_, (_, params) = _train(fitter, lm, data, everything, epochs)
-    audit = _audit(curve[epochs], data, fold, epochs)
+    audit = _audit(predicted, data, fold, epochs)
     context.say(
         f"{epochs} of {options.epochs} epochs; held-out MSE {audit.mse:.4f}, "
         f"of the mean {audit.mse_of_mean:.4f}, of a line in the length {audit.mse_of_length:.4f}"
@@ -102,7 +103,7 @@ def fit_value(
     return Value(params, scored.max_reward, audit)
 
 
-def _features(lm, task, reference, answers, batch_size) -> Prompts:
+def _features(lm, task, reference, answers, batch_size, stopping) -> Prompts:
     """Hidden states of the prompts under the reference, padded to the largest prompt width."""
     if not answers.rows:
         raise UserError("no answer to fit the value head on: raise config.task.validation")
@@ -112,13 +113,20 @@ def _features(lm, task, reference, answers, batch_size) -> Prompts:
     params = {**lm.frozen(), **place_params(reference.trained, lm.mesh)}
     hidden_of = jax.jit(lm.transformer.hidden)
     pieces = []
-    for first in range(0, len(ids), batch_size):
-        rows = np.arange(first, min(first + batch_size, len(ids)))
-        chosen = np.resize(rows, batch_size)
+    batches = _filled_up(np.arange(len(ids)), batch_size)
+    for rows, chosen in progress(
+        batches, total=len(batches), label="value prompts", stopping=stopping
+    ):
         placed = place_rows((tokens.prompt[chosen], tokens.prompt_mask[chosen]), lm.mesh)
         pieces.append(np.asarray(hidden_of(params, *placed), np.float32)[: len(rows)])
     reward = np.array([row.reward for row in answers.rows], np.float32)
     return Prompts(np.concatenate(pieces), tokens.prompt_mask, reward)
+
+
+def _filled_up(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(rows, the same with repeats up to ``size``) of each batch: one shape to compile for."""
+    pieces = (rows[first : first + size] for first in range(0, len(rows), size))
+    return [(piece, np.resize(piece, size)) for piece in pieces]
 
 
 def _folds(example_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
@@ -161,8 +169,37 @@ def _train(
             yield step // per_epoch, reached.trained
 
 
-def _predict(fitter: Fitter, params: Params, data: Prompts) -> np.ndarray:
-    return np.asarray(fitter.predict(params, data.hidden, data.mask))
+def _predict(
+    fitter: Fitter, lm: LanguageModel, params: Params, data: Prompts, rows: np.ndarray
+) -> np.ndarray:
+    """f32[rows]: the value of each of ``rows``."""
+    pieces = []
+    for piece, chosen in _filled_up(rows, fitter.batch_size):
+        placed = place_rows((data.hidden[chosen], data.mask[chosen]), lm.mesh)
+        pieces.append(np.asarray(fitter.predict(params, *placed))[: len(piece)])
+    return np.concatenate(pieces)
+
+
+def held_out(curve: np.ndarray, reward: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, int]:
+    """Predictions that measure the head without favour, and the epochs for a head on all rows.
+
+    The lowest point of a curve is lower than the truth, by luck. So each part is predicted at the
+    epoch that is best on the other parts; the epoch that is best on all is only used, not reported.
+
+    Args:
+        curve: f64[epochs + 1, N] predictions of each row by a head that was not fitted on it.
+        reward: [N].
+        fold: i64[N], the part of each row, at least two of them.
+
+    Returns:
+        f64[N] and the number of epochs.
+    """
+    error = (curve - reward) ** 2
+    predicted = np.zeros(len(reward))
+    for part in np.unique(fold):
+        out = fold == part
+        predicted[out] = curve[np.argmin(error[:, ~out].mean(axis=1)), out]
+    return predicted, int(np.argmin(error.mean(axis=1)))
 
 
 def _audit(predicted: np.ndarray, data: Prompts, fold: np.ndarray, epochs: int) -> ValueAudit:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from alol_jax.types import Example, Splits, StageContext, Task, UserError
 
 
-def load(task: Task, options: Any, *, context: StageContext) -> Splits:
+def load(task: Task, options: Any, files: Sequence[Path], *, context: StageContext) -> Splits:
     """Reads the task's data and checks what every task promises.
 
     Args:
       task: how to read the data.
       options: ``config.task``.
+      files: what the task reads; an input, so that an edited file makes the result stale.
 
     Raises:
       UserError: an empty split; an empty prompt or response; a number of stored rewards that is not

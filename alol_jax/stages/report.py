@@ -130,7 +130,7 @@ def _to_json(
         "title": page.title,
         "verdict": page.verdict,
         "objective": summary.objective,
-        "hyper_parameters": dict(summary.hyper_parameters),
+        "hyper_parameters": {name: f"{value:g}" for name, value in summary.hyper_parameters},
         "task": summary.task,
         "model": summary.model,
         "chosen_step": policy.step,

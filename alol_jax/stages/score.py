@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from alol_jax import rewards
+from alol_jax.progress import progress
 from alol_jax.types import Example, Scored, ScoredSplits, Splits, StageContext, Task, UserError
+
+PIECE = 1000  # rows scored between two looks at the clock and at who wants to stop
 
 
 def score(
@@ -38,7 +41,7 @@ def score(
             context.say(
                 f"the data's stored rewards are ignored: the weights ask for {_join(reward.names)}"
             )
-        scored = {name: _by_scorers(examples, reward) for name, examples in named.items()}
+        scored = _by_scorers(named, reward, context)
         max_reward = reward.max_reward
     else:
         scored = {name: _as_stored(name, examples) for name, examples in named.items()}
@@ -57,13 +60,28 @@ def score(
     )
 
 
-def _by_scorers(examples: Sequence[Example], reward: rewards.Reward) -> tuple[Scored, ...]:
-    rows = [
-        Scored(example.id, example.prompt, response, example.source, (), 0.0)
-        for example in examples
-        for response in example.responses
+def _by_scorers(
+    named: Mapping[str, Sequence[Example]], reward: rewards.Reward, context: StageContext
+) -> dict[str, tuple[Scored, ...]]:
+    rows = {
+        name: [
+            Scored(example.id, example.prompt, response, example.source, (), 0.0)
+            for example in examples
+            for response in example.responses
+        ]
+        for name, examples in named.items()
+    }
+    pieces = [
+        (name, those[first : first + PIECE])
+        for name, those in rows.items()
+        for first in range(0, len(those), PIECE)
     ]
-    return reward.rows(rows, [row.response for row in rows])
+    scored: dict[str, list[Scored]] = {name: [] for name in named}
+    for name, piece in progress(
+        pieces, total=len(pieces), label="score", stopping=context.stopping
+    ):
+        scored[name] += reward.rows(piece, [row.response for row in piece])
+    return {name: tuple(those) for name, those in scored.items()}
 
 
 def _as_stored(split: str, examples: Sequence[Example]) -> tuple[Scored, ...]:

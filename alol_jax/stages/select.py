@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.advantage import advantages, kept
 from alol_jax.annotate import annotate
-from alol_jax.batches import tokenise
+from alol_jax.batches import Cut, tokenise
 from alol_jax.language_model import LanguageModel
 from alol_jax.models.heads import ValueHead
 from alol_jax.sharding import place_params
@@ -55,8 +55,8 @@ def select(
         UserError: the objective reads the advantage and no row has a positive one.
     """
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
-    if cut:
-        context.say(f"{cut} of {len(rows)} responses are cut and carry no end token")
+    if any(cut):
+        context.say(cut.said(len(rows), lm.shapes))
     if "ref_logp" in reads or "advantage" in reads:
         rows = _annotated(lm, rows, reads, heads, options, reference, value, context)
     if "advantage" in reads:
@@ -79,6 +79,7 @@ def _annotated(lm, rows, reads, heads, options, reference, value, context):
         rows,
         head=head,
         value_params=params,
+        logp="ref_logp" in reads,
         batch_size=options.batch_size,
         label="annotate",
         stopping=context.stopping,
@@ -107,14 +108,15 @@ def _check_some_kept(rows: Sequence[Annotated]) -> None:
         )
 
 
-def data_report(rows: Sequence[Annotated], cut: int) -> dict:
+def data_report(rows: Sequence[Annotated], cut: Cut) -> dict:
     """What was kept and dropped, by source, response length and reward, and the extreme rows."""
     ranked = sorted(rows, key=lambda row: -row.advantage)
     thirds = np.quantile([row.reward for row in rows], [1 / 3, 2 / 3])
     return {
         "rows": len(rows),
         "kept": sum(row.kept for row in rows),
-        "cut": cut,
+        "cut": cut.responses,
+        "cut_prompts": cut.prompts,
         "by_source": _kept_by(rows, lambda row: row.source),
         "by_response_tokens": _kept_by(rows, lambda row: _length_class(len(row.response))),
         "by_reward": _kept_by(

@@ -167,6 +167,7 @@ def _short(text: str) -> str:
 JSONL = Task(
     name="jsonl",
     load=load,
+    files=lambda options: tuple(_paths(options).values()),
     template="{prompt}",
     stop=(),
     rewards=(

@@ -16,6 +16,7 @@ import collections
 import importlib.resources
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from alol_jax.tasks import splits as splitting
@@ -156,6 +157,7 @@ def _conversations(file: Traversable) -> list[Any]:
 SMALLTALK = Task(
     name="smalltalk",
     load=load,
+    files=lambda options: tuple(Path(str(file)) for file in _files()),
     # ChatML without a system message, as SmolLM2-Instruct reads it; the end token ends a response.
     template="<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
     stop=(),

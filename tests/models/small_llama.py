@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alol_jax.models.adapters import is_adapter
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.transformer import Transformer
@@ -43,6 +44,11 @@ def random_params(model: Transformer, seed: int = 0) -> dict[str, jax.Array]:
             values = draw.normal(0.0, inputs**-0.5, leaf.shape)
         params[path] = jnp.asarray(values, jnp.float32)
     return params
+
+
+def base_of(params):
+    """The leaves that are not adapters."""
+    return {path: leaf for path, leaf in params.items() if not is_adapter(path)}
 
 
 @functools.cache

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from alol_jax.models.adapters import adapters_of, base_of, is_adapter, make_lora, summary
+from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, summary
 from alol_jax.models.blocks import PROJECTIONS
 from alol_jax.types import UserError
-from tests.models.small_llama import SMALL, random_params, small
+from tests.models.small_llama import SMALL, base_of, random_params, small
 
 
 def lora(**changes):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from alol_jax.models.heads import ValueHead
 from alol_jax.types import UserError
@@ -113,6 +114,24 @@ def test_half_precision_hidden_states_give_float32_values(params):
     values = value_of(params, HIDDEN.astype(jnp.bfloat16), MASK)
     assert values.dtype == jnp.float32
     close(values, value_of(params, HIDDEN, MASK), 0.05)
+
+
+def test_every_product_is_float32_on_every_hardware_and_in_the_gradient(params):
+    def loss(params):
+        return jnp.sum(HEAD(params, HIDDEN, MASK))
+
+    products = list(_products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    assert len(products) > 10
+    assert set(products) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+def _products(jaxpr):
+    """The precisions of all matrix products of a jaxpr, at any depth."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for inner in jaxprs_in_params(equation.params):
+            yield from _products(inner)
 
 
 def test_every_leaf_has_a_gradient_after_one_step(fresh):

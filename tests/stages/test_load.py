@@ -14,10 +14,10 @@ def _example(name: str) -> Example:
 
 def _load(tmp_path, train, validation, test, said=None):
     splits = Splits(tuple(train), tuple(validation), tuple(test), notes=("Dropped rows: 3.",))
-    task = Task("toy", lambda options: splits, "{prompt}", (), ())
+    task = Task("toy", lambda options: splits, lambda options: (), "{prompt}", (), ())
     said = [] if said is None else said
     context = StageContext(tmp_path, lambda: False, said.append, False)
-    assert load(task, None, context=context) is splits
+    assert load(task, None, (), context=context) is splits
 
 
 def test_good_splits_pass_with_a_line_per_split_and_the_notes(tmp_path):

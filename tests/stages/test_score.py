@@ -1,11 +1,22 @@
 """score: rows with rewards, from the scorers or as stored."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from alol_jax import rewards
 from alol_jax.stages.score import score
-from alol_jax.types import Example, RewardSpec, Scored, Splits, StageContext, Task, UserError
+from alol_jax.types import (
+    Example,
+    Interrupted,
+    RewardSpec,
+    Scored,
+    Splits,
+    StageContext,
+    Task,
+    UserError,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +37,7 @@ def _scorers(monkeypatch):
 TASK = Task(
     name="toy",
     load=lambda options: None,
+    files=lambda options: (),
     template="{prompt}",
     stop=(),
     rewards=(
@@ -67,6 +79,18 @@ def test_every_response_becomes_a_row_with_its_reward(tmp_path):
         "validation: 1 rows, mean reward 0.400 (long 0.200, seen 0.000)",
         "test: 1 rows, mean reward 1.100 (long 0.300, seen 1.000)",
     ]
+
+
+def test_many_rows_are_scored_in_pieces_as_they_would_be_at_once(tmp_path, monkeypatch):
+    splits = dataclasses.replace(
+        _splits(), train=tuple(Example(f"{n}", "p", ("x" * (n % 9),), "s") for n in range(17))
+    )
+    at_once = _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits)
+    monkeypatch.setattr("alol_jax.stages.score.PIECE", 5)
+    assert _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits) == at_once
+    context = StageContext(tmp_path, lambda: True, lambda line: None, False)
+    with pytest.raises(Interrupted, match="score: 1 of 6"):
+        score(TASK, {"long": 1.0, "seen": 0.5}, splits, context=context)
 
 
 def test_stored_rewards_are_used_when_all_weights_are_zero(tmp_path):

@@ -97,6 +97,7 @@ def test_the_counts_of_the_data_report_add_up(selected):
     table, report, said = selected
     kept = sum(row.kept for row in table.rows)
     assert (report["rows"], report["kept"], report["cut"]) == (11, kept, 0)
+    assert report["cut_prompts"] == 0
     for group in ("by_source", "by_response_tokens", "by_reward"):
         counts = report[group].values()
         assert sum(count["kept"] for count in counts) == kept
@@ -140,12 +141,14 @@ def test_only_what_is_read_is_stored(tmp_path, selected):
     assert [row.kept for row in only_advantage.rows] == [row.kept for row in selected[0].rows]
 
 
-def test_responses_that_are_cut_are_counted_and_said(tmp_path):
-    long = dataclasses.replace(SCORED.train[0], response="x" * 99)
+def test_rows_that_are_cut_are_counted_and_said(tmp_path):
+    long = dataclasses.replace(SCORED.train[0], response="x" * 99, prompt="y" * 99)
+    asked = dataclasses.replace(SCORED.train[1], prompt="z" * 31)
     said = []
     table = _select(
-        tmp_path, (), dataclasses.replace(SCORED, train=(long, *SCORED.train[1:])), said=said
+        tmp_path, (), dataclasses.replace(SCORED, train=(long, asked, *SCORED.train[2:])), said=said
     )
-    assert said[0] == "1 of 11 responses are cut and carry no end token"
-    assert len(table.rows[0].response) == SHAPES[-1][1]
-    assert json.loads((tmp_path / "data_report.json").read_text("utf-8"))["cut"] == 1
+    assert "2 prompts are cut at 32 tokens" in said[0] and "1 responses at 24" in said[0]
+    assert (len(table.rows[0].prompt), len(table.rows[0].response)) == SHAPES[-1]
+    report = json.loads((tmp_path / "data_report.json").read_text("utf-8"))
+    assert (report["cut"], report["cut_prompts"]) == (1, 2)
