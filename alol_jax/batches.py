@@ -43,9 +43,8 @@ class Cut(NamedTuple):
         """One line for the user."""
         limits = max(shapes)
         return (
-            f"of {rows} rows, {self.prompts} prompts are cut at {limits[0]} tokens (they lose the "
-            f"beginning of their text) and {self.responses} responses at {limits[1]} (they carry "
-            "no end token)"
+            f"{rows} rows; cut: {self.prompts} prompts at {limits[0]} tokens (text begins later), "
+            f"{self.responses} responses at {limits[1]} (no end token)"
         )
 
 

@@ -253,8 +253,7 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     ready, cut = tokenise(rows, TASK.template, lm.tokenizer, SHAPES)
     assert cut == (1, 1)
     assert cut.said(4, SHAPES) == (
-        "of 4 rows, 1 prompts are cut at 32 tokens (they lose the beginning of their text) and "
-        "1 responses at 24 (they carry no end token)"
+        "4 rows; cut: 1 prompts at 32 tokens (text begins later), 1 responses at 24 (no end token)"
     )
     assert [row.response_text for row in ready] == [row.response for row in rows]
     assert [row.reward for row in ready] == [row.reward for row in rows]

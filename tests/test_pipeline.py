@@ -1,6 +1,7 @@
 """The whole program on a tiny model: every stage, every objective, real kills."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -120,7 +121,7 @@ def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(
             time.sleep(rng.uniform(0.0, 2.0))
             killed.append(stage)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
     assert len(killed) >= 6
     assert run(tmp_path / "run", cache, *SMALL).returncode == 0
     assert final_arrays(tmp_path / "run") == final_arrays(workdir)
@@ -146,8 +147,6 @@ def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, cache,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "a_lol"])
 def test_every_objective_runs_from_data_to_report(name, undisturbed, cache, tmp_path):
-    import shutil
-
     workdir, _ = undisturbed
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
