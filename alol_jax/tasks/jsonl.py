@@ -22,7 +22,8 @@ from typing import Any
 
 from alol_jax.tasks import sources
 from alol_jax.tasks import splits as splitting
-from alol_jax.types import Example, RewardSpec, Splits, Task, UserError
+from alol_jax.tasks.text_rewards import TEXT_REWARDS
+from alol_jax.types import Example, Splits, Task, UserError
 
 FIELDS = ("prompt", "response", "responses", "reward", "rewards", "source", "id")
 
@@ -170,9 +171,5 @@ JSONL = Task(
     files=lambda options: tuple(_paths(options).values()),
     template="{prompt}",
     stop=(),
-    rewards=(
-        RewardSpec("positivity", "vader_positivity", "{response}", 1.0),
-        RewardSpec("diversity", "tfidf_diversity", "{response}", 5.0**-0.5),
-        RewardSpec("safety", "nontoxicity", "{response}", 1.0),
-    ),
+    rewards=TEXT_REWARDS,
 )

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from alol_jax.tasks import splits as splitting
-from alol_jax.types import Example, RewardSpec, Splits, Task, UserError
+from alol_jax.tasks.text_rewards import TEXT_REWARDS
+from alol_jax.types import Example, Splits, Task, UserError
 
 Pair = tuple[str, str]  # prompt, response
 
@@ -161,9 +162,5 @@ SMALLTALK = Task(
     # ChatML without a system message, as SmolLM2-Instruct reads it; the end token ends a response.
     template="<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
     stop=(),
-    rewards=(
-        RewardSpec("positivity", "vader_positivity", "{response}", 1.0),
-        RewardSpec("diversity", "tfidf_diversity", "{response}", 5.0**-0.5),
-        RewardSpec("safety", "nontoxicity", "{response}", 1.0),
-    ),
+    rewards=TEXT_REWARDS,
 )
