@@ -156,3 +156,19 @@ def test_every_objective_runs_from_data_to_report(name, undisturbed, cache, tmp_
     needs_value = "advantage" in OBJECTIVES[name].reads
     assert ("[fit_value] not needed" in result.stdout) != needs_value
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
+
+
+def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(cache, tmp_path):
+    rows = [
+        {"prompt": f"question {n}", "response": f"answer {n}", "reward": (7 * n % 11) / 10}
+        for n in range(60)
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = [argument for argument in SMALL if "test" not in argument]
+    arguments = [f"--config.task.train_file={file}", "--config.task.test=8", *small]
+    result = run(tmp_path / "run", cache, *arguments, config="configs/jsonl.py:debug")
+    assert result.returncode == 0, result.stderr
+    assert "no scorer: the data's validation responses stand in" in result.stdout
+    assert "reward-weighted logp of validation responses" in result.stdout
+    assert "nothing can score a generated answer" in result.stdout
