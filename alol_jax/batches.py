@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alol_jax.sharding import place_rows
-from alol_jax.tokens import Tokenizer, shape_for, to_tokens
+from alol_jax.tokenizer import Tokenizer
+from alol_jax.tokens import shape_for, to_tokens
 from alol_jax.types import Annotated, Batch, Scored, Tokens, UserError
 
 Shape = tuple[int, int]

@@ -9,12 +9,12 @@ import re
 from ml_collections import ConfigDict
 
 from alol_jax.advantage import sampling_of
-from alol_jax.decode import Sampling
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
 from alol_jax.rewards import weights_of
-from alol_jax.tokens import Tokenizer
+from alol_jax.sampling import decoding_of, drawing_of
+from alol_jax.tokenizer import Tokenizer
 from alol_jax.types import Task, UserError
 
 
@@ -26,8 +26,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     """
     sampling_of(config.policy.sampling, objective.draw_by)
     weights_of(task.rewards, config.rewards)
-    g, d = config.generate, config.decode
-    Sampling(d.max_new_tokens, g.temperature, g.top_k, g.top_p)
+    _check_decoding(config, lm)
     for section in ("reference", "policy", "value"):
         make_optimizer(config[section].optimizer, steps=1)
         _positive(f"{section}.optimizer.learning_rate", config[section].optimizer.learning_rate)
@@ -62,6 +61,26 @@ def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
             raise UserError(
                 f"config.{section}.batch_size={size} must be a multiple of data · fsdp = {cut}"
             )
+
+
+def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
+    """Numbers in their ranges, end tokens that the model has, answers that fit in its positions."""
+    decoding_of(config.decode)
+    drawing_of(config.decode, config.generate)
+    vocab_size = lm.tokenizer.vocab_size
+    for token in config.decode.end:
+        if not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise UserError(
+                f"config.decode.end={config.decode.end}: {token!r} is no token id, which are whole "
+                f"numbers below {vocab_size}"
+            )
+    longest, positions = lm.prompt_widths[-1], lm.transformer.config.max_positions
+    if longest + config.decode.max_new_tokens > positions:
+        raise UserError(
+            f"config.decode.max_new_tokens={config.decode.max_new_tokens} after prompts of "
+            f"{longest} tokens is beyond the model's {positions} positions: at most "
+            f"{positions - longest} fit"
+        )
 
 
 def _check_template(template: str, tokenizer: Tokenizer) -> None:

@@ -2,91 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from alol_jax.beam import beam_search
 from alol_jax.progress import never, progress
+from alol_jax.sampling import (
+    Sampling,
+    also_seen,
+    ended,
+    logits_of,
+    next_token,
+    penalised,
+    seen_in,
+)
 from alol_jax.sharding import place_rows
-from alol_jax.tokens import Tokenizer, to_tokens
-from alol_jax.types import Params, UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen and when a response ends.
-
-    Attributes:
-        max_new_tokens: R.
-        temperature: logits are divided by it; 0 is greedy and ignores the other two.
-        top_k: only the k most likely tokens; 0 for all.
-        top_p: only the smallest set of tokens whose probability reaches p (Holtzman et al. 2020).
-        end: ids of which any ends a response.
-        stop: token sequences of which any ends a response.
-    """
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    end: tuple[int, ...] = ()
-    stop: tuple[tuple[int, ...], ...] = ()
-
-    def __post_init__(self):
-        counts = self.max_new_tokens >= 1 and self.top_k >= 0
-        if not (counts and self.temperature >= 0 and 0 < self.top_p <= 1):
-            raise UserError(
-                "sampling needs max_new_tokens ≥ 1, temperature ≥ 0, top_k ≥ 0 and top_p in "
-                f"(0, 1]; got {self.max_new_tokens}, {self.temperature}, {self.top_k}, {self.top_p}"
-            )
-
-
-def narrowed(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits of the distribution that is sampled: temperature, then top-k, then top-p.
-
-    Args:
-        logits: f32[B, V].
-        sampling: with temperature > 0.
-
-    Returns:
-        f32[B, V], −inf on tokens that cannot be drawn; the most likely token always can, and
-        equally likely tokens stay together.
-    """
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if sampling.top_p < 1.0:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        probability = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probability, axis=-1) - probability
-        least = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), -1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return logits
-
-
-def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """i32[B] from logits f32[B, V] and one key per row."""
-    if sampling.temperature == 0.0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    draw = jax.vmap(jax.random.categorical)(keys, narrowed(logits, sampling))
-    return draw.astype(jnp.int32)
-
-
-def ended(out: jax.Array, step: jax.Array, sampling: Sampling) -> jax.Array:
-    """bool[B]: does the response written up to column ``step`` of out i32[B, R] end there?"""
-    last = jnp.take_along_axis(out, jnp.broadcast_to(step, (out.shape[0], 1)), axis=1)
-    done = jnp.any(last == jnp.array(sampling.end, jnp.int32)[None], axis=1)
-    for sequence in sampling.stop:
-        places = step - len(sequence) + 1 + jnp.arange(len(sequence))
-        tail = jnp.take(out, jnp.maximum(places, 0), axis=1)
-        same = jnp.all(tail == jnp.array(sequence, jnp.int32)[None], axis=1)
-        done = done | (same & (places[0] >= 0))
-    return done
+from alol_jax.tokenizer import Tokenizer
+from alol_jax.tokens import to_tokens
+from alol_jax.types import Params
 
 
 @functools.lru_cache(maxsize=32)
@@ -96,45 +35,52 @@ def make_decoder(
     """A jitted decoder: (params, prompt i32[B, P], mask [B, P], keys [B]) -> (ids, lengths).
 
     ids i32[B, R] are valid up to lengths i32[B], the ending token included. The loop leaves as soon
-    as every row has ended. Row b's draws depend on keys[b] alone, not on the batch around it.
+    as every row has ended. Row b depends on its own prompt and keys[b] alone, not on the batch or
+    the padding around it.
 
     Args:
         model: has ``prefill``, ``decode_step`` and ``unembedding`` (`models.transformer`).
-        sampling: how tokens are chosen.
+        sampling: how tokens are chosen; with beams no key is used.
     """
 
     @jax.jit
     def decoder(params, prompt, mask, keys):
-        kernel = model.unembedding(params)
-
-        def choose(hidden, step):
-            logits = jnp.dot(
-                hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-            )
-            row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-            return next_token(logits, row_keys, sampling)
-
-        def body(loop):
-            step, hidden, cache, out, lengths, done = loop
-            token = choose(hidden, step)
-            out = jnp.where(done[:, None], out, out.at[:, step].set(token))
-            lengths = jnp.where(done, lengths, lengths + 1)
-            done = done | ended(out, step, sampling)
-            hidden, cache = model.decode_step(params, token, cache)
-            return step + 1, hidden, cache, out, lengths, done
-
-        def unfinished(loop):
-            return (loop[0] < sampling.max_new_tokens) & ~jnp.all(loop[-1])
-
-        rows = prompt.shape[0]
-        hidden, cache = model.prefill(params, prompt, mask, room=sampling.max_new_tokens)
-        out = jnp.zeros((rows, sampling.max_new_tokens), jnp.int32)
-        start = (jnp.int32(0), hidden, cache, out)
-        end = (jnp.zeros((rows,), jnp.int32), jnp.zeros((rows,), bool))
-        loop = jax.lax.while_loop(unfinished, body, (*start, *end))
-        return loop[3], loop[4]
+        if sampling.beams > 1:
+            return beam_search(model, params, prompt, mask, sampling)
+        return _one_by_one(model, params, prompt, mask, keys, sampling)
 
     return decoder
+
+
+def _one_by_one(model, params, prompt, mask, keys, sampling):
+    """The decoder without beams: each row takes one token after the other, likeliest or drawn."""
+    kernel = model.unembedding(params)
+
+    def choose(hidden, seen, step):
+        logits = penalised(logits_of(hidden, kernel), seen, sampling)
+        row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return next_token(logits, row_keys, sampling)
+
+    def body(loop):
+        step, hidden, cache, seen, out, lengths, done = loop
+        token = choose(hidden, seen, step)
+        out = jnp.where(done[:, None], out, out.at[:, step].set(token))
+        lengths = jnp.where(done, lengths, lengths + 1)
+        done = done | ended(out, step, sampling)
+        hidden, cache = model.decode_step(params, token, cache)
+        return step + 1, hidden, cache, also_seen(seen, token), out, lengths, done
+
+    def unfinished(loop):
+        return (loop[0] < sampling.max_new_tokens) & ~jnp.all(loop[-1])
+
+    rows = prompt.shape[0]
+    hidden, cache = model.prefill(params, prompt, mask, room=sampling.max_new_tokens)
+    seen = seen_in(prompt, mask, kernel.shape[-1])
+    out = jnp.zeros((rows, sampling.max_new_tokens), jnp.int32)
+    start = (jnp.int32(0), hidden, cache, seen, out)
+    end = (jnp.zeros((rows,), jnp.int32), jnp.zeros((rows,), bool))
+    loop = jax.lax.while_loop(unfinished, body, (*start, *end))
+    return loop[4], loop[5]
 
 
 def respond(
@@ -150,6 +96,7 @@ def respond(
     mesh: Mesh,
     stop_texts: Sequence[str],
     label: str,
+    say: Callable[[str], None],
     stopping: Callable[[], bool] = never,
 ) -> tuple[str, ...]:
     """One response text per prompt, in the order of ``prompts``.
@@ -160,6 +107,7 @@ def respond(
         batch_size: rows decoded together; a last, smaller batch is filled up with repeats.
         key: row i draws from fold_in(key, i).
         stop_texts: a response ends before the first of these.
+        say: is told once how long it took and how many tokens a second were written.
         label, stopping: see `progress`.
     """
     decoder = make_decoder(model, sampling)
@@ -172,8 +120,9 @@ def respond(
         for width, indices in sorted(by_width.items())
         for first in range(0, len(indices), batch_size)
     ]
-    texts = [""] * len(prompts)
+    texts, batches = [""] * len(prompts), []
     for width, indices in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+        began = time.monotonic()
         rows = (indices * batch_size)[:batch_size]
         tokens = to_tokens(
             [prompts[i] for i in rows],
@@ -184,9 +133,34 @@ def respond(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
         prompt, mask = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
         ids, lengths = jax.device_get(decoder(params, prompt, mask, keys))
+        written = int(sum(lengths[: len(indices)]))
+        batches.append(_Batch(width, written, time.monotonic() - began))
         for index, row, length in zip(indices, ids, lengths, strict=False):
             texts[index] = cut(tokenizer.decode(row[:length].tolist()), stop_texts)
+    say(f"{label}: {len(texts)} in {_speed(batches)}")
     return tuple(texts)
+
+
+class _Batch(NamedTuple):
+    width: int  # of the prompts
+    tokens: int  # written, in the rows that were asked for
+    seconds: float
+
+
+def _speed(batches: Sequence[_Batch]) -> str:
+    """Seconds and tokens a second, the batches in which something may have been compiled apart."""
+    first = {batch.width: batch for batch in reversed(batches)}
+    later = [batch for batch in batches if batch is not first[batch.width]]
+    seconds = sum(batch.seconds for batch in batches)
+    counted = later or batches
+    rate = sum(batch.tokens for batch in counted) / max(sum(b.seconds for b in counted), 1e-9)
+    if not later:
+        return f"{seconds:.1f} s, {rate:.0f} tokens/s with compiling"
+    apart = sum(batch.seconds for batch in first.values())
+    return (
+        f"{seconds:.1f} s, {rate:.0f} tokens/s after the first batch of each prompt width "
+        f"({apart:.1f} s with compiling)"
+    )
 
 
 def cut(text: str, stop_texts: Sequence[str]) -> str:

@@ -63,6 +63,8 @@ def recipe(config: ConfigDict, run: Run) -> Evaluation:
     task, objective = get_task(c.task), get_objective(c.objective.name)
     lm = open_language_model(c.model, make_mesh(**c.mesh))
     check(c, task, objective, lm)
+    for note in lm.notes:
+        say(note)
     needs_value = "advantage" in objective.reads
 
     splits = run.stage("load", load, task, c.task, task.files(c.task))

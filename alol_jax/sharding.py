@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,38 +16,46 @@ from alol_jax.types import Params, UserError
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes along which a batch is cut
 
+_IN = r"(q|k|v|gate|up)_proj"  # kernels that leave the model's width
+_OUT = r"(o|down)_proj"  # kernels that come back to it
+_KERNEL = r"(kernel|nf4_codes|nf4_scale|nf4_scale_codes)"  # [in, out], in blocks of inputs
 PARTITION: tuple[tuple[str, P], ...] = (
     (r"embed/embedding", P("tensor", "fsdp")),
     (r"head/kernel", P("fsdp", "tensor")),
-    (r"layers/(q|k|v|gate|up)_proj/kernel", P(None, "fsdp", "tensor")),
-    (r"layers/(o|down)_proj/kernel", P(None, "tensor", "fsdp")),
-    (r"layers/(q|k|v|gate|up)_proj/lora_a", P(None, "fsdp", None)),
-    (r"layers/(q|k|v|gate|up)_proj/lora_b", P(None, None, "tensor")),
-    (r"layers/(o|down)_proj/lora_a", P(None, "tensor", None)),
-    (r"layers/(o|down)_proj/lora_b", P(None, None, "fsdp")),
-    (r"(layers/)?\w+_norm/scale", P()),
+    (rf"layers/{_IN}/{_KERNEL}", P(None, "fsdp", "tensor")),
+    (rf"layers/{_OUT}/{_KERNEL}", P(None, "tensor", "fsdp")),
+    (rf"layers/{_IN}/lora_a", P(None, "fsdp", None)),
+    (rf"layers/{_IN}/lora_b", P(None, None, "tensor")),
+    (rf"layers/{_OUT}/lora_a", P(None, "tensor", None)),
+    (rf"layers/{_OUT}/lora_b", P(None, None, "fsdp")),
+    (r"layers/\w+/(nf4_scale_scale|nf4_scale_mean)", P()),
+    (r"(layers/)?\w+_norm/(scale|bias)", P()),
+    (r"(positions|token_types)/embedding|layers/\w+_proj/bias", P()),
     (r"(q|k|v|o)_proj/kernel", P("fsdp", "tensor")),  # the value head
-    (r"query|summary/kernel|\w+/bias", P()),
+    (r"query|summary/(kernel|bias)|\w_proj/bias", P()),
+    (r"(score|pooler)(/\w+)*/(kernel|bias)", P()),  # heads of classifiers
 )
 """(regex of a whole parameter path, how its dimensions are cut). The first match counts."""
 
 
-def make_mesh(*, data: int, fsdp: int, tensor: int) -> Mesh:
-    """The mesh over all devices; one axis may be −1 and takes what is left.
+def make_mesh(
+    *, data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The mesh over ``devices`` (all of this run); one axis may be −1 and takes what is left.
 
     Raises:
         UserError: the sizes do not multiply to the number of devices.
     """
-    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    sizes, count = [data, fsdp, tensor], len(jax.devices() if devices is None else devices)
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) == 1 and known > 0:
-        sizes[sizes.index(-1)] = devices // known
-    if min(sizes) < 1 or int(np.prod(sizes)) != devices:
+        sizes[sizes.index(-1)] = count // known
+    if min(sizes) < 1 or int(np.prod(sizes)) != count:
         raise UserError(
-            f"config.mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {devices} "
-            f"devices: the product must be {devices} (one of them may be -1)"
+            f"config.mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} "
+            f"devices: the product must be {count} (one of them may be -1)"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -99,17 +108,21 @@ def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     return jax.tree.map(put, batch)
 
 
-def place_like_params(tree: Any, mesh: Mesh) -> Any:
-    """A pytree that mirrors parameters (an optimizer state): each leaf beside its parameter.
+def beside_params(tree: Any, mesh: Mesh) -> Any:
+    """Where each leaf of a pytree that mirrors parameters (an optimizer state) lives.
 
     A leaf belongs to the parameter named by the last dictionary key on its path; anything else
     (step counts) is on every device.
     """
 
-    def put(path, leaf):
+    def place(path, leaf):
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
         whole = not names or leaf.ndim == 0
-        where = replicated(mesh) if whole else partition(names[-1], leaf.shape, mesh)
-        return jax.device_put(leaf, where)
+        return replicated(mesh) if whole else partition(names[-1], leaf.shape, mesh)
 
-    return jax.tree_util.tree_map_with_path(put, tree)
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def place_like_params(tree: Any, mesh: Mesh) -> Any:
+    """A pytree that mirrors parameters on the mesh: each leaf beside its parameter."""
+    return jax.tree.map(jax.device_put, tree, beside_params(tree, mesh))

@@ -1,8 +1,9 @@
 """A run's folder: load a finished stage, or compute and save it atomically; stale is an error.
 
-``<nn>_<stage>/`` holds a result and ``record.json``: the stage's inputs, spelled out, and their
-fingerprint. While a stage runs, its folder is called ``<nn>_<stage>.partial``; what it keeps there
-to go on after an interruption survives, and the rename at the end makes the result appear at once.
+``<nn>_<stage>/`` holds a result, ``record.json`` (the stage's inputs, spelled out: they decide
+whether the result still counts) and ``config.json`` (the whole config that it was made with). While
+a stage runs, its folder is called ``<nn>_<stage>.partial``; what it keeps there to go on after an
+interruption survives, and the rename at the end makes the result appear at once.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Run:
             shutil.rmtree(partial)  # what other inputs began
         partial.mkdir(exist_ok=True)
         _write_json(partial / "record.json", record)
+        _write_json(partial / "config.json", json.loads(self.config.to_json()))
         name = record["stage"]
         self._say(f"[{name}] running")
         context = StageContext(
@@ -117,7 +119,8 @@ class Run:
         stored = _read_json(folder / "record.json")
         if stored == json.loads(json.dumps(record)):
             return True
-        begun = stored is not None and any(i.name != "record.json" for i in folder.iterdir())
+        contents = {item.name for item in folder.iterdir()}
+        begun = stored is not None and bool(contents - {"record.json", "config.json"})
         if begun and not self.redo:
             raise UserError(
                 f"{folder} was made with {_difference(stored, record)}; "
@@ -166,6 +169,49 @@ class Run:
         if value is None or isinstance(value, (str, int, float, bool)):
             return value
         raise TypeError(f"a stage cannot take a {type(value).__name__}: it has no fingerprint")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A finished stage, for who comes after the run.
+
+    Attributes:
+        folder: where its result lies.
+        record: its inputs, spelled out.
+        fingerprint: by which later stages know its result.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    fingerprint: str
+
+    def config(self) -> ConfigDict:
+        """The whole config that the stage was made with.
+
+        Raises:
+            UserError: it was made before stages kept it.
+        """
+        file = self.folder / "config.json"
+        stored = _read_json(file)
+        if stored is None:
+            raise UserError(f"{file} is missing: delete {self.folder} and run again")
+        return ConfigDict({key: _with_tuples(value) for key, value in stored.items()})
+
+
+def finished_stage(workdir: Path, name: str) -> Stage | None:
+    """The stage called ``name`` in a workdir; None where it has no result."""
+    for folder in sorted(workdir.glob(f"[0-9][0-9]_{name}")):
+        record = _read_json(folder / "record.json")
+        if record is not None:
+            return Stage(folder, record, _digest(record))
+    return None
+
+
+def _with_tuples(value: Any) -> Any:
+    """What JSON made lists of, as a config has it."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _content(file: Path) -> str:

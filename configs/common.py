@@ -43,19 +43,32 @@ def get_config() -> ConfigDict:
         {
             "path": "",  # a directory, a hub name, a .gguf file, package:NAME or random:PRESET
             "dtype": "bfloat16",  # of activations and of frozen weights
+            "quantisation": "none",  # of the frozen base: none, nf4, nf4-double (QLoRA)
+            "attention": "auto",  # kernel: auto, xla, cudnn (GPU), splash (TPU)
             "remat": True,  # recompute activations in the backward pass: less memory, more time
             "logprob_chunk": 4096,  # tokens whose [V] logits exist at once
             "shapes": ((512, 128),),  # (prompt, response) lengths that are compiled for
+            # a directory that peft wrote: training starts from it, and it decides, not ``lora``
+            "adapter": "",
             # rank 0 trains every weight
             "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "modules": ("all-linear",)},
         }
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
     config.reference = fitting(2e-4)
-    config.decode = ConfigDict({"max_new_tokens": 128, "batch_size": 32})
+    # How reference and policy answer: to be validated, to be evaluated, and for `generate`.
+    config.decode = ConfigDict(
+        {
+            "max_new_tokens": 128,
+            "batch_size": 32,  # prompts; with beams so many times as many rows are decoded
+            "beams": 1,  # unfinished answers kept side by side; 1 = greedy
+            "repetition_penalty": 1.0,  # of tokens of the prompt and the answer so far; 1 = none
+            "end": (),  # ids of tokens that end an answer, besides the tokenizer's end token
+        }
+    )
     config.generate = ConfigDict(
         {
-            "temperature": 0.0,  # 0 = greedy
+            "temperature": 0.0,  # 0 = as config.decode says; above 0 = drawn, without beams
             "top_k": 0,  # 0 = all
             "top_p": 1.0,
             "samples": 1,  # answers per validation prompt for the value head

@@ -34,7 +34,7 @@ def quick_compiles():
 
 def pytest_collection_modifyitems(items):
     """Tests marked parity are skipped where what they compare with is not installed."""
-    absent = [name for name in ("torch", "accelerate") if find_spec(name) is None]
+    absent = [name for name in ("torch", "accelerate", "peft") if find_spec(name) is None]
     for item in items:
         if absent and "parity" in item.keywords:
             item.add_marker(pytest.mark.skip(reason=f"{' and '.join(absent)} not installed"))

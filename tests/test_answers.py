@@ -7,18 +7,18 @@ import jax
 import pytest
 
 from alol_jax.answers import answer
-from alol_jax.decode import Sampling
 from alol_jax.rewards import Reward
-from alol_jax.tokens import byte_level
+from alol_jax.sampling import Sampling
+from alol_jax.tokenizer_files import byte_level
 from alol_jax.types import Scored
 from tests.scripted import Scripted
 from tests.tiny_run import TASK, mesh_of
 
 
-@pytest.mark.parametrize(("stop", "steps"), [(("\n",), 4), (("c\nd",), 5), ((), 8)])
-def test_decoding_ends_where_a_stop_text_of_the_task_has_been_said(stop, steps):
+def answered(sampling, *, stop=(), line=b"abc\ndefg"):
+    """The answer of a model that says ``line``, the steps that it took, and what was said of it."""
     tokenizer = byte_level()
-    model = Scripted(((*b"abc\ndefg",),) * 259, tokenizer.vocab_size)
+    model = Scripted(((*line,),) * 259, tokenizer.vocab_size)
     lm = types.SimpleNamespace(
         transformer=model,
         tokenizer=tokenizer,
@@ -26,18 +26,37 @@ def test_decoding_ends_where_a_stop_text_of_the_task_has_been_said(stop, steps):
         prompt_widths=(16,),
         frozen=lambda: {},
     )
+    said = []
     (row,) = answer(
         lm,
         dataclasses.replace(TASK, stop=stop),
         {},
         [Scored("a", "why?", "", "web", (), 0.0)],
         Reward((), (), ()),
-        Sampling(8),
+        sampling,
         batch_size=1,
         key=jax.random.key(0),
         label="answers",
+        say=said.append,
     )
     jax.effects_barrier()
+    return row.response, len(model.steps), said
+
+
+@pytest.mark.parametrize(("stop", "steps"), [(("\n",), 4), (("c\nd",), 5), ((), 8)])
+def test_decoding_ends_where_a_stop_text_of_the_task_has_been_said(stop, steps):
     said = "abc\ndefg"
-    assert row.response == (said[: said.index(stop[0])] if stop else said)
-    assert len(model.steps) == steps
+    expected = said[: said.index(stop[0])] if stop else said
+    assert answered(Sampling(8), stop=stop)[:2] == (expected, steps)
+
+
+def test_further_end_tokens_end_an_answer_besides_the_tokenizers_own():
+    assert answered(Sampling(8, end=(ord("d"),)))[:2] == ("abc\nd", 5)
+    tokenizer = byte_level()
+    ending = (*b"ab", tokenizer.eos_id, *b"defgh")
+    assert answered(Sampling(8, end=(ord("d"),)), line=ending)[:2] == ("ab", 3)
+
+
+def test_how_fast_it_went_is_said_once():
+    (line,) = answered(Sampling(8))[2]
+    assert line.startswith("answers: 1 in ")

@@ -11,6 +11,8 @@ import pytest
 from alol_jax.language_model import open_language_model
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.config import PRESETS
+from alol_jax.models.nf4 import NF4
+from alol_jax.models.transformer import quantised
 from alol_jax.sharding import make_mesh
 from alol_jax.types import UserError
 from configs import common
@@ -118,10 +120,47 @@ def test_weights_lie_on_the_mesh_as_the_partition_table_says():
 # ------------------------------------------------------------------ what is refused
 
 
-def test_an_unknown_preset_is_refused_with_the_known_ones():
-    said = refusal(path="random:llama-tin")
-    assert "no preset 'llama-tin'" in said
-    assert all(name in said for name in PRESETS)
+def test_an_unknown_preset_is_refused_with_the_one_that_was_meant_or_all():
+    assert "no preset 'llama-tin': did you mean 'llama-tiny'?" in refusal(path="random:llama-tin")
+    assert all(name in refusal(path="random:x") for name in PRESETS)
+
+
+def test_an_encoder_is_refused_as_a_policy():
+    assert "is no language model that can generate (roberta)" in refusal(path="random:roberta-base")
+
+
+def test_a_quantised_base_needs_adapters_and_a_known_name():
+    assert "a quantised base cannot train" in refusal(quantisation="nf4", lora={"rank": 0})
+    assert "did you mean 'nf4'?" in refusal(quantisation="nf5")
+
+
+# ------------------------------------------------------------------ without arrays
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4-double"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_abstract_leaves_are_those_that_are_made(rank, quantisation):
+    if rank == 0 and quantisation != "none":
+        pytest.skip("a quantised base does not train")
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    lm = opened(mesh=mesh, dtype="bfloat16", quantisation=quantisation, lora={"rank": rank})
+    made = (lm.fresh(jax.random.key(0)), lm.frozen())
+    for real, described in zip(made, lm.abstract(), strict=True):
+        assert {p: (x.shape, x.dtype, x.sharding) for p, x in real.items()} == {
+            p: (x.shape, x.dtype, x.sharding) for p, x in described.items()
+        }
+
+
+def test_a_quantised_checkpoint_is_the_quantised_weights_layer_by_layer(tmp_path):
+    """Read from a file onto the mesh, and made from the unquantised parameters at once."""
+    path = write_gguf(tmp_path / "m.gguf", random_weights())
+    plain = opened(path=path)
+    expected = quantised(plain.base, NF4(double=False))
+    for mesh in (mesh_of(1), make_mesh(data=2, fsdp=2, tensor=2)):
+        read = opened(mesh=mesh, path=path, quantisation="nf4").base
+        assert read.keys() == expected.keys()
+        for name, leaf in expected.items():
+            np.testing.assert_array_equal(read[name], leaf, err_msg=name)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(monkeypatch):
@@ -148,7 +187,9 @@ def test_shapes_must_hold_a_prompt_and_a_response(shapes):
 
 
 def test_a_directory_without_its_tokenizer_is_refused(tmp_path):
-    assert "tokenizer.json is missing" in refusal(path=write_directory(tmp_path, random_weights()))
+    assert "has no tokenizer: bring tokenizer.json" in refusal(
+        path=write_directory(tmp_path, random_weights())
+    )
 
 
 # ------------------------------------------------------------------ the fingerprint

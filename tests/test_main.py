@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from alol_jax.workdir import alone_in
-from tests.running import DEBUG, ROOT, command, environment, run
+from tests.running import DEBUG, ROOT, command, environment, refused, run
 
 JSONL = "configs/jsonl.py:debug"
 
@@ -14,14 +14,6 @@ JSONL = "configs/jsonl.py:debug"
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-def refused(result) -> str:
-    """The one line that a refused run prints on stderr, its progress lines apart."""
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("  ")]
-    assert result.returncode == 2, result.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
 
 
 @pytest.mark.parametrize(

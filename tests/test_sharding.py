@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from alol_jax.fit import init_state
 from alol_jax.models.config import PRESETS
 from alol_jax.models.heads import ValueHead
+from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
 from alol_jax.sharding import (
     AXES,
@@ -40,6 +41,19 @@ def _llama_shapes(rank):
     return jax.eval_shape(Transformer(config, lora, jnp.float32, False).init, jax.random.key(0))
 
 
+def _family_shapes(name, nf4=None):
+    """Every parameter of a family's tiny preset, perhaps with a quantised base."""
+    bare = Transformer(PRESETS[name], None, jnp.float32, False, nf4=nf4)
+    return jax.eval_shape(bare.init, jax.random.key(0))
+
+
+def _classifier_shapes():
+    """An encoder with all the heads that classifiers have."""
+    return _family_shapes("roberta-base") | dict.fromkeys(
+        ("score/kernel", "score/bias", "score/dense/kernel", "score/out/bias", "pooler/kernel")
+    )
+
+
 def _value_shapes():
     return jax.eval_shape(lambda key: ValueHead(64, 1.0).init(key, 0.5), jax.random.key(0))
 
@@ -47,6 +61,11 @@ def _value_shapes():
 ALL = {
     "llama": lambda: _llama_shapes(0),
     "llama with adapters": lambda: _llama_shapes(4),
+    "llama, quantised": lambda: _family_shapes("llama-tiny", NF4(double=False)),
+    "llama, quantised twice": lambda: _family_shapes("llama-tiny", NF4(double=True)),
+    "gpt_neox": lambda: _family_shapes("gpt-neox-tiny"),
+    "gpt2": lambda: _family_shapes("gpt2-tiny"),
+    "roberta with heads": _classifier_shapes,
     "value head": _value_shapes,
 }
 

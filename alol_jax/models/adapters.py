@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from alol_jax.models.blocks import PROJECTIONS, LoRA
+from alol_jax.models.blocks import LoRA
+from alol_jax.models.config import ModelConfig
 from alol_jax.types import Params, UserError
 
 ALL_LINEAR = "all-linear"
 
 
-def make_lora(*, rank: int, alpha: float, dropout: float, modules: tuple[str, ...]) -> LoRA | None:
+def make_lora(
+    config: ModelConfig, *, rank: int, alpha: float, dropout: float, modules: tuple[str, ...]
+) -> LoRA | None:
     """A LoRA description from config values; None where ``rank`` is 0 (full fine-tuning).
 
     Raises:
@@ -18,12 +21,12 @@ def make_lora(*, rank: int, alpha: float, dropout: float, modules: tuple[str, ..
         return None
     if rank < 0 or not 0.0 <= dropout < 1.0:
         raise UserError(f"config.model.lora: rank {rank} must be ≥ 0, dropout {dropout} in [0, 1)")
-    names = PROJECTIONS if tuple(modules) == (ALL_LINEAR,) else tuple(modules)
-    unknown = [name for name in names if name not in PROJECTIONS]
+    names = config.projections if tuple(modules) == (ALL_LINEAR,) else tuple(modules)
+    unknown = [name for name in names if name not in config.projections]
     if unknown or not names:
         raise UserError(
             f"config.model.lora.modules names {unknown or 'nothing'}; "
-            f"this model has {', '.join(PROJECTIONS)} (or '{ALL_LINEAR}')"
+            f"this model has {', '.join(config.projections)} (or '{ALL_LINEAR}')"
         )
     return LoRA(rank, alpha, dropout, names)
 
@@ -38,9 +41,27 @@ def adapters_of(params: Params) -> Params:
     return {path: leaf for path, leaf in params.items() if is_adapter(path)}
 
 
-def summary(trained: Params, frozen: Params) -> str:
-    """One line: which modules train, how many parameters, which share of all."""
+def summary(trained: Params, frozen: Params) -> tuple[str, ...]:
+    """What trains, a line per module: its shape, its parameters, and the share of all."""
     count = sum(leaf.size for leaf in trained.values())
-    total = count + sum(leaf.size for leaf in frozen.values())
-    modules = sorted({path.split("/")[-2] for path in trained})
-    return f"training {count:,} of {total:,} parameters ({count / total:.2%}): {', '.join(modules)}"
+    total = count + sum(_weights(path, leaf) for path, leaf in frozen.items())
+    modules: dict[str, list[str]] = {}
+    for path in trained:
+        module, leaf = path.rsplit("/", 1)
+        modules.setdefault(module, []).append(leaf)
+    lines = [f"training {count:,} of {total:,} parameters ({count / total:.2%})"]
+    for module, leaves in sorted(modules.items()):
+        shapes = ", ".join(f"{leaf} {_shape(trained[f'{module}/{leaf}'])}" for leaf in leaves)
+        size = sum(trained[f"{module}/{leaf}"].size for leaf in leaves)
+        lines.append(f"  {module:24} {size:>13,}  {shapes}")
+    return tuple(lines)
+
+
+def _weights(path: str, leaf) -> int:
+    """The weights in a leaf: two in a byte of NF4 codes, none in its scales."""
+    name = path.rsplit("/", 1)[-1]
+    return 2 * leaf.size if name == "nf4_codes" else 0 if name.startswith("nf4_") else leaf.size
+
+
+def _shape(leaf) -> str:
+    return "×".join(map(str, leaf.shape))

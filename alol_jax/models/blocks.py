@@ -7,16 +7,16 @@ Modules describe; they hold no state of their own beyond a call. `describe` spli
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import ModelConfig, Rotary
+from alol_jax.models.nf4 import NF4, dequantise, shapes_of
 from alol_jax.types import Params
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LoRA:
     rank: int
     alpha: float
     dropout: float
-    modules: tuple[str, ...] = PROJECTIONS
+    modules: tuple[str, ...]
 
     @property
     def scale(self) -> float:
@@ -64,15 +64,35 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
+def _row(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector [D] in the dtype and rank of ``x``, for adding or multiplying."""
+    return jnp.expand_dims(vector.astype(x.dtype), range(x.ndim - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """What a linear map of a block is made of, besides its kernel."""
+
+    bias: bool = False
+    lora: LoRA | None = None
+    nf4: NF4 | None = None  # the kernel is stored as NF4 and dequantised at use
+
+
 class Linear(nnx.Module):
-    """x W, plus scale · dropout(x) A B where the projection carries an adapter.
+    """x W + b, plus scale · dropout(x) A B where the projection carries an adapter.
 
     A starts Kaiming-uniform with a = √5, that is U(±1/√D_in); B starts at zero. Both are float32.
+    An NF4 kernel has no initial value of its own: `Transformer.init` quantises a plain one.
     """
 
-    def __init__(self, width: int, out: int, name: str, lora: LoRA | None, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width, out)))
-        self.lora = lora if lora is not None and name in lora.modules else None
+    def __init__(self, width: int, out: int, made_of: Projection, rngs: nnx.Rngs):
+        self.lora, self.nf4 = made_of.lora, made_of.nf4
+        if self.nf4 is None:
+            self.kernel = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width, out)))
+        else:
+            for name, leaf in shapes_of((width, out), self.nf4).items():
+                setattr(self, name, nnx.Param(jnp.zeros(leaf.shape, leaf.dtype)))
+        self.bias = nnx.Param(jnp.zeros((out,))) if made_of.bias else None
         if self.lora is not None:
             limit = width**-0.5
             shape = (width, self.lora.rank)
@@ -82,11 +102,19 @@ class Linear(nnx.Module):
             self.lora_b = nnx.Param(jnp.zeros((self.lora.rank, out)))
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = x @ self._kernel(x.dtype)
+        if self.bias is not None:
+            y = y + _row(self.bias[...], y)
         if self.lora is None:
             return y
         low = dropout(x, self.lora.dropout, key) @ self.lora_a[...].astype(x.dtype)
         return y + self.lora.scale * (low @ self.lora_b[...].astype(x.dtype))
+
+    def _kernel(self, dtype: jnp.dtype) -> jax.Array:
+        if self.nf4 is None:
+            return self.kernel[...].astype(dtype)
+        state = nnx.split(self)[1]
+        return dequantise({p[0]: leaf[...] for p, leaf in nnx.to_flat_state(state)}, dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -99,37 +127,74 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
-        scale = jnp.expand_dims(self.scale[...].astype(x.dtype), range(x.ndim - 1))
-        return normed.astype(x.dtype) * scale
+        return normed.astype(x.dtype) * _row(self.scale[...], x)
 
 
-def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary embedding, halves layout (Su et al. 2021). x [B, T, N, H], positions [B, T]."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+class LayerNorm(nnx.Module):
+    """(x − mean x) / √(var x + ε) · scale + bias, mean and variance in float32."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        centred = x.astype(jnp.float32)
+        centred = centred - jnp.mean(centred, axis=-1, keepdims=True)
+        variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+        normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).astype(x.dtype)
+        return normed * _row(self.scale[...], x) + _row(self.bias[...], x)
+
+
+NORMS: dict[str, type[nnx.Module]] = {"rms": RMSNorm, "layer": LayerNorm}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+def make_norm(config: ModelConfig) -> nnx.Module:
+    """The norm of the family."""
+    return NORMS[config.norm](config.width, config.norm_epsilon)
+
+
+def rotate(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Array:
+    """Rotary embedding of the first ``rotary.width`` features. x [B, T, N, H], positions [B, T]."""
+    turning = x[..., : rotary.width].astype(jnp.float32)
+    frequency = jnp.array(rotary.frequencies())
     angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    first, second = jnp.split(turning, 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    return jnp.concatenate([turned.astype(x.dtype), x[..., rotary.width :]], axis=-1)
 
 
 class Block(nnx.Module):
-    """One pre-norm layer: x + attention(norm x), then x + down(silu(gate x) · up x)."""
+    """One layer: attention, then an mlp, each added to its input.
 
-    def __init__(self, config: ModelConfig, lora: LoRA | None, rngs: nnx.Rngs):
+    Pre-norm: x + attention(norm x), then x + mlp(norm x), or x + attention(norm x) + mlp(norm x)
+    side by side. Post-norm: norm(x + attention(x)), then norm(x + mlp(x)).
+    """
+
+    def __init__(self, config: ModelConfig, lora: LoRA | None, nf4: NF4 | None, rngs: nnx.Rngs):
+        self.config = config
         queries = config.heads * config.head_width
         keys = config.kv_heads * config.head_width
-        self.config = config
-        self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.q_proj = Linear(config.width, queries, "q_proj", lora, rngs)
-        self.k_proj = Linear(config.width, keys, "k_proj", lora, rngs)
-        self.v_proj = Linear(config.width, keys, "v_proj", lora, rngs)
-        self.o_proj = Linear(queries, config.width, "o_proj", lora, rngs)
-        self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.gate_proj = Linear(config.width, config.mlp_width, "gate_proj", lora, rngs)
-        self.up_proj = Linear(config.width, config.mlp_width, "up_proj", lora, rngs)
-        self.down_proj = Linear(config.mlp_width, config.width, "down_proj", lora, rngs)
+        sizes = {
+            "q_proj": (config.width, queries),
+            "k_proj": (config.width, keys),
+            "v_proj": (config.width, keys),
+            "o_proj": (queries, config.width),
+            "gate_proj": (config.width, config.mlp_width),
+            "up_proj": (config.width, config.mlp_width),
+            "down_proj": (config.mlp_width, config.width),
+        }
+        self.attention_norm, self.mlp_norm = make_norm(config), make_norm(config)
+        for name in config.projections:
+            adapter = lora if lora is not None and name in lora.modules else None
+            made_of = Projection(config.biases, adapter, nf4)
+            setattr(self, name, Linear(*sizes[name], made_of, rngs))
 
     def __call__(self, x, positions, attend, key):
         """One layer.
@@ -137,30 +202,39 @@ class Block(nnx.Module):
         Args:
             x: [B, T, D].
             positions: i32[B, T], counting real tokens.
-            attend: (k, v) of this call -> (k, v) to attend to, mask bool[B, T, S] that allows every
-                query at least one key, and a store that is handed back: the caller decides what a
-                cache is.
+            attend: (q [B, T, N, H], k and v [B, T, G, H]) of this call -> (the mixture of values
+                [B, T, N, H], a store that is handed back): the caller decides what a cache is.
             key: dropout key or None.
 
         Returns:
             [B, T, D] and the store.
         """
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
+        if self.config.post_norm:
+            mixed, store = self._attention(x, positions, attend, keys[:4])
+            x = self.attention_norm(x + mixed)
+            return self.mlp_norm(x + self._mlp(x, keys[4:])), store
         mixed, store = self._attention(self.attention_norm(x), positions, attend, keys[:4])
+        if self.config.parallel_residual:
+            return x + mixed + self._mlp(self.mlp_norm(x), keys[4:]), store
         x = x + mixed
         return x + self._mlp(self.mlp_norm(x), keys[4:]), store
 
     def _attention(self, x, positions, attend, keys):
         """o(softmax(q kᵀ / √H) v), queries in N heads, keys and values in G."""
-        theta = self.config.rope_theta
         heads = (*x.shape[:2], -1, self.config.head_width)
-        q = rotate(self.q_proj(x, keys[0]).reshape(heads), positions, theta)
-        k = rotate(self.k_proj(x, keys[1]).reshape(heads), positions, theta)
+        q = self.q_proj(x, keys[0]).reshape(heads)
+        k = self.k_proj(x, keys[1]).reshape(heads)
         v = self.v_proj(x, keys[2]).reshape(heads)
-        k, v, mask, store = attend(k, v)
-        mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+        if self.config.rotary is not None:
+            q, k = (rotate(part, positions, self.config.rotary) for part in (q, k))
+        mixed, store = attend(q, k, v)
         return self.o_proj(mixed.reshape(*x.shape[:2], -1), keys[3]), store
 
     def _mlp(self, x, keys):
-        gate = jax.nn.silu(self.gate_proj(x, keys[0]))
-        return self.down_proj(gate * self.up_proj(x, keys[1]), keys[2])
+        act = ACTIVATIONS[self.config.activation]
+        if self.config.gated_mlp:
+            return self.down_proj(
+                act(self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1]), keys[2]
+            )
+        return self.down_proj(act(self.up_proj(x, keys[1])), keys[2])

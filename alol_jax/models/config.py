@@ -1,222 +1,254 @@
-"""The shape of a model: ``ModelConfig``, its presets, and how a Hugging Face config.json is read.
+"""The shape of a model: ``ModelConfig``, a closed list of choices, and its presets.
 
-Fail closed: a field of a foreign config that changes the mathematics and is not implemented, or
-that this file has never heard of, is an error. A model that is read almost right is read wrong.
+Llama, GPT-NeoX, GPT-2 and RoBERTa are one transformer with different values here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+
+import numpy as np
 
 from alol_jax.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A Llama: RMS norms, rotary positions (rotate half), gated SiLU mlp, grouped heads, no biases.
+class LinearScaling:
+    """Positions divided by ``factor`` (position interpolation, arXiv 2306.15595)."""
+
+    factor: float
+
+    def __call__(self, frequency: np.ndarray) -> np.ndarray:
+        return frequency / self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling:
+    """Llama 3.1's: wavelengths longer than ``original / low`` positions are stretched by
+    ``factor``, those shorter than ``original / high`` are kept, between the two it is blended."""
+
+    factor: float
+    low: float
+    high: float
+    original: int  # positions that the model was first trained for
+
+    def __call__(self, frequency: np.ndarray) -> np.ndarray:
+        turns = self.original * frequency / (2 * np.pi)
+        share = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        return share * frequency + (1 - share) * frequency / self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """Rotary positions, halves layout (Su et al. 2021), on the first ``width`` features of a head.
 
     Raises:
-      UserError: a size is not positive, ``heads`` is no multiple of ``kv_heads``, or ``head_width``
-        is odd (rotary positions turn pairs).
+      UserError: ``width`` is odd or not positive, or ``theta`` is not positive.
     """
 
+    theta: float  # base of the wavelengths
+    width: int  # features of a head that turn; the others pass
+    scaling: LinearScaling | Llama3Scaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 2 or self.width % 2:
+            raise UserError(
+                f"model: head_width = {self.width} turns by rotary positions; it must be even"
+            )
+        if not self.theta > 0:
+            raise UserError(f"model: rotary theta = {self.theta} must be positive")
+
+    def frequencies(self) -> np.ndarray:
+        """f32[width / 2], radians per position."""
+        exponent = np.arange(0, self.width, 2, dtype=np.float64) / self.width
+        plain = self.theta**-exponent
+        return np.float32(plain if self.scaling is None else self.scaling(plain))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What the mathematics of a model reads, and the family whose files it has.
+
+    Raises:
+      UserError: a size is not positive, ``heads`` is no multiple of ``kv_heads``, more features
+        turn than a head has, or both ``post_norm`` and ``parallel_residual``.
+    """
+
+    family: str  # whose weight names and config.json it has; the mathematics never reads it
     vocab_size: int  # V
     width: int  # D
     layers: int  # L
     heads: int  # N, query heads
     kv_heads: int  # G, key/value heads; N % G == 0
-    head_width: int  # H, even
+    head_width: int  # H
     mlp_width: int  # F
     max_positions: int  # the longest T that the model was trained for
     norm_epsilon: float
-    rope_theta: float  # base of the rotary wavelengths
     tied_embeddings: bool  # the head is the transposed embedding
+    rotary: Rotary | None  # None: learned position embeddings
+    norm: str = "rms"  # a key of blocks.NORMS
+    activation: str = "silu"  # a key of blocks.ACTIVATIONS
+    gated_mlp: bool = True  # down(act(gate x) · up x), else down(act(up x))
+    biases: bool = False  # on every projection of a block
+    parallel_residual: bool = False  # attention and mlp read the same x
+    post_norm: bool = False  # a norm after each sum and after the embeddings, none at the end
+    causal: bool = True
+    position_offset: int = 0  # row of the first position's embedding
+    token_types: int = 0  # rows of the segment embedding, of which row 0 is added everywhere
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "tied_embeddings" and not value > 0:
-                raise UserError(f"model: {field.name} = {value!r} must be positive")
+        for name in (
+            "vocab_size width layers heads kv_heads head_width mlp_width max_positions norm_epsilon"
+        ).split():
+            if not getattr(self, name) > 0:
+                raise UserError(f"model: {name} = {getattr(self, name)!r} must be positive")
         if self.heads % self.kv_heads:
             raise UserError(
                 f"model: heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}"
             )
-        if self.head_width % 2:
+        if self.rotary is not None and self.rotary.width > self.head_width:
             raise UserError(
-                f"model: head_width = {self.head_width} is odd; rotary positions need it even"
+                f"model: {self.rotary.width} rotary features in a head of {self.head_width}"
             )
+        if self.post_norm and self.parallel_residual:
+            raise UserError("model: a parallel residual has no place for post-norms")
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The linear maps of a block, in the order in which they are used."""
+        gate = ("gate_proj",) if self.gated_mlp else ()
+        return ("q_proj", "k_proj", "v_proj", "o_proj", *gate, "up_proj", "down_proj")
 
 
-PRESETS: dict[str, ModelConfig] = {
-    # For debug runs and tests: holds the 259 ids of the byte-level tokenizer.
-    "llama-tiny": ModelConfig(
-        vocab_size=264,
-        width=64,
-        layers=2,
-        heads=4,
-        kv_heads=2,
-        head_width=16,
-        mlp_width=128,
-        max_positions=1024,
-        norm_epsilon=1e-5,
-        rope_theta=10_000.0,
-        tied_embeddings=True,
-    ),
-    "smollm2-135m": ModelConfig(
-        vocab_size=49_152,
-        width=576,
-        layers=30,
-        heads=9,
-        kv_heads=3,
-        head_width=64,
-        mlp_width=1536,
-        max_positions=8192,
-        norm_epsilon=1e-5,
-        rope_theta=100_000.0,
-        tied_embeddings=True,
-    ),
-}
-
-# ------------------------------------------------------------------ Hugging Face config.json
-
-_READ = frozenset(
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-    "num_key_value_heads head_dim max_position_embeddings rms_norm_eps rope_theta rope_parameters "
-    "rope_scaling tie_word_embeddings".split()
-)
-
-# Fields that change the mathematics, with the values whose mathematics is implemented.
-_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
-    "model_type": ("llama",),
-    "architectures": (["LlamaForCausalLM"], None),
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "attention_dropout": (0.0, None),
-    "rope_interleaved": (False, None),
-    "partial_rotary_factor": (1.0, None),
-    "sliding_window": (None,),
-    "use_sliding_window": (False, None),
-    "layer_types": (None,),
-    "quantization_config": (None,),
-    "is_encoder_decoder": (False, None),
-    "add_cross_attention": (False, None),
-    "pruned_heads": ({}, None),
-    "auto_map": (None,),
-}
-
-# Fields without influence on the mathematics of a forward pass: provenance, initialisation,
-# storage, how the weights were sliced, what a forward returns, and generation settings that old
-# versions kept here.
-_HARMLESS = frozenset(
-    "transformers_version _name_or_path _commit_hash torch_dtype dtype torchscript use_bfloat16 "
-    "initializer_range use_cache pretraining_tp chunk_size_feed_forward is_decoder is_llama_config "
-    "attn_implementation _attn_implementation _attn_implementation_autoset _flash_attn_2_enabled "
-    "max_sequence_length transformers.js_config unsloth_version unsloth_fixed tf_legacy_loss "
-    "bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id "
-    "tokenizer_class prefix output_attentions output_hidden_states output_scores return_dict "
-    "return_dict_in_generate id2label label2id num_labels problem_type finetuning_task "
-    "task_specific_params cross_attention_hidden_size tie_encoder_decoder "
-    "temperature top_k top_p typical_p repetition_penalty length_penalty diversity_penalty "
-    "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences "
-    "num_beams num_beam_groups do_sample early_stopping max_length min_length forced_bos_token_id "
-    "forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens "
-    "begin_suppress_tokens".split()
-)
-
-_ROPE_KEYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
-
-
-def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
-    """The ModelConfig of a Hugging Face Llama config.json (transformers 4 and 5).
-
-    A field that transformers itself may leave out has its documented default: one key/value head
-    per query head, head_dim = hidden_size / heads, rope_theta 10000, embeddings not tied.
-
-    Args:
-      config_json: the parsed file.
-      where: what to call the file in an error.
-
-    Raises:
-      UserError: a field is missing, has a wrong type, asks for mathematics that is not
-        implemented, or is unknown.
-    """
-    for key, value in config_json.items():
-        if key in _IMPLEMENTED and value not in _IMPLEMENTED[key]:
-            raise UserError(
-                f"{where}: {key} = {value!r} is not implemented "
-                f"(only {_IMPLEMENTED[key][0]!r} is): choose another checkpoint"
-            )
-        if key not in _READ and key not in _IMPLEMENTED and key not in _HARMLESS:
-            raise UserError(
-                f"{where}: unknown field {key} = {value!r}, which may change the mathematics: "
-                "remove it from the file if it does not"
-            )
-    if "model_type" not in config_json:
-        raise UserError(f"{where}: model_type is missing: is this a Llama's config.json?")
-    width = _size(config_json, "hidden_size", where)
-    heads = _size(config_json, "num_attention_heads", where)
+def _llama(width, layers, heads, mlp_width, *, theta=1e4, scaling=None, kv_heads=None):
+    """The choices of a Llama (Touvron et al. 2023, arXiv 2302.13971) of a given size."""
+    head_width = width // heads
     return ModelConfig(
-        vocab_size=_size(config_json, "vocab_size", where),
+        family="llama",
+        vocab_size=32_000,
         width=width,
-        layers=_size(config_json, "num_hidden_layers", where),
+        layers=layers,
         heads=heads,
-        kv_heads=_size_or(config_json, "num_key_value_heads", heads, where),
-        head_width=_size_or(config_json, "head_dim", width // max(heads, 1), where),
-        mlp_width=_size(config_json, "intermediate_size", where),
-        max_positions=_size(config_json, "max_position_embeddings", where),
-        norm_epsilon=_number(config_json, "rms_norm_eps", where),
-        rope_theta=_rope_theta(config_json, where),
-        tied_embeddings=_flag(config_json, "tie_word_embeddings", where),
+        kv_heads=kv_heads or heads,
+        head_width=head_width,
+        mlp_width=mlp_width,
+        max_positions=2048,
+        norm_epsilon=1e-5,
+        tied_embeddings=False,
+        rotary=Rotary(theta, head_width, scaling),
     )
 
 
-def _rope_theta(config_json: dict[str, Any], where: str) -> float:
-    """The rotary base, stated at the top (transformers 4) or in ``rope_parameters`` (5)."""
-    thetas = [_number(config_json, "rope_theta", where)] if "rope_theta" in config_json else []
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = config_json.get(key)
-        if rope is None:
-            continue
-        plain = (
-            isinstance(rope, dict)
-            and set(rope) <= _ROPE_KEYS
-            and {rope.get("rope_type", "default"), rope.get("type", "default")} == {"default"}
-            and rope.get("partial_rotary_factor", 1.0) == 1.0
-        )
-        if not plain:
-            raise UserError(
-                f"{where}: {key} = {rope!r} is not implemented "
-                "(only plain rotary positions are): choose another checkpoint"
-            )
-        if "rope_theta" in rope:
-            thetas.append(_number(rope, "rope_theta", f"{where}: {key}"))
-    if len(set(thetas)) > 1:
-        raise UserError(f"{where}: rope_theta is stated twice and differs: {thetas}")
-    return thetas[0] if thetas else 10_000.0
+def _gpt_neox(width, layers, heads):
+    """The choices of a Pythia (Biderman et al. 2023, arXiv 2304.01373) of a given size."""
+    return ModelConfig(
+        family="gpt_neox",
+        vocab_size=50_304,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        mlp_width=4 * width,
+        max_positions=2048,
+        norm_epsilon=1e-5,
+        tied_embeddings=False,
+        rotary=Rotary(1e4, width // heads // 4),
+        norm="layer",
+        activation="gelu",
+        gated_mlp=False,
+        biases=True,
+        parallel_residual=True,
+    )
 
 
-def _size(config_json: dict[str, Any], key: str, where: str) -> int:
-    value = config_json.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{where}: {key} must be a whole number, found {value!r}")
-    return value
+def _gpt2(width, layers, heads):
+    """The choices of a GPT-2 (Radford et al. 2019) of a given size."""
+    return ModelConfig(
+        family="gpt2",
+        vocab_size=50_257,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        mlp_width=4 * width,
+        max_positions=1024,
+        norm_epsilon=1e-5,
+        tied_embeddings=True,
+        rotary=None,
+        norm="layer",
+        activation="gelu_tanh",
+        gated_mlp=False,
+        biases=True,
+    )
 
 
-def _size_or(config_json: dict[str, Any], key: str, absent: int, where: str) -> int:
-    return absent if config_json.get(key) is None else _size(config_json, key, where)
+def _roberta(width, layers, heads):
+    """The choices of a RoBERTa (Liu et al. 2019, arXiv 1907.11692) of a given size."""
+    return ModelConfig(
+        family="roberta",
+        vocab_size=50_265,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_width=width // heads,
+        mlp_width=4 * width,
+        max_positions=512,
+        norm_epsilon=1e-5,
+        tied_embeddings=True,
+        rotary=None,
+        norm="layer",
+        activation="gelu",
+        gated_mlp=False,
+        biases=True,
+        post_norm=True,
+        causal=False,
+        position_offset=2,
+        token_types=1,
+    )
 
 
-def _number(config_json: dict[str, Any], key: str, where: str) -> float:
-    value = config_json.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise UserError(f"{where}: {key} must be a number, found {value!r}")
-    return float(value)
+_LLAMA_3_1 = Llama3Scaling(factor=8.0, low=1.0, high=4.0, original=8192)
+_LLAMA_3_2 = dataclasses.replace(_LLAMA_3_1, factor=32.0)
+_TINY = {"vocab_size": 264, "max_positions": 1024}  # holds the 259 ids of the byte-level tokenizer
 
-
-def _flag(config_json: dict[str, Any], key: str, where: str) -> bool:
-    value = config_json.get(key, False)
-    if not isinstance(value, bool):
-        raise UserError(f"{where}: {key} must be true or false, found {value!r}")
-    return value
+PRESETS: dict[str, ModelConfig] = {
+    # for debug runs and tests
+    "llama-tiny": dataclasses.replace(
+        _llama(64, 2, 4, 128, kv_heads=2), tied_embeddings=True, **_TINY
+    ),
+    "gpt-neox-tiny": dataclasses.replace(_gpt_neox(64, 2, 4), **_TINY),
+    "gpt2-tiny": dataclasses.replace(_gpt2(64, 2, 4), **_TINY),
+    "smollm2-135m": dataclasses.replace(
+        _llama(576, 30, 9, 1536, theta=1e5, kv_heads=3),
+        vocab_size=49_152,
+        max_positions=8192,
+        tied_embeddings=True,
+    ),
+    "tinyllama-1.1b": _llama(2048, 22, 32, 5632, kv_heads=4),
+    "llama-7b": dataclasses.replace(_llama(4096, 32, 32, 11_008), norm_epsilon=1e-6),
+    "llama-13b": dataclasses.replace(_llama(5120, 40, 40, 13_824), norm_epsilon=1e-6),
+    "llama-65b": _llama(8192, 80, 64, 22_016),
+    "llama-2-7b": dataclasses.replace(_llama(4096, 32, 32, 11_008), max_positions=4096),
+    "llama-3.1-8b": dataclasses.replace(
+        _llama(4096, 32, 32, 14_336, theta=5e5, kv_heads=8, scaling=_LLAMA_3_1),
+        vocab_size=128_256,
+        max_positions=131_072,
+    ),
+    "llama-3.2-1b": dataclasses.replace(
+        _llama(2048, 16, 32, 8192, theta=5e5, kv_heads=8, scaling=_LLAMA_3_2),
+        vocab_size=128_256,
+        max_positions=131_072,
+        tied_embeddings=True,
+    ),
+    "pythia-160m": _gpt_neox(768, 12, 12),
+    "pythia-1.4b": _gpt_neox(2048, 24, 16),
+    "pythia-6.9b": dataclasses.replace(_gpt_neox(4096, 32, 32), vocab_size=50_432),
+    "gpt2": _gpt2(768, 12, 12),
+    "gpt2-medium": _gpt2(1024, 24, 16),  # DialoGPT-medium too
+    "gpt2-xl": _gpt2(1600, 48, 25),
+    "roberta-base": _roberta(768, 12, 12),
+    "roberta-large": _roberta(1024, 24, 16),
+}

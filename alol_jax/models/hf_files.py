@@ -3,34 +3,79 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 
+from alol_jax.models.weight_names import BUFFERS
 from alol_jax.types import UserError
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CRITIC_HEAD = "custom_roberta_classification_head.safetensors"  # beside a critic's body
 _WANTED = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
     "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
+    CRITIC_HEAD,
 )
 
 
-class HFDirectory:
+class TensorFiles:
+    """The named tensors of one or many safetensors files.
+
+    ``shapes`` are as stored; tensors are read one at a time and no file stays mapped, so that the
+    pages of what was read do not count as memory in use.
+
+    Raises:
+      UserError: a file is damaged, stores weights as integers (masks and positions of old exports
+        may be), or stores a name that another one has.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._homes: dict[str, Path] = {}
+        for file in files:
+            with _opened(file) as shard:
+                self._note(file, shard)
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor called ``name``, as stored: f16, bf16, f32 or f64, of shape shapes[name]."""
+        with _opened(self._homes[name]) as shard:
+            return shard.get_tensor(name)
+
+    def _note(self, file: Path, shard: Any) -> None:
+        """Remembers what a file holds."""
+        for name in shard.keys():
+            if name in self._homes:
+                raise UserError(f"{file}: {name} is stored in two files: remove one of them")
+            entry = shard.get_slice(name)
+            if entry.get_dtype() not in _DTYPES and not BUFFERS.fullmatch(name):
+                raise UserError(
+                    f"{file}: {name} is stored as {entry.get_dtype()}, which is not supported: "
+                    f"choose a checkpoint in {', '.join(sorted(_DTYPES))}"
+                )
+            self.shapes[name] = tuple(entry.get_shape())
+            self._homes[name] = file
+
+
+class HFDirectory(TensorFiles):
     """config.json with model.safetensors, or with shards and model.safetensors.index.json.
 
-    ``shapes`` are PyTorch's, [out, in]; tensors are read one at a time. What the shards hold is
-    the truth; the index only says which files there are.
+    What the shards hold is the truth; the index only says which files there are.
 
     Raises:
       UserError: a file is missing, damaged, a pickle, or stores integers.
@@ -38,35 +83,19 @@ class HFDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_json = _json_object(path / "config.json")
+        self.config_json = json_object(path / "config.json")
         self.files = (path / "config.json", *_weight_files(path))
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._homes: dict[str, Any] = {}
-        for file in self.files[1:]:
-            self._open(file)
+        super().__init__(self.files[1:])
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor called ``name``, as stored: f16, bf16, f32 or f64, of shape shapes[name]."""
-        return self._homes[name].get_tensor(name)
 
-    def _open(self, file: Path) -> None:
-        try:
-            shard = safetensors.safe_open(file, framework="numpy")
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file} is damaged or no safetensors file ({error}): download it again"
-            ) from error
-        for name in shard.keys():
-            if name in self._homes:
-                raise UserError(f"{file}: {name} is stored in two files: remove one of them")
-            entry = shard.get_slice(name)
-            if entry.get_dtype() not in _DTYPES:
-                raise UserError(
-                    f"{file}: {name} is stored as {entry.get_dtype()}, which is not supported: "
-                    f"choose a checkpoint in {', '.join(sorted(_DTYPES))}"
-                )
-            self.shapes[name] = tuple(entry.get_shape())
-            self._homes[name] = shard
+def _opened(file: Path) -> Any:
+    """The file as safetensors reads it; it is closed at the end of a ``with``."""
+    try:
+        return safetensors.safe_open(file, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} is damaged or no safetensors file ({error}): download it again"
+        ) from error
 
 
 def download(name: str) -> Path:
@@ -87,13 +116,22 @@ def download(name: str) -> Path:
 
 
 def refuse_pickle(file: Path) -> None:
-    """Raises UserError with the way to convert if ``file`` is a pickle, which can run any code."""
-    if file.suffix in _PICKLES:
-        raise UserError(
-            f"{file} is a pickle, which may run code when read: where it is trusted, convert it: "
-            "`python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('"
-            f"{file.parent}').save_pretrained('{file.parent}')\"`"
-        )
+    """Raises UserError with the way to convert if ``file`` is a pickle, which can run any code.
+
+    The line converts every tensor under its own name, so that a classifier keeps its head.
+    """
+    if file.suffix not in _PICKLES:
+        return
+    parts, target = file, file.with_suffix(".safetensors")
+    if file.name.startswith("pytorch_model"):  # one or many, merged
+        parts, target = file.with_name("pytorch_model*.bin"), file.with_name("model.safetensors")
+    raise UserError(
+        f"{file} is a pickle, which may run code when read: where it is trusted, load it with its "
+        "class of transformers and save_pretrained it, or convert it: "
+        '`python -c "import glob, torch, safetensors.torch as s; '
+        f"s.save_file({{k: v.contiguous().clone() for f in glob.glob('{parts}') for k, v in "
+        f"torch.load(f, weights_only=True).items()}}, '{target}', {{'format': 'pt'}})\"`"
+    )
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
@@ -107,7 +145,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             if file.name != "training_args.bin":
                 refuse_pickle(file)
         raise UserError(f"{path} holds neither {whole.name} nor {index.name}")
-    shards = _json_object(index).get("weight_map")
+    shards = json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{index}: weight_map is missing or empty: download it again")
     names = sorted(set(map(str, shards.values())))
@@ -119,7 +157,12 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
     return tuple(path / name for name in names)
 
 
-def _json_object(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it is missing or damaged, or holds something other than one object.
+    """
     if not file.is_file():
         raise UserError(f"{file} is missing")
     try:

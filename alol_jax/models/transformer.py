@@ -1,4 +1,4 @@
-"""The language model as pure functions of flat parameters: hidden states, prefill, decoding."""
+"""A transformer as pure functions of flat parameters: hidden states, prefill, decoding."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alol_jax.models.blocks import Block, LoRA, RMSNorm, below, bind, describe, initialise
+from alol_jax.models.attention import Attention, cached
+from alol_jax.models.blocks import Block, LoRA, below, bind, describe, initialise, make_norm
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.types import Params
 
 
@@ -23,63 +25,94 @@ class Cache(NamedTuple):
     slot: jax.Array  # i32[], the next slot to write
     position: jax.Array  # i32[B], the position of the next token
 
+    def take(self, beam: jax.Array) -> Cache:
+        """The cache of B · m rows -> that of B · n rows: each prompt's n beams from its own m.
+
+        Rows are looked up among the m of one prompt, not among all: rows that are cut over devices
+        stay where they are.
+
+        Args:
+            beam: i32[B, n], numbers below m.
+        """
+        prompts, n = beam.shape
+
+        def among(x, axis):
+            before, after = x.shape[:axis], x.shape[axis + 1 :]
+            grouped = x.reshape(*before, prompts, -1, *after)
+            place = beam.reshape((1,) * axis + beam.shape + (1,) * len(after))
+            picked = jnp.take_along_axis(grouped, place, axis=axis + 1, mode="clip")
+            return picked.reshape(*before, prompts * n, *after)
+
+        return self._replace(
+            k=among(self.k, 1),
+            v=among(self.v, 1),
+            filled=among(self.filled, 0),
+            position=among(self.position, 0),
+        )
+
 
 def positions_of(mask: jax.Array) -> jax.Array:
     """Position ids count real tokens: max(cumsum(mask) − 1, 0). mask [B, T] -> i32[B, T]."""
-    return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
-
-
-def causal_mask(mask: jax.Array) -> jax.Array:
-    """bool[B, T, T]: a query sees real tokens up to itself, and always itself (so no empty row)."""
-    width = mask.shape[1]
-    earlier = jnp.tril(jnp.ones((1, width, width), bool))
-    itself = jnp.eye(width, dtype=bool)[None]
-    return (earlier & (mask > 0)[:, None, :]) | itself
+    return jnp.maximum(jnp.cumsum((mask > 0).astype(jnp.int32), axis=-1) - 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transformer:
-    """A decoder-only language model: a description, hashable, without arrays.
+    """A stack of blocks: a description, hashable, without arrays.
 
     Attributes:
         config: the architecture.
         lora: adapters that the parameters carry, or None.
         dtype: dtype of activations; parameters are cast to it at use.
         remat: recompute a layer's activations in the backward pass instead of keeping them.
+        attention: the kernel that whole sequences are mixed with.
+        nf4: how the kernels of the blocks are quantised, or None.
     """
 
     config: ModelConfig
     lora: LoRA | None
     dtype: jnp.dtype
     remat: bool
+    attention: Attention = Attention("xla", None)
+    nf4: NF4 | None = None
 
     @functools.cached_property
     def _block(self):
-        return describe(functools.partial(Block, self.config, self.lora))
+        return describe(functools.partial(Block, self.config, self.lora, self.nf4))
 
     @functools.cached_property
     def _norm(self):
-        return describe(lambda rngs: RMSNorm(self.config.width, self.config.norm_epsilon))
+        return describe(lambda rngs: make_norm(self.config))
 
     def init(self, key: jax.Array) -> Params:
-        """Random float32 parameters: N(0, 0.02²) kernels and embeddings, unit norms."""
+        """Random parameters: N(0, 0.02²) kernels and embeddings, unit norms, zero biases, f32.
+
+        Where the base is NF4, the kernels of the blocks are the quantised ones.
+        """
         c = self.config
-        layer_key, embed_key, head_key = jax.random.split(key, 3)
-        build = functools.partial(Block, c, self.lora)
+        layer_key, embed_key, head_key, position_key = jax.random.split(key, 4)
+        build = functools.partial(Block, c, self.lora, None)
         layers = jax.vmap(functools.partial(initialise, build))(
             jax.random.split(layer_key, c.layers)
         )
         params = {f"layers/{path}": leaf for path, leaf in layers.items()}
         params["embed/embedding"] = 0.02 * jax.random.normal(embed_key, (c.vocab_size, c.width))
-        params["final_norm/scale"] = jnp.ones((c.width,))
+        if c.rotary is None:
+            rows = c.max_positions + c.position_offset
+            params["positions/embedding"] = 0.02 * jax.random.normal(position_key, (rows, c.width))
+        if c.token_types:
+            params["token_types/embedding"] = jnp.zeros((c.token_types, c.width))
+        norm = initialise(lambda rngs: make_norm(c), key)
+        place = "embed_norm" if c.post_norm else "final_norm"
+        params |= {f"{place}/{path}": leaf for path, leaf in norm.items()}
         if not c.tied_embeddings:
             params["head/kernel"] = 0.02 * jax.random.normal(head_key, (c.width, c.vocab_size))
-        return params
+        return params if self.nf4 is None else quantised(params, self.nf4)
 
     def hidden(
         self, params: Params, tokens: jax.Array, mask: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
-        """Hidden states after the final norm.
+        """Hidden states after the last norm.
 
         Args:
             params: flat parameters.
@@ -90,10 +123,11 @@ class Transformer:
         Returns:
             dtype[B, T, D].
         """
-        allowed = causal_mask(mask)
-        x, _ = self._layers(
-            params, tokens, positions_of(mask), None, lambda k, v, *_: (k, v, allowed, None), key
-        )
+
+        def attend(q, k, v, store, layer):
+            return self.attention(q, k, v, mask, causal=self.config.causal), None
+
+        x, _ = self._layers(params, tokens, positions_of(mask), None, attend, key)
         return x
 
     def unembedding(self, params: Params) -> jax.Array:
@@ -109,11 +143,12 @@ class Transformer:
 
         Returns the last position's hidden states [B, D] and the cache of P + room slots.
         """
-        allowed, c = causal_mask(mask), self.config
+        c = self.config
         slots = (c.layers, tokens.shape[0], tokens.shape[1] + room, c.kv_heads, c.head_width)
 
-        def attend(k, v, store, layer):
-            return k, v, allowed, _written(store, (k, v), layer, 0)
+        def attend(q, k, v, store, layer):
+            mixed = self.attention(q, k, v, mask, causal=True)
+            return mixed, _written(store, (k, v), layer, 0)
 
         empty = (jnp.zeros(slots, self.dtype), jnp.zeros(slots, self.dtype))
         x, (k, v) = self._layers(params, tokens, positions_of(mask), empty, attend, None)
@@ -132,10 +167,10 @@ class Transformer:
         """One more token per row: i32[B] -> hidden [B, D] and the cache that holds it."""
         filled = cache.filled.at[:, cache.slot].set(True)
 
-        def attend(k, v, store, layer):
+        def attend(q, k, v, store, layer):
             store = _written(store, (k, v), layer, cache.slot)
             keys, values = (jax.lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in store)
-            return keys, values, filled[:, None, :], store
+            return cached(q, keys, values, filled), store
 
         x, (k, v) = self._layers(
             params, token[:, None], cache.position[:, None], (cache.k, cache.v), attend, None
@@ -143,12 +178,12 @@ class Transformer:
         return x[:, 0], Cache(k, v, filled, cache.slot + 1, cache.position + 1)
 
     def _layers(self, params, tokens, positions, store, attend, key):
-        """Embedding, all blocks by scan, final norm.
+        """Embedding, all blocks by scan, the norm at the end.
 
         ``store`` goes from layer to layer and is given back. It is carried, not scanned over:
         what a scan reads and what it writes are two buffers, what it carries is updated in place.
         """
-        x = jnp.take(params["embed/embedding"], tokens, axis=0).astype(self.dtype)
+        x = self._embedded(params, tokens, positions)
         stacked = below(params, "layers")
         indices = jnp.arange(self.config.layers)
 
@@ -156,11 +191,43 @@ class Transformer:
             (x, store), (leaves, index) = carried, inputs
             block = bind(self._block, leaves)
             layer_key = None if key is None else jax.random.fold_in(key, index)
-            return block(x, positions, lambda k, v: attend(k, v, store, index), layer_key), None
+
+            def attend_here(q, k, v):
+                return attend(q, k, v, store, index)
+
+            return block(x, positions, attend_here, layer_key), None
 
         body = jax.checkpoint(layer) if self.remat else layer
         (x, store), _ = jax.lax.scan(body, (x, store), (stacked, indices))
+        if self.config.post_norm:
+            return x, store
         return bind(self._norm, below(params, "final_norm"))(x), store
+
+    def _embedded(self, params, tokens, positions):
+        """What the first block reads: [B, T, D]."""
+        x = jnp.take(params["embed/embedding"], tokens, axis=0)
+        if self.config.rotary is None:
+            rows = positions + self.config.position_offset
+            x = x + jnp.take(params["positions/embedding"], rows, axis=0)
+        if self.config.token_types:
+            x = x + params["token_types/embedding"][:1, None]
+        x = x.astype(self.dtype)
+        if self.config.post_norm:
+            x = bind(self._norm, below(params, "embed_norm"))(x)
+        return x
+
+
+def quantised(params: Params, nf4: NF4) -> Params:
+    """``params`` with the stacked kernels [L, in, out] of the blocks as NF4."""
+    found: Params = {}
+    for path, leaf in params.items():
+        if path.startswith("layers/") and path.endswith("/kernel"):
+            stem = path.removesuffix("kernel")
+            parts = jax.vmap(functools.partial(quantise, nf4=nf4))(leaf)
+            found |= {stem + name: part for name, part in parts.items()}
+        else:
+            found[path] = leaf
+    return found
 
 
 def _written(store, new, layer, slot):

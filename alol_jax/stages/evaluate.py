@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from alol_jax import rewards
 from alol_jax.answers import answer, one_per_prompt
-from alol_jax.decode import Sampling
 from alol_jax.language_model import LanguageModel
+from alol_jax.sampling import decoding_of
 from alol_jax.statistics import bootstrap, distinct, mean_length
 from alol_jax.types import (
     Evaluation,
@@ -40,7 +40,7 @@ def evaluate(
     *,
     context: StageContext,
 ) -> Evaluation:
-    """Greedy answers of reference and policy to every test prompt, scored, with intervals.
+    """The likeliest answers of reference and policy to every test prompt, scored, with intervals.
 
     The difference policy − reference is paired by prompt. A prompt's several data responses count
     as one, their mean.
@@ -59,10 +59,11 @@ def evaluate(
             fitted.trained,
             asked,
             reward,
-            Sampling(decoding.max_new_tokens),
+            decoding_of(decoding),
             batch_size=decoding.batch_size,
             key=jax.random.key(seed),
             label=f"{name} answers",
+            say=context.say,
             stopping=context.stopping,
         )
         for name, fitted in (("reference", reference), ("policy", policy))

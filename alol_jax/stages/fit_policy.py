@@ -22,11 +22,11 @@ from alol_jax.batches import (
     single_items,
     tokenise,
 )
-from alol_jax.decode import Sampling
 from alol_jax.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
+from alol_jax.sampling import decoding_of
 from alol_jax.sharding import place_like_params, place_params
 from alol_jax.types import (
     Params,
@@ -54,7 +54,7 @@ def fit_policy(
     *,
     context: StageContext,
 ) -> Policy:
-    """Fits π and keeps the step whose greedy answers to the validation prompts earn most.
+    """Fits π and keeps the step whose likeliest answers to the validation prompts earn most.
 
     An epoch is one pass over the items that may be drawn: the kept rows, or pairs of them. Where
     nothing can score an answer, the step is chosen by the reward-weighted likelihood of the
@@ -136,10 +136,11 @@ def _validation(
             trained,
             asked,
             reward,
-            Sampling(decoding.max_new_tokens),
+            decoding_of(decoding),
             batch_size=decoding.batch_size,
             key=jax.random.key(0),
             label="validation answers",
+            say=context.say,
             stopping=context.stopping,
         )
         return float(np.mean([row.reward for row in rows]))

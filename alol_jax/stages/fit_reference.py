@@ -43,7 +43,8 @@ def fit_reference(
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
-    context.say(summary(state.trained, lm.frozen()))
+    for line in summary(state.trained, lm.frozen()):
+        context.say(line)
 
     batches = read_ahead(items, order, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
 

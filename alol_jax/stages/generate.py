@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from alol_jax import rewards
 from alol_jax.answers import answer, one_per_prompt
-from alol_jax.decode import Sampling
 from alol_jax.language_model import LanguageModel
+from alol_jax.sampling import drawing_of
 from alol_jax.types import Answers, Policy, ScoredSplits, StageContext, Task
 
 
@@ -45,10 +45,11 @@ def generate(
         reference.trained,
         [row for row in one_per_prompt(scored.validation) for _ in range(options.samples)],
         reward,
-        Sampling(decoding.max_new_tokens, options.temperature, options.top_k, options.top_p),
+        drawing_of(decoding, options),
         batch_size=decoding.batch_size,
         key=jax.random.fold_in(jax.random.key(seed), 2),
         label="answers",
+        say=context.say,
         stopping=context.stopping,
     )
     context.say(

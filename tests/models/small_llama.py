@@ -1,5 +1,6 @@
 """A Llama so small that compiling is most of its cost, with weights at which every part matters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 
 from alol_jax.models.adapters import is_adapter
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import Llama3Scaling, ModelConfig, Rotary
 from alol_jax.models.transformer import Transformer
 
 SMALL = ModelConfig(
+    family="llama",
     vocab_size=38,
     width=32,
     layers=2,
@@ -21,10 +23,36 @@ SMALL = ModelConfig(
     mlp_width=48,
     max_positions=64,
     norm_epsilon=1e-5,
-    rope_theta=1e4,
     tied_embeddings=False,
+    rotary=Rotary(1e4, 12),
 )
-ADAPTERS = LoRA(rank=3, alpha=6.0, dropout=0.0)
+_BIASED = dataclasses.replace(
+    SMALL, kv_heads=4, norm="layer", activation="gelu", gated_mlp=False, biases=True
+)
+SMALLS = {
+    "llama": SMALL,
+    "llama with scaled rotary positions": dataclasses.replace(
+        SMALL, rotary=Rotary(1e4, 12, Llama3Scaling(4.0, 1.0, 4.0, 8))
+    ),
+    "gpt_neox": dataclasses.replace(
+        _BIASED, family="gpt_neox", rotary=Rotary(1e4, 6), parallel_residual=True
+    ),
+    "gpt2": dataclasses.replace(
+        _BIASED, family="gpt2", rotary=None, activation="gelu_tanh", tied_embeddings=True
+    ),
+    "roberta": dataclasses.replace(
+        _BIASED,
+        family="roberta",
+        rotary=None,
+        post_norm=True,
+        causal=False,
+        position_offset=2,
+        token_types=1,
+    ),
+}
+"""Every choice that a family makes, at the size of SMALL."""
+
+ADAPTERS = LoRA(rank=3, alpha=6.0, dropout=0.0, modules=SMALL.projections)
 
 
 def small(config=SMALL, lora=None, dtype="float32", remat=False) -> Transformer:
@@ -39,8 +67,10 @@ def random_params(model: Transformer, seed: int = 0) -> dict[str, jax.Array]:
     for path, leaf in sorted(jax.eval_shape(model.init, jax.random.key(0)).items()):
         if path.endswith("scale"):
             values = draw.uniform(0.5, 1.5, leaf.shape)
+        elif path.endswith("bias"):
+            values = draw.uniform(-0.5, 0.5, leaf.shape)
         else:
-            inputs = model.config.width if path == "embed/embedding" else leaf.shape[-2]
+            inputs = model.config.width if path.endswith("embedding") else leaf.shape[-2]
             values = draw.normal(0.0, inputs**-0.5, leaf.shape)
         params[path] = jnp.asarray(values, jnp.float32)
     return params

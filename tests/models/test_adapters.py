@@ -1,18 +1,22 @@
 """Which leaves are adapters, and what a LoRA description refuses."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, summary
-from alol_jax.models.blocks import PROJECTIONS
+from alol_jax.models.nf4 import NF4
 from alol_jax.types import UserError
-from tests.models.small_llama import SMALL, base_of, random_params, small
+from tests.models.small_llama import SMALL, SMALLS, base_of, random_params, small
+
+PROJECTIONS = SMALL.projections
 
 
-def lora(**changes):
+def lora(config=SMALL, **changes):
     fields = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "modules": ("q_proj", "v_proj")}
-    return make_lora(**(fields | changes))
+    return make_lora(config, **(fields | changes))
 
 
 def test_a_rank_of_zero_is_full_fine_tuning():
@@ -33,6 +37,13 @@ def test_all_linear_means_every_projection_and_not_the_embedding():
     adapted = adapters_of(jax.eval_shape(small(lora=described).init, jax.random.key(0)))
     assert {path.split("/")[1] for path in adapted} == set(PROJECTIONS)
     assert len(adapted) == 2 * len(PROJECTIONS)
+
+
+def test_a_model_without_a_gate_has_no_adapter_for_it():
+    described = lora(SMALLS["gpt2"], modules=("all-linear",))
+    assert described.modules == ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+    with pytest.raises(UserError, match=r"names \['gate_proj'\]"):
+        lora(SMALLS["gpt2"], modules=("gate_proj",))
 
 
 @pytest.mark.parametrize(
@@ -61,15 +72,28 @@ def test_parameters_split_into_adapters_and_base_without_rest():
     assert is_adapter("layers/q_proj/lora_a") and not is_adapter("layers/lora_a/kernel")
 
 
-def test_the_summary_counts_what_trains():
+def test_the_summary_counts_what_trains_module_by_module():
     params = random_params(small(lora=lora(modules=("q_proj",))))
     queries = SMALL.heads * SMALL.head_width
     training = SMALL.layers * 4 * (SMALL.width + queries)
     total = sum(np.size(leaf) for leaf in params.values())
-    line = summary(adapters_of(params), base_of(params))
-    assert line.startswith(f"training {training:,} of {total:,} parameters (")
-    assert line.endswith("%): q_proj")
+    first, *modules = summary(adapters_of(params), base_of(params))
+    assert first.startswith(f"training {training:,} of {total:,} parameters (")
+    assert [line.split() for line in modules] == [
+        ["layers/q_proj", f"{training:,}", "lora_a", "2×32×4,", "lora_b", "2×4×48"]
+    ]
     everything = summary(base_of(params), {})
-    assert "(100.00%)" in everything
-    for module in ("embed", "head", "final_norm", "down_proj"):
-        assert module in everything
+    assert "(100.00%)" in everything[0]
+    assert {line.split()[0] for line in everything[1:]} == {
+        p.rsplit("/", 1)[0] for p in base_of(params)
+    }
+
+
+def test_a_quantised_base_counts_its_weights_and_not_its_bytes():
+    model = small(dataclasses.replace(SMALL, width=64, mlp_width=128, head_width=16), lora=lora())
+    plain = jax.eval_shape(model.init, jax.random.key(0))
+    packed = jax.eval_shape(
+        dataclasses.replace(model, nf4=NF4(double=True)).init, jax.random.key(0)
+    )
+    lines = [summary(adapters_of(leaves), base_of(leaves)) for leaves in (plain, packed)]
+    assert lines[0] == lines[1]

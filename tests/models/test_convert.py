@@ -13,7 +13,7 @@ from alol_jax.types import UserError
 from tests.models.tiny_llama import (
     CONFIG,
     TINY,
-    put,
+    here,
     random_weights,
     write_directory,
     write_gguf,
@@ -34,7 +34,7 @@ needs_accelerate = pytest.mark.skipif(
 
 def message(path):
     with pytest.raises(UserError) as error:
-        open_checkpoint(str(path)).load(jnp.float32, put)
+        open_checkpoint(str(path)).load(jnp.float32, here)
     return str(error.value)
 
 
@@ -44,7 +44,7 @@ def message(path):
 def test_layers_are_stacked_and_kernels_transposed(tmp_path):
     weights = random_weights()
     checkpoint = open_checkpoint(write_directory(tmp_path / "m", weights))
-    params = checkpoint.load(jnp.float32, put)
+    params = checkpoint.load(jnp.float32, here)
     assert checkpoint.config == TINY
     assert "head/kernel" not in params
     np.testing.assert_array_equal(params["embed/embedding"], weights["model.embed_tokens.weight"])
@@ -73,11 +73,11 @@ def assert_same(left, right):
 
 def test_shards_and_gguf_hold_the_same_parameters_as_one_file(tmp_path):
     weights = random_weights()
-    whole = open_checkpoint(write_directory(tmp_path / "m", weights)).load(jnp.float32, put)
+    whole = open_checkpoint(write_directory(tmp_path / "m", weights)).load(jnp.float32, here)
     shards = open_checkpoint(str(write_shards(tmp_path / "s", weights)))
     converted = open_checkpoint(write_gguf(tmp_path / "m.gguf", weights))
-    assert_same(whole, shards.load(jnp.float32, put))
-    assert_same(whole, converted.load(jnp.float32, put))
+    assert_same(whole, shards.load(jnp.float32, here))
+    assert_same(whole, converted.load(jnp.float32, here))
     assert converted.config.layers == TINY.layers
     assert converted.config.head_width == TINY.head_width
 
@@ -88,7 +88,7 @@ def test_an_untied_head_is_transposed(tmp_path):
     config = {**CONFIG, "tie_word_embeddings": False}
     folder = write_directory(tmp_path / "m", {**weights, "lm_head.weight": head}, config)
     np.testing.assert_array_equal(
-        open_checkpoint(folder).load(jnp.float32, put)["head/kernel"], head.T
+        open_checkpoint(folder).load(jnp.float32, here)["head/kernel"], head.T
     )
 
 
@@ -96,7 +96,7 @@ def test_a_tied_head_that_is_stored_too_must_equal_the_embedding(tmp_path):
     weights = random_weights()
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
     folder = write_directory(tmp_path / "m", weights)
-    assert "head/kernel" not in open_checkpoint(folder).load(jnp.float32, put)
+    assert "head/kernel" not in open_checkpoint(folder).load(jnp.float32, here)
     weights["lm_head.weight"][0, 0] += 1
     folder = write_directory(tmp_path / "m", weights)
     assert "ties lm_head.weight to model.embed_tokens.weight, but they differ" in message(folder)
@@ -104,20 +104,23 @@ def test_a_tied_head_that_is_stored_too_must_equal_the_embedding(tmp_path):
 
 def test_values_are_rounded_to_the_asked_dtype_and_bf16_files_are_read(tmp_path):
     weights = random_weights()
-    asked = open_checkpoint(write_directory(tmp_path / "a", weights)).load(jnp.bfloat16, put)
+    asked = open_checkpoint(write_directory(tmp_path / "a", weights)).load(jnp.bfloat16, here)
     stored = {name: weight.astype(jnp.bfloat16) for name, weight in weights.items()}
-    read = open_checkpoint(write_directory(tmp_path / "b", stored)).load(jnp.bfloat16, put)
+    read = open_checkpoint(write_directory(tmp_path / "b", stored)).load(jnp.bfloat16, here)
     assert_same(asked, read)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in asked.values())
 
 
-@pytest.mark.parametrize("kind, error", [("Q8_0", 0.02), ("Q4_1", 0.4), ("F16", 2e-3)])
+@pytest.mark.parametrize(
+    "kind, error",
+    [("Q8_0", 0.02), ("Q5_0", 0.3), ("Q5_1", 0.2), ("Q4_0", 0.5), ("Q4_1", 0.4), ("F16", 2e-3)],
+)
 def test_quantised_gguf_tensors_are_close_to_what_was_stored(tmp_path, kind, error):
     weights = random_weights()
     name = "blk.1.ffn_up.weight"
     quantize = [(name, gguf.GGMLQuantizationType[kind])]
     path = write_gguf(tmp_path / "m.gguf", weights, quantize=quantize)
-    kernel = open_checkpoint(path).load(jnp.float32, put)["layers/up_proj/kernel"][1]
+    kernel = open_checkpoint(path).load(jnp.float32, here)["layers/up_proj/kernel"][1]
     stored = weights["model.layers.1.mlp.up_proj.weight"].T
     assert 0 < np.abs(kernel - stored).max() < error
 
@@ -125,7 +128,9 @@ def test_quantised_gguf_tensors_are_close_to_what_was_stored(tmp_path, kind, err
 def test_old_rotary_buffers_are_ignored(tmp_path):
     weights = random_weights()
     weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
-    assert len(open_checkpoint(write_directory(tmp_path / "m", weights)).load("float32", put)) == 11
+    assert (
+        len(open_checkpoint(write_directory(tmp_path / "m", weights)).load("float32", here)) == 11
+    )
 
 
 def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
@@ -177,7 +182,7 @@ def tensors_by_hf_name(params, config):
 
 
 def assert_equals_torch(checkpoint, model):
-    ours = tensors_by_hf_name(checkpoint.load(jnp.float32, put), checkpoint.config)
+    ours = tensors_by_hf_name(checkpoint.load(jnp.float32, here), checkpoint.config)
     theirs = {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
     if checkpoint.config.tied_embeddings:
         theirs.pop("lm_head.weight", None)
@@ -194,7 +199,7 @@ def test_what_transformers_saves_comes_in_as_its_state_dict(tmp_path, tied, shar
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    drop = ("architectures", "model_type", "rope_theta", "tie_word_embeddings")
+    drop = ("architectures", "model_type", "tie_word_embeddings")
     fields = {key: value for key, value in CONFIG.items() if key not in drop}
     model = LlamaForCausalLM(LlamaConfig(**fields, tie_word_embeddings=tied))
     model.save_pretrained(tmp_path, max_shard_size=shard)

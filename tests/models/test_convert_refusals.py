@@ -3,7 +3,6 @@
 import json
 import os
 
-import gguf
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from alol_jax.models.convert import open_checkpoint
 from alol_jax.types import UserError
 from tests.models.tiny_llama import (
     CONFIG,
-    put,
+    here,
     random_weights,
     write_directory,
     write_gguf,
@@ -23,7 +22,7 @@ from tests.models.tiny_llama import (
 
 def message(path):
     with pytest.raises(UserError) as error:
-        open_checkpoint(str(path)).load(jnp.float32, put)
+        open_checkpoint(str(path)).load(jnp.float32, here)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -163,6 +162,6 @@ def test_gguf_weights_that_are_missing_left_over_or_of_another_type_are_named(tm
     write_gguf(file, {**weights, "rope_freqs": np.ones(8, np.float32)})
     assert "left over rope_freqs.weight" in message(file)
     file.unlink()
-    name = "blk.1.ffn_up.weight"
-    write_gguf(file, weights, quantize=[(name, gguf.GGMLQuantizationType.Q5_0)])
-    assert f"{name} is stored as Q5_0, which is not supported" in message(file)
+    weights["model.norm.weight"] = weights["model.norm.weight"].astype(np.float64)
+    write_gguf(file, weights)
+    assert "output_norm.weight is stored as F64, which is not supported" in message(file)

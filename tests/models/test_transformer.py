@@ -10,13 +10,14 @@ import pytest
 from alol_jax.logprobs import joined, response_logp
 from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
-from alol_jax.models.blocks import PROJECTIONS, dropout
+from alol_jax.models.blocks import dropout
 from alol_jax.models.transformer import Cache
 from alol_jax.sharding import make_mesh, place_params, place_rows
 from alol_jax.tokens import to_tokens
 from tests.models.small_llama import (
     ADAPTERS,
     SMALL,
+    SMALLS,
     base_of,
     close,
     hidden_of,
@@ -31,9 +32,12 @@ RESPONSES = ((4, 4, 21), (17, 1, 2, 6), (12,))
 TOKENS = np.random.default_rng(1).integers(0, SMALL.vocab_size, (4, 9))
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small()
+PROJECTIONS = SMALL.projections
+
+
+@pytest.fixture(scope="module", params=SMALLS)
+def model(request):
+    return small(SMALLS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +95,18 @@ def test_a_row_does_not_see_the_other_rows(model, params, hidden):
     assert not np.allclose(states[1], hidden[1], atol=0.1)
 
 
-def test_a_later_token_changes_no_earlier_state(model, params, hidden):
+def test_a_later_token_changes_no_earlier_state_unless_the_model_reads_both_ways(
+    model, params, hidden
+):
     changed = TOKENS.copy()
     changed[:, 5] = (changed[:, 5] + 1) % SMALL.vocab_size
     states = hidden_of(model)(params, changed, np.ones_like(changed))
-    np.testing.assert_array_equal(states[:, :5], hidden[:, :5])
-    assert np.all(np.abs(states[:, 5:] - hidden[:, 5:]).max(axis=-1) > 1e-3)
+    moved = np.abs(states - hidden).max(axis=-1) > 1e-3
+    if model.config.causal:
+        np.testing.assert_array_equal(states[:, :5], hidden[:, :5])
+        assert np.all(moved[:, 5:]) and not np.any(moved[:, :5])
+    else:
+        assert np.all(moved)
 
 
 def test_the_order_of_earlier_tokens_matters(model, params, hidden):
@@ -108,9 +118,12 @@ def test_the_order_of_earlier_tokens_matters(model, params, hidden):
 # ------------------------------------------------------------------ the cache
 
 
-@pytest.mark.parametrize("lora", [None, ADAPTERS])
-def test_decoding_with_a_cache_is_the_whole_sequence_at_once(lora):
-    model = small(lora=lora)
+@pytest.mark.parametrize(
+    "model",
+    [small(config) for config in SMALLS.values() if config.causal] + [small(lora=ADAPTERS)],
+    ids=lambda model: f"{model.config.family} {'adapted' if model.lora else ''}",
+)
+def test_decoding_with_a_cache_is_the_whole_sequence_at_once(model):
     params = random_params(model)
     steps = 4
     tokens = to_tokens(PROMPTS, [[]] * 3, shape=(6, steps), pad_id=0)
@@ -128,6 +141,9 @@ def test_decoding_with_a_cache_is_the_whole_sequence_at_once(lora):
         close(state, whole[:, 6 + n])
     np.testing.assert_array_equal(cache.position, [len(p) + steps for p in PROMPTS])
     np.testing.assert_array_equal(cache.filled, mask > 0)
+    turned, _ = step(params, following[::-1, 0], cache.take(jnp.array([[2, 1, 0]])))
+    straight, _ = step(params, following[:, 0], cache)
+    close(turned, straight[::-1])
 
 
 def test_a_token_is_written_into_the_cache_in_place():
@@ -148,6 +164,14 @@ def test_a_token_is_written_into_the_cache_in_place():
 
 
 # ------------------------------------------------------------------ variants of one model
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """SMALL, its parameters and its hidden states of TOKENS."""
+    model = small()
+    params = random_params(model)
+    return model, params, hidden_of(model)(params, TOKENS, np.ones_like(TOKENS))
 
 
 def value_and_grads(model):
@@ -199,7 +223,8 @@ def test_eight_devices_say_what_one_says(adapted):
     close(hidden_of(model)(placed, tokens, place_rows(np.ones(TOKENS.shape), mesh)), one)
 
 
-def test_a_tied_head_is_the_transposed_embedding_and_an_untied_one_a_leaf_of_its_own(params, model):
+def test_a_tied_head_is_the_transposed_embedding_and_an_untied_one_a_leaf_of_its_own(llama):
+    model, params, _ = llama
     tied = small(dataclasses.replace(SMALL, tied_embeddings=True))
     leaves = random_params(tied)
     assert set(params) - set(leaves) == {"head/kernel"}
@@ -207,7 +232,8 @@ def test_a_tied_head_is_the_transposed_embedding_and_an_untied_one_a_leaf_of_its
     np.testing.assert_array_equal(model.unembedding(params), params["head/kernel"])
 
 
-def test_grouped_heads_are_full_heads_with_repeated_keys_and_values(model, params, hidden):
+def test_grouped_heads_are_full_heads_with_repeated_keys_and_values(llama):
+    _, params, hidden = llama
     full = small(dataclasses.replace(SMALL, kv_heads=SMALL.heads))
     grown = dict(params)
     for path in ("layers/k_proj/kernel", "layers/v_proj/kernel"):
@@ -216,7 +242,8 @@ def test_grouped_heads_are_full_heads_with_repeated_keys_and_values(model, param
     close(hidden_of(full)(grown, TOKENS, np.ones_like(TOKENS)), hidden)
 
 
-def test_bfloat16_runs_and_is_close(params, hidden):
+def test_bfloat16_runs_and_is_close(llama):
+    _, params, hidden = llama
     stored = {path: leaf.astype(jnp.bfloat16) for path, leaf in params.items()}
     states = hidden_of(small(dtype="bfloat16"))(stored, TOKENS, np.ones_like(TOKENS))
     assert states.dtype == jnp.bfloat16
@@ -252,7 +279,8 @@ def test_fresh_adapters_change_nothing_and_start_as_documented():
 
 
 @pytest.mark.parametrize("modules", [PROJECTIONS, ("q_proj", "down_proj")])
-def test_adapters_are_the_kernel_plus_alpha_over_rank_times_a_b(params, hidden, modules):
+def test_adapters_are_the_kernel_plus_alpha_over_rank_times_a_b(llama, modules):
+    _, params, hidden = llama
     lora = dataclasses.replace(ADAPTERS, modules=modules)
     model = small(lora=lora)
     adapters = adapters_of(random_params(model, seed=5))

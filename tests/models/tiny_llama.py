@@ -21,14 +21,15 @@ CONFIG = {
     "num_hidden_layers": TINY.layers,
     "num_key_value_heads": TINY.kv_heads,
     "rms_norm_eps": TINY.norm_epsilon,
-    "rope_theta": TINY.rope_theta,
+    "rope_theta": TINY.rotary.theta,
     "tie_word_embeddings": True,
     "vocab_size": TINY.vocab_size,
 }
 
 
-def put(path, array):
-    return jax.device_put(array)
+def here(path, shape):
+    """Every parameter lives on the first device."""
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def random_weights(seed=0):
@@ -101,7 +102,7 @@ def write_gguf(file, weights, *, arch="llama", extra=(), keep=lambda name: True,
     writer.add_head_count(TINY.heads)
     writer.add_head_count_kv(TINY.kv_heads)
     writer.add_layer_norm_rms_eps(TINY.norm_epsilon)
-    writer.add_rope_freq_base(TINY.rope_theta)
+    writer.add_rope_freq_base(TINY.rotary.theta)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(["a", "b", "ab", "<end>"])

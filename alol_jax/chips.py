@@ -1,0 +1,85 @@
+"""Known TPU chips and how many of them a topology has.
+
+Numbers are per chip, from Google Cloud's public pages https://cloud.google.com/tpu/docs/v4, /v5e,
+/v5p and /v6e (peak bf16 compute, HBM capacity and bandwidth). The interconnect is what one chip can
+send: the all-reduce bandwidth of a pod divided by its chips (v4: 1.1 PB/s / 4096, v5e: 51.2 TB/s /
+256, v6e: 102.4 TB/s / 256), and 4800 Gbps for v5p. ``usable`` is what XLA leaves to a program of
+the HBM, as its compiler says where a program is too large (libtpu 0.0.52).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from alol_jax.types import UserError
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """What a chip can do at best."""
+
+    memory: float  # bytes of HBM
+    usable: float  # of these, for a program
+    flops: float  # bf16 FLOP/s
+    bandwidth: float  # bytes/s between HBM and the chip
+    interconnect: float  # bytes/s that a chip can send to others
+    dimensions: int  # of a topology
+    slices: tuple[str, ...]  # usual topologies, ascending
+    settings: dict[str, str]  # of the topology, so that a device is a chip
+
+
+_PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_SPACE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+
+CHIPS: dict[str, Chip] = {
+    "v4": Chip(
+        32 * GIB, 30.75 * GIB, 275e12, 1200e9, 268e9, 3, _SPACE, {"chip_config_name": "megacore"}
+    ),
+    "v5e": Chip(16 * GIB, 15.75 * GIB, 197e12, 819e9, 200e9, 2, _PLANE, {}),
+    "v5p": Chip(95 * GIB, 95.73 * GIB, 459e12, 2765e9, 600e9, 3, _SPACE, {}),
+    "v6e": Chip(32 * GIB, 31.24 * GIB, 918e12, 1638e9, 400e9, 2, _PLANE, {}),
+}
+
+
+class Slice(NamedTuple):
+    """A topology by name: ``v5e:2x4`` is 8 chips of v5e."""
+
+    kind: str  # a key of `CHIPS`
+    shape: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.shape}"
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.kind]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(int(side) for side in self.shape.split("x"))
+
+    @property
+    def larger(self) -> Slice | None:
+        """The next usual topology of the same chip with twice as many chips or more."""
+        all_of_them = (Slice(self.kind, shape) for shape in self.chip.slices)
+        return next((one for one in all_of_them if one.chips >= 2 * self.chips), None)
+
+
+def read_topology(text: str) -> Slice:
+    """``v5e:2x4`` as a `Slice`.
+
+    Raises:
+        UserError: an unknown chip, or a shape that it does not have.
+    """
+    kind, _, shape = text.partition(":")
+    if kind not in CHIPS:
+        raise UserError.unknown(f"--topology={text}: no chip {kind!r}", kind, CHIPS)
+    sides = CHIPS[kind].dimensions
+    if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{sides - 1}}}", shape):
+        usual = ", ".join(f"{kind}:{shape}" for shape in CHIPS[kind].slices[:5])
+        raise UserError(f"--topology={text}: {kind} has {sides} dimensions, like {usual}")
+    return Slice(kind, shape)

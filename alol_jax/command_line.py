@@ -1,0 +1,54 @@
+"""Flags with a config file: how they are read, and how what is wrong with them is said."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from alol_jax.types import UserError
+
+BAD_INPUT = 2  # exit code
+
+
+def guarded(run: Callable[[], None], *, debug: Callable[[], bool] = lambda: False) -> int:
+    """Runs ``run``. What the user can mend becomes one line on stderr and exit code 2."""
+    try:
+        run()
+    except (UserError, OSError) as error:
+        if debug():
+            raise
+        sys.stderr.write(f"error: {one_line(error)}\n")
+        return BAD_INPUT
+    return 0
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Flags from the command line; a flag or a config field that does not exist is a UserError."""
+    for file in re.findall(r"^--?config[= ]([^:\n]*)", "\n".join(_joined(argv)), re.MULTILINE):
+        if not Path(file).is_file():
+            raise UserError(f"--config: there is no file {file!r}: give one of configs/")
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # how ml_collections refuses an unknown key
+        key, *hint = re.findall(r"\w+", str(error.args[0]).replace("\\n", " "))
+        word = next((word for word in argv if key in word.split("=")[0]), "--config")
+        near = f": did you mean {hint[3]!r}?" if hint[:2] == ["Did", "you"] else ""
+        raise UserError(f"{word}: the config has no key {key!r}{near}") from error
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(str(error).strip().splitlines()[-1]) from error
+
+
+def one_line(error: Exception) -> str:
+    """The error as one line; of the file system's, the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror or error}"
+    return " ".join(str(error).split())
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """The words, with ``--config FILE`` as one."""
+    return "\n".join(argv).replace("--config\n", "--config=").split("\n")

@@ -1,0 +1,228 @@
+"""What a run trained, taken back to transformers, PEFT and vLLM.
+
+python -m alol_jax.export --workdir=runs/quickstart --what=adapter --out=adapters/quickstart
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+
+from alol_jax.artifacts import load_result
+from alol_jax.card import Exported, model_card
+from alol_jax.language_model import DTYPES, LanguageModel, open_language_model
+from alol_jax.models.hf_config import to_hf
+from alol_jax.models.hf_files import HFDirectory
+from alol_jax.models.hf_writer import write_json, write_weights
+from alol_jax.models.merge import HFTensors, Weight, dequantised, merged, of_checkpoint, of_params
+from alol_jax.models.peft_files import write_adapter
+from alol_jax.models.weight_names import ARCHITECTURES
+from alol_jax.progress import say
+from alol_jax.sharding import make_mesh
+from alol_jax.types import Params, Policy, UserError
+from alol_jax.workdir import Stage, finished_stage
+
+MODELS = {"policy": "fit_policy", "reference": "fit_reference"}
+BAD_INPUT = 2  # exit code
+
+
+class Options(argparse.Namespace):
+    """The flags."""
+
+    workdir: Path
+    what: str
+    out: Path
+    stage: str
+    dtype: str
+    base: str
+    debug: bool
+
+
+def export(options: Options) -> None:
+    """Writes the directory ``options.out``: model files, tokenizer files, README.md.
+
+    Raises:
+        UserError: the run has no such model, the directory is not empty, or the base is another
+            one than the run's. Nothing is left half-written.
+    """
+    if options.what not in FORMS:
+        raise UserError.unknown(f"--what: no form {options.what!r}", options.what, FORMS)
+    if options.stage not in MODELS:
+        raise UserError.unknown(f"--stage: no model {options.stage!r}", options.stage, MODELS)
+    if options.dtype not in ("", *DTYPES):
+        raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
+    _refuse_full(options.out)
+    stage = finished_stage(options.workdir, MODELS[options.stage])
+    if stage is None:
+        raise UserError(
+            f"{options.workdir} has no finished {MODELS[options.stage]}: run alol_jax.main with "
+            "this workdir first"
+        )
+    config = stage.config()
+    config.model.path = options.base or config.model.path
+    config.model.attention = "xla"  # nothing is computed with it, and every machine has it
+    lm = open_language_model(
+        config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+    )
+    _check_base(lm, stage, config.model.path)
+    policy = load_result(stage.folder, Policy)
+    with _appearing(options.out) as folder:
+        dtype = FORMS[options.what](folder, lm, policy.trained, config.model.path, options.dtype)
+        lm.tokenizer.save(folder)
+        about = Exported(
+            options.workdir,
+            options.stage,
+            stage,
+            policy,
+            config,
+            lm.transformer.config.family,
+            lm.transformer.lora,
+            dtype,
+        )
+        (folder / "README.md").write_text(model_card(about), encoding="utf-8")
+    say(f"the {options.stage} of {options.workdir} as {options.what}: {options.out}")
+
+
+def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
+    """Writes what peft loads on the base."""
+    if lm.transformer.lora is None:
+        raise UserError(
+            "--what=adapter: this run trained every weight (config.model.lora.rank = 0), there is "
+            "no adapter: use --what=merged"
+        )
+    if dtype:
+        raise UserError("--dtype: an adapter is always float32; leave it out, or use --what=merged")
+    write_adapter(folder, lm.transformer.config, lm.transformer.lora, trained, base)
+    return ""
+
+
+def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
+    """Writes what transformers loads on its own, in the dtype of the run unless one is given."""
+    dtype = dtype or lm.transformer.dtype.name
+    config, checkpoint = lm.transformer.config, lm.checkpoint
+    architecture = _generating(config.family) if checkpoint is None else checkpoint.architecture
+    tensors = HFTensors(config, architecture, _weights(lm, trained))
+    write_weights(folder, tensors.shapes, dtype, tensors.read)
+    if checkpoint is not None and isinstance(checkpoint.weights, HFDirectory):
+        fields = dict(checkpoint.weights.config_json)
+        generation = checkpoint.weights.path / "generation_config.json"
+        if generation.is_file():
+            shutil.copyfile(generation, folder / generation.name)
+    else:
+        fields = {"architectures": [architecture]} | to_hf(config) | _token_ids(lm)
+        if config.rotary is not None:  # transformers 4 looks for it here
+            fields["rope_theta"] = config.rotary.theta
+    fields.pop("dtype", None)
+    write_json(folder / "config.json", fields | {"torch_dtype": dtype})
+    return dtype
+
+
+def _token_ids(lm: LanguageModel) -> dict[str, int]:
+    """Which tokens end and pad what the model generates."""
+    return {"eos_token_id": lm.tokenizer.eos_id, "pad_token_id": lm.tokenizer.pad_id}
+
+
+FORMS: dict[str, Callable[[Path, LanguageModel, Params, str, str], str]] = {
+    "adapter": _adapter,
+    "merged": _merged,
+}
+"""--what -> who writes it: (folder, model, trained leaves, where the base lies, dtype or "") -> the
+dtype of the merged weights, "" for an adapter."""
+
+
+def _weights(lm: LanguageModel, trained: Params) -> Weight:
+    """The trained model, weight by weight."""
+    lora, nf4 = lm.transformer.lora, lm.transformer.nf4
+    if lora is None:
+        return of_params(trained)
+    if lm.checkpoint is not None:
+        weight = of_checkpoint(lm.checkpoint)
+    else:
+        plain = dataclasses.replace(lm.transformer, lora=None, nf4=None)
+        weight = of_params(dataclasses.replace(lm, transformer=plain).fresh(jax.random.key(0)))
+    return merged(weight if nf4 is None else dequantised(weight, nf4), lora, trained)
+
+
+def _generating(family: str) -> str:
+    """The class of transformers that generates with a body of ``family``."""
+    return next(
+        name
+        for name, kind in ARCHITECTURES.items()
+        if kind.family == family and [row.paths for row in kind.head] == [("head/kernel",)]
+    )
+
+
+def _check_base(lm: LanguageModel, stage: Stage, path: str) -> None:
+    """The trained leaves belong to the base that they were trained on."""
+    trained_on = stage.record["inputs"]["lm"]
+    for key in ("weights", "tokenizer", "adapter"):
+        if trained_on.get(key) != lm.fingerprint.get(key):
+            raise UserError(
+                f"{path}: the {key} differ from those of the run ({trained_on.get(key)}, here "
+                f"{lm.fingerprint.get(key)}): give the run's base with --base"
+            )
+
+
+def _refuse_full(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out: {out} exists and is not empty: choose another name")
+
+
+@contextlib.contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name at the end, or goes."""
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists():
+        raise UserError(f"{partial} is what an export left that was killed: delete it")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(message)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The flags of a command line.
+
+    Raises:
+        UserError: one is unknown or missing.
+    """
+    parser = _Parser("alol_jax.export", description=__doc__, allow_abbrev=False)
+    flag = functools.partial(parser.add_argument)
+    flag("--workdir", type=Path, required=True, help="of the run")
+    flag("--what", required=True, help=f"one of {', '.join(FORMS)}")
+    flag("--out", type=Path, required=True, help="the directory to make; must not hold anything")
+    flag("--stage", default="policy", help=f"one of {', '.join(MODELS)}")
+    flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; the run's if absent")
+    flag("--base", default="", help="where the base model lies now, if it was moved")
+    flag("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(arguments, Options())
+
+
+def entry() -> None:
+    """Runs `export`; what the user can mend becomes one line on stderr and exit code 2."""
+    try:
+        export(parse(sys.argv[1:]))
+    except (UserError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,224 @@
+"""softmax(q kᵀ / √H) v by one of several kernels, and the one function that chooses between them.
+
+All kernels compute the same thing at real tokens; what comes out at padding is of no meaning (but
+finite), and nobody reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from alol_jax.types import UserError
+
+BLOCK = 128  # splash works on tiles whose sides are multiples of it
+LARGEST_BLOCK = 512
+
+
+def visible(mask: jax.Array, *, causal: bool) -> jax.Array:
+    """bool[B, T, T]: a query sees real tokens (up to itself where causal), and always itself."""
+    width = mask.shape[1]
+    seen = jnp.broadcast_to((mask > 0)[:, None, :], (mask.shape[0], width, width))
+    if causal:
+        seen = seen & jnp.tril(jnp.ones((1, width, width), bool))
+    return seen | jnp.eye(width, dtype=bool)[None]
+
+
+def cached(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.Array:
+    """One decoding step: q [B, 1, N, H] over the filled slots of k, v [B, S, G, H].
+
+    Args:
+        filled: bool[B, S], at least one per row.
+
+    Returns:
+        [B, 1, N, H].
+    """
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=filled[:, None, None, :], implementation="xla"
+    )
+
+
+def _xla(q, k, v, mask, *, causal, interpret):
+    allowed = visible(mask, causal=causal)[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="xla")
+
+
+def _cudnn(q, k, v, mask, *, causal, interpret):
+    """cuDNN's fused kernel; padding may sit on the left, so the mask goes in as it is."""
+    allowed = visible(mask, causal=causal)[:, None]
+    return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="cudnn")
+
+
+def _splash(q, k, v, mask, *, causal, interpret):
+    """Splash attention: real tokens see real tokens, padding sees padding (segments 1 and 0).
+
+    It takes one row [N, T, H] and no scale, so q is scaled before.
+    """
+    width, heads, size = q.shape[1], q.shape[2], q.shape[3]
+    shape = (width, width)
+    head = splash.CausalMask(shape) if causal else splash.FullMask(shape)
+    kernel = splash.make_splash_mha(
+        splash.MultiHeadMask([head] * heads),
+        block_sizes=_blocks(width),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    segments = (mask > 0).astype(jnp.int32)
+    turned = [jnp.swapaxes(x, 1, 2) for x in (q * jnp.asarray(size**-0.5, q.dtype), k, v)]
+    mixed = jax.vmap(kernel)(*turned, splash.SegmentIds(segments, segments))
+    return jnp.swapaxes(mixed, 1, 2).astype(q.dtype)
+
+
+def _blocks(width: int) -> splash.BlockSizes:
+    """Square tiles with the largest side that divides the length."""
+    sides = [side for side in range(BLOCK, LARGEST_BLOCK + 1, BLOCK) if width % side == 0]
+    side = sides[-1]
+    return splash.BlockSizes(
+        block_q=side,
+        block_kv=side,
+        block_kv_compute=side,
+        block_q_dkv=side,
+        block_kv_dkv=side,
+        block_kv_dkv_compute=side,
+        block_q_dq=side,
+        block_kv_dq=side,
+    )
+
+
+class Kernel(NamedTuple):
+    """One way to compute attention.
+
+    ``run`` is (q, k, v, mask, *, causal, interpret) -> mixed; ``platforms`` are where it exists;
+    ``refuses`` (dtype, head width, sequence lengths) says why not, or "".
+    """
+
+    run: Callable[..., jax.Array]
+    platforms: tuple[str, ...]
+    refuses: Callable[[jnp.dtype, int, Sequence[int]], str]
+
+
+def _cudnn_refuses(dtype: jnp.dtype, head_width: int, widths: Sequence[int]) -> str:
+    """The conditions of jax's cuDNN bridge that hold on every GPU generation."""
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cudnn needs half precision, not {dtype.name}: config.model.dtype"
+    if head_width > 128 or head_width % 8:
+        return f"cudnn needs a head width ≤ 128 and a multiple of 8, not {head_width}"
+    odd = [width for width in widths if width % 2]
+    return f"cudnn needs even lengths, not {odd[0]}: config.model.shapes" if odd else ""
+
+
+def _splash_refuses(dtype: jnp.dtype, head_width: int, widths: Sequence[int]) -> str:
+    """Head widths of 16 to 256 were seen to compile in both precisions."""
+    if head_width > 256:
+        return f"splash needs a head width ≤ 256, not {head_width}"
+    uneven = [width for width in widths if width % BLOCK]
+    if uneven:
+        return (
+            f"splash needs lengths that are multiples of {BLOCK}, not {uneven[0]}: choose "
+            "config.model.shapes so that prompt and prompt + response are"
+        )
+    return ""
+
+
+KERNELS: dict[str, Kernel] = {
+    "xla": Kernel(_xla, ("cpu", "gpu", "tpu"), lambda dtype, head_width, widths: ""),
+    "cudnn": Kernel(_cudnn, ("gpu",), _cudnn_refuses),
+    "splash": Kernel(_splash, ("tpu",), _splash_refuses),
+}
+PREFERRED = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """Self-attention of whole sequences by a chosen kernel.
+
+    Attributes:
+        kernel: a key of `KERNELS`.
+        mesh: a kernel that the compiler cannot cut runs piece by piece: rows over data·fsdp, heads
+            over tensor. None on one device.
+        interpret: run splash without a TPU, slowly (for tests).
+    """
+
+    kernel: str
+    mesh: Mesh | None
+    interpret: bool = False
+
+    def __call__(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *, causal: bool
+    ) -> jax.Array:
+        """softmax(q kᵀ / √H + where(visible, 0, −∞)) v.
+
+        Args:
+            q: [B, T, N, H].
+            k, v: [B, T, G, H]; G divides N.
+            mask: [B, T], 1 on real tokens; padding may sit anywhere.
+            causal: a query sees real tokens up to itself, else all real tokens; always itself.
+
+        Returns:
+            [B, T, N, H] in the dtype of q.
+        """
+
+        def run(q, k, v, mask):
+            return KERNELS[self.kernel].run(q, k, v, mask, causal=causal, interpret=self.interpret)
+
+        if self.kernel == "xla" or self.mesh is None or self.mesh.size == 1:
+            return run(q, k, v, mask)
+        return _piecewise(run, self.mesh, q, k, v, mask)
+
+
+def _piecewise(run, mesh, q, k, v, mask):
+    """``run`` under shard_map. Heads that the tensor axis does not divide stay whole."""
+    cut, parts = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+    rows = ("data", "fsdp") if q.shape[0] % cut == 0 else None
+    heads = "tensor" if q.shape[2] % parts == 0 else None
+    if heads and k.shape[2] % parts:  # every device gets the key/value heads of its queries
+        k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    spec = P(rows, None, heads, None)
+    return jax.shard_map(
+        run, mesh=mesh, in_specs=(spec, spec, spec, P(rows, None)), out_specs=spec, check_vma=False
+    )(q, k, v, mask)
+
+
+def choose(
+    wanted: str,
+    *,
+    platform: str,
+    dtype: jax.typing.DTypeLike,
+    head_width: int,
+    widths: Sequence[int],
+) -> tuple[str, str]:
+    """Which kernel runs, and why: (a key of `KERNELS`, one line for the person who watches).
+
+    Args:
+        wanted: "auto" (the fused kernel of the platform where it can, else plain XLA), or a key of
+            `KERNELS`, which must then be able to.
+        platform: "cpu", "gpu" or "tpu".
+        dtype: of activations.
+        head_width: H.
+        widths: every sequence length T that is compiled for.
+
+    Raises:
+        UserError: no such kernel, or one that cannot run here.
+    """
+    if wanted not in KERNELS and wanted != "auto":
+        raise UserError.unknown(
+            f"config.model.attention: no kernel {wanted!r}", wanted, ("auto", *KERNELS)
+        )
+    name = PREFERRED.get(platform, "xla") if wanted == "auto" else wanted
+    kernel = KERNELS[name]
+    reason = kernel.refuses(jnp.dtype(dtype), head_width, widths)
+    if platform not in kernel.platforms:
+        reason = f"{name} runs on {' and '.join(kernel.platforms)}, not on {platform}"
+    if not reason:
+        return name, f"attention: {name} ({'asked for' if wanted == name else platform})"
+    if wanted == name:
+        raise UserError(f"config.model.attention {wanted!r}: {reason}")
+    return "xla", f"attention: xla ({reason})"

@@ -1,0 +1,236 @@
+"""Sequence classifiers and reward models: a Transformer, a pooling, and a head in float32.
+
+One vector per text goes into the head; which one is a matter of the mask, never of the padding
+token's id, so that padding changes nothing even where it is the end token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from alol_jax.models.blocks import bind, describe, initialise
+from alol_jax.models.heads import Affine
+from alol_jax.models.transformer import Transformer
+from alol_jax.types import Params, UserError
+
+CRITIC_WIDTH = 512  # hidden features of the critic's head
+
+_init = nnx.initializers.normal(0.02)
+
+
+# ------------------------------------------------------------------ heads
+
+
+class Kernel(nnx.Module):
+    """x W."""
+
+    def __init__(self, width: int, out: int, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(_init(rngs.params(), (width, out)))
+
+    def __call__(self, x):
+        return x @ self.kernel[...]
+
+
+class TwoLayers(nnx.Module):
+    """act(x W + b) W' + b'."""
+
+    def __init__(self, width: int, inner: int, out: int, activation: Callable, rngs: nnx.Rngs):
+        self.dense = Affine(width, inner, _init, rngs)
+        self.out = Affine(inner, out, _init, rngs)
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.out(self.activation(self.dense(x)))
+
+
+class LinearHead(nnx.Module):
+    """x W, without a bias."""
+
+    def __init__(self, width: int, labels: int, rngs: nnx.Rngs):
+        self.score = Kernel(width, labels, rngs)
+
+    def __call__(self, x):
+        return self.score(x)
+
+
+class AffineHead(nnx.Module):
+    """x W + b."""
+
+    def __init__(self, width: int, labels: int, rngs: nnx.Rngs):
+        self.score = Affine(width, labels, _init, rngs)
+
+    def __call__(self, x):
+        return self.score(x)
+
+
+class TanhHead(nnx.Module):
+    """tanh(x W + b) W' + b', as wide inside as outside."""
+
+    def __init__(self, width: int, labels: int, rngs: nnx.Rngs):
+        self.score = TwoLayers(width, width, labels, jnp.tanh, rngs)
+
+    def __call__(self, x):
+        return self.score(x)
+
+
+class CriticHead(nnx.Module):
+    """gelu(p W + b) W' + b' with p = tanh(x P + c), the exact GELU, and 512 features inside."""
+
+    def __init__(self, width: int, labels: int, rngs: nnx.Rngs):
+        gelu = functools.partial(jax.nn.gelu, approximate=False)
+        self.pooler = Affine(width, width, _init, rngs)
+        self.score = TwoLayers(width, CRITIC_WIDTH, labels, gelu, rngs)
+
+    def __call__(self, x):
+        return self.score(jnp.tanh(self.pooler(x)))
+
+
+Head = Callable[[int, int, nnx.Rngs], nnx.Module]
+"""(D, number of labels, keys) -> a module [..., D] -> [..., labels]."""
+
+HEADS: dict[str, Head] = {
+    "linear": LinearHead,
+    "affine": AffineHead,
+    "tanh": TanhHead,
+    "critic": CriticHead,
+}
+
+
+# ------------------------------------------------------------------ poolings
+
+
+def first_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+    """The first chosen position: [B, T, D], bool[B, T] -> [B, D]."""
+    return _at(hidden, jnp.argmax(chosen, axis=1))
+
+
+def last_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+    """The last chosen position: [B, T, D], bool[B, T] -> [B, D]."""
+    return _at(hidden, chosen.shape[1] - 1 - jnp.argmax(chosen[:, ::-1], axis=1))
+
+
+def mean_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+    """The mean over the chosen positions: [B, T, D], bool[B, T] -> [B, D]."""
+    total = jnp.sum(hidden, axis=1, where=chosen[..., None])
+    return total / jnp.maximum(jnp.sum(chosen, axis=1, keepdims=True), 1)
+
+
+def _at(hidden, index):
+    return jnp.take_along_axis(hidden, index[:, None, None], axis=1)[:, 0]
+
+
+POOLINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "first": first_of,
+    "last": last_of,
+    "mean": mean_of,
+}
+
+PROBLEMS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "single_label_classification": functools.partial(jax.nn.softmax, axis=-1),
+    "multi_label_classification": jax.nn.sigmoid,
+    "regression": lambda logits: logits,
+}
+"""config.json's ``problem_type`` -> logits [..., labels] to scores."""
+
+
+# ------------------------------------------------------------------ the classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """head(pool(body(text))): a description, hashable, without arrays.
+
+    The body runs in its own dtype, pooling and head in float32, the products of matrices too where
+    the hardware would round their inputs. There is no dropout.
+
+    Attributes:
+        body: the Transformer; its parameters and the head's lie in one flat dict, the head's below
+            ``score/`` and ``pooler/``.
+        head: a key of `HEADS`.
+        pooling: a key of `POOLINGS`.
+        labels: what each logit is called.
+        problem: a key of `PROBLEMS`: how logits become scores.
+        end: where not None, only real tokens with this id are pooled over: the ends of utterances.
+    """
+
+    body: Transformer
+    head: str
+    pooling: str
+    labels: tuple[str, ...]
+    problem: str
+    end: int | None = None
+
+    def _build(self, rngs: nnx.Rngs) -> nnx.Module:
+        return HEADS[self.head](self.body.config.width, len(self.labels), rngs)
+
+    @functools.cached_property
+    def _graph(self):
+        return describe(self._build)
+
+    @functools.cached_property
+    def head_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The leaves of the head."""
+        return jax.eval_shape(lambda: initialise(self._build, jax.random.key(0)))
+
+    def init(self, key: jax.Array) -> Params:
+        """Random float32 parameters: the body's, and N(0, 0.02²) kernels and zero biases above."""
+        body_key, head_key = jax.random.split(key)
+        params = self.body.init(body_key)
+        params.pop("head/kernel", None)  # of the language model
+        return params | initialise(self._build, head_key)
+
+    def __call__(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """The logits of each text.
+
+        Args:
+            params: from `init` or a checkpoint.
+            tokens: i32[B, T].
+            mask: [B, T], 1 on real tokens; padding may sit anywhere and changes nothing.
+
+        Returns:
+            f32[B, labels]; NaN in rows without a position to pool over (no real token, or no end of
+            an utterance).
+
+        Raises:
+            UserError: T is more than the body has positions for.
+        """
+        hidden, chosen = self._read(params, tokens, mask)
+        logits = self._apply(params, POOLINGS[self.pooling](hidden, chosen))
+        return jnp.where(jnp.any(chosen, axis=1, keepdims=True), logits, jnp.nan)
+
+    def everywhere(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """The logits that each position would have on its own: one per utterance where ``end`` is
+        set. Arguments as above; f32[B, T, labels], NaN where a position does not count."""
+        hidden, chosen = self._read(params, tokens, mask)
+        return jnp.where(chosen[..., None], self._apply(params, hidden), jnp.nan)
+
+    def scores(self, logits: jax.Array) -> jax.Array:
+        """f32[..., labels] -> f32[..., labels]: probabilities, or the logits of a regression."""
+        return PROBLEMS[self.problem](logits)
+
+    def _read(self, params, tokens, mask):
+        """Hidden states f32[B, T, D] and the positions that count, bool[B, T]."""
+        chex.assert_rank([tokens, mask], 2)
+        chex.assert_equal_shape([tokens, mask])
+        limit = self.body.config.max_positions
+        if tokens.shape[1] > limit:
+            raise UserError(
+                f"a text of {tokens.shape[1]} tokens for a {self.body.config.family} classifier "
+                f"with {limit} positions: cut texts to {limit} tokens"
+            )
+        chosen = mask > 0
+        if self.end is not None:
+            chosen = chosen & (tokens == self.end)
+        return self.body.hidden(params, tokens, mask).astype(jnp.float32), chosen
+
+    def _apply(self, params, pooled):
+        leaves = {path: params[path].astype(jnp.float32) for path in self.head_shapes}
+        with jax.default_matmul_precision("float32"):
+            return bind(self._graph, leaves)(pooled)

@@ -1,0 +1,142 @@
+"""Fields of a Hugging Face config.json, with their types; rotary positions in both dialects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alol_jax.models.config import LinearScaling, Llama3Scaling, Rotary
+from alol_jax.types import UserError
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+"""Hugging Face's name -> ours."""
+
+
+class Fields:
+    """The fields of one config.json, read with their types; ``where`` names it in errors."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+
+    def size(self, key: str, absent: int | None = None) -> int:
+        """A whole number; ``absent`` where the file may leave it out or says null."""
+        value = self.values.get(key)
+        value = absent if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UserError(f"{self.where}: {key} must be a whole number, found {value!r}")
+        return value
+
+    def number(self, key: str, absent: float | None = None) -> float:
+        """A number; ``absent`` where the file may leave it out."""
+        value = self.values.get(key, absent)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(f"{self.where}: {key} must be a number, found {value!r}")
+        return float(value)
+
+    def flag(self, key: str, absent: bool) -> bool:
+        """True or false."""
+        value = self.values.get(key, absent)
+        if not isinstance(value, bool):
+            raise UserError(f"{self.where}: {key} must be true or false, found {value!r}")
+        return value
+
+    def one_of(self, key: str, known: dict[str, str], absent: str) -> str:
+        """What ``known`` makes of a name."""
+        name = self.values.get(key, absent)
+        if name not in known:
+            raise self.unimplemented(key, name, ", ".join(known))
+        return known[name]
+
+    def unimplemented(self, key: str, value: Any, instead: str) -> UserError:
+        return UserError(
+            f"{self.where}: {key} = {value!r} is not implemented (only {instead} is): "
+            "choose another checkpoint"
+        )
+
+
+ROPE = frozenset({"rope_theta", "rope_parameters", "rope_scaling"})
+_ROPE_KEYS: dict[str, frozenset[str]] = {
+    "default": frozenset(),
+    "linear": frozenset({"factor"}),
+    "llama3": frozenset(
+        {
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        }
+    ),
+}
+
+
+def read_rotary(
+    fields: Fields, head_width: int, *, base_key: str, share_key: str, share: float
+) -> Rotary:
+    """Base, turning share of a head and scaling, stated at the top (transformers 4) or in
+    ``rope_parameters`` (5); ``share`` where the file does not say it."""
+    stated = {base_key: fields.values[base_key]} if base_key in fields.values else {}
+    thetas = [fields.number(base_key)] if stated else []
+    shares = [fields.number(share_key)] if share_key in fields.values else []
+    scalings = []
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = fields.values.get(key)
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            raise fields.unimplemented(key, rope, "an object")
+        inner = Fields(rope, f"{fields.where}: {key}")
+        scalings.append(_scaling(inner, fields, key))
+        if "rope_theta" in rope:
+            thetas.append(inner.number("rope_theta"))
+        if "partial_rotary_factor" in rope:
+            shares.append(inner.number("partial_rotary_factor"))
+    for name, said in (
+        ("rope_theta", thetas),
+        (share_key, shares),
+        ("rotary scaling", scalings),
+    ):
+        if len(set(said)) > 1:
+            raise UserError(f"{fields.where}: {name} is stated twice and differs: {said}")
+    turning = int(head_width * (shares[0] if shares else share))
+    return Rotary(thetas[0] if thetas else 1e4, turning, scalings[0] if scalings else None)
+
+
+def _scaling(rope: Fields, fields: Fields, key: str) -> LinearScaling | Llama3Scaling | None:
+    kind = rope.values.get("rope_type", rope.values.get("type", "default"))
+    known = _ROPE_KEYS.get(kind, frozenset())
+    others = set(rope.values) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    if kind not in _ROPE_KEYS or others - known:
+        raise fields.unimplemented(key, rope.values, f"rope_type {', '.join(_ROPE_KEYS)}")
+    if kind == "default":
+        return None
+    factor = rope.number("factor")
+    if kind == "linear":
+        return LinearScaling(factor)
+    return Llama3Scaling(
+        factor=factor,
+        low=rope.number("low_freq_factor"),
+        high=rope.number("high_freq_factor"),
+        original=rope.size(
+            "original_max_position_embeddings", fields.values.get("max_position_embeddings")
+        ),
+    )
+
+
+def rope_parameters(rotary: Rotary) -> dict[str, Any]:
+    """Rotary positions as ``rope_parameters`` has them, without the turning share."""
+    found: dict[str, Any] = {"rope_theta": rotary.theta, "rope_type": "default"}
+    if isinstance(rotary.scaling, LinearScaling):
+        found |= {"rope_type": "linear", "factor": rotary.scaling.factor}
+    if isinstance(rotary.scaling, Llama3Scaling):
+        found |= {
+            "rope_type": "llama3",
+            "factor": rotary.scaling.factor,
+            "low_freq_factor": rotary.scaling.low,
+            "high_freq_factor": rotary.scaling.high,
+            "original_max_position_embeddings": rotary.scaling.original,
+        }
+    return found

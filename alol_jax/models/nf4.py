@@ -1,0 +1,212 @@
+"""NF4: a frozen kernel in 4.5 bits a weight, or 4.13 with its scales quantised too.
+
+Dettmers et al. 2023, QLoRA, sections 2 and 3; the values are those of bitsandbytes. A kernel
+[D_in, D_out] is cut into blocks of 64 inputs of one output; with s the largest magnitude of a block
+and q the 16 levels ::
+
+    code = argmin_c |w / s − q_c|        w ≈ s · q_code
+
+Double quantisation stores s in 8 bits: the scales less their mean μ, in blocks of 256 of the order
+(output, block), each by its own largest magnitude S and the 256 values d of `dynamic_map` ::
+
+    s ≈ S · d_code + μ
+
+Packing: byte (b, j, o) of codes seen as [D_in/64, 32, D_out] holds input 64b + j in its low bits
+and input 64b + 32 + j in its high bits. So dequantising needs no neighbours: a kernel that is cut
+along its inputs (in whole blocks) or its outputs stays where it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alol_jax.types import UserError
+
+BLOCK = 64  # inputs that share a scale
+SCALE_BLOCK = 256  # scales that share a scale
+LEVELS = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+"""Quantiles of a standard normal, scaled to [−1, 1], with an exact zero (QLoRA, appendix E)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NF4:
+    """That a base is quantised, and how.
+
+    Attributes:
+        double: quantise the scales too.
+    """
+
+    double: bool
+
+
+@functools.cache
+def dynamic_map() -> np.ndarray:
+    """The 256 values d, ascending, f32: signed 8-bit dynamic quantisation, for the scales.
+
+    Decade i = 0…6 spans 10^(i−6) · [0.1, 1] in 2^i equal cells and holds their centres, with both
+    signs; 0 and 1 complete it (Dettmers 2016, 8-Bit Approximations for Parallelism).
+    """
+    values, low, high = [np.zeros(1), np.ones(1)], np.float32(0.1), np.float32(1.0)
+    for decade in range(7):
+        cells = 2**decade
+        step, k = np.float64((high - low) / np.float32(cells)), np.arange(cells + 1)
+        edges = np.where(2 * k <= cells, low + step * k, high - step * (cells - k))
+        edges = edges.astype(np.float32)  # each rounded once, from the nearer end, as published
+        centres = np.float32(10.0 ** (decade - 6)) * ((edges[:-1] + edges[1:]) / 2)
+        values += [centres, -centres]
+    return np.sort(np.concatenate(values)).astype(np.float32)
+
+
+def shapes_of(shape: tuple[int, int], nf4: NF4) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `quantise` makes of a kernel [D_in, D_out].
+
+    Raises:
+        UserError: D_in is not a multiple of 64.
+    """
+    width, out = shape
+    if width % BLOCK:
+        raise UserError(
+            f"NF4 works on blocks of {BLOCK} inputs and cannot cut a kernel of [{width}, {out}]: "
+            f"its first dimension must be a multiple of {BLOCK}; keep this base unquantised"
+        )
+    blocks = (width // BLOCK, out)
+    leaves = {"nf4_codes": jax.ShapeDtypeStruct((width // 2, out), jnp.uint8)}
+    if not nf4.double:
+        return leaves | {"nf4_scale": jax.ShapeDtypeStruct(blocks, jnp.float32)}
+    groups = -(-blocks[0] * out // SCALE_BLOCK)
+    return leaves | {
+        "nf4_scale_codes": jax.ShapeDtypeStruct(blocks, jnp.uint8),
+        "nf4_scale_scale": jax.ShapeDtypeStruct((groups,), jnp.float32),
+        "nf4_scale_mean": jax.ShapeDtypeStruct((), jnp.float32),
+    }
+
+
+def quantise(kernel: jax.Array, *, nf4: NF4) -> dict[str, jax.Array]:
+    """A kernel as leaves by suffix. Can be jitted; needs little memory beside the kernel.
+
+    A value beyond the middle of two levels goes to the upper one, in the middle to the lower one. A
+    block of zeros has the scale 0.
+
+    Args:
+        kernel: [D_in, D_out], any float dtype; read as float32.
+        nf4: whether the scales are quantised too.
+
+    Returns:
+        nf4_codes u8[D_in/2, D_out] and nf4_scale f32[D_in/64, D_out]; with ``double``, in place of
+        the latter, nf4_scale_codes u8[D_in/64, D_out], nf4_scale_scale f32[⌈n/256⌉] with
+        n = D_in · D_out / 64, and nf4_scale_mean f32[].
+
+    Raises:
+        UserError: D_in is not a multiple of 64.
+    """
+    shapes = shapes_of(kernel.shape, nf4)
+    blocks = kernel.astype(jnp.float32).reshape(-1, BLOCK, kernel.shape[1])
+    scale = jnp.max(jnp.abs(blocks), axis=1)
+    codes = _nearest(blocks * _inverse(scale)[:, None, :], np.array(LEVELS, np.float32))
+    low, high = codes[:, : BLOCK // 2], codes[:, BLOCK // 2 :]
+    packed = (low | (high << 4)).reshape(shapes["nf4_codes"].shape)
+    scales = _quantise_scale(scale) if nf4.double else {"nf4_scale": scale}
+    return {"nf4_codes": packed} | scales
+
+
+def dequantise(leaves: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
+    """The kernel [D_in, D_out] that ``leaves`` of `quantise` stand for.
+
+    Levels and scales are multiplied in float32, then rounded to ``dtype``. Levels come from selects
+    on the four bits, because a look-up in a table would not fuse with the product on a TPU.
+    """
+    packed = leaves["nf4_codes"]
+    halves = packed.reshape(-1, 1, BLOCK // 2, packed.shape[1])
+    shifts = (jnp.array([0, 4], jnp.uint8) + _zero(packed))[None, :, None, None]
+    scale = leaves["nf4_scale"] if "nf4_scale" in leaves else _dequantise_scale(leaves)
+    levels = _pick((halves >> shifts) & 15, np.array(LEVELS), _zero(packed))
+    kernel = (levels * scale[:, None, None, :]).astype(dtype)
+    return kernel.reshape(-1, packed.shape[1])
+
+
+def multiply(x: jax.Array, leaves: Mapping[str, jax.Array]) -> jax.Array:
+    """x W with the kernel W that ``leaves`` stand for, in the dtype of ``x``: [..., D_out].
+
+    The backward pass dequantises anew instead of keeping W.
+    """
+    stored = {name: leaf for name, leaf in leaves.items() if name.startswith("nf4_")}
+    product = jax.checkpoint(lambda x, stored: x @ dequantise(stored, x.dtype), prevent_cse=False)
+    return product(x, stored)
+
+
+def _zero(codes: jax.Array) -> jax.Array:
+    """u8[] 0, to jax a value of ``codes``; XLA sees the constant.
+
+    Under differentiation jax lifts what depends on no layer out of the scan over layers, each
+    constant of a select broadcast to the size of a kernel: sixteen float32 kernels in memory.
+    """
+    return codes[0, 0] * 0
+
+
+def _inverse(scale: jax.Array) -> jax.Array:
+    """1 / scale, and a finite number for 0, so that a zero of a block of zeros stays one."""
+    return 1.0 / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
+
+
+def _nearest(x: jax.Array, values: np.ndarray) -> jax.Array:
+    """u8 index of the nearest of the ascending f32 ``values``; halfway counts as the lower one."""
+    codes = jnp.zeros(x.shape, jnp.uint8)
+    for middle in (values[:-1] + values[1:]) / 2:
+        codes += (x > middle).astype(jnp.uint8)
+    return codes
+
+
+def _pick(codes: jax.Array, values: np.ndarray, zero: jax.Array) -> jax.Array:
+    """f32 ``values`` of codes: a tree of selects, from the lowest bit to the highest.
+
+    A TPU has no fast look-up in a table, and a look-up would not fuse with what uses it. ``zero``
+    is `_zero` of the codes.
+    """
+    picked = [np.float32(value) + zero.astype(jnp.float32) for value in values]
+    for bit in range(len(values).bit_length() - 1):
+        odd = (codes >> bit) & 1 == 1
+        pairs = zip(picked[::2], picked[1::2], strict=True)
+        picked = [jnp.where(odd, upper, lower) for lower, upper in pairs]
+    return picked[0]
+
+
+def _quantise_scale(scale: jax.Array) -> dict[str, jax.Array]:
+    """The leaves of scales f32[D_in/64, D_out]."""
+    mean = jnp.mean(scale)
+    flat = (scale - mean).T.reshape(-1)
+    groups = jnp.pad(flat, (0, -flat.size % SCALE_BLOCK)).reshape(-1, SCALE_BLOCK)
+    largest = jnp.max(jnp.abs(groups), axis=1)
+    codes = _nearest(groups * _inverse(largest)[:, None], dynamic_map())
+    codes = codes.reshape(-1)[: flat.size].reshape(scale.shape[::-1]).T
+    return {"nf4_scale_codes": codes, "nf4_scale_scale": largest, "nf4_scale_mean": mean}
+
+
+def _dequantise_scale(leaves: Mapping[str, jax.Array]) -> jax.Array:
+    """f32[D_in/64, D_out] scales of double quantisation."""
+    codes = leaves["nf4_scale_codes"]
+    size = jnp.repeat(leaves["nf4_scale_scale"], SCALE_BLOCK)[: codes.size]
+    size = size.reshape(codes.shape[::-1]).T
+    return _pick(codes, dynamic_map(), _zero(codes)) * size + leaves["nf4_scale_mean"]

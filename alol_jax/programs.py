@@ -1,0 +1,173 @@
+"""The programs of a config as shapes: what `select`, `fit_policy` and decoding run, without arrays.
+
+They are the very functions that the stages call. Only their arguments are described, not made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from alol_jax import flops
+from alol_jax.annotate import annotator
+from alol_jax.decode import make_decoder
+from alol_jax.fit import TrainState, make_update, policy_loss
+from alol_jax.language_model import LanguageModel
+from alol_jax.models.heads import ValueHead
+from alol_jax.objectives import Objective, hyper_parameters
+from alol_jax.optim import make_optimizer
+from alol_jax.sampling import decoding_of
+from alol_jax.sharding import ROWS, beside_params, replicated
+from alol_jax.types import Batch, Tokens
+
+
+class Program(NamedTuple):
+    """A jitted function, and descriptions of what it is called with."""
+
+    name: str
+    function: Any
+    arguments: tuple
+    weights: Any  # the part of the arguments that is parameters
+    optimizer: Any  # its state, in memory while the program runs
+    optimizer_waits: bool  # it is no argument: the program runs between optimizer steps
+    flops: float  # of one call, all chips together, in closed form
+
+
+def programs_of(
+    lm: LanguageModel, config: ConfigDict, objective: Objective
+) -> dict[str, Callable[[], Program]]:
+    """Name -> how to describe it: the programs that need most memory and time.
+
+    Each is for the longest of ``lm.shapes``. `select` runs only where the objective reads what it
+    computes.
+    """
+    builders = {
+        "select": lambda: select_program(lm, config, objective),
+        "policy step": lambda: policy_program(lm, config, objective),
+        "decode": lambda: decode_program(lm, config),
+    }
+    if not {"ref_logp", "advantage"} & set(objective.reads):
+        del builders["select"]
+    return builders
+
+
+def described(tree: Any, places: Any) -> Any:
+    """Shape, dtype and sharding of every leaf."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places
+    )
+
+
+def _rows(lm: LanguageModel, shape: tuple[int, ...], dtype: Any, *, axis: int = 0) -> Any:
+    cut = NamedSharding(lm.mesh, P(*[None] * axis, ROWS))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=cut)
+
+
+def _tokens(lm: LanguageModel, lead: tuple[int, ...], responses: int, axis: int) -> Tokens:
+    """Tokens of the longest shape, ``lead`` rows, K responses each where K > 1."""
+    prompt, response = lm.shapes[-1]
+    each = lead if responses == 1 else (*lead, responses)
+    rows = functools.partial(_rows, lm, axis=axis)
+    return Tokens(
+        rows((*lead, prompt), jnp.int32),
+        rows((*lead, prompt), jnp.float32),
+        rows((*each, response), jnp.int32),
+        rows((*each, response), jnp.float32),
+    )
+
+
+def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
+    """The frozen pass over a batch of training rows."""
+    trained, frozen = lm.abstract()
+    params, shape, rows = {**frozen, **trained}, lm.transformer.config, config.select.batch_size
+    (prompt, response), logp = lm.shapes[-1], "ref_logp" in objective.reads
+    head, value_params = None, {}
+    work = flops.forward(
+        params,
+        shape,
+        rows=rows,
+        width=prompt + response * logp,
+        head_tokens=rows * response * logp,
+    ).total
+    if "advantage" in objective.reads:
+        head = ValueHead(shape.width, 1.0, config.value.heads, config.value.dropout)
+        init = functools.partial(head.init, mean_reward=0.5)
+        value_params = jax.eval_shape(init, jax.random.key(0))
+        value_params = described(value_params, beside_params(value_params, lm.mesh))
+        work += flops.value_head(shape.width, rows=rows, prompt=prompt)
+    function = annotator(lm.transformer, head, lm.logprob_chunk, logp)
+    arguments = (params, value_params, _tokens(lm, (rows,), 1, 0))
+    return Program("select", function, arguments, (params, value_params), (), False, work)
+
+
+def _optimizer_state(lm: LanguageModel, config: ConfigDict) -> tuple[Any, Any]:
+    """The policy's optimizer and its described state."""
+    tx = make_optimizer(config.policy.optimizer, steps=1)
+    opt_state = jax.eval_shape(tx.init, lm.abstract()[0])
+    return tx, described(opt_state, beside_params(opt_state, lm.mesh))
+
+
+def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
+    """One optimizer step of the policy."""
+    trained, frozen = lm.abstract()
+    tx, opt_state = _optimizer_state(lm, config)
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(lm.mesh))
+    state = TrainState(step, trained, opt_state)
+    lead = (config.policy.accumulate, config.policy.batch_size)
+    tokens = _tokens(lm, lead, objective.responses, 1)
+    number = _rows(lm, tokens.response.shape[:-1], jnp.float32, axis=1)
+    batch = Batch(tokens, tokens.mask, number, number)
+    chosen = {name: config.objective[name] for name in hyper_parameters(objective)}
+    loss = functools.partial(objective.loss, **chosen)
+    function = make_update(
+        policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk), tx, jax.random.key(0), state
+    )
+    (prompt, response), rows = lm.shapes[-1], lead[1] * objective.responses
+    one = flops.forward(
+        {**frozen, **trained},
+        lm.transformer.config,
+        rows=rows,
+        width=prompt + response,
+        head_tokens=rows * response,
+    )
+    work = lead[0] * flops.step(
+        one,
+        all_train=lm.transformer.lora is None,
+        remat=lm.transformer.remat,
+        head_again=rows * response > lm.logprob_chunk,
+    )
+    weights = (trained, frozen)
+    return Program("policy step", function, (state, frozen, batch), weights, opt_state, False, work)
+
+
+def decode_program(lm: LanguageModel, config: ConfigDict) -> Program:
+    """Prefill of the longest prompts, then all steps of the longest response.
+
+    It runs between steps of `fit_policy` too, so the optimizer's state is in memory beside it.
+    """
+    trained, frozen = lm.abstract()
+    params = {**frozen, **trained}
+    decoding = decoding_of(config.decode)
+    sampling = dataclasses.replace(decoding, end=(lm.tokenizer.eos_id, *decoding.end))
+    rows, width = config.decode.batch_size, lm.prompt_widths[-1]
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    keys = described(keys, replicated(lm.mesh))
+    prompt, mask = (_rows(lm, (rows, width), dtype) for dtype in (jnp.int32, jnp.float32))
+    function = make_decoder(lm.transformer, sampling)
+    work = flops.decoding(
+        params,
+        lm.transformer.config,
+        rows=rows * sampling.beams,
+        prompt=width,
+        new=sampling.max_new_tokens,
+    )
+    optimizer = _optimizer_state(lm, config)[1]
+    return Program("decode", function, (params, prompt, mask, keys), params, optimizer, True, work)

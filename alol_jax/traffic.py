@@ -1,0 +1,293 @@
+"""Bytes that a compiled program moves: between memory and chip, and from chip to chip.
+
+Read from the text of XLA's scheduled program of one device. A loop's body counts as often as it
+runs, by the constant in its condition; XLA's own cost analysis would count it once. Arrays that the
+compiler keeps in on-chip memory (a layout with ``S(1)``) cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+ITEM = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+ITEM |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}
+
+# What each collective sends from a device, as a multiple of its operands, for groups of n.
+COLLECTIVES = {
+    "all-gather": lambda n: n - 1,
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "ragged-all-to-all": lambda n: (n - 1) / n,
+    "collective-broadcast": lambda n: 1,
+    "collective-permute": lambda n: 1,
+}
+FREE = set(
+    "parameter constant tuple get-tuple-element bitcast while call conditional after-all iota "
+    "partition-id replica-id opt-barrier optimization-barrier copy-done slice-done async-done "
+    "all-gather-done all-reduce-done collective-permute-done send-done recv-done domain".split()
+)
+RENAMING = ("ConcatBitcast", "AllocateBuffer", "Sharding")  # custom calls that move nothing
+VIEWS = ("bitcast", "reshape", "convert", "copy", "transpose")
+
+
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
+    type: str
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str  # what is in the brackets, and attributes
+    root: bool
+
+
+class Traffic(NamedTuple):
+    """Per device and call."""
+
+    memory: float  # bytes read from and written to HBM
+    collectives: dict[str, float]  # bytes sent to other devices, by operation
+
+    @property
+    def network(self) -> float:
+        return sum(self.collectives.values())
+
+
+Computation = dict[str, Instruction]
+
+
+def traffic_of(text: str) -> Traffic:
+    """What one call of a compiled program moves."""
+    computations, entry = parse(text)
+    memory = 0.0
+    channels: dict[str, tuple[float, str, float]] = {}  # channel -> (times, collective, bytes)
+    for name, times in _executed(computations, entry):
+        for instruction in computations[name].values():
+            memory += times * _moved(instruction, computations[name], computations)
+            for channel, kind, size in _sent(instruction, computations[name], computations):
+                # An asynchronous one has pieces, also in a loop between its start and its end.
+                channels[channel] = min((times, kind, size), channels.get(channel, (times + 1,)))
+    sent = dict.fromkeys(COLLECTIVES, 0.0)
+    for times, kind, size in channels.values():
+        sent[kind] += times * size
+    return Traffic(memory, {kind: size for kind, size in sent.items() if size})
+
+
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+    """Computations by name, and the name of the entry."""
+    computations: dict[str, Computation] = {}
+    current, entry = None, ""
+    for line in text.splitlines():
+        opening = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line)
+        if opening and not line.startswith(" "):
+            current = computations.setdefault(opening[2], {})
+            entry = opening[2] if opening[1] else entry
+        elif current is not None and (found := re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line)):
+            current[found[2]] = _instruction(found[2], found[3], bool(found[1]))
+    return computations, entry
+
+
+def _instruction(name: str, text: str, root: bool) -> Instruction:
+    kind, after = _split(text) if text.startswith("(") else text.split(" ", 1)
+    opcode, _, after = after.strip().partition("(")
+    inside, rest = _split("(" + after)
+    return Instruction(
+        name, kind, opcode, tuple(re.findall(r"%([\w.\-]+)", inside)), inside + rest, root
+    )
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The bracketed part that ``text`` starts with, and the rest."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[: place + 1], text[place + 1 :]
+    return text, ""
+
+
+def size_of(kind: str, *, everywhere: bool = False) -> float:
+    """Bytes of the arrays of a type that lie in HBM, or ``everywhere``; padding not counted."""
+    total = 0.0
+    for item, sides, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", kind):
+        if item not in ITEM or (not everywhere and re.search(r"S\([1-9]", layout)):
+            continue
+        total += math.prod(map(int, filter(None, sides.split(",")))) * ITEM[item]
+    return total
+
+
+def _called(instruction: Instruction, *keys: str) -> list[str]:
+    return re.findall(rf"(?:{'|'.join(keys)})=%?([\w.\-]+)", instruction.rest)
+
+
+def _executed(
+    computations: dict[str, Computation], name: str, times: float = 1
+) -> Iterator[tuple[str, float]]:
+    """(computation, how often it runs), loops and calls entered, fusions not."""
+    yield name, times
+    for instruction in computations[name].values():
+        if instruction.opcode == "while":
+            body, condition = (_called(instruction, key)[0] for key in ("body", "condition"))
+            trips = _trips(instruction, computations[condition])
+            yield from _executed(computations, body, times * trips)
+        elif instruction.opcode in ("call", "conditional"):
+            branches = _called(instruction, "to_apply", "true_computation", "false_computation")
+            listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
+            branches += re.findall(r"%([\w.\-]+)", listed[1]) if listed else []
+            for branch in branches:
+                yield from _executed(computations, branch, times)
+
+
+def _trips(loop: Instruction, condition: Computation) -> int:
+    """How often a loop runs that counts from 0 to a constant."""
+    known = re.search(r"known_trip_count\D*(\d+)", loop.rest)
+    if known:
+        return int(known[1])
+    constants = [
+        int(number)
+        for one in condition.values()
+        if one.opcode == "constant" and one.type.startswith(("s32[]", "u32[]"))
+        for number in re.findall(r"^\((\d+)\)", one.rest)
+    ]
+    return max(constants, default=1)
+
+
+def _moved(one: Instruction, around: Computation, computations: dict[str, Computation]) -> float:
+    """Bytes that an instruction reads from and writes to HBM."""
+    if one.opcode in FREE or (one.opcode == "custom-call" and _renames(one)):
+        return 0.0
+    if one.opcode.endswith("-start"):
+        return _copied(one, around)
+    if one.opcode == "fusion":
+        return _fused(one, around, computations)
+    if one.opcode == "dynamic-update-slice":
+        return 2 * size_of(around[one.operands[1]].type)
+    if one.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * size_of(one.type)
+    return size_of(one.type) + sum(size_of(around[name].type) for name in one.operands)
+
+
+def _renames(one: Instruction) -> bool:
+    return any(f'custom_call_target="{name}"' in one.rest for name in RENAMING)
+
+
+def _copied(one: Instruction, around: Computation) -> float:
+    """An asynchronous copy, slice or collective: what it writes, and as much read where it lies.
+
+    The type holds operands and results; the part that a slice takes is as large as its result.
+    """
+    result = one.type
+    for name in one.operands:
+        result = result.replace(around[name].type, "", 1)
+    whole = sum(size_of(around[name].type, everywhere=True) for name in one.operands)
+    read = min(whole, size_of(result, everywhere=True))
+    lies_here = any(size_of(around[name].type) for name in one.operands)
+    return size_of(result) + (read if lies_here else 0.0)
+
+
+def _fused(one: Instruction, around: Computation, computations: dict[str, Computation]) -> float:
+    """A fusion: its results, and of each operand what is used (a slice of it, rows of it)."""
+    inner = computations[_called(one, "calls")[0]]
+    users: dict[str, list[Instruction]] = {}
+    for instruction in inner.values():
+        for name in instruction.operands:
+            users.setdefault(name, []).append(instruction)
+    handed_on = _handed_on(one, inner)
+    total = sum(_written(one, inner, i.name, handed_on) for i in inner.values() if i.root)
+    for value in inner.values():
+        if value.opcode != "parameter":
+            continue
+        place = int(re.match(r"\((\d+)\)", value.rest)[1])
+        here = size_of(around[one.operands[place]].type)
+        if here and place not in handed_on.values():
+            total += min(here, _used(value, users, computations))
+    return total
+
+
+def _handed_on(one: Instruction, inner: Computation) -> dict[int, int]:
+    """Result -> operand of the buffers of a collective that only passes through a fusion."""
+    if not any(each.opcode in COLLECTIVES for each in inner.values()):
+        return {}
+    pairs = re.findall(r"\{(\d+)\}: \((\d+), \{\}", one.rest)
+    return {int(result): int(operand) for result, operand in pairs}
+
+
+def _written(one: Instruction, inner: Computation, root: str, handed_on: dict[int, int]) -> float:
+    """What a fusion writes: its results, and of those updated in place the new slices."""
+    together = inner[root].opcode == "tuple"
+    ends = [_seen_through(end, inner) for end in (inner[root].operands if together else [root])]
+    total = 0.0
+    for place, (end, kind) in enumerate(zip(ends, _arrays(one.type), strict=False)):
+        if size_of(kind) and place not in handed_on:
+            updated = inner[end].opcode == "dynamic-update-slice"
+            new = inner[inner[end].operands[1]].type if updated else kind
+            total += size_of(new, everywhere=True)
+    return total
+
+
+def _arrays(kind: str) -> list[str]:
+    """The arrays of a type, as text."""
+    return re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", kind)
+
+
+def _seen_through(name: str, inner: Computation) -> str:
+    while inner[name].opcode in ("bitcast", "reshape"):
+        name = inner[name].operands[0]
+    return name
+
+
+def _used(
+    value: Instruction,
+    users: dict[str, list[Instruction]],
+    computations: dict[str, Computation],
+) -> float:
+    """Bytes of a value inside of a fusion that its users read."""
+    total = 0.0
+    for user in users.get(value.name, []):
+        if user.opcode in ("dynamic-slice", "slice", "gather"):
+            total += size_of(user.type, everywhere=True)
+        elif _is_view(user, computations):
+            total += _used(user, users, computations)
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != value.name:
+            return size_of(value.type, everywhere=True)
+    return total
+
+
+def _is_view(one: Instruction, computations: dict[str, Computation]) -> bool:
+    """It only renames or rearranges, and is computed where it is used."""
+    if one.opcode != "fusion":
+        return one.opcode in VIEWS
+    inner = computations[_called(one, "calls")[0]].values()
+    return all(each.opcode in (*VIEWS, "parameter") for each in inner)
+
+
+def _sent(
+    one: Instruction, around: Computation, computations: dict[str, Computation]
+) -> Iterator[tuple[str, str, float]]:
+    """(channel, collective, bytes sent) of an instruction, or of what is fused into it."""
+    kind = one.opcode.removesuffix("-start")
+    if kind in COLLECTIVES:
+        operands = sum(size_of(around[name].type, everywhere=True) for name in one.operands)
+        channel = re.search(r"channel_id=(\d+)", one.rest)
+        where = channel[1] if channel else one.name
+        yield where, kind, operands * COLLECTIVES[kind](_group(one.rest))
+    elif one.opcode in ("fusion", "async-start"):
+        for name in _called(one, "calls"):
+            for inner in computations[name].values():
+                yield from _sent(inner, computations[name], computations)
+
+
+def _group(rest: str) -> int:
+    """Devices of one group of a collective; 1 if it does not say (a permutation)."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+    if listed:
+        return len(listed[1].split(","))
+    table = re.search(r"replica_groups=\[(\d+),(\d+)\]", rest)
+    if table:
+        return int(table[2])
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest)
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1])) if named else {}
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2])) if named else 1

@@ -1,0 +1,146 @@
+"""What an NF4 base costs: loss on real text and step time, against the same base in bfloat16.
+
+    python -m benchmarks.nf4_cost --config=configs/quickstart.py
+
+Prints for each base its size, the mean NLL per response token on the task's test rows, and the
+difference to bfloat16 with its 95% interval (paired bootstrap over rows). Activations are float32
+here, so that only the weights differ; under NF4 all but the kernels of the blocks is bfloat16.
+Then, for each dtype of activations, the median seconds of a policy step of the config's objective
+on test rows. Steps alternate, so that a slow moment of the machine falls on all of them.
+"""
+
+import copy
+import dataclasses
+import functools
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from alol_jax.annotate import annotator
+from alol_jax.batches import collate, single_items, tokenise
+from alol_jax.fit import init_state, make_update, policy_loss
+from alol_jax.language_model import open_language_model
+from alol_jax.objectives import get_objective, hyper_parameters
+from alol_jax.optim import make_optimizer
+from alol_jax.sharding import make_mesh, place_like_params, place_rows
+from alol_jax.tasks import get_task
+from alol_jax.types import Scored
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py")
+DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Activations of the timed steps.")
+STEPS = flags.DEFINE_integer("steps", 10, "Timed steps of each.")
+
+BASES = {  # name -> config.model.quantisation, dtype of the leaves that are not quantised
+    "float32": ("none", jnp.float32),
+    "bfloat16": ("none", jnp.bfloat16),
+    "nf4": ("nf4", jnp.bfloat16),
+    "nf4-double": ("nf4-double", jnp.bfloat16),
+}
+
+
+def open_base(options, mesh, name):
+    """The language model with float32 activations, and its frozen leaves."""
+    quantisation, dtype = BASES[name]
+    options = copy.deepcopy(options)
+    options.update({"quantisation": quantisation, "dtype": "float32"})
+    lm = open_language_model(options, mesh)
+    frozen = lm.frozen()
+    return lm, {p: x if "/nf4_" in p else x.astype(dtype) for p, x in frozen.items()}
+
+
+def test_items(config, lm):
+    """The (prompt, response) rows of the task's test split, as items."""
+    task = get_task(config.task)
+    rows = [
+        Scored(example.id, example.prompt, response, example.source, (), 0.0)
+        for example in task.load(config.task).test
+        for response in example.responses
+    ]
+    ready, _ = tokenise(rows, task.template, lm.tokenizer, lm.shapes)
+    # The advantage is what a typical kept row has; no cost depends on it.
+    return single_items([dataclasses.replace(row, advantage=0.1) for row in ready], lm.shapes)
+
+
+def row_nll(lm, frozen, items, size):
+    """Summed NLL and number of response tokens of every row: f64[rows] each."""
+    run = annotator(lm.transformer, None, lm.logprob_chunk, True)
+    params = {**frozen, **lm.fresh(jax.random.key(0))}  # fresh adapters add nothing
+    found = np.zeros((2, len(items.rows)))
+    for group in (np.flatnonzero(items.shape == s) for s in range(len(items.shapes))):
+        for first in range(0, len(group), size):
+            piece = group[first : first + size]
+            batch = collate(items, np.resize(piece, size), pad_id=lm.tokenizer.pad_id)
+            logp = np.asarray(run(params, {}, place_rows(batch.tokens, lm.mesh))[0], np.float64)
+            found[0, piece] = -logp.sum(-1)[: len(piece)]
+            found[1, piece] = batch.tokens.mask.sum(-1)[: len(piece)]
+    return found
+
+
+def interval(nll, reference, draws=2000):
+    """95% bootstrap interval of the difference in mean NLL per token, over rows."""
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(0, nll.shape[1], (draws, nll.shape[1]))
+    tokens = nll[1][chosen].sum(-1)
+    return np.percentile((nll[0] - reference[0])[chosen].sum(-1) / tokens, [2.5, 97.5])
+
+
+def timed_steps(config, opened, batch, dtype):
+    """Median seconds of a policy step on each base, alternating."""
+    objective = get_objective(config.objective.name)
+    chosen = {key: config.objective[key] for key in hyper_parameters(objective)}
+    loss = functools.partial(objective.loss, **chosen)
+    tx = make_optimizer(config.policy.optimizer, steps=1000)
+    runs = {}
+    for name, (lm, frozen) in opened.items():
+        model = dataclasses.replace(lm.transformer, dtype=jnp.dtype(dtype))
+        state = place_like_params(init_state(lm.fresh(jax.random.key(0)), tx), lm.mesh)
+        loss_fn = policy_loss(model, loss, chunk=lm.logprob_chunk)
+        update = make_update(loss_fn, tx, jax.random.key(1), state)
+        runs[name] = (update, update(state, frozen, batch)[0])
+    seconds = {name: [] for name in runs}
+    for _ in range(STEPS.value):
+        for name, (update, state) in runs.items():
+            start = time.perf_counter()
+            state, metrics = update(state, opened[name][1], batch)
+            jax.block_until_ready(metrics)
+            seconds[name].append(time.perf_counter() - start)
+            runs[name] = (update, state)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def main(_):
+    config = CONFIG.value
+    mesh = make_mesh(**config.mesh)
+    opened = {name: open_base(config.model, mesh, name) for name in BASES}
+    items = test_items(config, opened["bfloat16"][0])
+    nll = {n: row_nll(*each, items, config.decode.batch_size) for n, each in opened.items()}
+    rows, tokens = len(items.rows), int(nll["bfloat16"][1].sum())
+    print(f"{config.model.path}: {rows} test rows, {tokens} response tokens, float32 activations")
+    mean = {name: found[0].sum() / tokens for name, found in nll.items()}
+    for name, (_, frozen) in opened.items():
+        low, high = interval(nll[name], nll["bfloat16"])
+        size = sum(leaf.nbytes for leaf in frozen.values()) / 2**20
+        kernels = sum(x.nbytes for p, x in frozen.items() if "_proj/" in p) / 2**20
+        print(
+            f"{name:10}  {size:6.1f} MiB ({kernels:6.1f} in kernels)  NLL {mean[name]:.4f}  "
+            f"{mean[name] - mean['bfloat16']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        )
+    largest = np.flatnonzero(items.shape == items.shape.max())
+    pad_id = opened["bfloat16"][0].tokenizer.pad_id
+    batch = collate(items, np.resize(largest, config.policy.batch_size), pad_id=pad_id)
+    batch = place_rows(jax.tree.map(lambda x: x[None], batch), mesh, axis=1)
+    for dtype in DTYPES.value:
+        shape = items.shapes[items.shape.max()]
+        print(f"{config.objective.name} step of {config.policy.batch_size} × {shape}, {dtype}")
+        seconds = timed_steps(config, opened, batch, dtype)
+        for name, median in seconds.items():
+            print(f"{name:10}  {median:.3f} s  × {median / seconds['bfloat16']:.3f}")
+
+
+if __name__ == "__main__":
+    app.run(main)

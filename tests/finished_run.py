@@ -1,0 +1,96 @@
+"""A workdir whose fits are done, without having fitted: random leaves where training would end."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alol_jax.language_model import LanguageModel, open_language_model
+from alol_jax.types import Evaluation, Policy
+from alol_jax.workdir import Run
+from configs import common
+from tests.tiny_run import TASK, mesh_of
+
+STAGES = ("fit_reference", "fit_policy", "evaluate")
+
+
+def config_of(path: str, **model):
+    """The shared config on one model, in float32; ``model`` sets fields of ``config.model``."""
+    config = common.get_config()
+    config.model.update({"path": path, "dtype": "float32", "remat": False, "shapes": ((16, 8),)})
+    config.model.lora.update({"rank": 2, "alpha": 6.0, "dropout": 0.1})
+    config.model.update(model)
+    config.rewards.update({"positivity": 1.0})
+    return config
+
+
+@functools.lru_cache(maxsize=1)
+def _abstract(lm: LanguageModel):
+    return lm.abstract()[0]
+
+
+def random_policy(lm: LanguageModel, seed: int) -> Policy:
+    """Trained leaves of some size, norms around one."""
+    draw = np.random.default_rng(seed)
+    trained = {
+        path: jnp.asarray(path.endswith("scale") + 0.15 * draw.normal(size=leaf.shape), "float32")
+        for path, leaf in sorted(_abstract(lm).items())
+    }
+    return Policy(trained, 7, (), ())
+
+
+def finished_run(
+    workdir: Path, config, *, evaluation: Evaluation | None = None, redo: bool = False
+) -> LanguageModel:
+    """Makes both fits in ``workdir``, the reference from seed 1, the policy from seed 2; and stores
+    an evaluation if there is one."""
+    lm = open_language_model(config.model, mesh_of(1))
+
+    def fit_reference(lm, task, options, seed, scored, *, context) -> Policy:
+        return random_policy(lm, 1)
+
+    def fit_policy(
+        lm, task, objective, hyper, weights, options, decoding, seed, scored, table, reference, *,
+        context,
+    ) -> Policy:  # fmt: skip
+        return random_policy(lm, 2)
+
+    def evaluate(lm, task, reference, policy, *, context) -> Evaluation:
+        return evaluation
+
+    run = Run(
+        workdir,
+        STAGES,
+        config,
+        allowed=STAGES,
+        redo=redo,
+        stopping=lambda: False,
+        say=lambda line: None,
+    )
+    reference = run.stage(
+        "fit_reference", fit_reference, lm, TASK, config.reference, config.seed, "rows"
+    )
+    policy = run.stage(
+        "fit_policy", fit_policy, lm, TASK, "a_lol", config.objective, config.rewards,
+        config.policy, config.decode, config.seed, "rows", "table", reference,
+    )  # fmt: skip
+    if evaluation is not None:
+        run.stage("evaluate", evaluate, lm, TASK, reference, policy)
+    return lm
+
+
+def policy_logits(lm: LanguageModel, trained, tokens: np.ndarray) -> np.ndarray:
+    """f32[B, T, V] of the model in training, without dropout."""
+    return np.asarray(_logits(lm.transformer)({**lm.frozen(), **trained}, jnp.asarray(tokens)))
+
+
+@functools.cache
+def _logits(transformer):
+    @jax.jit
+    def logits(params, tokens):
+        hidden = transformer.hidden(params, tokens, jnp.ones(tokens.shape))
+        return hidden @ transformer.unembedding(params)
+
+    return logits

@@ -1,0 +1,265 @@
+"""plan: the programs of a config compiled for a TPU without one, and what is said about them."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from alol_jax import plan
+from alol_jax.chips import CHIPS, GIB, read_topology
+from alol_jax.costs import Cost, Memory, needed
+from alol_jax.traffic import Traffic
+from alol_jax.types import UserError
+from configs import quickstart
+from tests.running import ROOT, refused
+
+needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu not installed")
+V5E = read_topology("v5e:2x4")
+
+
+def debug_config(**values):
+    config = quickstart.get_config("debug")
+    config.update_from_flattened_dict({"mesh.data": 1, "mesh.fsdp": 8} | values)
+    return config
+
+
+def cost(name="policy step", *, peak=1.0, compiled=True, traffic=None, flops=0.0):
+    """A cost whose peak is so many GiB."""
+    memory = Memory(peak * GIB, 0.0, 0.0, 0.0, 0.0) if compiled else None
+    return Cost(name, memory, traffic, peak * GIB, flops, CHIPS["v5e"], 1.0)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The debug config on eight chips of v5e, and what its programs cost."""
+    plan.prepare()
+    setting = plan.Setting(debug_config(), V5E, 8)
+    return setting, list(setting.costs())
+
+
+@needs_libtpu
+def test_the_programs_of_a_config_compile_for_a_tpu(tiny):
+    _, costs = tiny
+    assert [one.name for one in costs] == ["select", "policy step", "decode"]
+    assert all(one.fits for one in costs)
+
+
+@needs_libtpu
+def test_weights_are_cut_over_the_chips(tiny):
+    setting, costs = tiny
+    trained, frozen = setting.open().abstract()
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in (trained | frozen).values())
+    policy = costs[1].memory
+    assert whole / 8 <= policy.weights < whole / 2
+    assert policy.optimizer >= 2 * 4 * sum(leaf.size for leaf in trained.values()) / 8
+
+
+@needs_libtpu
+def test_the_parts_of_the_memory_make_up_the_peak(tiny):
+    for one in tiny[1]:
+        assert min(one.memory) >= 0 and one.memory.weights > 0
+        assert one.peak == sum(one.memory)
+
+
+@needs_libtpu
+def test_weights_that_are_cut_must_be_gathered(tiny):
+    _, costs = tiny
+    for one in costs:
+        assert one.traffic.network > 0 and one.traffic.memory > one.memory.weights
+        assert one.seconds == max(one.times.values()) and one.times[one.bound] == one.seconds
+
+
+@needs_libtpu
+def test_one_chip_sends_nothing_and_needs_no_mesh():
+    plan.prepare()
+    setting = plan.Setting(debug_config(**{"mesh.fsdp": 1}), read_topology("v5e:1x1"), 1)
+    (one,) = setting.costs(("select",))
+    assert one.traffic.network == 0 and one.fits
+
+
+@needs_libtpu
+def test_an_objective_that_reads_no_annotation_has_no_select():
+    plan.prepare()
+    config = debug_config(**{"objective.name": "nll"})
+    setting = plan.Setting(config, V5E, 8)
+    assert list(setting.costs(("select",))) == []
+
+
+@needs_libtpu
+def test_the_report_is_one_json_object(tiny):
+    found = json.loads(plan.as_json(*tiny, knob=""))
+    assert found["topology"] == "v5e:2x4" and found["fits"] is True
+    assert [one["name"] for one in found["programs"]] == ["select", "policy step", "decode"]
+
+
+@needs_libtpu
+def test_more_chips_than_the_topology_has_are_refused():
+    with pytest.raises(UserError, match="has 8 chips"):
+        plan.Setting(debug_config(), V5E, 9).open()
+
+
+@needs_libtpu
+def test_a_batch_that_cannot_be_cut_is_refused():
+    plan.prepare()
+    with pytest.raises(UserError, match="policy.batch_size=4 must be a multiple of"):
+        plan.Setting(debug_config(**{"policy.batch_size": 4}), V5E, 8).open()
+
+
+def test_without_libtpu_one_line_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install -r requirements-plan.txt"):
+        plan.prepare()
+
+
+def test_bad_input_is_one_line_and_exit_code_2():
+    words = ["--config=configs/quickstart.py:debug", "--topology=v7:2x2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "alol_jax.plan", *words],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "no chip 'v7'" in refused(result)
+
+
+def test_what_the_compiler_says_is_too_much_is_read():
+    said = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (185.28G) exceeds available HBM (15.75G). HLO module: f."
+    )
+    assert needed(said) == pytest.approx(185.28 * GIB)
+    assert needed("INTERNAL: something else") is None
+
+
+def test_the_longest_time_is_the_bound():
+    chip = CHIPS["v5e"]
+    traffic = Traffic(2 * chip.bandwidth, {"all-gather": 3 * chip.interconnect})
+    one = cost(traffic=traffic, flops=chip.flops)
+    assert (one.bound, one.seconds) == ("network", 3.0)
+    assert one.times == {"compute": 1.0, "memory": 2.0, "network": 3.0}
+
+
+def test_a_program_that_was_not_compiled_or_is_too_large_does_not_fit():
+    assert cost(peak=15.7).fits
+    assert not cost(peak=15.8).fits
+    assert not cost(peak=1.0, compiled=False).fits
+
+
+def test_the_table_has_a_line_per_program_and_dashes_for_what_is_unknown():
+    lines = plan.table([cost("select"), cost("policy step", peak=20.0, compiled=False)]).split("\n")
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 3
+    assert lines[2].split()[:7] == ["policy", "step", "-", "-", "-", "-", "20.00"]
+
+
+def test_the_verdict_names_the_largest_program_and_what_helps():
+    setting = plan.Setting(debug_config(), V5E, 8)
+    fits = plan.verdict(setting, [cost("select"), cost("decode", peak=3.0)], "")
+    assert fits == "fits on 8 × v5e (v5e:2x4): decode needs 3.00 GiB of 15.75 GiB per chip"
+    too_large = [cost("policy step", peak=20.0, compiled=False)]
+    assert "fits with config.model.remat=True" in plan.verdict(
+        setting, too_large, "config.model.remat=True"
+    )
+    assert "no knob" in plan.verdict(setting, too_large, "")
+
+
+BIG = {
+    "policy.batch_size": 16,
+    "select.batch_size": 16,
+    "decode.batch_size": 16,
+    "mesh.data": -1,
+    "mesh.fsdp": 1,
+    "mesh.tensor": 2,
+}
+
+
+@pytest.fixture
+def big(monkeypatch):
+    """A setting that every knob applies to; its mesh is not opened but as said."""
+    setting = plan.Setting(debug_config(**BIG), V5E, 8)
+    opened = dataclasses.make_dataclass("Opened", ["mesh"])
+    mesh = dataclasses.make_dataclass("Mesh", ["shape"])({"data": 4, "fsdp": 1, "tensor": 2})
+    monkeypatch.setattr(plan.Setting, "open", lambda self: opened(mesh))
+    return setting
+
+
+@pytest.mark.parametrize("knob", plan.KNOBS)
+def test_every_knob_changes_what_it_says(big, knob):
+    said, turned = plan.KNOBS[knob].turn(big)
+    for word in said.replace(" with config.mesh data=1, fsdp=-1", "").split(", "):
+        key, value = word.split("=")
+        if key == "--topology":
+            assert turned.where.name == value and turned.chips == turned.where.chips == 16
+            assert (turned.config.mesh.data, turned.config.mesh.fsdp) == (1, -1)
+            continue
+        place = turned.config
+        for part in key.removeprefix("config.").split("."):
+            before, place = place, place[part]
+        assert str(place) == value and before is not None
+    assert turned.config.to_json() != big.config.to_json() or turned.where != big.where
+
+
+def test_half_the_batch_and_twice_the_accumulation_are_as_many_rows_a_step(big):
+    turned = plan.KNOBS["batch"].turn(big)[1].config.policy
+    before = big.config.policy
+    assert turned.batch_size * turned.accumulate == before.batch_size * before.accumulate
+
+
+def test_knobs_that_do_not_apply_are_left_out(big):
+    done = {"model.remat": True, "model.quantisation": "nf4", "policy.batch_size": 4}
+    setting = plan.Setting(debug_config(**BIG | done), read_topology("v5e:16x16"), 256)
+    left = {name for name, knob in plan.KNOBS.items() if knob.turn(setting)}
+    assert left == set()
+
+
+def advised(big, monkeypatch, fits):
+    """The advice where a setting fits if ``fits(config)``; and the number of compilations."""
+    tried = []
+
+    def costs(self, names=()):
+        tried.append(set(names))
+        return [cost(name, peak=1.0 if fits(self) else 20.0) for name in names]
+
+    monkeypatch.setattr(plan.Setting, "costs", costs)
+    tight = [cost("policy step", peak=20.0), cost("select", peak=1.0)]
+    found = plan.advice(big, tight, lambda line: None)
+    assert all(names == {"policy step"} for names in tried)
+    return found, len(tried)
+
+
+def test_the_cheapest_knob_that_brings_it_under_is_advised(big, monkeypatch):
+    assert advised(big, monkeypatch, lambda s: s.config.model.remat) == (
+        "config.model.remat=True",
+        1,
+    )
+
+
+def test_knobs_are_turned_together_where_none_alone_is_enough(big, monkeypatch):
+    def both(setting):
+        return setting.config.model.remat and setting.config.policy.batch_size == 8
+
+    found, compilations = advised(big, monkeypatch, both)
+    assert "remat=True" in found and "policy.batch_size=8" in found and "nf4" not in found
+    assert compilations == len(plan.KNOBS) + 2
+
+
+def test_where_nothing_helps_nothing_is_advised(big, monkeypatch):
+    assert advised(big, monkeypatch, lambda setting: False)[0] == ""
+
+
+def test_a_knob_that_cannot_help_is_not_tried(big, monkeypatch):
+    tried = []
+
+    def costs(self, names=()):
+        tried.append(self.config.model.remat)
+        return [cost(name, peak=1.0) for name in names]
+
+    monkeypatch.setattr(plan.Setting, "costs", costs)
+    found = plan.advice(big, [cost("decode", peak=20.0)], lambda line: None)
+    assert "batch_size" in found and tried == [False]
