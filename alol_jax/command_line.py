@@ -14,14 +14,24 @@ from alol_jax.types import UserError
 BAD_INPUT = 2  # exit code
 
 
-def guarded(run: Callable[[], None], *, debug: Callable[[], bool] = lambda: False) -> int:
-    """Runs ``run``. What the user can mend becomes one line on stderr and exit code 2."""
+def guarded(
+    run: Callable[[], None],
+    *,
+    debug: Callable[[], bool] = lambda: False,
+    writing: Callable[[], str] = lambda: "",
+) -> int:
+    """Runs ``run``. What the user can mend becomes one line on stderr and exit code 2.
+
+    Args:
+        debug: True raises instead.
+        writing: what was going on, for an error of the file system that names no file.
+    """
     try:
         run()
     except (UserError, OSError) as error:
         if debug():
             raise
-        sys.stderr.write(f"error: {one_line(error)}\n")
+        sys.stderr.write(f"error: {one_line(error, writing())}\n")
         return BAD_INPUT
     return 0
 
@@ -42,10 +52,10 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(str(error).strip().splitlines()[-1]) from error
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception, writing: str = "") -> str:
     """The error as one line; of the file system's, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror or error}"
+    if isinstance(error, OSError) and (error.filename or writing):
+        return f"{error.filename or writing}: {error.strerror or error}"
     return " ".join(str(error).split())
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import jax
 
 from alol_jax.artifacts import load_result
-from alol_jax.card import Exported, model_card
+from alol_jax.command_line import guarded
 from alol_jax.language_model import DTYPES, LanguageModel, open_language_model
+from alol_jax.model_card import Exported, model_card
 from alol_jax.models.hf_config import to_hf
 from alol_jax.models.hf_files import HFDirectory
 from alol_jax.models.hf_writer import write_json, write_weights
@@ -31,7 +32,6 @@ from alol_jax.types import Params, Policy, UserError
 from alol_jax.workdir import Stage, finished_stage
 
 MODELS = {"policy": "fit_policy", "reference": "fit_reference"}
-BAD_INPUT = 2  # exit code
 
 
 class Options(argparse.Namespace):
@@ -215,13 +215,8 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def entry() -> None:
     """Runs `export`; what the user can mend becomes one line on stderr and exit code 2."""
-    try:
-        export(parse(sys.argv[1:]))
-    except (UserError, OSError) as error:
-        if "--debug" in sys.argv:
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+    code = guarded(lambda: export(parse(sys.argv[1:])), debug=lambda: "--debug" in sys.argv)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

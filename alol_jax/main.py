@@ -6,7 +6,6 @@ python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 from __future__ import annotations
 
 import importlib.metadata
-import re
 import signal
 import sys
 import threading
@@ -18,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import check
+from alol_jax.command_line import guarded, parse
 from alol_jax.language_model import open_language_model
 from alol_jax.objectives import get_objective, hyper_parameters
 from alol_jax.progress import say
@@ -48,7 +48,7 @@ STAGES = (
     "report",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-BAD_INPUT, STOPPED = 2, 143  # exit codes
+STOPPED = 143  # exit code of a run that was asked to stop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; a finished stage is kept.")
@@ -152,46 +152,23 @@ def main(arguments: list[str]) -> None:
 
 def entry() -> None:
     """Runs `main`; what the user can mend becomes one line on stderr and exit code 2."""
-    try:
-        app.run(main, flags_parser=_parse)
-    except Finished as finished:
-        say(str(finished))
-    except Interrupted as stopped:
-        print(f"stopped: {stopped}; run the same command again to go on", file=sys.stderr)
-        sys.exit(STOPPED)
-    except (UserError, OSError) as error:
-        if _DEBUG.present and _DEBUG.value:
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
 
+    def run() -> None:
+        try:
+            app.run(main, flags_parser=parse)
+        except Finished as finished:
+            say(str(finished))
+        except Interrupted as stopped:
+            print(f"stopped: {stopped}; run the same command again to go on", file=sys.stderr)
+            sys.exit(STOPPED)
 
-def _parse(argv: list[str]) -> list[str]:
-    """Flags from the command line; a flag or a config field that does not exist is a UserError."""
-    for file in re.findall(r"^--?config[= ]([^:\n]*)", "\n".join(_joined(argv)), re.MULTILINE):
-        if not Path(file).is_file():
-            raise UserError(f"--config: there is no file {file!r}: give one of configs/")
-    try:
-        return flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # how ml_collections refuses an unknown key
-        key, *hint = re.findall(r"\w+", str(error.args[0]).replace("\\n", " "))
-        word = next((word for word in argv if key in word.split("=")[0]), "--config")
-        near = f": did you mean {hint[3]!r}?" if hint[:2] == ["Did", "you"] else ""
-        raise UserError(f"{word}: the config has no key {key!r}{near}") from error
-    except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(str(error).strip().splitlines()[-1]) from error
-
-
-def _joined(argv: list[str]) -> list[str]:
-    """The words, with ``--config FILE`` as one."""
-    return "\n".join(argv).replace("--config\n", "--config=").split("\n")
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError):
-        where = error.filename or f"writing below {_WORKDIR.value}"
-        return f"{where}: {error.strerror or error}"
-    return " ".join(str(error).split())
+    sys.exit(
+        guarded(
+            run,
+            debug=lambda: _DEBUG.present and _DEBUG.value,
+            writing=lambda: f"writing below {_WORKDIR.value}" if _WORKDIR.present else "",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -32,9 +32,14 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+NEEDS = {"parity": ("torch", "accelerate", "peft"), "tpu": ("libtpu",)}
+
+
 def pytest_collection_modifyitems(items):
-    """Tests marked parity are skipped where what they compare with is not installed."""
-    absent = [name for name in ("torch", "accelerate", "peft") if find_spec(name) is None]
-    for item in items:
-        if absent and "parity" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason=f"{' and '.join(absent)} not installed"))
+    """Tests with a mark of NEEDS are skipped where what they need is not installed."""
+    for mark, names in NEEDS.items():
+        absent = [name for name in names if find_spec(name) is None]
+        skip = pytest.mark.skip(reason=f"{' and '.join(absent)} not installed")
+        for item in items:
+            if absent and mark in item.keywords:
+                item.add_marker(skip)

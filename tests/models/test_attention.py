@@ -2,7 +2,6 @@
 
 import os
 import re
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import jax
@@ -189,7 +188,7 @@ def test_cudnn_takes_the_mask_as_a_bias_forward_and_backward(monkeypatch):
     assert calls == {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"}
 
 
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu not installed")
+@pytest.mark.tpu
 @pytest.mark.parametrize(
     ("size", "width", "dtype"),
     [(64, 640, "bfloat16"), (80, 256, "bfloat16"), (128, 768, "bfloat16"), (64, 256, "float32")],
@@ -201,7 +200,7 @@ def test_splash_compiles_for_a_tpu_with_gradients(size, width, dtype):
     assert text.count("tpu_custom_call") == 3  # forward, dq, dk and dv
 
 
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu not installed")
+@pytest.mark.tpu
 def test_a_cut_splash_needs_no_communication():
     text = compiled_for_tpu(
         (2, 2, 2), rows=8, width=256, queries=4, keys=2, size=64, dtype="bfloat16"

@@ -63,6 +63,12 @@ class Slice(NamedTuple):
         return math.prod(int(side) for side in self.shape.split("x"))
 
     @property
+    def settings(self) -> dict[str, object]:
+        """What else the compiler must know of the topology: a host of one chip is no usual host."""
+        alone = {"chips_per_host_bounds": (1, 1, 1)} if self.chips == 1 else {}
+        return self.chip.settings | alone
+
+    @property
     def larger(self) -> Slice | None:
         """The next usual topology of the same chip with twice as many chips or more."""
         all_of_them = (Slice(self.kind, shape) for shape in self.chip.slices)
@@ -83,3 +89,8 @@ def read_topology(text: str) -> Slice:
         usual = ", ".join(f"{kind}:{shape}" for shape in CHIPS[kind].slices[:5])
         raise UserError(f"--topology={text}: {kind} has {sides} dimensions, like {usual}")
     return Slice(kind, shape)
+
+
+def in_gib(size: float) -> str:
+    """Bytes, as a person reads them."""
+    return f"{size / GIB:.2f} GiB"

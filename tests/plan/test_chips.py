@@ -2,7 +2,7 @@
 
 import pytest
 
-from alol_jax.chips import CHIPS, GIB, read_topology
+from alol_jax.plan.chips import CHIPS, GIB, read_topology
 from alol_jax.types import UserError
 
 

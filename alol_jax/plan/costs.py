@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alol_jax.chips import GIB, Chip
-from alol_jax.programs import Program
-from alol_jax.traffic import Traffic, traffic_of
+from alol_jax.plan.chips import GIB, Chip
+from alol_jax.plan.programs import Program
+from alol_jax.plan.traffic import Traffic, traffic_of
 
 
 class Memory(NamedTuple):

@@ -6,19 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 
-from alol_jax import plan
-from alol_jax.chips import CHIPS, GIB, read_topology
-from alol_jax.costs import Cost, Memory, needed
-from alol_jax.traffic import Traffic
+from alol_jax.plan.chips import CHIPS, GIB, read_topology
+from alol_jax.plan.costs import Cost, Memory, needed
+from alol_jax.plan.knobs import KNOBS, advice
+from alol_jax.plan.setting import Setting, prepare
+from alol_jax.plan.summary import as_json, table, verdict
+from alol_jax.plan.traffic import Traffic
 from alol_jax.types import UserError
 from configs import quickstart
 from tests.running import ROOT, refused
 
-needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu not installed")
 V5E = read_topology("v5e:2x4")
 
 
@@ -37,19 +37,19 @@ def cost(name="policy step", *, peak=1.0, compiled=True, traffic=None, flops=0.0
 @pytest.fixture(scope="module")
 def tiny():
     """The debug config on eight chips of v5e, and what its programs cost."""
-    plan.prepare()
-    setting = plan.Setting(debug_config(), V5E, 8)
+    prepare()
+    setting = Setting(debug_config(), V5E, 8)
     return setting, list(setting.costs())
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_the_programs_of_a_config_compile_for_a_tpu(tiny):
     _, costs = tiny
     assert [one.name for one in costs] == ["select", "policy step", "decode"]
     assert all(one.fits for one in costs)
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_weights_are_cut_over_the_chips(tiny):
     setting, costs = tiny
     trained, frozen = setting.open().abstract()
@@ -59,14 +59,14 @@ def test_weights_are_cut_over_the_chips(tiny):
     assert policy.optimizer >= 2 * 4 * sum(leaf.size for leaf in trained.values()) / 8
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_the_parts_of_the_memory_make_up_the_peak(tiny):
     for one in tiny[1]:
         assert min(one.memory) >= 0 and one.memory.weights > 0
         assert one.peak == sum(one.memory)
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_weights_that_are_cut_must_be_gathered(tiny):
     _, costs = tiny
     for one in costs:
@@ -74,46 +74,46 @@ def test_weights_that_are_cut_must_be_gathered(tiny):
         assert one.seconds == max(one.times.values()) and one.times[one.bound] == one.seconds
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_one_chip_sends_nothing_and_needs_no_mesh():
-    plan.prepare()
-    setting = plan.Setting(debug_config(**{"mesh.fsdp": 1}), read_topology("v5e:1x1"), 1)
+    prepare()
+    setting = Setting(debug_config(**{"mesh.fsdp": 1}), read_topology("v5e:1x1"), 1)
     (one,) = setting.costs(("select",))
     assert one.traffic.network == 0 and one.fits
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_an_objective_that_reads_no_annotation_has_no_select():
-    plan.prepare()
+    prepare()
     config = debug_config(**{"objective.name": "nll"})
-    setting = plan.Setting(config, V5E, 8)
+    setting = Setting(config, V5E, 8)
     assert list(setting.costs(("select",))) == []
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_the_report_is_one_json_object(tiny):
-    found = json.loads(plan.as_json(*tiny, knob=""))
+    found = json.loads(as_json(*tiny, knob=""))
     assert found["topology"] == "v5e:2x4" and found["fits"] is True
     assert [one["name"] for one in found["programs"]] == ["select", "policy step", "decode"]
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_more_chips_than_the_topology_has_are_refused():
     with pytest.raises(UserError, match="has 8 chips"):
-        plan.Setting(debug_config(), V5E, 9).open()
+        Setting(debug_config(), V5E, 9).open()
 
 
-@needs_libtpu
+@pytest.mark.tpu
 def test_a_batch_that_cannot_be_cut_is_refused():
-    plan.prepare()
+    prepare()
     with pytest.raises(UserError, match="policy.batch_size=4 must be a multiple of"):
-        plan.Setting(debug_config(**{"policy.batch_size": 4}), V5E, 8).open()
+        Setting(debug_config(**{"policy.batch_size": 4}), V5E, 8).open()
 
 
 def test_without_libtpu_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install -r requirements-plan.txt"):
-        plan.prepare()
+        prepare()
 
 
 def test_bad_input_is_one_line_and_exit_code_2():
@@ -153,20 +153,20 @@ def test_a_program_that_was_not_compiled_or_is_too_large_does_not_fit():
 
 
 def test_the_table_has_a_line_per_program_and_dashes_for_what_is_unknown():
-    lines = plan.table([cost("select"), cost("policy step", peak=20.0, compiled=False)]).split("\n")
+    lines = table([cost("select"), cost("policy step", peak=20.0, compiled=False)]).split("\n")
     assert len({len(line) for line in lines}) == 1 and len(lines) == 3
     assert lines[2].split()[:7] == ["policy", "step", "-", "-", "-", "-", "20.00"]
 
 
 def test_the_verdict_names_the_largest_program_and_what_helps():
-    setting = plan.Setting(debug_config(), V5E, 8)
-    fits = plan.verdict(setting, [cost("select"), cost("decode", peak=3.0)], "")
+    setting = Setting(debug_config(), V5E, 8)
+    fits = verdict(setting, [cost("select"), cost("decode", peak=3.0)], "")
     assert fits == "fits on 8 × v5e (v5e:2x4): decode needs 3.00 GiB of 15.75 GiB per chip"
     too_large = [cost("policy step", peak=20.0, compiled=False)]
-    assert "fits with config.model.remat=True" in plan.verdict(
+    assert "fits with config.model.remat=True" in verdict(
         setting, too_large, "config.model.remat=True"
     )
-    assert "no knob" in plan.verdict(setting, too_large, "")
+    assert "no knob" in verdict(setting, too_large, "")
 
 
 BIG = {
@@ -182,16 +182,16 @@ BIG = {
 @pytest.fixture
 def big(monkeypatch):
     """A setting that every knob applies to; its mesh is not opened but as said."""
-    setting = plan.Setting(debug_config(**BIG), V5E, 8)
+    setting = Setting(debug_config(**BIG), V5E, 8)
     opened = dataclasses.make_dataclass("Opened", ["mesh"])
     mesh = dataclasses.make_dataclass("Mesh", ["shape"])({"data": 4, "fsdp": 1, "tensor": 2})
-    monkeypatch.setattr(plan.Setting, "open", lambda self: opened(mesh))
+    monkeypatch.setattr(Setting, "open", lambda self: opened(mesh))
     return setting
 
 
-@pytest.mark.parametrize("knob", plan.KNOBS)
+@pytest.mark.parametrize("knob", KNOBS)
 def test_every_knob_changes_what_it_says(big, knob):
-    said, turned = plan.KNOBS[knob].turn(big)
+    said, turned = KNOBS[knob].turn(big)
     for word in said.replace(" with config.mesh data=1, fsdp=-1", "").split(", "):
         key, value = word.split("=")
         if key == "--topology":
@@ -206,15 +206,15 @@ def test_every_knob_changes_what_it_says(big, knob):
 
 
 def test_half_the_batch_and_twice_the_accumulation_are_as_many_rows_a_step(big):
-    turned = plan.KNOBS["batch"].turn(big)[1].config.policy
+    turned = KNOBS["batch"].turn(big)[1].config.policy
     before = big.config.policy
     assert turned.batch_size * turned.accumulate == before.batch_size * before.accumulate
 
 
 def test_knobs_that_do_not_apply_are_left_out(big):
     done = {"model.remat": True, "model.quantisation": "nf4", "policy.batch_size": 4}
-    setting = plan.Setting(debug_config(**BIG | done), read_topology("v5e:16x16"), 256)
-    left = {name for name, knob in plan.KNOBS.items() if knob.turn(setting)}
+    setting = Setting(debug_config(**BIG | done), read_topology("v5e:16x16"), 256)
+    left = {name for name, knob in KNOBS.items() if knob.turn(setting)}
     assert left == set()
 
 
@@ -226,9 +226,9 @@ def advised(big, monkeypatch, fits):
         tried.append(set(names))
         return [cost(name, peak=1.0 if fits(self) else 20.0) for name in names]
 
-    monkeypatch.setattr(plan.Setting, "costs", costs)
+    monkeypatch.setattr(Setting, "costs", costs)
     tight = [cost("policy step", peak=20.0), cost("select", peak=1.0)]
-    found = plan.advice(big, tight, lambda line: None)
+    found = advice(big, tight, lambda line: None)
     assert all(names == {"policy step"} for names in tried)
     return found, len(tried)
 
@@ -246,7 +246,7 @@ def test_knobs_are_turned_together_where_none_alone_is_enough(big, monkeypatch):
 
     found, compilations = advised(big, monkeypatch, both)
     assert "remat=True" in found and "policy.batch_size=8" in found and "nf4" not in found
-    assert compilations == len(plan.KNOBS) + 2
+    assert compilations == len(KNOBS) + 2
 
 
 def test_where_nothing_helps_nothing_is_advised(big, monkeypatch):
@@ -260,6 +260,6 @@ def test_a_knob_that_cannot_help_is_not_tried(big, monkeypatch):
         tried.append(self.config.model.remat)
         return [cost(name, peak=1.0) for name in names]
 
-    monkeypatch.setattr(plan.Setting, "costs", costs)
-    found = plan.advice(big, [cost("decode", peak=20.0)], lambda line: None)
+    monkeypatch.setattr(Setting, "costs", costs)
+    found = advice(big, [cost("decode", peak=20.0)], lambda line: None)
     assert "batch_size" in found and tried == [False]

@@ -1,0 +1,72 @@
+"""Does it fit, and what will it cost? Asked before the hardware is paid for.
+
+python -m alol_jax.plan --config=configs/quickstart.py --topology=v5e:2x4
+
+Compiles the programs of a config for a TPU on any machine with ``requirements-plan.txt``; nothing
+runs and no weights are read.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from alol_jax.command_line import guarded, parse
+from alol_jax.plan.chips import in_gib, read_topology
+from alol_jax.plan.knobs import advice
+from alol_jax.plan.programs import NAMES
+from alol_jax.plan.setting import BATCHES, Setting, prepare
+from alol_jax.plan.summary import as_json, table, verdict
+from alol_jax.progress import say
+from alol_jax.types import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, like v5e:2x4 or v5p:2x2x1.")
+_CHIPS = flags.DEFINE_integer("chips", 0, "The first so many chips of the topology; 0 = all.")
+_BATCH = flags.DEFINE_integer("batch", 0, "Rows of every batch; 0 = as the config says.")
+_PROGRAMS = flags.DEFINE_list("programs", list(NAMES), "Which are compiled.")
+_JSON = flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
+    if _CONFIG.value is None or not _TOPOLOGY.value:
+        raise UserError("--config and --topology are needed, like --topology=v5e:2x4")
+    for name in _PROGRAMS.value:
+        if name not in NAMES:
+            raise UserError.unknown(f"--programs: {name!r} is no program", name, NAMES)
+    where = read_topology(_TOPOLOGY.value)
+    prepare()
+    logging.set_verbosity(logging.WARNING)
+    config = ConfigDict(_CONFIG.value.to_dict())
+    if _BATCH.value:
+        for section in BATCHES:
+            config[section].batch_size = _BATCH.value
+    setting = Setting(config, where, _CHIPS.value or where.chips)
+    tell = (lambda line: None) if _JSON.value else say
+    for note in setting.open().notes:
+        tell(note)
+    costs = []
+    for cost in setting.costs(_PROGRAMS.value):
+        tell(f"  {cost.name}: {in_gib(cost.peak)}, compiled in {cost.compile_seconds:.0f} s")
+        costs.append(cost)
+    if not costs:
+        raise UserError(f"--programs: {_CONFIG.value.objective.name} needs none of them")
+    knob = "" if all(cost.fits for cost in costs) else advice(setting, costs, tell)
+    if _JSON.value:
+        say(as_json(setting, costs, knob))
+    else:
+        say(table(costs))
+        say(verdict(setting, costs, knob))
+
+
+def entry() -> None:
+    """Runs `main`; what the user can mend becomes one line on stderr and exit code 2."""
+    sys.exit(guarded(lambda: app.run(main, flags_parser=parse)))
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,81 @@
+"""What is compiled: a config on so many chips of a topology, without a chip."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Collection, Iterator
+
+import jax
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from alol_jax.language_model import LanguageModel, open_language_model
+from alol_jax.objectives import get_objective
+from alol_jax.plan.chips import Slice
+from alol_jax.plan.costs import Cost, cost_of
+from alol_jax.plan.programs import NAMES, programs_of
+from alol_jax.sharding import make_mesh
+from alol_jax.types import UserError
+
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU to ask
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor one to lock
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+BATCHES = ("policy", "select", "decode")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is compiled: a config on so many chips of a topology."""
+
+    config: ConfigDict
+    where: Slice
+    chips: int
+
+    def open(self) -> LanguageModel:
+        """The model on the mesh of those chips.
+
+        Raises:
+            UserError: the topology has fewer chips, or the config cannot be cut over them.
+        """
+        if not 0 < self.chips <= self.where.chips:
+            raise UserError(f"--chips={self.chips}: {self.where.name} has {self.where.chips} chips")
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=self.where.name, **self.where.settings
+        )
+        devices = described.devices[: self.chips]
+        mesh = make_mesh(**self.config.mesh, devices=devices)
+        rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        for section in BATCHES:
+            size = self.config[section].batch_size
+            if size % rows:
+                raise UserError(
+                    f"config.{section}.batch_size={size} must be a multiple of data · fsdp = {rows}"
+                )
+        return open_language_model(self.config.model, mesh)
+
+    def costs(self, names: Collection[str] = NAMES) -> Iterator[Cost]:
+        """The cost of each program of the config that is in ``names``."""
+        lm = self.open()
+        programs = programs_of(lm, self.config, get_objective(self.config.objective.name))
+        for name, describe in programs.items():
+            if name in names:
+                yield cost_of(describe(), self.where.chip, self.chips)
+
+
+def prepare() -> None:
+    """Makes libtpu compile without a TPU.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("plan compiles with libtpu: pip install -r requirements-plan.txt")
+    os.environ.update(ENVIRONMENT)
+    jax.config.update("jax_platforms", "cpu")

@@ -1,0 +1,90 @@
+"""What was found, for a person and for a program."""
+
+from __future__ import annotations
+
+import json
+
+from alol_jax.plan.chips import GIB, in_gib
+from alol_jax.plan.costs import Cost
+from alol_jax.plan.setting import BATCHES, Setting
+
+
+def table(costs: list[Cost]) -> str:
+    """One line per program, everything per chip; what is not known is "-"."""
+    head = (
+        "per chip", "weights", "optimizer", "activations", "other", "peak GiB", "TFLOP", "GB moved",
+        "GB sent", "seconds", "bound", "compiled in",
+    )  # fmt: skip
+    rows = [head, *(_line(cost) for cost in costs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def _line(cost: Cost) -> tuple[str, ...]:
+    sizes, moved, sent = ["-"] * 4, "-", "-"
+    if (m := cost.memory) is not None:
+        parts = (m.weights, m.optimizer, m.activations, m.batch + m.program)
+        sizes = [f"{part / GIB:.2f}" for part in parts]
+    if (traffic := cost.traffic) is not None:
+        moved, sent = (f"{size / 1e9:.3g}" for size in (traffic.memory, traffic.network))
+    return (
+        cost.name,
+        *sizes,
+        f"{cost.peak / GIB:.2f} of {cost.chip.usable / GIB:.2f}",
+        f"{cost.flops / 1e12:.3g}",
+        moved,
+        sent,
+        f"{cost.seconds:.3g}" if cost.traffic else f"≥ {cost.seconds:.3g}",
+        cost.bound if cost.traffic else "-",
+        f"{cost.compile_seconds:.0f} s",
+    )
+
+
+def verdict(setting: Setting, costs: list[Cost], knob: str) -> str:
+    """One line: fits or not, and what helps."""
+    worst = max(costs, key=lambda cost: cost.peak)
+    room = f"{worst.name} needs {in_gib(worst.peak)} of {in_gib(worst.chip.usable)} per chip"
+    on = f"{setting.chips} × {setting.where.kind} ({setting.where.name})"
+    if all(cost.fits for cost in costs):
+        return f"fits on {on}: {room}"
+    helps = f"fits with {knob}" if knob else "no knob that was tried brings it under"
+    return f"does not fit on {on}: {room}; {helps}"
+
+
+def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
+    """Everything that the table and the verdict say, and the parts of it."""
+    programs = [
+        {
+            "name": cost.name,
+            "fits": cost.fits,
+            "peak_bytes": cost.peak,
+            "usable_bytes": cost.chip.usable,
+            "memory_bytes": cost.memory and cost.memory._asdict(),
+            "flops": cost.flops,
+            "moved_bytes": cost.traffic and cost.traffic.memory,
+            "sent_bytes": cost.traffic and cost.traffic.collectives,
+            "times": cost.times,
+            "seconds": cost.seconds,
+            "bound": cost.bound,
+            "compile_seconds": cost.compile_seconds,
+        }
+        for cost in costs
+    ]
+    found = {
+        "topology": setting.where.name,
+        "chips": setting.chips,
+        "model": setting.config.model.to_dict(),
+        "mesh": setting.config.mesh.to_dict(),
+        "batch": {section: setting.config[section].batch_size for section in BATCHES},
+        "programs": programs,
+        "fits": all(cost.fits for cost in costs),
+        "knob": knob,
+        "verdict": verdict(setting, costs, knob),
+    }
+    return json.dumps(found, indent=1)
