@@ -28,7 +28,6 @@ from alol_jax.sampling import decoding_of
 from alol_jax.sharding import ROWS, beside_params, replicated
 from alol_jax.types import Batch, Tokens
 
-
 NAMES = ("select", "policy step", "decode")
 """What `programs_of` describes, in the order of a run."""
 
