@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from alol_jax.models.config import ModelConfig, Rotary
-from alol_jax.models.nf4 import NF4, dequantise, shapes_of
+from alol_jax.models.nf4 import NF4, multiply, shapes_of
 from alol_jax.types import Params
 
 
@@ -102,7 +102,7 @@ class Linear(nnx.Module):
             self.lora_b = nnx.Param(jnp.zeros((self.lora.rank, out)))
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        y = x @ self._kernel(x.dtype)
+        y = self._product(x)
         if self.bias is not None:
             y = y + _row(self.bias[...], y)
         if self.lora is None:
@@ -110,11 +110,12 @@ class Linear(nnx.Module):
         low = dropout(x, self.lora.dropout, key) @ self.lora_a[...].astype(x.dtype)
         return y + self.lora.scale * (low @ self.lora_b[...].astype(x.dtype))
 
-    def _kernel(self, dtype: jnp.dtype) -> jax.Array:
+    def _product(self, x: jax.Array) -> jax.Array:
+        """x W, of the kernel alone."""
         if self.nf4 is None:
-            return self.kernel[...].astype(dtype)
-        state = nnx.split(self)[1]
-        return dequantise({p[0]: leaf[...] for p, leaf in nnx.to_flat_state(state)}, dtype)
+            return x @ self.kernel[...].astype(x.dtype)
+        state = nnx.to_flat_state(nnx.split(self)[1])
+        return multiply(x, {path[0]: leaf[...] for path, leaf in state})
 
 
 class RMSNorm(nnx.Module):
