@@ -40,7 +40,7 @@ def save_params(folder: Path, params: Params) -> None:
 
 
 def load_params(folder: Path) -> Params:
-    """What `save_params` wrote, on the default device; the caller places it."""
+    """What `save_params` wrote, as numpy arrays on the host; the caller places them."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.StandardCheckpointer() as loader:
         stored = loader.metadata(folder.absolute()).item_metadata.tree
@@ -48,7 +48,7 @@ def load_params(folder: Path) -> Params:
             path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for path, leaf in stored.items()
         }
-        return loader.restore(folder.absolute(), like)
+        return jax.device_get(loader.restore(folder.absolute(), like))
 
 
 class Checkpoints:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +42,7 @@ class Options(argparse.Namespace):
     stage: str
     dtype: str
     base: str
+    adapter: str
     debug: bool
 
 
@@ -59,6 +59,7 @@ def export(options: Options) -> None:
         raise UserError.unknown(f"--stage: no model {options.stage!r}", options.stage, MODELS)
     if options.dtype not in ("", *DTYPES):
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
+    options.out = options.out.expanduser().resolve()
     _refuse_full(options.out)
     stage = finished_stage(options.workdir, MODELS[options.stage])
     if stage is None:
@@ -68,6 +69,7 @@ def export(options: Options) -> None:
         )
     config = stage.config()
     config.model.path = options.base or config.model.path
+    config.model.adapter = options.adapter or config.model.adapter
     config.model.attention = "xla"  # nothing is computed with it, and every machine has it
     lm = open_language_model(
         config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
@@ -202,13 +204,14 @@ def parse(arguments: Sequence[str]) -> Options:
         UserError: one is unknown or missing.
     """
     parser = _Parser("alol_jax.export", description=__doc__, allow_abbrev=False)
-    flag = functools.partial(parser.add_argument)
+    flag = parser.add_argument
     flag("--workdir", type=Path, required=True, help="of the run")
     flag("--what", required=True, help=f"one of {', '.join(FORMS)}")
     flag("--out", type=Path, required=True, help="the directory to make; must not hold anything")
     flag("--stage", default="policy", help=f"one of {', '.join(MODELS)}")
     flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; the run's if absent")
     flag("--base", default="", help="where the base model lies now, if it was moved")
+    flag("--adapter", default="", help="where the adapter that training began from lies now")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.models.adapters import adapters_of, is_adapter, make_lora
+from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, summary
 from alol_jax.models.attention import Attention, choose
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
@@ -44,9 +44,9 @@ class LanguageModel:
         mesh: where arrays live.
         shapes: the (P, R) pairs that are compiled for, ascending.
         logprob_chunk: tokens whose logits exist at once.
+        options: ``config.model``; what lies at a path counts, not the path.
         checkpoint: where the base comes from; None for random weights.
         adapter: what training starts from; None for new adapters.
-        fingerprint: changes with the weights, the tokenizer or anything above.
         notes: what was read and chosen, for the person who watches.
     """
 
@@ -57,8 +57,20 @@ class LanguageModel:
     logprob_chunk: int
     checkpoint: Checkpoint | None
     adapter: Adapter | None
-    fingerprint: dict[str, Any]
+    options: dict[str, Any]
     notes: tuple[str, ...]
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Changes with the options, the weights, the tokenizer or the adapter; reads all files."""
+        placed = ("path", "adapter")
+        weights = self.options["path"] if self.checkpoint is None else self.checkpoint.fingerprint()
+        return {
+            "config.model": {k: v for k, v in self.options.items() if k not in placed},
+            "weights": weights,
+            "tokenizer": self.tokenizer.fingerprint(),
+            "adapter": None if self.adapter is None else self.adapter.fingerprint(),
+        }
 
     @functools.cached_property
     def base(self) -> Params:
@@ -141,9 +153,7 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
     adapter = _adapter(options, config)
     lora = _lora(options.lora, config) if adapter is None else adapter.lora
     transformer, kernel_said = _transformer(options, config, lora, shapes, mesh)
-    places = ("path", "adapter")  # what lies there counts, not where
-    settings = {key: value for key, value in options.to_dict().items() if key not in places}
-    return LanguageModel(
+    lm = LanguageModel(
         transformer=transformer,
         tokenizer=tokenizer,
         mesh=mesh,
@@ -151,12 +161,7 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         logprob_chunk=options.logprob_chunk,
         checkpoint=checkpoint,
         adapter=adapter,
-        fingerprint={
-            "config.model": settings,
-            "weights": options.path if checkpoint is None else checkpoint.fingerprint(),
-            "tokenizer": tokenizer.fingerprint(),
-            "adapter": None if adapter is None else adapter.fingerprint(),
-        },
+        options=options.to_dict(),
         notes=(
             f"model: {options.path}, {config.family} of {config.layers} layers × {config.width}, "
             f"{options.dtype}, quantisation {options.quantisation}",
@@ -164,6 +169,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
             *([] if adapter is None else [f"adapter: {adapter}; config.model.lora is not read"]),
         ),
     )
+    # Also finds out whether every kernel can be quantised, before anything has run.
+    return dataclasses.replace(lm, notes=lm.notes + summary(*lm.abstract()))
 
 
 def _preset(name: str) -> ModelConfig:
@@ -225,9 +232,11 @@ def _transformer(
             "config.model.quantisation: a quantised base cannot train; give config.model.lora.rank "
             "above 0, or set quantisation to 'none'"
         )
+    device = mesh.devices.flat[0]
     kernel, said = choose(
         options.attention,
-        platform=mesh.devices.flat[0].platform,
+        platform=device.platform,
+        capability=str(getattr(device, "compute_capability", "")),
         dtype=options.dtype,
         head_width=config.head_width,
         widths=sorted({p for p, _ in shapes} | {p + r for p, r in shapes}),

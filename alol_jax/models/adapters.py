@@ -19,8 +19,11 @@ def make_lora(
     """
     if rank == 0:
         return None
-    if rank < 0 or not 0.0 <= dropout < 1.0:
-        raise UserError(f"config.model.lora: rank {rank} must be ≥ 0, dropout {dropout} in [0, 1)")
+    if rank < 0 or not alpha > 0 or not 0.0 <= dropout < 1.0:
+        raise UserError(
+            f"config.model.lora: rank {rank} must be ≥ 0, alpha {alpha} above 0 (0 would train "
+            f"adapters that change nothing), dropout {dropout} in [0, 1)"
+        )
     names = config.projections if tuple(modules) == (ALL_LINEAR,) else tuple(modules)
     unknown = [name for name in names if name not in config.projections]
     if unknown or not names:

@@ -7,6 +7,7 @@ finite), and nobody reads it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -97,16 +98,20 @@ class Kernel(NamedTuple):
     """One way to compute attention.
 
     ``run`` is (q, k, v, mask, *, causal, interpret) -> mixed; ``platforms`` are where it exists;
-    ``refuses`` (dtype, head width, sequence lengths) says why not, or "".
+    ``refuses`` (dtype, head width, sequence lengths, capability) says why not, or "".
     """
 
     run: Callable[..., jax.Array]
     platforms: tuple[str, ...]
-    refuses: Callable[[jnp.dtype, int, Sequence[int]], str]
+    refuses: Callable[[jnp.dtype, int, Sequence[int], str], str]
 
 
-def _cudnn_refuses(dtype: jnp.dtype, head_width: int, widths: Sequence[int]) -> str:
-    """The conditions of jax's cuDNN bridge that hold on every GPU generation."""
+def _cudnn_refuses(
+    dtype: jnp.dtype, head_width: int, widths: Sequence[int], capability: str
+) -> str:
+    """The conditions of jax's cuDNN bridge, and a GPU that cuDNN has the kernel for."""
+    if not re.fullmatch(r"\d+\.\d", capability) or float(capability) < 8.0:
+        return f"cudnn needs an NVIDIA GPU of compute capability 8.0 or more, not {capability!r}"
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"cudnn needs half precision, not {dtype.name}: config.model.dtype"
     if head_width > 128 or head_width % 8:
@@ -115,7 +120,9 @@ def _cudnn_refuses(dtype: jnp.dtype, head_width: int, widths: Sequence[int]) -> 
     return f"cudnn needs even lengths, not {odd[0]}: config.model.shapes" if odd else ""
 
 
-def _splash_refuses(dtype: jnp.dtype, head_width: int, widths: Sequence[int]) -> str:
+def _splash_refuses(
+    dtype: jnp.dtype, head_width: int, widths: Sequence[int], capability: str
+) -> str:
     """Head widths of 16 to 256 were seen to compile in both precisions."""
     if head_width > 256:
         return f"splash needs a head width ≤ 256, not {head_width}"
@@ -129,7 +136,7 @@ def _splash_refuses(dtype: jnp.dtype, head_width: int, widths: Sequence[int]) ->
 
 
 KERNELS: dict[str, Kernel] = {
-    "xla": Kernel(_xla, ("cpu", "gpu", "tpu"), lambda dtype, head_width, widths: ""),
+    "xla": Kernel(_xla, ("cpu", "gpu", "tpu"), lambda dtype, head_width, widths, capability: ""),
     "cudnn": Kernel(_cudnn, ("gpu",), _cudnn_refuses),
     "splash": Kernel(_splash, ("tpu",), _splash_refuses),
 }
@@ -191,6 +198,7 @@ def choose(
     wanted: str,
     *,
     platform: str,
+    capability: str,
     dtype: jax.typing.DTypeLike,
     head_width: int,
     widths: Sequence[int],
@@ -201,6 +209,7 @@ def choose(
         wanted: "auto" (the fused kernel of the platform where it can, else plain XLA), or a key of
             `KERNELS`, which must then be able to.
         platform: "cpu", "gpu" or "tpu".
+        capability: of an NVIDIA GPU, like "9.0"; "" elsewhere.
         dtype: of activations.
         head_width: H.
         widths: every sequence length T that is compiled for.
@@ -214,7 +223,7 @@ def choose(
         )
     name = PREFERRED.get(platform, "xla") if wanted == "auto" else wanted
     kernel = KERNELS[name]
-    reason = kernel.refuses(jnp.dtype(dtype), head_width, widths)
+    reason = kernel.refuses(jnp.dtype(dtype), head_width, widths, capability)
     if platform not in kernel.platforms:
         reason = f"{name} runs on {' and '.join(kernel.platforms)}, not on {platform}"
     if not reason:

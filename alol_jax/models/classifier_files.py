@@ -208,9 +208,8 @@ def _check_head(stored: StoredClassifier) -> None:
     """Raises UserError unless the stored tensors of the head have the shapes it says."""
     checkpoint, classifier = stored.checkpoint, stored.classifier
     for row in stored.head_rows:
-        join = functools.partial(row.layout.join, checkpoint.config)
-        parts = [classifier.head_shapes[path] for path in row.paths]
-        expected, found = jax.eval_shape(join, parts).shape, checkpoint.weights.shapes[row.name]
+        expected = row.stored_shape(checkpoint.config, classifier.head_shapes)
+        found = checkpoint.weights.shapes[row.name]
         if found != expected:
             raise UserError(
                 f"{checkpoint.where}: {row.name} has the shape {found}, expected {expected} for "

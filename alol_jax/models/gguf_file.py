@@ -167,7 +167,10 @@ class GGUFFile:
 
     def _value(self, key: str) -> Any:
         field = self._reader.fields.get(key)
-        return None if field is None else field.contents()
+        try:
+            return None if field is None else field.contents()
+        except ValueError as error:  # a text that is no UTF-8
+            raise UserError(f"{self.path}: {key} is damaged ({error})") from error
 
     def _required(self, key: str) -> Any:
         value = self._value(key)

@@ -119,11 +119,10 @@ def _read_llama(fields: Fields) -> ModelConfig:
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     head_width = fields.size("head_dim", width // max(heads, 1))
     grouped = {"kv_heads": fields.size("num_key_value_heads", heads), "head_width": head_width}
-    rotary = read_rotary(
-        fields, head_width, base_key="rope_theta", share_key="partial_rotary_factor", share=1.0
-    )
+    rotary = read_rotary(fields, head_width, share=1.0)
     if rotary.width != head_width:
-        raise fields.unimplemented("rope_parameters", fields.values["rope_parameters"], "1.0")
+        key = "rope_parameters" if fields.values.get("rope_parameters") else "rope_scaling"
+        raise fields.unimplemented(key, fields.values[key], "partial_rotary_factor 1.0")
     return ModelConfig(
         family="llama",
         **_sizes(fields, width, heads) | grouped,
@@ -163,13 +162,7 @@ def _read_gpt_neox(fields: Fields) -> ModelConfig:
         max_positions=fields.size("max_position_embeddings"),
         norm_epsilon=fields.number("layer_norm_eps"),
         tied_embeddings=fields.flag("tie_word_embeddings", False),
-        rotary=read_rotary(
-            fields,
-            width // max(heads, 1),
-            base_key="rotary_emb_base",
-            share_key="rotary_pct",
-            share=0.25,
-        ),
+        rotary=read_rotary(fields, width // max(heads, 1), share=0.25),
         norm="layer",
         activation=fields.one_of("hidden_act", ACTIVATIONS, "gelu"),
         gated_mlp=False,
@@ -274,9 +267,7 @@ _SIZES = frozenset(
     "max_position_embeddings tie_word_embeddings".split()
 )
 _GPT_NEOX = Family(
-    reads=_SIZES
-    | ROPE
-    | {"rotary_pct", "rotary_emb_base", "layer_norm_eps", "hidden_act", "use_parallel_residual"},
+    reads=_SIZES | ROPE | {"layer_norm_eps", "hidden_act", "use_parallel_residual"},
     implemented={"attention_bias": (True, None)},
     read=_read_gpt_neox,
     write=_write_gpt_neox,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from alol_jax.models.config import LinearScaling, Llama3Scaling, Rotary
@@ -58,7 +59,9 @@ class Fields:
         )
 
 
-ROPE = frozenset({"rope_theta", "rope_parameters", "rope_scaling"})
+_BASES = ("rope_theta", "rotary_emb_base")
+_SHARES = ("partial_rotary_factor", "rotary_pct")
+ROPE = frozenset({"rope_parameters", "rope_scaling", *_BASES, *_SHARES})
 _ROPE_KEYS: dict[str, frozenset[str]] = {
     "default": frozenset(),
     "linear": frozenset({"factor"}),
@@ -73,15 +76,10 @@ _ROPE_KEYS: dict[str, frozenset[str]] = {
 }
 
 
-def read_rotary(
-    fields: Fields, head_width: int, *, base_key: str, share_key: str, share: float
-) -> Rotary:
+def read_rotary(fields: Fields, head_width: int, *, share: float) -> Rotary:
     """Base, turning share of a head and scaling, stated at the top (transformers 4) or in
     ``rope_parameters`` (5); ``share`` where the file does not say it."""
-    stated = {base_key: fields.values[base_key]} if base_key in fields.values else {}
-    thetas = [fields.number(base_key)] if stated else []
-    shares = [fields.number(share_key)] if share_key in fields.values else []
-    scalings = []
+    thetas, shares, scalings = _stated(fields, _BASES), _stated(fields, _SHARES), []
     for key in ("rope_parameters", "rope_scaling"):
         rope = fields.values.get(key)
         if rope is None:
@@ -90,13 +88,11 @@ def read_rotary(
             raise fields.unimplemented(key, rope, "an object")
         inner = Fields(rope, f"{fields.where}: {key}")
         scalings.append(_scaling(inner, fields, key))
-        if "rope_theta" in rope:
-            thetas.append(inner.number("rope_theta"))
-        if "partial_rotary_factor" in rope:
-            shares.append(inner.number("partial_rotary_factor"))
+        thetas += _stated(inner, _BASES)
+        shares += _stated(inner, _SHARES)
     for name, said in (
         ("rope_theta", thetas),
-        (share_key, shares),
+        ("partial_rotary_factor", shares),
         ("rotary scaling", scalings),
     ):
         if len(set(said)) > 1:
@@ -105,10 +101,15 @@ def read_rotary(
     return Rotary(thetas[0] if thetas else 1e4, turning, scalings[0] if scalings else None)
 
 
+def _stated(fields: Fields, keys: Sequence[str]) -> list[float]:
+    """The numbers under ``keys``; null is as good as absent."""
+    return [fields.number(key) for key in keys if fields.values.get(key) is not None]
+
+
 def _scaling(rope: Fields, fields: Fields, key: str) -> LinearScaling | Llama3Scaling | None:
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))
     known = _ROPE_KEYS.get(kind, frozenset())
-    others = set(rope.values) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    others = set(rope.values) - {"rope_type", "type", *_BASES, *_SHARES}
     if kind not in _ROPE_KEYS or others - known:
         raise fields.unimplemented(key, rope.values, f"rope_type {', '.join(_ROPE_KEYS)}")
     if kind == "default":

@@ -144,7 +144,10 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         for file in sorted(path.iterdir()):
             if file.name != "training_args.bin":
                 refuse_pickle(file)
-        raise UserError(f"{path} holds neither {whole.name} nor {index.name}")
+        raise UserError(
+            f"{path} holds neither {whole.name} nor {index.name}; of a hub repository that has "
+            "pickles only (.bin), get a directory and convert it: give that directory to see how"
+        )
     shards = json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{index}: weight_map is missing or empty: download it again")

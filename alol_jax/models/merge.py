@@ -97,14 +97,9 @@ class HFTensors:
         )
         head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
         for row in BODIES[config.family] + head:
-            parts = [
-                jax.ShapeDtypeStruct(ours[path].shape[row.layered :], jnp.float32)
-                for path in row.paths
-            ]
-            shape = jax.eval_shape(functools.partial(row.layout.join, config), parts).shape
-            for layer in range(config.layers if row.layered else 1):
-                name = row.name.format(i=layer)
-                self.shapes[name], self._homes[name] = tuple(shape), (row, layer)
+            shape = row.stored_shape(config, ours)
+            for layer, name in enumerate(row.names(config)):
+                self.shapes[name], self._homes[name] = shape, (row, layer)
 
     def read(self, name: str) -> np.ndarray:
         """The tensor called ``name``, f32."""

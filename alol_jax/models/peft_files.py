@@ -36,7 +36,7 @@ from alol_jax.models.peft_config import (
 )
 from alol_jax.models.transformer import Transformer
 from alol_jax.models.weight_names import AS_IS, BODIES, SIDE_BY_SIDE, Row
-from alol_jax.types import UserError
+from alol_jax.types import UserError, some_of
 
 _PREFIX = "base_model.model."
 
@@ -130,7 +130,7 @@ def _adapted_rows(folder: Path, weights: TensorFiles, config: ModelConfig) -> li
     if missing or left_over or not found:
         raise UserError(
             f"{folder} is an adapter for another base than this {config.family} of {config.layers} "
-            f"layers: missing {_some(missing)}; left over {_some(left_over)}"
+            f"layers: missing {some_of(missing)}; left over {some_of(left_over)}"
         )
     return found
 
@@ -147,7 +147,7 @@ def _check_targets(fields: Fields, rows: Sequence[Row], config: ModelConfig) -> 
     if nameless or empty:
         raise UserError(
             f"{fields.where}: target_modules and the weights differ: it does not name "
-            f"{_some(nameless)}; it names without weights {_some(empty)}"
+            f"{some_of(nameless)}; it names without weights {some_of(empty)}"
         )
 
 
@@ -172,7 +172,7 @@ def _check_shapes(
     if wrong:
         raise UserError(
             f"{folder} is an adapter for another base, or of another rank than {CONFIG} says: "
-            f"{_some(wrong)}"
+            f"{some_of(wrong)}"
         )
 
 
@@ -312,8 +312,3 @@ def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     model = Transformer(config, None, jnp.dtype("float32"), False)
     leaves = jax.eval_shape(model.init, jax.random.key(0))
     return {path: leaf.shape[1:] for path, leaf in leaves.items() if path.endswith("/kernel")}
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6]) or "none"
-    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"

@@ -7,10 +7,12 @@ their first axis, a row speaks of one layer. Kernels here are [in, out], at PyTo
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,6 +41,20 @@ class Row(NamedTuple):
     @property
     def layered(self) -> bool:
         return self.paths[0].startswith("layers/")
+
+    def names(self, config: ModelConfig) -> list[str]:
+        """The stored names: one, or one per layer."""
+        return [self.name.format(i=i) for i in range(config.layers if self.layered else 1)]
+
+    def stored_shape(
+        self, config: ModelConfig, ours: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> tuple[int, ...]:
+        """The shape of the stored tensor, of one layer; ``ours`` are the parameters by path."""
+        parts = [
+            jax.ShapeDtypeStruct(ours[path].shape[self.layered :], jnp.float32)
+            for path in self.paths
+        ]
+        return tuple(jax.eval_shape(functools.partial(self.layout.join, config), parts).shape)
 
 
 AS_IS = Layout(lambda c, x: (x,), lambda c, parts: parts[0])

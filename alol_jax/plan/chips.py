@@ -1,7 +1,7 @@
 """Known TPU chips and how many of them a topology has.
 
 Numbers are per chip, from Google Cloud's public pages https://cloud.google.com/tpu/docs/v4, /v5e,
-/v5p and /v6e (peak bf16 compute, HBM capacity and bandwidth). The interconnect is what one chip can
+/v5p and /v6e (peak bf16 compute, HBM bandwidth). The interconnect is what one chip can
 send: the all-reduce bandwidth of a pod divided by its chips (v4: 1.1 PB/s / 4096, v5e: 51.2 TB/s /
 256, v6e: 102.4 TB/s / 256), and 4800 Gbps for v5p. ``usable`` is what XLA leaves to a program of
 the HBM, as its compiler says where a program is too large (libtpu 0.0.52).
@@ -21,8 +21,7 @@ GIB = 2**30
 class Chip(NamedTuple):
     """What a chip can do at best."""
 
-    memory: float  # bytes of HBM
-    usable: float  # of these, for a program
+    usable: float  # bytes of HBM, for a program
     flops: float  # bf16 FLOP/s
     bandwidth: float  # bytes/s between HBM and the chip
     interconnect: float  # bytes/s that a chip can send to others
@@ -35,12 +34,10 @@ _PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SPACE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 
 CHIPS: dict[str, Chip] = {
-    "v4": Chip(
-        32 * GIB, 30.75 * GIB, 275e12, 1200e9, 268e9, 3, _SPACE, {"chip_config_name": "megacore"}
-    ),
-    "v5e": Chip(16 * GIB, 15.75 * GIB, 197e12, 819e9, 200e9, 2, _PLANE, {}),
-    "v5p": Chip(95 * GIB, 95.73 * GIB, 459e12, 2765e9, 600e9, 3, _SPACE, {}),
-    "v6e": Chip(32 * GIB, 31.24 * GIB, 918e12, 1638e9, 400e9, 2, _PLANE, {}),
+    "v4": Chip(30.75 * GIB, 275e12, 1200e9, 268e9, 3, _SPACE, {"chip_config_name": "megacore"}),
+    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 2, _PLANE, {}),
+    "v5p": Chip(95.73 * GIB, 459e12, 2765e9, 600e9, 3, _SPACE, {}),
+    "v6e": Chip(31.24 * GIB, 918e12, 1638e9, 400e9, 2, _PLANE, {}),
 }
 
 

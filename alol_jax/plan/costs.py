@@ -12,6 +12,7 @@ import jax
 from alol_jax.plan.chips import GIB, Chip
 from alol_jax.plan.programs import Program
 from alol_jax.plan.traffic import Traffic, traffic_of
+from alol_jax.types import UserError
 
 
 class Memory(NamedTuple):
@@ -84,7 +85,8 @@ def cost_of(program: Program, chip: Chip, chips: int) -> Cost:
     except jax.errors.JaxRuntimeError as error:
         peak = needed(str(error))
         if peak is None:
-            raise
+            said = str(error).strip().splitlines()[0]
+            raise UserError(f"{program.name} cannot be compiled for this TPU: {said}") from error
     else:
         memory, traffic = _memory(program, compiled.memory_analysis()), _traffic(compiled)
         peak = memory.peak

@@ -81,13 +81,17 @@ def step(one: Forward, *, all_train: bool, remat: bool, head_again: bool) -> flo
     )
 
 
-def decoding(params: Params, config: ModelConfig, *, rows: int, prompt: int, new: int) -> float:
-    """Reading the prompts, then ``new`` tokens one by one over a cache of prompt + new slots."""
+def decoding(
+    params: Params, config: ModelConfig, *, rows: int, beams: int, prompt: int, new: int
+) -> float:
+    """Reading the prompts once, then ``new`` tokens one by one, in every beam, over a cache of
+    prompt + new slots."""
     kernels, adapters = weights_per_token(params)
     read = forward(params, config, rows=rows, width=prompt, head_tokens=0).total
-    scores = rows * (prompt + new) * config.heads * config.layers
-    logits = 2.0 * rows * config.width * config.vocab_size
-    each = 2.0 * rows * (kernels + adapters) + 4.0 * scores * config.head_width + logits
+    written = rows * beams
+    scores = written * (prompt + new) * config.heads * config.layers
+    logits = 2.0 * written * config.width * config.vocab_size
+    each = 2.0 * written * (kernels + adapters) + 4.0 * scores * config.head_width + logits
     return read + new * each
 
 

@@ -29,7 +29,8 @@ def with_remat(setting: Setting) -> tuple[str, Setting] | None:
 
 def with_smaller_chunk(setting: Setting) -> tuple[str, Setting] | None:
     """An eighth of the logits at a time."""
-    responses = setting.config.policy.batch_size * setting.config.model.shapes[-1][1]
+    rows = setting.config.policy.batch_size * setting.objective.responses
+    responses = rows * setting.config.model.shapes[-1][1]
     chunk = min(setting.config.model.logprob_chunk, responses) // 8
     if chunk < 64:
         return None
@@ -46,10 +47,10 @@ def with_smaller_batch(setting: Setting) -> tuple[str, Setting] | None:
     if any(size == 0 or size % cut for size in sizes.values()):
         return None
     values = {f"{section}__batch_size": size for section, size in sizes.items()}
-    accumulate = 2 * c.policy.accumulate
-    said = ", ".join(f"config.{section}.batch_size={size}" for section, size in sizes.items())
-    said += f", config.policy.accumulate={accumulate}"
-    return said, _changed(setting, policy__accumulate=accumulate, **values)
+    for section in ("reference", "policy"):
+        values[f"{section}__accumulate"] = 2 * c[section].accumulate
+    said = (f"config.{key.replace('__', '.')}={value}" for key, value in values.items())
+    return ", ".join(said), _changed(setting, **values)
 
 
 def with_quantisation(setting: Setting) -> tuple[str, Setting] | None:
@@ -61,14 +62,14 @@ def with_quantisation(setting: Setting) -> tuple[str, Setting] | None:
 
 
 def with_more_chips(setting: Setting) -> tuple[str, Setting] | None:
-    """The next larger topology, weights and rows cut over all of it."""
-    larger = setting.where.larger
+    """All chips of the topology, or the next larger one; weights and rows cut over all of it."""
+    larger = setting.where if setting.chips < setting.where.chips else setting.where.larger
     if larger is None:
         return None
-    tensor = setting.config.mesh.tensor
-    rows = larger.chips // max(tensor, 1)
+    tensor = max(setting.config.mesh.tensor, 1)
+    rows = larger.chips // tensor
     values = {f"{s}__batch_size": -(-setting.config[s].batch_size // rows) * rows for s in BATCHES}
-    changed = _changed(setting, mesh__data=1, mesh__fsdp=-1, **values)
+    changed = _changed(setting, mesh__data=1, mesh__fsdp=-1, mesh__tensor=tensor, **values)
     said = f"--topology={larger.name} with config.mesh data=1, fsdp=-1"
     grown = {s: changed.config[s].batch_size for s in BATCHES}
     if grown != {s: setting.config[s].batch_size for s in BATCHES}:

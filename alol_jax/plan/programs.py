@@ -119,12 +119,15 @@ def _optimizer_state(lm: LanguageModel, config: ConfigDict) -> tuple[Any, Any]:
 
 
 def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
-    """One optimizer step of the policy."""
+    """One optimizer step of the policy, or of the reference where its batch is the larger one."""
     trained, frozen = lm.abstract()
     tx, opt_state = _optimizer_state(lm, config)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(lm.mesh))
     state = TrainState(step, trained, opt_state)
-    lead = (config.policy.accumulate, config.policy.batch_size)
+    lead = (
+        config.policy.accumulate,
+        max(config.policy.batch_size, config.reference.batch_size),
+    )
     tokens = _tokens(lm, lead, objective.responses, 1)
     number = _rows(lm, tokens.response.shape[:-1], jnp.float32, axis=1)
     batch = Batch(tokens, tokens.mask, number, number)
@@ -168,7 +171,8 @@ def decode_program(lm: LanguageModel, config: ConfigDict) -> Program:
     work = flops.decoding(
         params,
         lm.transformer.config,
-        rows=rows * sampling.beams,
+        rows=rows,
+        beams=sampling.beams,
         prompt=width,
         new=sampling.max_new_tokens,
     )

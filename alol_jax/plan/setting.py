@@ -11,12 +11,14 @@ import jax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
+from alol_jax.checks import check
 from alol_jax.language_model import LanguageModel, open_language_model
-from alol_jax.objectives import get_objective
+from alol_jax.objectives import Objective, get_objective
 from alol_jax.plan.chips import Slice
 from alol_jax.plan.costs import Cost, cost_of
 from alol_jax.plan.programs import NAMES, programs_of
 from alol_jax.sharding import make_mesh
+from alol_jax.tasks import get_task
 from alol_jax.types import UserError
 
 ENVIRONMENT = {
@@ -27,7 +29,7 @@ ENVIRONMENT = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-BATCHES = ("policy", "select", "decode")
+BATCHES = ("reference", "policy", "select", "decode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +48,29 @@ class Setting:
         """
         if not 0 < self.chips <= self.where.chips:
             raise UserError(f"--chips={self.chips}: {self.where.name} has {self.where.chips} chips")
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=self.where.name, **self.where.settings
-        )
-        devices = described.devices[: self.chips]
-        mesh = make_mesh(**self.config.mesh, devices=devices)
-        rows = mesh.shape["data"] * mesh.shape["fsdp"]
-        for section in BATCHES:
-            size = self.config[section].batch_size
-            if size % rows:
-                raise UserError(
-                    f"config.{section}.batch_size={size} must be a multiple of data · fsdp = {rows}"
-                )
-        return open_language_model(self.config.model, mesh)
+        try:
+            described = topologies.get_topology_desc(
+                platform="tpu", topology_name=self.where.name, **self.where.settings
+            )
+        except jax.errors.JaxRuntimeError as error:
+            usual = ", ".join(f"{self.where.kind}:{shape}" for shape in self.where.chip.slices)
+            raise UserError(
+                f"--topology={self.where.name} is no topology of libtpu; there are {usual}"
+            ) from error
+        mesh = make_mesh(**self.config.mesh, devices=described.devices[: self.chips])
+        lm = open_language_model(self.config.model, mesh)
+        check(self.config, get_task(self.config.task), self.objective, lm)
+        return lm
+
+    @property
+    def objective(self) -> Objective:
+        """The row of the table of objectives."""
+        return get_objective(self.config.objective.name)
 
     def costs(self, names: Collection[str] = NAMES) -> Iterator[Cost]:
         """The cost of each program of the config that is in ``names``."""
         lm = self.open()
-        programs = programs_of(lm, self.config, get_objective(self.config.objective.name))
+        programs = programs_of(lm, self.config, self.objective)
         for name, describe in programs.items():
             if name in names:
                 yield cost_of(describe(), self.where.chip, self.chips)

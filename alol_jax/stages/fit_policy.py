@@ -71,8 +71,8 @@ def fit_policy(
     draw = _order(items, keep, sampling, options, seed, plan)
     context.say(f"{np.count_nonzero(keep)} items, {sampling} sampling, {plan.steps} steps")
     tx = make_optimizer(options.optimizer, steps=plan.steps)
-    start = place_params(reference.trained, lm.mesh)
-    state = place_like_params(init_state(start, tx), lm.mesh)
+    # Not under a name: what the policy starts from need not stay in memory beside it.
+    state = place_like_params(init_state(place_params(reference.trained, lm.mesh), tx), lm.mesh)
 
     batches = read_ahead(items, draw, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}

@@ -10,7 +10,6 @@ from alol_jax.annotate import annotate
 from alol_jax.batches import read_ahead, shuffled, single_items, tokenise
 from alol_jax.fit import fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
-from alol_jax.models.adapters import summary
 from alol_jax.objectives import nll
 from alol_jax.optim import make_optimizer
 from alol_jax.sharding import place_like_params
@@ -43,8 +42,6 @@ def fit_reference(
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
-    for line in summary(state.trained, lm.frozen()):
-        context.say(line)
 
     batches = read_ahead(items, order, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
 

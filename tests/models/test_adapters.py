@@ -52,6 +52,7 @@ def test_a_model_without_a_gate_has_no_adapter_for_it():
         ({"rank": -1}, "rank -1 must be ≥ 0"),
         ({"dropout": 1.0}, r"dropout 1.0 in \[0, 1\)"),
         ({"dropout": -0.1}, r"dropout -0.1 in \[0, 1\)"),
+        ({"alpha": 0.0}, "alpha 0.0 above 0"),
         ({"modules": ("q_proj", "query")}, r"names \['query'\]; this model has q_proj, k_proj"),
         ({"modules": ()}, "names nothing"),
         ({"modules": ("all-linear", "q_proj")}, r"names \['all-linear'\]"),

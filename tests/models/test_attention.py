@@ -15,9 +15,15 @@ from alol_jax.models.attention import KERNELS, Attention, cached, choose, visibl
 from alol_jax.sharding import AXES, make_mesh
 from alol_jax.types import UserError
 
-CPU = dict(platform="cpu", dtype="float32", head_width=64, widths=(256,))
-GPU = dict(platform="gpu", dtype="bfloat16", head_width=64, widths=(640, 768))
-TPU = dict(platform="tpu", dtype="bfloat16", head_width=64, widths=(640, 768))
+CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,))
+GPU = dict(
+    capability="9.0",
+    platform="gpu",
+    dtype="bfloat16",
+    head_width=64,
+    widths=(640, 768),
+)
+TPU = dict(capability="", platform="tpu", dtype="bfloat16", head_width=64, widths=(640, 768))
 PADDED = ((0, 0), (50, 0), (0, 30), (17, 140))  # (left, right) padding of each row
 
 
@@ -135,6 +141,8 @@ def test_the_platform_decides_where_the_fused_kernel_can(setting, kernel):
     ("setting", "change", "reason"),
     [
         (GPU, {"dtype": "float32"}, "half precision"),
+        (GPU, {"capability": "7.5"}, "not '7.5'"),
+        (GPU, {"capability": "gfx90a"}, "NVIDIA GPU"),
         (GPU, {"head_width": 192}, "head width"),
         (GPU, {"head_width": 20}, "head width"),
         (GPU, {"widths": (640, 701)}, "701"),

@@ -92,6 +92,14 @@ def test_the_beginning_of_a_gguf_file_is_called_damaged(tmp_path, size):
     assert "is damaged or no GGUF file" in message(file)
 
 
+def test_a_flipped_byte_in_a_text_of_a_gguf_file_is_called_damaged(tmp_path):
+    file = tmp_path / "m.gguf"
+    write_gguf(file, random_weights())
+    assert file.read_bytes().count(b"<end>") == 1
+    file.write_bytes(file.read_bytes().replace(b"<end>", b"<\xffnd>"))
+    assert "tokenizer.ggml.tokens is damaged" in message(file)
+
+
 def test_config_json_that_is_missing_or_no_json_is_named(tmp_path):
     folder = tmp_path / "m"
     write_directory(folder, random_weights())

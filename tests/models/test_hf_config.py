@@ -280,6 +280,28 @@ def test_rotary_scaling_is_read_in_both_dialects():
     assert scaled == Rotary(5e5, 128, Llama3Scaling(8.0, 1.0, 4.0, 8192))
 
 
+def test_a_pythia_with_the_names_of_a_llama_is_read_or_contradicts_itself():
+    plain = {k: v for k, v in PYTHIA.items() if k not in ("rotary_pct", "rotary_emb_base")}
+    named = plain | {"rope_theta": 50_000, "partial_rotary_factor": 0.5}
+    assert from_hf(named, "c").rotary == Rotary(5e4, 32)
+    with pytest.raises(UserError, match="rope_theta is stated twice and differs"):
+        from_hf(PYTHIA | {"rope_theta": 50_000}, "config.json")
+
+
+def test_null_is_as_good_as_absent():
+    fields = {**FIRST_LLAMA, "partial_rotary_factor": None, "rope_theta": None}
+    assert from_hf(fields, "c") == from_hf(FIRST_LLAMA, "c")
+
+
+@pytest.mark.parametrize("factor, high", [(0.0, 4.0), (8.0, 1.0)])
+def test_scaling_that_divides_by_zero_is_refused(factor, high):
+    rope = LLAMA_3_1["rope_scaling"] | {"factor": factor, "high_freq_factor": high}
+    with pytest.raises(UserError, match="positive numbers and low below high"):
+        from_hf(LLAMA_3_1 | {"rope_scaling": rope}, "config.json")
+    with pytest.raises(UserError, match="factor 0.0 must be above 0"):
+        from_hf({**FIRST_LLAMA, "rope_scaling": {"type": "linear", "factor": 0.0}}, "config.json")
+
+
 def test_llama3_scaling_without_its_factors_is_refused():
     rope = {"rope_type": "llama3", "factor": 8.0}
     with pytest.raises(UserError, match="rope_scaling: low_freq_factor must be a number"):

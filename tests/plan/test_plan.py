@@ -12,11 +12,11 @@ import pytest
 from alol_jax.plan.chips import CHIPS, GIB, read_topology
 from alol_jax.plan.costs import Cost, Memory, needed
 from alol_jax.plan.knobs import KNOBS, advice
-from alol_jax.plan.setting import Setting, prepare
+from alol_jax.plan.setting import BATCHES, Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
 from alol_jax.plan.traffic import Traffic
 from alol_jax.types import UserError
-from configs import quickstart
+from configs import jsonl, quickstart
 from tests.running import ROOT, refused
 
 V5E = read_topology("v5e:2x4")
@@ -80,6 +80,29 @@ def test_one_chip_sends_nothing_and_needs_no_mesh():
     setting = Setting(debug_config(**{"mesh.fsdp": 1}), read_topology("v5e:1x1"), 1)
     (one,) = setting.costs(("select",))
     assert one.traffic.network == 0 and one.fits
+
+
+@pytest.mark.slow
+@pytest.mark.tpu
+def test_a_quantised_llama_7b_trains_on_one_chip_of_v5e_within_12_gib():
+    """QLoRA of rank 64 on all linear maps, 4 rows of 640 + 128 tokens."""
+    prepare()
+    config = jsonl.get_config()
+    config.model.update({"path": "random:llama-7b", "quantisation": "nf4"})
+    config.model.shapes = ((640, 128),)
+    config.model.lora.rank = 64
+    for section in BATCHES:
+        config[section].batch_size = 4
+    (step,) = Setting(config, read_topology("v5e:1x1"), 1).costs(("policy step",))
+    assert 4.4 * GIB < step.memory.weights < 4.6 * GIB
+    assert step.peak <= 12 * GIB
+
+
+@pytest.mark.tpu
+def test_a_topology_that_the_compiler_does_not_know_is_one_line():
+    prepare()
+    with pytest.raises(UserError, match="v5e:3x5 is no topology of libtpu; there are v5e:1x1"):
+        Setting(debug_config(), read_topology("v5e:3x5"), 8).open()
 
 
 @pytest.mark.tpu
