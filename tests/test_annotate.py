@@ -11,7 +11,7 @@ from jax.extend.core import jaxprs_in_params
 from alol_jax.annotate import annotate, annotator
 from alol_jax.batches import collate, single_items
 from alol_jax.models.heads import ValueHead
-from tests.models.small_llama import close, hidden_of
+from tests.models.small_models import close, hidden_of
 from tests.tiny_run import annotated, mesh_of, tiny_lm
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

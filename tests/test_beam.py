@@ -17,7 +17,7 @@ from alol_jax.models.transformer import Cache
 from alol_jax.sampling import Sampling
 from alol_jax.sharding import make_mesh, place_params, place_rows
 from alol_jax.tokens import to_tokens
-from tests.models.small_llama import SMALL, random_params, small
+from tests.models.small_models import SMALL, random_params, small
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 KEYS = jax.random.split(jax.random.key(0), 32)  # nothing is drawn

@@ -16,7 +16,7 @@ from alol_jax.sampling import Sampling
 from alol_jax.sharding import make_mesh, place_params
 from alol_jax.tokenizer_files import byte_level
 from alol_jax.tokens import to_tokens
-from tests.models.small_llama import SMALL, hidden_of, random_params, small
+from tests.models.small_models import SMALL, hidden_of, random_params, small
 from tests.scripted import Scripted
 from tests.tiny_run import mesh_of
 

@@ -16,7 +16,7 @@ from alol_jax.models.transformer import quantised
 from alol_jax.sharding import make_mesh
 from alol_jax.types import UserError
 from configs import common
-from tests.models.small_llama import base_of
+from tests.models.small_models import base_of
 from tests.models.tiny_llama import TINY, random_weights, write_directory, write_gguf
 from tests.tiny_run import mesh_of
 

@@ -9,7 +9,7 @@ import pytest
 from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, summary
 from alol_jax.models.nf4 import NF4
 from alol_jax.types import UserError
-from tests.models.small_llama import SMALL, SMALLS, base_of, random_params, small
+from tests.models.small_models import SMALL, SMALLS, base_of, random_params, small
 
 PROJECTIONS = SMALL.projections
 

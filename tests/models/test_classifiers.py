@@ -14,7 +14,7 @@ from alol_jax.models.classifier_files import KINDS, open_classifier
 from alol_jax.models.classifiers import HEADS, POOLINGS, PROBLEMS
 from alol_jax.sharding import make_mesh, partition, place_params, place_rows
 from alol_jax.types import UserError
-from tests.models.small_llama import close
+from tests.models.small_models import close
 from tests.models.tiny_classifiers import (
     CLASSIFIERS,
     END,

@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from alol_jax.models.heads import ValueHead
 from alol_jax.types import UserError
-from tests.models.small_llama import close
+from tests.models.small_models import close
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

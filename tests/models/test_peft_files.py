@@ -11,7 +11,7 @@ from alol_jax.models.config import PRESETS
 from alol_jax.models.peft_files import read_adapter, write_adapter
 from alol_jax.models.weight_names import BODIES
 from alol_jax.types import UserError
-from tests.models.small_llama import small
+from tests.models.small_models import small
 
 CONFIGS = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "gpt-neox", "gpt2")}
 LLAMA = CONFIGS["llama"]

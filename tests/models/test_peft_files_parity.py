@@ -6,7 +6,7 @@ import pytest
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.peft_files import read_adapter, write_adapter
-from tests.models.small_llama import hidden_of, small
+from tests.models.small_models import hidden_of, small
 from tests.models.test_peft_files import random_leaves
 from tests.models.torch_models import CAUSAL, random_torch, saved_and_opened
 

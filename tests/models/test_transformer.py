@@ -14,7 +14,7 @@ from alol_jax.models.blocks import dropout
 from alol_jax.models.transformer import Cache
 from alol_jax.sharding import make_mesh, place_params, place_rows
 from alol_jax.tokens import to_tokens
-from tests.models.small_llama import (
+from tests.models.small_models import (
     ADAPTERS,
     SMALL,
     SMALLS,

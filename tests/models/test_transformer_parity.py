@@ -12,7 +12,7 @@ from alol_jax.language_model import open_language_model
 from alol_jax.logprobs import joined, response_logp
 from alol_jax.tokens import to_tokens
 from configs import common
-from tests.models.small_llama import small
+from tests.models.small_models import small
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch, saved_and_opened
 from tests.tiny_run import mesh_of
 

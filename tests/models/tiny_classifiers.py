@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from alol_jax.models.classifiers import Classifier
 from alol_jax.models.hf_config import to_hf
 from alol_jax.models.weight_names import ARCHITECTURES, BODIES, CRITIC_ROWS
-from tests.models.small_llama import SMALLS, random_params, small
+from tests.models.small_models import SMALLS, random_params, small
 
 END = 7  # the token that ends an utterance
 

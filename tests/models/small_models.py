@@ -1,4 +1,4 @@
-"""A Llama so small that compiling is most of its cost, with weights at which every part matters."""
+"""Models of every family so small that compiling is most of their cost, and their weights."""
 
 import dataclasses
 import functools
