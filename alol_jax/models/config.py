@@ -147,33 +147,10 @@ def _llama(width, layers, heads, mlp_width, *, theta=1e4, scaling=None, kv_heads
     )
 
 
-def _gpt_neox(width, layers, heads):
-    """The choices of a Pythia (Biderman et al. 2023, arXiv 2304.01373) of a given size."""
+def _biased(family, width, layers, heads):
+    """What the others have in common, with the positions and the activation of a GPT-2."""
     return ModelConfig(
-        family="gpt_neox",
-        vocab_size=50_304,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_width=width // heads,
-        mlp_width=4 * width,
-        max_positions=2048,
-        norm_epsilon=1e-5,
-        tied_embeddings=False,
-        rotary=Rotary(1e4, width // heads // 4),
-        norm="layer",
-        activation="gelu",
-        gated_mlp=False,
-        biases=True,
-        parallel_residual=True,
-    )
-
-
-def _gpt2(width, layers, heads):
-    """The choices of a GPT-2 (Radford et al. 2019) of a given size."""
-    return ModelConfig(
-        family="gpt2",
+        family=family,
         vocab_size=50_257,
         width=width,
         layers=layers,
@@ -192,25 +169,31 @@ def _gpt2(width, layers, heads):
     )
 
 
+def _gpt2(width, layers, heads):
+    """The choices of a GPT-2 (Radford et al. 2019) of a given size."""
+    return _biased("gpt2", width, layers, heads)
+
+
+def _gpt_neox(width, layers, heads):
+    """The choices of a Pythia (Biderman et al. 2023, arXiv 2304.01373) of a given size."""
+    return dataclasses.replace(
+        _biased("gpt_neox", width, layers, heads),
+        vocab_size=50_304,
+        max_positions=2048,
+        tied_embeddings=False,
+        rotary=Rotary(1e4, width // heads // 4),
+        activation="gelu",
+        parallel_residual=True,
+    )
+
+
 def _roberta(width, layers, heads):
     """The choices of a RoBERTa (Liu et al. 2019, arXiv 1907.11692) of a given size."""
-    return ModelConfig(
-        family="roberta",
+    return dataclasses.replace(
+        _biased("roberta", width, layers, heads),
         vocab_size=50_265,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_width=width // heads,
-        mlp_width=4 * width,
         max_positions=512,
-        norm_epsilon=1e-5,
-        tied_embeddings=True,
-        rotary=None,
-        norm="layer",
         activation="gelu",
-        gated_mlp=False,
-        biases=True,
         post_norm=True,
         causal=False,
         position_offset=2,
