@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import tokenizers
@@ -31,6 +33,14 @@ _CLASSES = {
 }
 # For tokenizer_config.json where there was none: the library's own default drops spaces.
 _SETTINGS = {"clean_up_tokenization_spaces": False}
+
+
+def _transformers() -> ModuleType:
+    """The library, without its advice to install PyTorch, which nothing here needs."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers
 
 
 def from_directory(path: Path) -> Tokenizer:
@@ -106,7 +116,7 @@ def _read(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> 
 
 def _load(name: str, file: Path, options: Mapping[str, Any]) -> Any:
     """What the class of `transformers` called ``name`` makes of the directory of ``file``."""
-    import transformers
+    transformers = _transformers()
 
     try:
         return getattr(transformers, name).from_pretrained(
@@ -154,9 +164,9 @@ def _strings(value: Any) -> set[str]:
 
 def _check_sentencepiece(file: Path) -> None:
     """Fails where `transformers` could not read the file; it would take it for another kind."""
-    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+    available = _transformers().utils
 
-    if not is_sentencepiece_available() or not is_protobuf_available():
+    if not available.is_sentencepiece_available() or not available.is_protobuf_available():
         raise UserError(f"{file} needs two packages: pip install sentencepiece protobuf")
     import sentencepiece
 
