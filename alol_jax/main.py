@@ -36,17 +36,19 @@ from alol_jax.tasks import get_task
 from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, UserError
 from alol_jax.workdir import Run, alone_in
 
-STAGES = (
-    "load",
-    "score",
-    "fit_reference",
-    "generate",
-    "fit_value",
-    "select",
-    "fit_policy",
-    "evaluate",
-    "report",
-)
+STAGES = {
+    "load": 1,
+    "score": 2,
+    "fit_reference": 3,
+    "generate": 4,
+    "fit_value": 5,
+    "select": 6,
+    "fit_policy": 7,
+    "fit_policy_online": 7,  # in its place, where the objective needs rollouts
+    "evaluate": 8,
+    "report": 9,
+}
+"""Stage -> its number, as in the names of its folder."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 STOPPED = 143  # exit code of a run that was asked to stop
 
@@ -146,7 +148,7 @@ def main(arguments: list[str]) -> None:
     with alone_in(run.folder):
         evaluation = recipe(_CONFIG.value, run)
     say(result_table(evaluation))
-    page = Path(_WORKDIR.value) / f"{len(STAGES):02d}_report" / "report.html"
+    page = Path(_WORKDIR.value) / f"{STAGES['report']:02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 

@@ -188,13 +188,23 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cost:
+    """What all optimizer steps of a stage took; looks at the validation set are not in it."""
+
+    tokens: int = 0  # real tokens that were trained on, as often as they were
+    flops: float = 0.0  # in closed form (`flops`), padding included
+    seconds: float = 0.0  # of wall clock, over all processes that worked on it
+
+
+@dataclasses.dataclass(frozen=True)
 class Policy:
-    """Result of ``fit_reference`` and ``fit_policy``: the trained leaves of the best step."""
+    """Result of the fits of a policy: the trained leaves of the best step."""
 
     trained: Params
     step: int
     validations: tuple[Validation, ...]
     curves: tuple[Curve, ...]
+    cost: Cost = Cost()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +249,16 @@ class SystemScores:
 
 
 @dataclasses.dataclass(frozen=True)
+class TestSet:
+    """The part of the test prompts that has one source."""
+
+    name: str  # the source
+    prompts: int
+    systems: tuple[SystemScores, ...]
+    difference: Interval | None  # policy − reference, paired, of the total reward
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Result of ``evaluate``."""
 
@@ -248,6 +268,8 @@ class Evaluation:
     component_names: tuple[str, ...]
     systems: tuple[SystemScores, ...]
     differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward
+    sets: tuple[TestSet, ...] = ()  # by source, in the order of the test prompts
+    kl: Interval | None = None  # `logprobs.response_kl` over the policy's answers, in nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,13 +304,19 @@ class RewardSpec:
     """One reward component of a task.
 
     ``scorer`` is a key of ``alol_jax.rewards.SCORERS``; ``template`` makes the scorer's text from
-    ``{prompt}`` and ``{response}``; every score lies in [0, bound].
+    ``{prompt}`` and ``{response}``; every score lies in [0, bound]. Components that a model scores
+    are named in ``config.reward_models`` instead: any task can have them.
     """
 
     name: str
     scorer: str
     template: str
     bound: float
+
+
+def one_turn(prompt: str) -> tuple[str, ...]:
+    """A prompt that is what one person says."""
+    return (prompt,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,8 +327,11 @@ class Task:
     load: Callable[[Any], Splits]  # config.task -> splits
     files: Callable[[Any], tuple[Path, ...]]  # config.task -> what ``load`` reads
     template: str  # with "{prompt}": what the model reads; special tokens in it are parsed
-    stop: tuple[str, ...]  # texts that end a generated response and are cut off
+    stop: tuple[str, ...]  # texts whose tokens end a generated response
     rewards: tuple[RewardSpec, ...]
+    clean: Callable[[str], str] = str.strip  # the text that was generated -> the response
+    # a prompt -> what was said, in turn, by the person first and last
+    turns: Callable[[str], tuple[str, ...]] = one_turn
 
 
 class StageContext(NamedTuple):

@@ -17,7 +17,7 @@ import inspect
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from alol_jax.artifacts import load_result, save_result
 from alol_jax.types import Finished, Interrupted, StageContext, UserError
 
-FORMAT = 1  # of the folder; a stage made by another format is stale
+FORMAT = 2  # of the folder; a stage made by another format is stale
 
 
 class Run:
@@ -34,7 +34,7 @@ class Run:
 
     Attributes:
         folder: the workdir; made if absent.
-        names: all stages in order; the place of a name is its number.
+        numbers: all stages in order, each with its number; two of one number exclude each other.
         allowed: the stages that may run; the others must have a result.
         redo: compute a stage anew where its inputs changed, instead of stopping.
         config: the whole config, to name the fields that differ.
@@ -43,7 +43,7 @@ class Run:
     def __init__(
         self,
         folder: Path,
-        names: Sequence[str],
+        numbers: Mapping[str, int],
         config: ConfigDict,
         *,
         allowed: Collection[str],
@@ -51,7 +51,7 @@ class Run:
         stopping: Callable[[], bool],
         say: Callable[[str], None],
     ):
-        self.folder, self.names, self.config = folder, tuple(names), config
+        self.folder, self.numbers, self.config = folder, dict(numbers), config
         self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
         self._made: list[tuple[Any, str]] = []  # results of this run and their fingerprints
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ class Run:
             for label, value in zip(labels, inputs, strict=True)
         }
         record = {"format": FORMAT, "stage": name, "inputs": described}
-        final = self.folder / f"{self.names.index(name) + 1:02d}_{name}"
+        final = self.folder / f"{self.numbers[name]:02d}_{name}"
         result_type = get_type_hints(fn)["return"]
         if self._is_current(final, record):
             result = load_result(final, result_type)
@@ -130,7 +130,8 @@ class Run:
 
     def _check_allowed(self, name: str, final: Path) -> None:
         if name not in self.allowed:
-            if not set(self.names[self.names.index(name) :]) & set(self.allowed):
+            later = {n for n, number in self.numbers.items() if number >= self.numbers[name]}
+            if not later & set(self.allowed):
                 raise Finished(f"done before {name}, as --stages says")
             raise UserError(
                 f"stage {name} has no result in {final.parent} and --stages does not let it run: "

@@ -13,7 +13,7 @@ from alol_jax.workdir import Run
 from configs import common
 from tests.tiny_run import TASK, mesh_of
 
-STAGES = ("fit_reference", "fit_policy", "evaluate")
+STAGES = {"fit_reference": 1, "fit_policy": 2, "evaluate": 3}
 
 
 def config_of(path: str, **model):

@@ -58,6 +58,7 @@ LAYERS: dict[str, tuple[float, tuple[str, ...]]] = {
     "fit": (3, ()),
     "batches": (3, ()),
     "language_model": (3, ()),
+    "flops": (3, ()),
     "sections": (3, ()),
     "annotate": (3.5, ()),
     "answers": (3.5, ()),

@@ -11,7 +11,7 @@ from alol_jax import workdir
 from alol_jax.types import Interrupted, StageContext, UserError
 from alol_jax.workdir import Run
 
-NAMES = ("first", "other", "second", "third")
+NAMES = {"first": 1, "other": 2, "second": 3, "third": 4}
 
 
 @dataclasses.dataclass(frozen=True)

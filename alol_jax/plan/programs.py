@@ -23,7 +23,7 @@ from alol_jax.language_model import LanguageModel
 from alol_jax.models.heads import ValueHead
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
-from alol_jax.plan import flops
+from alol_jax import flops
 from alol_jax.sampling import decoding_of
 from alol_jax.sharding import ROWS, beside_params, replicated
 from alol_jax.types import Batch, Tokens
