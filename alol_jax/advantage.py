@@ -4,7 +4,7 @@ These run once per table on the host: columns f64[N] in, columns out. Nothing he
 
     advantages(reward, value)   A, one per row
     kept(advantage)             A > 0, the leftover lunch
-    SAMPLING[name](values)      how likely each row is drawn, Σ = 1; zeros are never drawn
+    SAMPLING[name].weigh(x)     how likely each row is drawn, Σ = 1; zeros are never drawn
 
 Leftover Lunch (Baheti et al., ICLR 2024, arXiv:2305.14718), section 2.
 """
@@ -12,6 +12,7 @@ Leftover Lunch (Baheti et al., ICLR 2024, arXiv:2305.14718), section 2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import numpy as np
@@ -97,34 +98,46 @@ def _normalised(weights: np.ndarray) -> np.ndarray:
     return scaled / scaled.sum()
 
 
-SAMPLING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "uniform": uniform,
-    "priority": priority,
-    "positive": positive,
+class Draw(NamedTuple):
+    """A row of ``SAMPLING``."""
+
+    weigh: Callable[[np.ndarray], np.ndarray]  # the column drawn by -> chances f64[N]
+    good: bool  # only the first response of each prompt, which the data prefers, is drawn
+
+
+SAMPLING: dict[str, Draw] = {
+    "uniform": Draw(uniform, good=False),
+    "all_priority": Draw(priority, good=False),
+    "all_random": Draw(positive, good=False),
+    "good_uniform": Draw(uniform, good=True),
+    "good_priority": Draw(priority, good=True),
+    "good_random": Draw(positive, good=True),
 }
 
 AUTO = "auto"
 
 
-def sampling_of(name: str, draw_by: str | None) -> str:
-    """The key of `SAMPLING` that ``name`` means for an objective; "auto" is priority if it can be.
+def sampling_of(name: str, draw_by: str | None, *, field: str = "policy") -> str:
+    """The key of `SAMPLING` that ``name`` means for an objective; "auto" is all_priority if it can
+    be.
 
     Args:
         name: a key of `SAMPLING`, or "auto".
         draw_by: the column that the objective's priority draw goes by, or None.
+        field: of the config, for messages.
 
     Raises:
         UserError: an unknown name, or a draw by a column that the objective does not have.
     """
     if name == AUTO:
-        return "uniform" if draw_by is None else "priority"
+        return "uniform" if draw_by is None else "all_priority"
     if name not in SAMPLING:
         raise UserError.unknown(
-            f"config.policy.sampling: no sampling {name!r}", name, (AUTO, *SAMPLING)
+            f"config.{field}.sampling: no sampling {name!r}", name, (AUTO, *SAMPLING)
         )
-    if name != "uniform" and draw_by is None:
+    if SAMPLING[name].weigh is not uniform and draw_by is None:
         raise UserError(
-            f"config.policy.sampling={name!r} needs an objective that weighs single rows by a "
-            "reward or an advantage: use uniform"
+            f"config.{field}.sampling={name!r} needs an objective that weighs single rows by a "
+            "reward or an advantage: use uniform, or good_uniform for first responses only"
         )
     return name

@@ -1,4 +1,5 @@
-"""One frozen pass over rows: log-probabilities of the responses, and the value of the prompts."""
+"""Frozen passes over rows: log-probabilities of the responses, the value of the prompts, and how
+far two policies are apart."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.batches import collate, single_items
+from alol_jax.batches import collate, pieces_of, single_items
 from alol_jax.language_model import LanguageModel
-from alol_jax.logprobs import joined, response_logp
+from alol_jax.logprobs import joined, response_kl, response_logp
 from alol_jax.models.heads import ValueHead
 from alol_jax.progress import never, progress
 from alol_jax.sharding import place_rows
@@ -70,11 +71,7 @@ def annotate(
     step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     params = {**lm.frozen(), **trained}
     items = single_items(rows, lm.shapes)
-    pieces = [
-        group[first : first + batch_size]
-        for group in (np.flatnonzero(items.shape == s) for s in range(len(items.shapes)))
-        for first in range(0, len(group), batch_size)
-    ]
+    pieces = pieces_of(items, batch_size)
     logps: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     values = np.zeros(len(rows), np.float32)
     for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
@@ -85,3 +82,47 @@ def annotate(
         for place, index in enumerate(piece if logp else ()):
             logps[index] = each_logp[place, : len(rows[index].response)]
     return logps, values
+
+
+@functools.lru_cache(maxsize=4)
+def _divergence(model, chunk: int):
+    """(params, reference params, Tokens) -> f32[B]."""
+
+    @jax.jit
+    def divergence(params, other, tokens):
+        read = joined(tokens)
+        hidden = (model.hidden(params, *read), model.hidden(other, *read))
+        kernels = (model.unembedding(params), model.unembedding(other))
+        return response_kl(hidden, kernels, tokens, chunk=chunk)
+
+    return divergence
+
+
+def divergence(
+    lm: LanguageModel,
+    trained: Params,
+    reference: Params,
+    rows: Sequence[Annotated],
+    *,
+    batch_size: int,
+    label: str,
+    stopping: Callable[[], bool] = never,
+) -> np.ndarray:
+    """`logprobs.response_kl` of every row, f64[rows]: how far the policy has gone from the
+    reference on these responses.
+
+    Args:
+        trained, reference: the leaves of the two on top of ``lm.frozen()``.
+        rows: tokenised rows.
+        label, stopping: see `progress`.
+    """
+    step = _divergence(lm.transformer, lm.logprob_chunk)
+    both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
+    items = single_items(rows, lm.shapes)
+    pieces = pieces_of(items, batch_size)
+    found = np.zeros(len(rows))
+    for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+        batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
+        each = np.asarray(step(*both, place_rows(batch.tokens, lm.mesh)))
+        found[piece] = each[: len(piece)]
+    return found

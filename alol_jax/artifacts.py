@@ -7,6 +7,7 @@ import json
 import shutil
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,27 @@ def save_result(folder: Path, result: Any) -> None:
 
 def load_result(folder: Path, result_type: type) -> Any:
     """What `save_result` wrote."""
+    names = [field.name for field in dataclasses.fields(result_type)]
+    return result_type(*load_fields(folder, result_type, names))
+
+
+def load_fields(folder: Path, result_type: type, names: Sequence[str]) -> tuple[Any, ...]:
+    """These fields of what `save_result` wrote, in the order of ``names``.
+
+    The others are not read: a policy's curves come without its parameters.
+    """
     plain = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    values = {}
-    for name, hint in typing.get_type_hints(result_type).items():
-        row_type = _row_type(hint)
-        if row_type is not None:
-            values[name] = tables.read(folder / name, row_type)
-        elif hint == Params:
-            values[name] = checkpoint.load_params(folder / name)
-        else:
-            values[name] = _revive(hint, plain[name])
-    return result_type(**values)
+    hints = typing.get_type_hints(result_type)
+    return tuple(_field(folder, name, hints[name], plain) for name in names)
+
+
+def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
+    row_type = _row_type(hint)
+    if row_type is not None:
+        return tables.read(folder / name, row_type)
+    if hint == Params:
+        return checkpoint.load_params(folder / name)
+    return _revive(hint, plain[name])
 
 
 def _row_type(hint: Any) -> type | None:

@@ -85,28 +85,84 @@ def single_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...]) -> Items:
     return _items(rows, np.arange(len(rows))[:, None], shapes)
 
 
-def ranked_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...], responses: int) -> Items:
-    """One item per prompt with enough different rewards: its K responses, highest reward first.
+def firsts(rows: Sequence[Annotated]) -> np.ndarray:
+    """bool[rows]: the first response of each prompt, in the order of the data."""
+    seen: set[str] = set()
+    return np.array([not (row.example_id in seen or seen.add(row.example_id)) for row in rows])
+
+
+def by_reward(rows: Sequence[Annotated], indices: Sequence[int]) -> list[int]:
+    """Highest reward first."""
+    return sorted(indices, key=lambda index: -rows[index].reward)
+
+
+def by_order(rows: Sequence[Annotated], indices: Sequence[int]) -> list[int]:
+    """As the data has them, the preferred one first."""
+    return list(indices)
+
+
+RANKINGS: dict[str, Callable[[Sequence[Annotated], Sequence[int]], list[int]]] = {
+    "reward": by_reward,
+    "data": by_order,
+}
+"""Which of a prompt's responses is the better one: (rows, indices) -> indices, best first."""
+
+
+class Ranked(NamedTuple):
+    """Items of K responses, and what could not become one."""
+
+    items: Items
+    short: int  # prompts with fewer than K responses
+    equal: int  # prompts whose responses all have the same reward
+
+    def said(self, responses: int, ranking: str) -> str:
+        """One line for the user."""
+        kept = "kept" if ranking == "data" else "left out"
+        return (
+            f"{len(self.items.members)} prompts with {responses} responses ranked by {ranking}; "
+            f"left out: {self.short} with fewer responses; equal rewards: {self.equal} ({kept})"
+        )
+
+
+def ranked_items(
+    rows: Sequence[Annotated],
+    shapes: tuple[Shape, ...],
+    responses: int,
+    ranking: str,
+    objective: str,
+) -> Ranked:
+    """One item per prompt with enough responses: K of them, best first.
 
     Of a prompt with more than K responses, the best, the worst and evenly spaced ones between are
-    taken; a prompt with fewer than K, or whose best and worst rewards are equal, gives no item.
+    taken. Ranked by reward, a prompt whose rewards are all equal says nothing and gives no item.
+
+    Args:
+        ranking: a key of `RANKINGS`.
+        objective: its name, for messages.
+
+    Raises:
+        UserError: no prompt gives an item.
     """
     prompts: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         prompts.setdefault(row.example_id, []).append(index)
-    members = []
+    members, short, equal = [], 0, 0
     for indices in prompts.values():
-        ranked = sorted(indices, key=lambda i: -rows[i].reward)
-        if len(ranked) < responses or rows[ranked[0]].reward == rows[ranked[-1]].reward:
+        ranked = RANKINGS[ranking](rows, indices)
+        same = len({rows[index].reward for index in ranked}) == 1
+        short += len(ranked) < responses
+        equal += len(ranked) >= responses and same
+        if len(ranked) < responses or (same and ranking == "reward"):
             continue
         places = np.linspace(0, len(ranked) - 1, responses).round().astype(int)
         members.append([ranked[place] for place in places])
     if not members:
         raise UserError(
-            f"no prompt has {responses} responses with different rewards (of {len(prompts)} "
-            "prompts): use an objective that takes one response per prompt"
+            f"the objective {objective} needs {responses} responses of a prompt with different "
+            f"rewards: of {len(prompts)} prompts {short} have fewer responses and {equal} equal "
+            "rewards; use an objective that takes one response"
         )
-    return _items(rows, np.array(members), shapes)
+    return Ranked(_items(rows, np.array(members), shapes), short, equal)
 
 
 def _items(rows, members, shapes):
@@ -117,6 +173,12 @@ def _items(rows, members, shapes):
         response = max(len(rows[index].response) for index in member)
         needs.append(shapes.index(shape_for(prompt, response, shapes)))
     return Items(rows, members, np.array(needs), shapes)
+
+
+def pieces_of(items: Items, size: int) -> list[np.ndarray]:
+    """All items in order, in pieces of one shape and at most ``size``."""
+    groups = (np.flatnonzero(items.shape == s) for s in range(len(items.shapes)))
+    return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
 
 
 # ------------------------------------------------------------------ which items, at which step

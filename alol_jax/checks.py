@@ -8,14 +8,19 @@ import re
 
 from ml_collections import ConfigDict
 
-from alol_jax.advantage import sampling_of
+from alol_jax.advantage import SAMPLING, sampling_of
+from alol_jax.batches import RANKINGS
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
-from alol_jax.rewards import weights_of
+from alol_jax.rewards import check_weights
+from alol_jax.rollouts import check_rollouts
 from alol_jax.sampling import decoding_of, drawing_of
 from alol_jax.tokenizer import Tokenizer
 from alol_jax.types import Task, UserError
+
+SPLITS = ("train", "validation", "test")
+COLUMNS = ("ref_logp", "reward", "advantage")  # what an objective can read
 
 
 def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageModel) -> None:
@@ -24,25 +29,36 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     Raises:
         UserError: names the field, its value and what is expected.
     """
-    sampling_of(config.policy.sampling, objective.draw_by)
-    weights_of(task.rewards, config.rewards)
+    _check_sampling(config, objective)
+    for weights in (config.rewards, config.evaluate.rewards or config.rewards):
+        check_weights(task.rewards, tuple(config.reward_models), weights)
     _check_decoding(config, lm)
     for section in ("reference", "policy", "value"):
         make_optimizer(config[section].optimizer, steps=1)
         _positive(f"{section}.optimizer.learning_rate", config[section].optimizer.learning_rate)
     for section in ("reference", "policy"):
-        for field in ("epochs", "batch_size", "accumulate", "validations", "checkpoint_every"):
+        for field in ("batch_size", "accumulate", "validations", "checkpoint_every"):
             _positive(f"{section}.{field}", config[section][field])
+    _positive("policy.epochs", config.policy.epochs)
+    _positive("score.tolerance", config.score.tolerance)
+    for split in config.score.stored:
+        if split not in SPLITS:
+            raise UserError.unknown(f"config.score.stored: no split {split!r}", split, SPLITS)
     for field in ("generate.samples", "value.epochs", "evaluate.bootstrap", "model.logprob_chunk"):
         section, name = field.split(".")
         _positive(field, config[section][name])
-    for field, least in (("seed", 0), ("report.examples", 0), ("value.folds", 2)):
+    whole = ("seed", "policy.seed", "report.examples", "reference.epochs", "score.checked")
+    for field, least in (*((name, 0) for name in whole), ("value.folds", 2)):
         value = functools.reduce(lambda section, name: section[name], field.split("."), config)
         if value < least:
             raise UserError(f"config.{field}={value} must be {least} or more")
     _check_rows(config, lm)
     _check_template(task.template, lm.tokenizer)
-    _check_hyper_parameters(config.objective, objective)
+    if objective.online:
+        check_rollouts(config.ppo, config.decode, lm)
+        _check_scorer(config)
+    else:
+        _check_hyper_parameters(config.objective, objective)
     _positive("value.heads", config.value.heads)
     if lm.transformer.config.width % config.value.heads:
         raise UserError(
@@ -51,10 +67,43 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         )
 
 
+def _check_sampling(config: ConfigDict, objective: Objective) -> None:
+    """What is drawn, how responses rank, and what is annotated fit the objective."""
+    sampling = sampling_of(config.policy.sampling, objective.draw_by)
+    if objective.responses > 1 and SAMPLING[sampling].good:
+        raise UserError(
+            f"config.policy.sampling={sampling!r}: {config.objective.name} needs "
+            f"{objective.responses} responses of a prompt: use uniform"
+        )
+    sampling_of(config.reference.sampling, None, field="reference")
+    if config.policy.ranking not in RANKINGS:
+        raise UserError.unknown(
+            f"config.policy.ranking: no ranking {config.policy.ranking!r}",
+            config.policy.ranking,
+            RANKINGS,
+        )
+    columns = set(config.select.columns)
+    for column in columns - set(COLUMNS):
+        raise UserError.unknown(f"config.select.columns: no column {column!r}", column, COLUMNS)
+    absent = set(objective.reads) - columns - {"reward"}
+    if columns and absent:
+        raise UserError(
+            f"config.select.columns: {config.objective.name} reads {', '.join(sorted(absent))} too"
+        )
+
+
+def _check_scorer(config: ConfigDict) -> None:
+    if not any(config.rewards.values()):
+        raise UserError(
+            f"the objective {config.objective.name} learns from what its policy writes, and "
+            "nothing can score that: give one of config.rewards a weight above 0"
+        )
+
+
 def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
     """Every batch is cut evenly over the devices of the mesh."""
     cut = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    for section in ("reference", "policy", "decode", "value", "select"):
+    for section in ("reference", "policy", "decode", "value", "select", "evaluate"):
         size = config[section].batch_size
         _positive(f"{section}.batch_size", size)
         if size % cut:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 
+from alol_jax.progress import say
 from alol_jax.types import UserError
 
 BAD_INPUT = 2  # exit code
+STOPPED = 143  # exit code of a run that was asked to stop
 
 
 def guarded(
@@ -34,6 +38,22 @@ def guarded(
         sys.stderr.write(f"error: {one_line(error, writing())}\n")
         return BAD_INPUT
     return 0
+
+
+def stop_when_asked() -> Callable[[], bool]:
+    """Takes SIGTERM and Ctrl-C as a wish to stop at the next safe place; a second one stops at
+    once. Returns whether it was asked."""
+    stop = threading.Event()
+
+    def ask_to_stop(*_):
+        if stop.is_set():
+            sys.exit(STOPPED)
+        stop.set()
+        say("stopping at the next safe place; once more stops at once")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    return stop.is_set
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -23,7 +23,6 @@ from alol_jax.sampling import (
     seen_in,
 )
 from alol_jax.sharding import place_rows
-from alol_jax.tokenizer import Tokenizer
 from alol_jax.tokens import to_tokens
 from alol_jax.types import Params
 
@@ -86,49 +85,38 @@ def _one_by_one(model, params, prompt, mask, keys, sampling):
 def respond(
     model,
     params: Params,
-    tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
     widths: Sequence[int],
     batch_size: int,
+    pad_id: int,
     key: jax.Array,
     mesh: Mesh,
-    stop_texts: Sequence[str],
     label: str,
     say: Callable[[str], None],
     stopping: Callable[[], bool] = never,
-) -> tuple[str, ...]:
-    """One response text per prompt, in the order of ``prompts``.
+) -> tuple[tuple[int, ...], ...]:
+    """The token ids of one response per prompt, the ending token included, in their order.
 
     Args:
         prompts: token ids, none longer than the largest of ``widths``.
         widths: the prompt lengths P that are compiled for; each prompt uses the smallest that fits.
         batch_size: rows decoded together; a last, smaller batch is filled up with repeats.
+        pad_id: fills up prompts.
         key: row i draws from fold_in(key, i).
-        stop_texts: a response ends before the first of these.
         say: is told once how long it took and how many tokens a second were written.
         label, stopping: see `progress`.
     """
     decoder = make_decoder(model, sampling)
-    by_width: dict[int, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        fitting = [width for width in sorted(widths) if width >= len(prompt)]
-        by_width.setdefault(fitting[0], []).append(index)
-    pieces = [
-        (width, indices[first : first + batch_size])
-        for width, indices in sorted(by_width.items())
-        for first in range(0, len(indices), batch_size)
-    ]
-    texts, batches = [""] * len(prompts), []
+    pieces = _pieces(prompts, widths, batch_size)
+    found: list[tuple[int, ...]] = [()] * len(prompts)
+    batches = []
     for width, indices in progress(pieces, total=len(pieces), label=label, stopping=stopping):
         began = time.monotonic()
         rows = (indices * batch_size)[:batch_size]
         tokens = to_tokens(
-            [prompts[i] for i in rows],
-            [() for _ in rows],
-            shape=(width, 1),
-            pad_id=tokenizer.pad_id,
+            [prompts[i] for i in rows], [() for _ in rows], shape=(width, 1), pad_id=pad_id
         )
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
         prompt, mask = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
@@ -136,9 +124,24 @@ def respond(
         written = int(sum(lengths[: len(indices)]))
         batches.append(_Batch(width, written, time.monotonic() - began))
         for index, row, length in zip(indices, ids, lengths, strict=False):
-            texts[index] = cut(tokenizer.decode(row[:length].tolist()), stop_texts)
-    say(f"{label}: {len(texts)} in {_speed(batches)}")
-    return tuple(texts)
+            found[index] = tuple(row[:length].tolist())
+    say(f"{label}: {len(found)} in {_speed(batches)}")
+    return tuple(found)
+
+
+def _pieces(
+    prompts: Sequence[Sequence[int]], widths: Sequence[int], batch_size: int
+) -> list[tuple[int, list[int]]]:
+    """(width, indices of prompts) of each batch."""
+    by_width: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        fitting = [width for width in sorted(widths) if width >= len(prompt)]
+        by_width.setdefault(fitting[0], []).append(index)
+    return [
+        (width, indices[first : first + batch_size])
+        for width, indices in sorted(by_width.items())
+        for first in range(0, len(indices), batch_size)
+    ]
 
 
 class _Batch(NamedTuple):
@@ -161,9 +164,3 @@ def _speed(batches: Sequence[_Batch]) -> str:
         f"{seconds:.1f} s, {rate:.0f} tokens/s after the first batch of each prompt width "
         f"({apart:.1f} s with compiling)"
     )
-
-
-def cut(text: str, stop_texts: Sequence[str]) -> str:
-    """``text`` before the first of ``stop_texts``, stripped."""
-    ends = [text.find(stop) for stop in stop_texts if stop in text]
-    return text[: min(ends, default=len(text))].strip()

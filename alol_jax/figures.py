@@ -1,4 +1,5 @@
-"""Figures of the report: arrays in, SVG text out. The only door of matplotlib.
+"""Figures of the report: arrays in, SVG text out. Besides ``comparison_figures``, which draws
+several runs with what is public here, the only door of matplotlib.
 
 Every SVG is a fragment for an HTML page: no prolog, no fixed size, text as text. Ink and grid are
 ``currentColor`` and the colours are CSS variables with a light-mode default, so that the page
@@ -27,6 +28,12 @@ COLOURS = {
     "kept": "#010205",
     "dropped": "#010206",
     "value": "#010207",
+    "series1": "#010208",
+    "series2": "#010209",
+    "series3": "#01020a",
+    "series4": "#01020b",
+    "series5": "#01020c",
+    "series6": "#01020d",
 }
 """Name -> the stand-in that matplotlib draws with; ``PAINT`` turns it into CSS."""
 
@@ -38,6 +45,12 @@ PAINT = {
     COLOURS["kept"]: "var(--kept, #009e73)",
     COLOURS["dropped"]: "var(--dropped, #b4b8c0)",
     COLOURS["value"]: "var(--value, #a4508b)",
+    COLOURS["series1"]: "var(--series1, #0072b2)",
+    COLOURS["series2"]: "var(--series2, #d55e00)",
+    COLOURS["series3"]: "var(--series3, #009e73)",
+    COLOURS["series4"]: "var(--series4, #b0569a)",
+    COLOURS["series5"]: "var(--series5, #cc8a00)",
+    COLOURS["series6"]: "var(--series6, #3f9fd6)",
 }
 
 DASHES = {"reference": (0, (3.2, 1.2)), "policy": "solid"}
@@ -81,7 +94,7 @@ def forest(
 ) -> str:
     """Means with their intervals, one line each, the last one emphasised, around a line at 0."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=1.1 + 0.42 * len(names))
+        figure, axes = new_figure(height=1.1 + 0.42 * len(names))
         rows = np.arange(len(names))[::-1]
         last = len(names) - 1
         for i, row in enumerate(rows):
@@ -99,7 +112,7 @@ def forest(
                 fontweight="bold" if bold else "normal",
             )
         axes.axvline(0, color=INK, lw=1.0, dashes=(4, 2))
-        axes.set_yticks(rows, [_shorten(name, 24) for name in names])
+        axes.set_yticks(rows, [shorten(name, 24) for name in names])
         axes.get_yticklabels()[last].set_fontweight("bold")
         axes.set_ylim(-0.6, last + 0.6)
         axes.tick_params(axis="y", length=0)
@@ -107,7 +120,7 @@ def forest(
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(label)
-        return _svg(figure, "Paired differences with their intervals: " + ", ".join(names))
+        return to_svg(figure, "Paired differences with their intervals: " + ", ".join(names))
 
 
 def distributions(systems: Sequence[tuple[str, np.ndarray]], *, label: str) -> str:
@@ -120,7 +133,7 @@ def distributions(systems: Sequence[tuple[str, np.ndarray]], *, label: str) -> s
         label: what the values are, with their unit.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=HEIGHT)
+        figure, axes = new_figure(height=HEIGHT)
         edges = _edges(np.concatenate([values for _, values in systems]), bins=18)
         for name, values in systems:
             share = np.histogram(values, edges)[0] / len(values)
@@ -136,7 +149,7 @@ def distributions(systems: Sequence[tuple[str, np.ndarray]], *, label: str) -> s
         axes.set_ylabel("share of responses")
         axes.set_xlabel(label)
         _legend_above(axes)
-        return _svg(figure, f"Distribution of {label}")
+        return to_svg(figure, f"Distribution of {label}")
 
 
 def curve(
@@ -151,8 +164,8 @@ def curve(
         chosen: the step whose parameters were kept, marked; None for no mark.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=HEIGHT)
-        x, y = _thin(np.asarray(steps, float), np.asarray(values, float), most=500)
+        figure, axes = new_figure(height=HEIGHT)
+        x, y = thin(np.asarray(steps, float), np.asarray(values, float), most=500)
         window = max(1, len(x) // 25)
         paint = COLOURS[colour]
         if window > 1:
@@ -164,7 +177,7 @@ def curve(
             axes.plot(x, y, color=paint, marker="o", ms=3.5)
         _mark_step(axes, chosen)
         _label_steps(axes, label)
-        return _svg(figure, f"{label} over optimiser steps")
+        return to_svg(figure, f"{label} over optimiser steps")
 
 
 def validation(
@@ -172,7 +185,7 @@ def validation(
 ) -> str:
     """The looks at the validation set, each a dot; the chosen step is marked and ringed."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=HEIGHT)
+        figure, axes = new_figure(height=HEIGHT)
         paint = COLOURS[colour]
         axes.plot(steps, scores, color=paint, marker="o", ms=4.5)
         best = [score for step, score in zip(steps, scores, strict=True) if step == chosen]
@@ -180,13 +193,13 @@ def validation(
         axes.plot(ring, best, "o", ms=12, mfc="none", mec=paint, mew=1.8)
         _mark_step(axes, chosen)
         _label_steps(axes, label)
-        return _svg(figure, f"{label} over optimiser steps; step {chosen} was chosen")
+        return to_svg(figure, f"{label} over optimiser steps; step {chosen} was chosen")
 
 
 def kept_and_dropped(values: np.ndarray, kept: np.ndarray, *, label: str) -> str:
     """Histogram of f32[n] values; rows that were kept (bool[n]) in their own colour."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=HEIGHT)
+        figure, axes = new_figure(height=HEIGHT)
         edges = _edges(values, bins=40)
         counts = [np.histogram(values[chosen], edges)[0] for chosen in (kept, ~kept)]
         total = len(values)
@@ -200,7 +213,7 @@ def kept_and_dropped(values: np.ndarray, kept: np.ndarray, *, label: str) -> str
         axes.set_ylabel("training rows")
         axes.set_xlabel(label)
         _legend_above(axes)
-        return _svg(figure, f"Histogram of the training rows, kept and dropped: {label}")
+        return to_svg(figure, f"Histogram of the training rows, kept and dropped: {label}")
 
 
 def calibration(
@@ -240,10 +253,11 @@ def calibration(
         below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
         below.set_ylabel("rows")
         below.set_xlabel("predicted reward V(x)")
-        return _svg(figure, "Calibration of the value head: predicted against observed reward")
+        return to_svg(figure, "Calibration of the value head: predicted against observed reward")
 
 
-def _figure(*, height: float) -> tuple[Figure, Axes]:
+def new_figure(*, height: float) -> tuple[Figure, Axes]:
+    """Axes of the common width, `height` inches high; to be drawn on within ``STYLE``."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=72)
     return figure, figure.subplots()
 
@@ -280,7 +294,7 @@ def _edges(values: np.ndarray, *, bins: int) -> np.ndarray:
     return np.arange(first, last + 1) * width
 
 
-def _thin(x: np.ndarray, y: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
+def thin(x: np.ndarray, y: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Means over consecutive groups, so that at most ``most`` points are left."""
     size = -(-len(x) // most)
     starts = np.arange(0, len(x), size)
@@ -288,7 +302,8 @@ def _thin(x: np.ndarray, y: np.ndarray, *, most: int) -> tuple[np.ndarray, np.nd
     return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
 
 
-def _shorten(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
+    """A name for a tick."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -296,7 +311,7 @@ def _percent(share: float, _: int | None) -> str:
     return f"{100 * share:.3g}%"
 
 
-def _svg(figure: Figure, description: str) -> str:
+def to_svg(figure: Figure, description: str) -> str:
     """The figure as an HTML fragment: themed, sized by its container, ids apart from others'."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from alol_jax.metrics import MetricLog, read_curves
 from alol_jax.progress import progress
 from alol_jax.types import (
     Batch,
+    Cost,
     Interrupted,
     Params,
     Policy,
@@ -150,7 +152,11 @@ class Plan(NamedTuple):
 def make_plan(options: ConfigDict, items: int) -> Plan:
     """Steps for ``options.epochs`` passes over ``items``, with evenly spaced validations."""
     per_step = options.batch_size * options.accumulate
-    steps = max(1, math.ceil(options.epochs * items / per_step))
+    return plan_of(options, max(1, math.ceil(options.epochs * items / per_step)))
+
+
+def plan_of(options: ConfigDict, steps: int) -> Plan:
+    """``steps`` steps with ``options.validations`` evenly spaced validations, one at the end."""
     looks = min(max(options.validations, 1), steps)
     at = frozenset(round(steps * (look + 1) / looks) for look in range(looks))
     return Plan(steps, at, options.checkpoint_every)
@@ -175,10 +181,10 @@ def fit_best(
     there validates again, with the same outcome.
 
     Args:
-        state: step 0, on the mesh.
+        state: step 0, on the mesh: a `TrainState`, or what else has its ``step`` and ``trained``.
         frozen: leaves that do not train.
         batches: (start, stop) -> the batches of these steps.
-        update: from `make_update`.
+        update: from `make_update`, or what else takes and gives such a state and metrics.
         plan: steps and when to look.
         metric: what ``validate`` measures.
         validate: trained leaves -> a score, larger is better.
@@ -195,47 +201,75 @@ def fit_best(
     with contextlib.closing(Checkpoints(context.folder / "checkpoints")) as checkpoints:
         if (latest := checkpoints.latest()) is not None:
             context.say(f"going on at step {latest}/{plan.steps}")
-        start, state, seen = _start_or_go_on(checkpoints, state)
+        start, state, seen, spent = _start_or_go_on(checkpoints, state)
         if start in plan.validate_at | {0} and start not in {found.step for found in seen}:
             look(start, state.trained)
         log = MetricLog(
             context.folder / "metrics.jsonl", resume_at=start, tensorboard=context.tensorboard
         )
         ahead = progress(batches(start, plan.steps), total=plan.steps, label=label, done=start)
+        clock = _Clock(spent)
         with contextlib.closing(log):
             for step, reached, metrics in fit(state, frozen, ahead, update):
                 state = reached
                 log.write(step, metrics)
                 stop, due = context.stopping() and step < plan.steps, step in plan.validate_at
                 if stop or due or step % plan.checkpoint_every == 0:
-                    log.flush()
-                    _save(checkpoints, step, state, seen)
+                    log.flush()  # waits for the step, so the clock is right
+                    _save(checkpoints, step, state, seen, clock.seconds)
                 if stop:
                     raise Interrupted(f"saved at step {step} of {plan.steps}")
                 if due:
-                    look(step, state.trained)
+                    with clock.stopped():
+                        look(step, state.trained)
+            log.flush()
+            spent = clock.seconds
         state, _ = checkpoints.restore(best(seen).step, state)
     curves = read_curves(context.folder / "metrics.jsonl")
-    return Policy(state.trained, best(seen).step, tuple(seen), curves)
+    cost = Cost(seconds=spent)
+    return Policy(state.trained, best(seen).step, tuple(seen), curves, cost)
+
+
+class _Clock:
+    """Seconds of work, with the work of the processes before."""
+
+    def __init__(self, before: float):
+        self._before, self._began = before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What happens meanwhile is not counted."""
+        before = time.monotonic()
+        yield
+        self._began += time.monotonic() - before
 
 
 def _start_or_go_on(
     checkpoints: Checkpoints, state: TrainState
-) -> tuple[int, TrainState, list[Validation]]:
-    """The step to go on from, its state, and the validations before it; step 0 is saved."""
+) -> tuple[int, TrainState, list[Validation], float]:
+    """The step to go on from, its state, the validations before it, and the seconds that it took;
+    step 0 is saved."""
     start = checkpoints.latest()
     if start is None:
-        _save(checkpoints, 0, state, [])
-        return 0, state, []
+        _save(checkpoints, 0, state, [], 0.0)
+        return 0, state, [], 0.0
     state, record = checkpoints.restore(start, state)
-    return start, state, [Validation(*values) for values in record["seen"]]
+    return start, state, [Validation(*values) for values in record["seen"]], record["seconds"]
 
 
 def _save(
-    checkpoints: Checkpoints, step: int, state: TrainState, seen: Sequence[Validation]
+    checkpoints: Checkpoints,
+    step: int,
+    state: TrainState,
+    seen: Sequence[Validation],
+    seconds: float,
 ) -> None:
     """Saves before the look at ``step``, so that a stop during the look loses nothing."""
-    record = {"seen": [dataclasses.astuple(found) for found in seen]}
+    record = {"seen": [dataclasses.astuple(found) for found in seen], "seconds": seconds}
     checkpoints.save(step, state, record, best=best(seen).step if seen else None)
 
 

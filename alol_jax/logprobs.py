@@ -25,6 +25,13 @@ def joined(tokens: Tokens) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate(ids, axis=1), jnp.concatenate(masks, axis=1)
 
 
+def response_states(hidden: jax.Array, tokens: Tokens) -> jax.Array:
+    """[B·K, R, D]: the hidden states of the positions that produce the response tokens, of all
+    [B·K, P + R, D]."""
+    length = tokens.response.shape[-1]
+    return hidden[:, -length - 1 : -1]
+
+
 def response_logp(
     hidden: jax.Array, unembedding: jax.Array, tokens: Tokens, *, chunk: int
 ) -> jax.Array:
@@ -45,10 +52,9 @@ def response_logp(
     Returns:
         f32[E*, R]; 0 on padding.
     """
-    rows, total, _ = hidden.shape
-    length = tokens.response.shape[-1]
+    rows, length = hidden.shape[0], tokens.response.shape[-1]
     chex.assert_shape(hidden, (tokens.response.size // length, None, unembedding.shape[0]))
-    before = hidden[:, total - length - 1 : total - 1]
+    before = response_states(hidden, tokens)
     targets = tokens.response.reshape(rows, length)
 
     def piece(states, ids):
@@ -65,6 +71,51 @@ def response_logp(
     )
     logp = logp.reshape(tokens.response.shape)
     return jnp.where(tokens.mask > 0, logp, 0.0)
+
+
+def response_kl(
+    hidden: tuple[jax.Array, jax.Array],
+    unembedding: tuple[jax.Array, jax.Array],
+    tokens: Tokens,
+    *,
+    chunk: int,
+) -> jax.Array:
+    """Σ_t KL(π(·|x, y_<t) ‖ π_ref(·|x, y_<t)) over the response, over the whole vocabulary.
+
+    Where π itself wrote y by sampling, its mean estimates KL(π(y|x) ‖ π_ref(y|x)), with less
+    variance than the log-ratio of the tokens; for greedy answers it is the same sum along them.
+
+    Args:
+        hidden: [B, P + R, D] hidden states of `joined` under π and under π_ref.
+        unembedding: [D, V] of the two.
+        tokens: the same tokens, one response per prompt.
+        chunk: tokens per piece, as in `response_logp`.
+
+    Returns:
+        f32[B], never negative.
+    """
+    rows, length = tokens.response.shape
+    before = [response_states(states, tokens) for states in hidden]
+    columns = max(1, chunk // rows)
+
+    def piece(states):
+        ours, theirs = (
+            jax.nn.log_softmax(
+                jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+            )
+            for x, kernel in zip(states, unembedding, strict=True)
+        )
+        return jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1)
+
+    missing = -length % columns
+    parts = [
+        jnp.moveaxis(
+            jnp.pad(x, ((0, 0), (0, missing), (0, 0))).reshape(rows, -1, columns, x.shape[-1]), 1, 0
+        )
+        for x in before
+    ]
+    found = jnp.moveaxis(jax.lax.map(piece, tuple(parts)), 0, 1).reshape(rows, -1)[:, :length]
+    return jnp.maximum(jnp.sum(jnp.where(tokens.mask > 0, found, 0.0), axis=-1), 0.0)
 
 
 def _in_pieces(piece, states, ids, columns):

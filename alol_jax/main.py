@@ -6,10 +6,9 @@ python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 from __future__ import annotations
 
 import importlib.metadata
-import signal
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,14 +16,17 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import check
-from alol_jax.command_line import guarded, parse
-from alol_jax.language_model import open_language_model
+from alol_jax.command_line import STOPPED, guarded, parse, stop_when_asked
+from alol_jax.language_model import LanguageModel, open_language_model
 from alol_jax.objectives import get_objective, hyper_parameters
 from alol_jax.progress import say
 from alol_jax.results import result_table
+from alol_jax.rewards import Scoring
+from alol_jax.rewards.opening import open_reward_models
 from alol_jax.sharding import make_mesh
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
+from alol_jax.stages.fit_policy_online import fit_policy_online
 from alol_jax.stages.fit_reference import fit_reference
 from alol_jax.stages.fit_value import fit_value
 from alol_jax.stages.generate import generate
@@ -33,7 +35,7 @@ from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks import get_task
-from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, UserError
+from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, Task, UserError
 from alol_jax.workdir import Run, alone_in
 
 STAGES = {
@@ -50,33 +52,37 @@ STAGES = {
 }
 """Stage -> its number, as in the names of its folder."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-STOPPED = 143  # exit code of a run that was asked to stop
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; a finished stage is kept.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; a finished stage is kept.")
 _STAGES = flags.DEFINE_list("stages", list(STAGES), "The stages that may run.")
-_REDO = flags.DEFINE_bool("redo", False, "Compute stages anew where the config differs.")
+REDO = flags.DEFINE_bool("redo", False, "Compute stages anew where the config differs.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
-def recipe(config: ConfigDict, run: Run) -> Evaluation:
+def prepare(config: ConfigDict) -> LanguageModel:
+    """Opens the model and refuses a config that cannot run to its end."""
+    lm = open_language_model(config.model, make_mesh(**config.mesh))
+    check(config, get_task(config.task), get_objective(config.objective.name), lm)
+    for note in lm.notes:
+        say(note)
+    return lm
+
+
+def recipe(config: ConfigDict, run: Run, lm: LanguageModel) -> Evaluation:
     """Raw data to report. Every stage is loaded from the workdir if its inputs made it before."""
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
-    lm = open_language_model(c.model, make_mesh(**c.mesh))
-    check(c, task, objective, lm)
-    for note in lm.notes:
-        say(note)
-    needs_value = "advantage" in objective.reads
+    scoring, test_scoring = open_scoring(c, task, lm)
+    columns = tuple(c.select.columns) or objective.reads
 
     splits = run.stage("load", load, task, c.task, task.files(c.task))
-    scored = run.stage("score", score, task, c.rewards, splits)
+    scored = run.stage("score", score, scoring, c.score, splits)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
-    if needs_value:
+    if "advantage" in columns:
         answers = run.stage(
-            "generate", generate, lm, task, c.rewards, c.generate, c.decode, c.seed, scored,
-            reference,
-        )  # fmt: skip
+            "generate", generate, lm, task, scoring, c.generate, c.decode, c.seed, scored, reference
+        )
         value = run.stage(
             "fit_value", fit_value, lm, task, c.value, c.seed, scored, reference, answers
         )
@@ -85,28 +91,48 @@ def recipe(config: ConfigDict, run: Run) -> Evaluation:
         for name in ("generate", "fit_value"):
             run.skip(name, f"{c.objective.name} does not read the advantage")
     table = run.stage(
-        "select", select, lm, task, objective.reads, c.value, c.select, scored, reference, value
+        "select", select, lm, task, columns, c.value, c.select, scored, reference, value
     )
-    policy = run.stage(
-        "fit_policy", fit_policy, lm, task, objective, c.objective, c.rewards, c.policy, c.decode,
-        c.seed, scored, table, reference,
-    )  # fmt: skip
+    if objective.online:
+        policy = run.stage(
+            "fit_policy_online", fit_policy_online, lm, task, c.policy, c.ppo, scoring, c.decode,
+            c.seed, scored, table, reference,
+        )  # fmt: skip
+    else:
+        policy = run.stage(
+            "fit_policy", fit_policy, lm, task, objective, c.objective, scoring, c.policy,
+            c.decode, c.seed, scored, table, reference,
+        )  # fmt: skip
     evaluation = run.stage(
-        "evaluate", evaluate, lm, task, c.rewards, c.evaluate, c.decode, c.seed, scored, reference,
-        policy,
+        "evaluate", evaluate, lm, task, test_scoring, c.evaluate, c.decode, c.seed, scored,
+        reference, policy,
     )  # fmt: skip
     summary = summarise(c, task.name, hyper_parameters(objective))
+    judged = value if "advantage" in objective.reads else None
     run.stage(
-        "report", report, c.report, scored, reference, value, table, policy, evaluation, summary
+        "report", report, c.report, scored, reference, judged, table, policy, evaluation, summary
     )
     return evaluation
 
 
+def open_scoring(config: ConfigDict, task: Task, lm: LanguageModel) -> tuple[Scoring, Scoring]:
+    """What the reward is in training, and on the test prompts."""
+    c = config
+    test = c.evaluate.rewards or c.rewards
+    used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
+    models = open_reward_models(c.reward_models, used, task.turns, lm)
+    scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
+    if not c.evaluate.rewards:
+        return scoring, scoring
+    return scoring, Scoring(task.rewards, models, test, tuple(c.reward_models))
+
+
 def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:
     """What the report says about the run."""
+    values = config.ppo if get_objective(config.objective.name).online else config.objective
     return RunSummary(
         objective=config.objective.name,
-        hyper_parameters=tuple((name, float(config.objective[name])) for name in hyper),
+        hyper_parameters=tuple((name, float(values[name])) for name in hyper),
         task=task,
         model=config.model.path,
         config_json=config.to_json_best_effort(indent=1, sort_keys=True),
@@ -117,47 +143,38 @@ def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSumma
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
-    if _CONFIG.value is None or not _WORKDIR.value:
+    if CONFIG.value is None or not WORKDIR.value:
         raise UserError("--config and --workdir are needed: see README.md for a command to copy")
     for name in _STAGES.value:
         if name not in STAGES:
             raise UserError.unknown(f"--stages: {name!r} is no stage", name, STAGES)
-    stop = threading.Event()
-
-    def ask_to_stop(*_):
-        if stop.is_set():
-            sys.exit(STOPPED)
-        stop.set()
-        say("stopping at the next safe place; once more stops at once")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask_to_stop)
+    stopping = stop_when_asked()
     logging.set_verbosity(logging.WARNING)  # orbax tells about every file
     started = time.monotonic()
     run = Run(
-        Path(_WORKDIR.value),
+        Path(WORKDIR.value),
         STAGES,
-        _CONFIG.value,
+        CONFIG.value,
         allowed=_STAGES.value,
-        redo=_REDO.value,
-        stopping=stop.is_set,
+        redo=REDO.value,
+        stopping=stopping,
         say=say,
     )
     devices = jax.devices()
-    say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {_WORKDIR.value}")
+    say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
     with alone_in(run.folder):
-        evaluation = recipe(_CONFIG.value, run)
+        evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))
     say(result_table(evaluation))
-    page = Path(_WORKDIR.value) / f"{STAGES['report']:02d}_report" / "report.html"
+    page = Path(WORKDIR.value) / f"{STAGES['report']:02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 
-def entry() -> None:
-    """Runs `main`; what the user can mend becomes one line on stderr and exit code 2."""
+def entry(program: Callable[[list[str]], None] = main) -> None:
+    """Runs the program; what the user can mend becomes one line on stderr and exit code 2."""
 
     def run() -> None:
         try:
-            app.run(main, flags_parser=parse)
+            app.run(program, flags_parser=parse)
         except Finished as finished:
             say(str(finished))
         except Interrupted as stopped:
@@ -168,7 +185,7 @@ def entry() -> None:
         guarded(
             run,
             debug=lambda: _DEBUG.present and _DEBUG.value,
-            writing=lambda: f"writing below {_WORKDIR.value}" if _WORKDIR.present else "",
+            writing=lambda: f"writing below {WORKDIR.value}" if WORKDIR.present else "",
         )
     )
 

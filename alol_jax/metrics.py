@@ -9,14 +9,17 @@ import jax
 
 from alol_jax.types import Curve
 
-METRICS: dict[str, str] = {
+OBJECTIVE_METRICS: dict[str, str] = {
     "loss": "The objective itself: what the optimiser lowers.",
     "nll": "Mean over the responses of −log π of the whole response, in nats.",
     "logp_per_token": "Mean log π of a response token, in nats; exp(−it) is the perplexity.",
     "weight_mean": "Mean of the weights that multiply log π (reward or advantage times ratio).",
     "effective_sample_size": "(Σw)² / (n Σw²) of these n weights: 1 if equal, 0 if all are 0.",
     "ratio_mean": "Mean importance ratio π/π_ref after clipping, as the loss uses it.",
-    "fraction_clipped": "Share of the ratios that the clamp to [1 − clip, 1 + clip] changed.",
+    "fraction_clipped": (
+        "Share of the ratios that the clamp to [1 − clip, 1 + clip] changed; in PPO, share of the "
+        "tokens whose loss it changed: they had gained enough."
+    ),
     "kl_to_reference": (
         "Mean over the responses of Σ_t (π_ref/π − 1 − log π_ref/π): never negative, 0 at the "
         "reference; an estimate of KL(π‖π_ref) only where π itself wrote the responses."
@@ -27,6 +30,42 @@ METRICS: dict[str, str] = {
     "accuracy": "Share of prompts whose response 0 scores above every other one.",
 }
 """What an objective's metrics mean, by name."""
+
+ROLLOUT_METRICS: dict[str, str] = {
+    # Of PPO's loss, besides "loss" and "fraction_clipped": means over the steps of a rollout.
+    "policy_loss": "Clipped loss of the policy: mean over the tokens of max(−A ρ, −A clip(ρ)).",
+    "value_loss": "Half the clipped squared error of the token values, mean over the tokens.",
+    "value_fraction_clipped": "Share of the token values whose loss the value clip changed.",
+    "approx_kl": (
+        "Mean over the tokens of ρ − 1 − log ρ, ρ = π/π_old: an estimate of how far one rollout "
+        "moves the policy, KL(π_old‖π) per token in nats; 0 before its first step."
+    ),
+    # Of the rollout itself.
+    "score": "Mean reward of the responses that the policy drew in this rollout.",
+    "score_std": "Standard deviation of these rewards.",
+    "normalised_score": "Mean of the scores that PPO learns from: normalised over all so far.",
+    "normalised_score_std": "Standard deviation of the scores that PPO learns from.",
+    "kl_to_anchor": (
+        "Mean over the responses of Σ_t log(π/π_anchor), in nats: the policy drew them, so an "
+        "estimate of KL(π‖π_anchor); that of a single rollout may be negative."
+    ),
+    "kl_coef": "Weight of the KL penalty in the token rewards of this rollout.",
+    "token_reward": "Mean over the responses of the summed token rewards: score less KL penalty.",
+    "response_length": "Mean number of tokens of a response, the ending one included.",
+    "explained_variance": (
+        "1 − Var(G − V)/Var(G) of the token values V against the returns G, before the rollout is "
+        "learned from: 1 is perfect, 0 no better than a constant."
+    ),
+    "tokens": "Real tokens that this rollout's optimizer steps went over, as often as they did.",
+    "flops": (
+        "Operations of this rollout in closed form: writing the responses, the passes of policy "
+        "and anchor over them, and all optimizer steps."
+    ),
+}
+"""What the metrics of a rollout mean, by name."""
+
+METRICS = OBJECTIVE_METRICS | ROLLOUT_METRICS
+"""What a logged metric means, by name."""
 
 
 class MetricLog:

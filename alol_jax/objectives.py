@@ -1,6 +1,7 @@
 """The losses: log-probabilities and targets in, a scalar and its metrics out.
 
-Every objective has the signature ``loss(logp, targets, *, <hyper-parameters>) -> (loss, metrics)``:
+Every objective but `ppo.ppo` has the signature
+``loss(logp, targets, *, <hyper-parameters>) -> (loss, metrics)``:
 
 * ``logp`` f32[E*, R], log π of the response tokens, is the only argument that carries a gradient;
 * a loss sums over the response tokens and takes the mean over E* (a pair or a ranking counts once);
@@ -23,6 +24,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from alol_jax.ppo import ppo
 from alol_jax.types import Targets, UserError
 
 Metrics = dict[str, jax.Array]
@@ -35,6 +37,7 @@ class Objective(NamedTuple):
     reads: tuple[str, ...]  # fields of Targets besides ``mask``; decides which stages run
     responses: int  # responses per prompt (K), at least
     draw_by: str | None  # the column that priority sampling draws by; None = uniform only
+    online: bool = False  # it writes its own responses: other arguments, another stage (`ppo`)
 
 
 def _policy(logp: jax.Array, targets: Targets) -> tuple[jax.Array, jax.Array]:
@@ -334,19 +337,20 @@ def _ranking(score: jax.Array, reward: jax.Array) -> jax.Array:
 
 
 def pro(
-    logp: jax.Array, targets: Targets, *, sft_weight: float = 0.05
+    logp: jax.Array, targets: Targets, *, sft_weight: float = 0.05, scale: float = 1.0
 ) -> tuple[jax.Array, Metrics]:
     """Σ_{k<K−1} mean L_k + sft_weight · (K−1)² · mean NLL_0: preference ranking optimisation.
 
     L_k = log(1e-10 + e^{s_k T_k} + Σ_{j>k} e^{s_j T_j}) − s_k T_k, with s_k the mean log π of a
-    token of response k, T_j = R_k − R_j and T_k = max_{j>k} T_j. Responses rank by index, best
-    first; a reward that contradicts the index turns its comparison round. R carries no gradient.
-    Song et al. 2023, arXiv:2306.17492.
+    token of response k, T_j = scale · (R_k − R_j), T_k = max_{j>k} T_j. Responses rank by index,
+    best first; a reward that contradicts the index turns its comparison round. R carries no
+    gradient. Song et al. 2023, arXiv:2306.17492.
 
     Args:
         logp: f32[B, K, R] with K ≥ 2.
-        targets: ``reward`` f32[B, K]; its scale sets how sharply responses are told apart.
+        targets: ``reward`` f32[B, K].
         sft_weight: weight of the NLL of response 0.
+        scale: of the rewards; sets how sharply responses are told apart.
 
     Returns: loss f32[], metrics f32[]; the scores compared are s_k.
     """
@@ -357,7 +361,7 @@ def pro(
     seq_logp = jnp.sum(logp, axis=-1)
     score = seq_logp / jnp.maximum(jnp.sum(mask, axis=-1, dtype=jnp.float32), 1.0)
     sft = -jnp.mean(seq_logp[:, 0]) * (logp.shape[1] - 1) ** 2
-    loss = _ranking(score, reward) + sft_weight * sft
+    loss = _ranking(score, scale * reward) + sft_weight * sft
     return _report(loss, logp, mask, _pair_metrics(score))
 
 
@@ -373,6 +377,7 @@ OBJECTIVES: dict[str, Objective] = {
     "dpo": Objective(dpo, ("ref_logp",), 2, None),
     "dpo_ref_free": Objective(dpo_ref_free, (), 2, None),
     "pro": Objective(pro, ("reward",), 2, None),
+    "ppo": Objective(ppo, (), 1, None, online=True),
 }
 
 

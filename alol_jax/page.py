@@ -1,4 +1,4 @@
-"""The report as one HTML page: plain values in, text out. The only door of jinja2.
+"""A report as one HTML page: plain values in, text out. The only door of jinja2.
 
 A page is a list of sections and every section may hold text, tables, figures and answers side by
 side. All text is escaped by the template; only ``Figure.svg`` goes in as it is. The page needs no
@@ -21,6 +21,7 @@ class Cell(NamedTuple):
     interval: str = ""  # printed small behind the number
     share: float | None = None  # 0 to 1: drawn as a bar behind the text
     full: str = ""  # the whole of a text that was shortened; opens on a click
+    mark: str = ""  # CSS classes of a coloured mark before the text
 
 
 class Column(NamedTuple):

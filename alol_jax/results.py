@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,6 +114,15 @@ def result_table(evaluation: Evaluation) -> str:
             interval = f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
             lines.append(f"  {metric[: first - 2]:<{first - 2}}{interval:>25}")
     return "\n".join(lines)
+
+
+def by_prompt(rows: Sequence[Scored]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The ids of the prompts in order, and f64[prompts, components + 1]: components and total of
+    each, averaged over its responses."""
+    prompts: dict[str, list[tuple[float, ...]]] = {}
+    for row in rows:
+        prompts.setdefault(row.example_id, []).append((*row.components, row.reward))
+    return tuple(prompts), np.array([np.mean(found, axis=0) for found in prompts.values()])
 
 
 def pairs(evaluation: Evaluation) -> list[tuple[Scored, Scored]]:

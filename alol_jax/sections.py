@@ -47,6 +47,13 @@ TRAINING = {
     "kl_to_reference": "KL to the reference (nats)",
     "accuracy": "accuracy",
     "margin": "margin",
+    "score": "reward of the rollouts",
+    "kl_to_anchor": "KL to the anchor (nats)",
+    "kl_coef": "KL coefficient",
+    "response_length": "tokens per response",
+    "policy_loss": "policy loss",
+    "value_loss": "value loss",
+    "explained_variance": "explained variance of the values",
 }
 WEIGHTS = {
     "fraction_clipped": "clipped fraction",

@@ -32,7 +32,7 @@ PARTITION: tuple[tuple[str, P], ...] = (
     (r"(layers/)?\w+_norm/(scale|bias)", P()),
     (r"(positions|token_types)/embedding|layers/\w+_proj/bias", P()),
     (r"(q|k|v|o)_proj/kernel", P("fsdp", "tensor")),  # the value head
-    (r"query|summary/(kernel|bias)|\w_proj/bias", P()),
+    (r"query|(summary|value)/(kernel|bias)|\w_proj/bias", P()),  # value: of PPO's tokens
     (r"(score|pooler)(/\w+)*/(kernel|bias)", P()),  # heads of classifiers
 )
 """(regex of a whole parameter path, how its dimensions are cut). The first match counts."""

@@ -34,6 +34,23 @@ def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -
     return Interval(float(values.mean()), float(low), float(high))
 
 
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Σ (x − x̄)(y − ȳ) / √(Σ (x − x̄)² Σ (y − ȳ)²) of f64[N]; nan where one does not vary."""
+    x, y = (np.asarray(values, np.float64) - np.mean(values) for values in (x, y))
+    spread = np.sqrt(np.sum(x * x) * np.sum(y * y))
+    return float(np.sum(x * y) / spread) if spread > 0 else float("nan")
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """`pearson` of the ranks; equal values share the mean of their ranks."""
+    return pearson(_ranks(x), _ranks(y))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
+
+
 def distinct(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams / all n-grams of lower-cased, whitespace-separated words; 0 without any."""
     grams = [

@@ -26,6 +26,10 @@ _PROMPT = "{prompt}"
 _AS_WRITTEN = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
+class Special(str):
+    """The name of a special token where text could stand."""
+
+
 class Tokenizer:
     """Token ids of prompts and responses, of single texts and of pairs.
 
@@ -169,6 +173,36 @@ class Tokenizer:
             a.truncate(kept[0])
             b.truncate(kept[1])
         return self._real(self._plain.post_process(a, b).ids)
+
+    def sequence(self, parts: Sequence[str | Special], *, limit: int) -> tuple[int, ...]:
+        """The ids of ``parts`` one after the other as one text; of more than ``limit`` the oldest
+        are lost. A begin token is put in front if the tokenizer adds one.
+
+        Args:
+          parts: texts, in which special tokens are spelled out, and special tokens by name.
+          limit: most tokens.
+
+        Raises:
+          UserError: the tokenizer has no special token of such a name, or there is no room.
+        """
+        for part in parts:
+            if isinstance(part, Special) and not self._special.fullmatch(part):
+                raise UserError(
+                    f"the tokenizer has no special token {str(part)!r}: name the form that this "
+                    "model was trained on"
+                )
+        ids = self._plain_ids(
+            "".join(self._mark + part if isinstance(part, Special) else part for part in parts)
+        )
+        room = limit - len(self._head)
+        if room < 1:
+            raise UserError(f"limit of {limit} tokens leaves no room for text: raise it")
+        return (*self._head, *ids[-room:])
+
+    @property
+    def eos(self) -> str:
+        """The name of the end token."""
+        return self._parsing.id_to_token(self.eos_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` before the first end token; special tokens are left out."""

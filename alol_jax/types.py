@@ -314,6 +314,11 @@ class RewardSpec:
     bound: float
 
 
+def stripped(text: str) -> str:
+    """A response that is all that was generated, without white space at its ends."""
+    return text.strip()
+
+
 def one_turn(prompt: str) -> tuple[str, ...]:
     """A prompt that is what one person says."""
     return (prompt,)
@@ -329,7 +334,7 @@ class Task:
     template: str  # with "{prompt}": what the model reads; special tokens in it are parsed
     stop: tuple[str, ...]  # texts whose tokens end a generated response
     rewards: tuple[RewardSpec, ...]
-    clean: Callable[[str], str] = str.strip  # the text that was generated -> the response
+    clean: Callable[[str], str] = stripped  # the text that was generated -> the response
     # a prompt -> what was said, in turn, by the person first and last
     turns: Callable[[str], tuple[str, ...]] = one_turn
 

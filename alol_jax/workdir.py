@@ -15,11 +15,12 @@ import functools
 import hashlib
 import inspect
 import json
+import os
 import shutil
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from ml_collections import ConfigDict
 
@@ -27,6 +28,7 @@ from alol_jax.artifacts import load_result, save_result
 from alol_jax.types import Finished, Interrupted, StageContext, UserError
 
 FORMAT = 2  # of the folder; a stage made by another format is stale
+SHARED_BEFORE = 7  # the number of the first stage that no two runs of a sweep share
 
 
 class Run:
@@ -38,6 +40,8 @@ class Run:
         allowed: the stages that may run; the others must have a result.
         redo: compute a stage anew where its inputs changed, instead of stopping.
         config: the whole config, to name the fields that differ.
+        shared: a folder where the stages before `SHARED_BEFORE` lie, for several runs; the workdir
+            gets links to them.
     """
 
     def __init__(
@@ -50,10 +54,12 @@ class Run:
         redo: bool,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
+        shared: Path | None = None,
     ):
         self.folder, self.numbers, self.config = folder, dict(numbers), config
         self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
         self._made: list[tuple[Any, str]] = []  # results of this run and their fingerprints
+        self.shared = shared
         folder.mkdir(parents=True, exist_ok=True)
 
     def stage(self, name: str, fn: Callable[..., Any], *inputs: Any) -> Any:
@@ -72,7 +78,7 @@ class Run:
             for label, value in zip(labels, inputs, strict=True)
         }
         record = {"format": FORMAT, "stage": name, "inputs": described}
-        final = self.folder / f"{self.numbers[name]:02d}_{name}"
+        final = self._place(name)
         result_type = get_type_hints(fn)["return"]
         if self._is_current(final, record):
             result = load_result(final, result_type)
@@ -81,11 +87,23 @@ class Run:
             self._check_allowed(name, final)
             result = self._compute(final, record, result_type, functools.partial(fn, *inputs))
         self._made.append((result, _digest(record)))
+        self._link(final)
         return result
 
     def skip(self, name: str, reason: str) -> None:
         """Says why a stage is not needed."""
         self._say(f"[{name}] not needed: {reason}")
+
+    def _place(self, name: str) -> Path:
+        """Where the result of a stage lies."""
+        apart = self.shared is None or self.numbers[name] >= SHARED_BEFORE
+        return (self.folder if apart else self.shared) / f"{self.numbers[name]:02d}_{name}"
+
+    def _link(self, final: Path) -> None:
+        """A shared result can be found in the workdir too."""
+        link = self.folder / final.name
+        if final.parent != self.folder and not link.exists():
+            link.symlink_to(os.path.relpath(final, self.folder), target_is_directory=True)
 
     def _compute(self, final, record, result_type, fn):
         if self._stopping():
@@ -93,7 +111,7 @@ class Run:
         partial = final.with_name(final.name + ".partial")
         if not self._is_current(partial, record) and partial.exists():
             shutil.rmtree(partial)  # what other inputs began
-        partial.mkdir(exist_ok=True)
+        partial.mkdir(parents=True, exist_ok=True)
         _write_json(partial / "record.json", record)
         _write_json(partial / "config.json", json.loads(self.config.to_json()))
         name = record["stage"]
@@ -106,7 +124,9 @@ class Run:
         )
         result = fn(context=context)
         save_result(partial, result)
-        if final.exists():
+        if final.is_symlink():
+            final.unlink()  # what it points at belongs to other runs too
+        elif final.exists():
             shutil.rmtree(final)
         partial.rename(final)
         shutil.rmtree(final / "checkpoints", ignore_errors=True)  # the result stands
@@ -122,8 +142,9 @@ class Run:
         contents = {item.name for item in folder.iterdir()}
         begun = stored is not None and bool(contents - {"record.json", "config.json"})
         if begun and not self.redo:
+            found = first_difference(stored, record)
             raise UserError(
-                f"{folder} was made with {_difference(stored, record)}; "
+                f"{folder} was made with {found.field} = {found.one}, this run has {found.other}; "
                 "use another --workdir, or --redo to compute it anew"
             )
         return False
@@ -238,15 +259,24 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _difference(stored: Any, wanted: Any, where: str = "") -> str:
-    """The first field in which two records differ, in words."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in sorted(stored.keys() | wanted.keys()):
-            if stored.get(key) != wanted.get(key) or (key in stored) != (key in wanted):
-                inner = key if where in ("", "inputs", "lm") else f"{where}.{key}"
-                return _difference(stored.get(key), wanted.get(key), inner)
-    old, new = (textwrap.shorten(json.dumps(value), 100) for value in (stored, wanted))
-    return f"{where} = {old}, this run has {new}"
+class Difference(NamedTuple):
+    """A field of two records, with what the one and the other have there, shortened."""
+
+    field: str
+    one: str
+    other: str
+
+
+def first_difference(one: Any, other: Any, where: str = "") -> Difference | None:
+    """The first field in which two records differ; None where they say the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            if one.get(key) != other.get(key) or (key in one) != (key in other):
+                inner = key if where in ("", "inputs", "lm", "scoring") else f"{where}.{key}"
+                return first_difference(one.get(key), other.get(key), inner)
+    if one == other:
+        return None
+    return Difference(where, *(textwrap.shorten(json.dumps(value), 100) for value in (one, other)))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def fitting(learning_rate: float) -> ConfigDict:
     """How a policy is fitted: the reference and the A-LoL policy have the same knobs."""
     return ConfigDict(
         {
-            "epochs": 1.0,  # passes over the rows it may draw (the kept rows)
+            "epochs": 1.0,  # passes over the rows it may draw (the policy: the kept rows)
             "batch_size": 16,  # items of one micro-batch, all devices together
             "accumulate": 1,  # micro-batches per optimizer step
             "validations": 4,  # looks at the validation prompts, evenly spaced, the last at the end
@@ -33,12 +33,68 @@ def fitting(learning_rate: float) -> ConfigDict:
     )
 
 
+def ppo() -> ConfigDict:
+    """PPO, where the objective is ppo: it writes its own training responses (rollouts)."""
+    return ConfigDict(
+        {
+            "rollouts": 100,  # phases of rollout and update
+            "prompts": 16,  # of one phase; one response each
+            "epochs": 4,  # passes over a phase's responses
+            "batch_size": 4,  # responses of one micro-batch
+            "accumulate": 4,  # micro-batches per optimizer step
+            "gamma": 1.0,
+            "lam": 0.95,
+            "clip": 0.2,
+            "value_clip": 0.2,
+            "value_weight": 0.1,
+            "kl_coef": 0.2,  # at the start; adapts towards kl_target
+            "kl_target": 6.0,  # nats per response
+            "kl_horizon": 10_000.0,  # responses
+            "temperature": 1.0,
+            "top_k": 50,
+            "top_p": 0.95,
+            "whiten": True,  # advantages
+            "normalise_scores": True,  # by their running mean and standard deviation
+            "anchor": "reference",  # of the KL: reference, or base (adapters off)
+        }
+    )
+
+
+def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict:
+    """A network that scores responses, in [0, 1]."""
+    return ConfigDict(
+        {
+            "path": path,  # a directory, a hub name, or what distill_reward wrote
+            "reads": reads,  # oasst, response, pair, between_ends, ended
+            "score": score,  # sigmoid (of the only logit), or the label whose probability it is
+            "max_tokens": 1024,  # the oldest are cut
+            "batch_size": 16,
+            "dtype": "float32",
+        }
+    )
+
+
 def get_config() -> ConfigDict:
     """The shared defaults; each config fills in ``task``, ``rewards`` and ``model.path``."""
     config = ConfigDict()
     config.seed = 0
-    config.task = ConfigDict({"name": "", "template": ""})  # template: "" = the task's own
-    config.rewards = ConfigDict()  # weight of each reward component of the task; 0 leaves it out
+    config.task = ConfigDict(
+        {
+            "name": "",
+            "template": "",  # "" = the task's own
+            "swapped": 0.0,  # share of training responses given to other prompts, as noise
+        }
+    )
+    # Weight of each reward: those of the task and those of ``reward_models``; 0 leaves it out.
+    config.rewards = ConfigDict()
+    config.reward_models = ConfigDict()  # name -> reward_model(…)
+    config.score = ConfigDict(
+        {
+            "stored": (),  # splits whose stored rewards stand; in the others they are ignored
+            "checked": 64,  # so many of each are scored again, to see whether they are the scorer's
+            "tolerance": 0.01,  # by which the two may differ
+        }
+    )
     config.model = ConfigDict(
         {
             "path": "",  # a directory, a hub name, a .gguf file, package:NAME or random:PRESET
@@ -55,7 +111,8 @@ def get_config() -> ConfigDict:
         }
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
-    config.reference = fitting(2e-4)
+    config.reference = fitting(2e-4)  # epochs 0: the model and its adapter are the reference
+    config.reference.sampling = "uniform"  # or good_uniform: first responses only
     # How reference and policy answer: to be validated, to be evaluated, and for `generate`.
     config.decode = ConfigDict(
         {
@@ -84,7 +141,13 @@ def get_config() -> ConfigDict:
             "optimizer": optimizer(1e-4),
         }
     )
-    config.select = ConfigDict({"batch_size": 32})
+    config.select = ConfigDict(
+        {
+            "batch_size": 32,
+            # () = what the objective reads; ("ref_logp", "advantage") lets all objectives share it
+            "columns": (),
+        }
+    )
     config.objective = ConfigDict(
         {
             "name": "a_lol",
@@ -93,29 +156,63 @@ def get_config() -> ConfigDict:
             "beta": 0.1,
             "floor": 0.1,
             "sft_weight": 0.05,
+            "scale": 1.0,  # of PRO's reward gaps
         }
     )
     config.policy = fitting(2e-4)
-    config.policy.sampling = (
-        "auto"  # uniform, priority, positive; auto: priority where it is defined
+    config.policy.seed = 0  # added to ``seed`` for row order, dropout and rollouts of the policy
+    # uniform, all_priority, all_random; good_… of these: first responses only (good_uniform);
+    # auto: all_priority where the objective has a column to draw by
+    config.policy.sampling = "auto"
+    config.policy.ranking = "reward"  # of K responses: reward, or data (the first is the best)
+    config.ppo = ppo()
+    config.evaluate = ConfigDict(
+        {
+            "bootstrap": 10_000,  # resamples
+            "batch_size": 16,  # rows, for the KL to the reference
+            "rewards": {},  # weights for the test prompts; {} = config.rewards
+        }
     )
-    config.evaluate = ConfigDict({"bootstrap": 10_000})  # resamples
+    # Of `python -m alol_jax.distill_reward` alone: the head that is fitted to stored rewards.
+    config.distill = ConfigDict(
+        {
+            "heads": 8,
+            "dropout": 0.1,
+            "epochs": 20,  # at most: the best one on the validation rows is kept
+            "batch_size": 32,
+            "optimizer": optimizer(3e-4),
+        }
+    )
     config.report = ConfigDict({"title": "", "examples": 20})
     config.tensorboard = False
     return config
 
 
+def arguments(arg: str | None, *, sizes: tuple[str, ...] = ()) -> dict[str, str]:
+    """The argument of a config, ``a=b,c=d``; ``debug`` alone is size=debug."""
+    known = {"objective": None, "size": ("debug", *sizes)}
+    found = {}
+    for part in filter(None, (arg or "").split(",")):
+        key, _, value = ("size=debug" if part == "debug" else part).partition("=")
+        if key not in known or not value:
+            raise ValueError(f"this config knows debug, size=… and objective=…, not {part!r}")
+        if known[key] and value not in known[key]:
+            raise ValueError(f"this config knows the sizes {', '.join(known[key])}, not {value!r}")
+        found[key] = value
+    return found
+
+
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
     """Applies the argument of a config (``configs/x.py:debug``) and locks the keys."""
-    if arg == "debug":
-        _shrink(config)
-    elif arg:
-        raise ValueError(f"this config knows the argument 'debug', not {arg!r}")
+    said = arguments(arg)
+    if "size" in said:
+        shrink(config)
+    config.objective.name = said.get("objective", config.objective.name)
     config.lock()
     return config
 
 
-def _shrink(config: ConfigDict) -> None:
+def shrink(config: ConfigDict) -> None:
     """A tiny random Llama with a byte tokenizer and a few rows: all stages in about a minute."""
     config.task.update({"validation": 16, "test": 16, "limit": 64})
     config.model.update(
@@ -125,5 +222,7 @@ def _shrink(config: ConfigDict) -> None:
     config.decode.update({"max_new_tokens": 8, "batch_size": 8})
     config.value.update({"folds": 2, "epochs": 2})
     config.policy.update({"epochs": 1.0, "batch_size": 8, "checkpoint_every": 2})
+    config.ppo.update({"rollouts": 4, "prompts": 8, "epochs": 2})
+    config.ppo.update({"batch_size": 4, "accumulate": 2})
     config.evaluate.bootstrap = 200
     config.report.examples = 4

@@ -36,5 +36,8 @@ def get_config(arg=None):
     config.value.optimizer.update({"learning_rate": 1e-4})
     config.policy.update({"epochs": 1.25, "batch_size": 16, "validations": 3})
     config.policy.optimizer.update({"learning_rate": 1e-3, "warmup": 5})
+    if common.arguments(arg).get("objective") == "ppo":
+        config.policy.optimizer.update({"learning_rate": 2e-4})
+        config.ppo.update({"rollouts": 30, "batch_size": 16, "accumulate": 1})
     config.report.title = "A-LoL quickstart: small talk with SmolLM2-135M"
     return common.finish(config, arg)

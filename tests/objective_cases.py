@@ -10,7 +10,7 @@ import numpy as np
 from alol_jax.objectives import OBJECTIVES
 from alol_jax.types import Targets
 
-NAMES = sorted(OBJECTIVES)
+NAMES = sorted(name for name, row in OBJECTIVES.items() if not row.online)
 SINGLE = [name for name in NAMES if OBJECTIVES[name].responses == 1]
 PAIRED = [name for name in NAMES if OBJECTIVES[name].responses > 1]
 WITH_RATIO = ["r_lol", "a_lol", "a_lol_seq"]

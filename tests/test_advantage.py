@@ -35,40 +35,46 @@ def test_a_constant_on_rewards_and_values_keeps_the_same_rows():
 
 @pytest.mark.parametrize("name", sorted(SAMPLING))
 def test_probabilities_sum_to_one_and_are_not_negative(name):
-    drawn = SAMPLING[name](COLUMN)
+    drawn = SAMPLING[name].weigh(COLUMN)
     assert drawn.dtype == np.float64 and drawn.shape == COLUMN.shape
     assert np.all(drawn >= 0.0)
     np.testing.assert_allclose(drawn.sum(), 1.0, rtol=1e-12)
 
 
 def test_the_three_ways_to_draw():
-    np.testing.assert_allclose(SAMPLING["uniform"](COLUMN), np.full(5, 0.2))
-    np.testing.assert_allclose(SAMPLING["priority"](COLUMN), [0.375, 0.0, 0.0, 0.125, 0.5])
-    np.testing.assert_allclose(SAMPLING["positive"](COLUMN), [1 / 3, 0.0, 0.0, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(SAMPLING["uniform"].weigh(COLUMN), np.full(5, 0.2))
+    np.testing.assert_allclose(
+        SAMPLING["all_priority"].weigh(COLUMN), [0.375, 0.0, 0.0, 0.125, 0.5]
+    )
+    np.testing.assert_allclose(
+        SAMPLING["good_random"].weigh(COLUMN), [1 / 3, 0.0, 0.0, 1 / 3, 1 / 3]
+    )
 
 
-@pytest.mark.parametrize("name", ["priority", "positive"])
+@pytest.mark.parametrize("name", ["all_priority", "good_random"])
 def test_what_is_not_kept_is_never_drawn(name):
-    np.testing.assert_array_equal(SAMPLING[name](COLUMN) > 0.0, kept(COLUMN))
+    np.testing.assert_array_equal(SAMPLING[name].weigh(COLUMN) > 0.0, kept(COLUMN))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-9, 1e9, 1e308])
 @pytest.mark.parametrize("name", sorted(SAMPLING))
 def test_the_scale_of_the_values_changes_nothing(name, scale):
-    np.testing.assert_allclose(SAMPLING[name](COLUMN * scale), SAMPLING[name](COLUMN), rtol=1e-12)
+    np.testing.assert_allclose(
+        SAMPLING[name].weigh(COLUMN * scale), SAMPLING[name].weigh(COLUMN), rtol=1e-12
+    )
 
 
-@pytest.mark.parametrize("name", ["priority", "positive"])
+@pytest.mark.parametrize("name", ["all_priority", "good_random"])
 def test_nothing_positive_says_how_many_rows_the_best_value_and_the_way_out(name):
     with pytest.raises(UserError) as caught:
-        SAMPLING[name](np.array([-0.5, -0.125, -2.0]))
+        SAMPLING[name].weigh(np.array([-0.5, -0.125, -2.0]))
     message = str(caught.value)
     assert "3 rows" in message and "-0.125" in message and "sampling=uniform" in message
     assert "\n" not in message
 
 
 def test_nothing_positive_does_not_matter_to_a_uniform_draw():
-    np.testing.assert_allclose(SAMPLING["uniform"](-np.ones(4)), np.full(4, 0.25))
+    np.testing.assert_allclose(SAMPLING["uniform"].weigh(-np.ones(4)), np.full(4, 0.25))
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
@@ -76,7 +82,7 @@ def test_nothing_positive_does_not_matter_to_a_uniform_draw():
 def test_a_value_that_is_not_finite_is_an_error_that_names_the_first_row(name, broken):
     values = np.array([0.5, 0.5, broken, 0.5, np.nan])
     with pytest.raises(UserError, match="row 2") as caught:
-        SAMPLING[name](values)
+        SAMPLING[name].weigh(values)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="advantage of row 2"):
         kept(values)
@@ -93,7 +99,7 @@ def test_advantages_name_the_column_that_is_broken():
 @pytest.mark.parametrize("name", sorted(SAMPLING))
 def test_an_empty_column_is_an_error(name):
     with pytest.raises(UserError, match="no rows"):
-        SAMPLING[name](np.array([]))
+        SAMPLING[name].weigh(np.array([]))
 
 
 def test_columns_of_different_lengths_are_refused():

@@ -1,6 +1,7 @@
 """A policy answers prompts: where an answer ends."""
 
 import dataclasses
+import functools
 import types
 
 import jax
@@ -13,6 +14,11 @@ from alol_jax.tokenizer_files import byte_level
 from alol_jax.types import Scored
 from tests.scripted import Scripted
 from tests.tiny_run import TASK, mesh_of
+
+
+def before(stop, text):
+    """The text before the first of the stop texts."""
+    return text[: min((text.find(one) for one in stop if one in text), default=len(text))]
 
 
 def answered(sampling, *, stop=(), line=b"abc\ndefg"):
@@ -29,10 +35,10 @@ def answered(sampling, *, stop=(), line=b"abc\ndefg"):
     said = []
     (row,) = answer(
         lm,
-        dataclasses.replace(TASK, stop=stop),
+        dataclasses.replace(TASK, stop=stop, clean=functools.partial(before, stop)),
         {},
         [Scored("a", "why?", "", "web", (), 0.0)],
-        Reward((), (), ()),
+        Reward(()),
         sampling,
         batch_size=1,
         key=jax.random.key(0),
@@ -57,6 +63,16 @@ def test_further_end_tokens_end_an_answer_besides_the_tokenizers_own():
     assert answered(Sampling(8, end=(ord("d"),)), line=ending)[:2] == ("ab", 3)
 
 
-def test_how_fast_it_went_is_said_once():
+def test_how_fast_it_went_and_how_answers_end_is_said_once():
     (line,) = answered(Sampling(8))[2]
     assert line.startswith("answers: 1 in ")
+    assert line.endswith("; 0 ended, 0 stopped by a text, 1 cut at the limit")
+    (line,) = answered(Sampling(8), stop=("\n",))[2]
+    assert line.endswith("; 0 ended, 1 stopped by a text, 0 cut at the limit")
+    (line,) = answered(Sampling(8, end=(ord("d"),)))[2]
+    assert line.endswith("; 1 ended, 0 stopped by a text, 0 cut at the limit")
+
+
+def test_a_stop_text_that_no_answer_has_is_a_warning():
+    _, warning = answered(Sampling(8), stop=("###",))[2]
+    assert warning == "warning: no answer has the stop text '###': is it what this model writes?"

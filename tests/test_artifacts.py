@@ -1,6 +1,7 @@
 """Results as files: whatever a stage returns comes back as it was."""
 
 import dataclasses
+import shutil
 import typing
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from alol_jax import main, types
-from alol_jax.artifacts import load_result, save_result
+from alol_jax.artifacts import load_fields, load_result, save_result
 from tests.tiny_run import annotated
 
 NAN_FREE = {
@@ -85,6 +86,19 @@ def test_every_result_of_a_stage_is_in_this_file():
 def test_a_result_comes_back_as_it_was(tmp_path, result_type):
     save_result(tmp_path, RESULTS[result_type])
     _assert_same(load_result(tmp_path, result_type), RESULTS[result_type])
+
+
+def test_fields_come_in_the_order_asked_for_and_without_the_files_of_the_others(tmp_path):
+    save_result(tmp_path, RESULTS[types.Policy])
+    shutil.rmtree(tmp_path / "trained")
+    step, validations = load_fields(tmp_path, types.Policy, ("step", "validations"))
+    assert (step, validations) == (4, RESULTS[types.Policy].validations)
+
+
+def test_rows_are_a_field_like_another(tmp_path):
+    save_result(tmp_path, RESULTS[types.ScoredSplits])
+    shutil.rmtree(tmp_path / "train")
+    assert load_fields(tmp_path, types.ScoredSplits, ("test", "max_reward")) == (SCORED[:1], 2.5)
 
 
 @pytest.mark.parametrize("result_type", [types.Policy, types.ScoredSplits])

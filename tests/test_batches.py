@@ -147,19 +147,24 @@ def _prompts(*rewards: tuple[float, ...]):
     ]
 
 
+def ranked(rows, responses, ranking="reward"):
+    """The items of K responses."""
+    return ranked_items(rows, THREE_SHAPES, responses, ranking, "dpo").items
+
+
 @pytest.mark.parametrize(
     ("responses", "expected"),
     [(2, [8.0, 0.0]), (3, [8.0, 4.0, 0.0]), (5, [8.0, 6.0, 4.0, 2.0, 0.0])],
 )
 def test_ranked_items_take_the_best_the_worst_and_evenly_spaced_ones(responses, expected):
     rows = _prompts((3.0, 8.0, 1.0, 0.0, 7.0, 4.0, 2.0, 6.0, 5.0))
-    items = ranked_items(rows, THREE_SHAPES, responses)
+    items = ranked(rows, responses)
     assert [[rows[i].reward for i in member] for member in items.members] == [expected]
 
 
 def test_prompts_with_equal_rewards_or_too_few_responses_give_no_item():
     rows = _prompts((1.0, 1.0, 1.0), (2.0,), (0.0, 3.0, 0.0), (4.0, 5.0))
-    items = ranked_items(rows, THREE_SHAPES, 2)
+    items = ranked(rows, 2)
     assert [[rows[i].reward for i in member] for member in items.members] == [
         [3.0, 0.0],
         [5.0, 4.0],
@@ -168,15 +173,14 @@ def test_prompts_with_equal_rewards_or_too_few_responses_give_no_item():
 
 def test_rows_of_a_prompt_need_not_stand_together():
     rows = _prompts((1.0, 2.0), (3.0, 4.0))
-    items = ranked_items([rows[0], rows[2], rows[1], rows[3]], THREE_SHAPES, 2)
+    items = ranked([rows[0], rows[2], rows[1], rows[3]], 2)
     assert items.members.tolist() == [[2, 0], [3, 1]]
 
 
 def test_no_prompt_with_different_rewards_is_one_clear_line():
-    with pytest.raises(
-        UserError, match=r"^no prompt has 2 responses with different rewards \(of 2 "
-    ):
-        ranked_items(_prompts((1.0, 1.0), (2.0,)), THREE_SHAPES, 2)
+    said = "dpo needs 2 responses .* of 2 prompts 1 have fewer responses and 1 equal rewards"
+    with pytest.raises(UserError, match=said):
+        ranked(_prompts((1.0, 1.0), (2.0,)), 2)
 
 
 # ------------------------------------------------------------------ arrays
@@ -211,7 +215,7 @@ def test_a_table_without_reference_annotations_gives_zeros():
 @pytest.mark.parametrize("responses", [2, 3])
 def test_k_responses_share_one_prompt_row(responses):
     rows = _prompts((1.0, 5.0, 3.0), (2.0, 9.0, 4.0))
-    items = ranked_items(rows, THREE_SHAPES, responses)
+    items = ranked(rows, responses)
     batch = collate(items, np.array([1, 0, 1]), pad_id=0)
     p, r = THREE_SHAPES[0]
     assert batch.tokens.prompt.shape == batch.tokens.prompt_mask.shape == (3, p)

@@ -6,7 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from alol_jax import figures
+from alol_jax import comparison_figures, figures
+from alol_jax.comparison_figures import Bar, Point, Series
+from alol_jax.types import Interval
 
 STEPS = np.arange(1, 41)
 RNG = np.random.default_rng(0)
@@ -31,6 +33,26 @@ def drawn() -> dict[str, str]:
             STEPS, 1 / STEPS, label="mean reward", colour="policy", chosen=20
         ),
         "kept_and_dropped": figures.kept_and_dropped(advantage, advantage > 0, label="advantage"),
+        "differences": comparison_figures.differences(
+            [Bar("<script>", Interval(0.1, 0.0, 0.2), (0.05, 0.15), 7)]
+            + [Bar("reference", Interval(-0.1, -0.2, 0.0), (), None)],
+            label="total reward, difference to nll",
+        ),
+        "curves": comparison_figures.curves(
+            [Series(f"run {i}", ((STEPS, i / STEPS), (STEPS, i + 1 / STEPS))) for i in range(13)],
+            label="mean reward",
+            over="optimiser step",
+            marks=True,
+        ),
+        "frontier": comparison_figures.frontier(
+            [
+                Point(f"run {i}", i, Interval(i, i - 1, i + 1), ((i, i), (i, 0)), i)
+                for i in range(13)
+            ],
+            0.5,
+            label="total reward",
+            over="KL",
+        ),
         "calibration": figures.calibration(
             np.array([0.1, 0.5]), np.array([0.2, 0.4]), np.array([0.1, 0.0]), np.array([9, 1])
         ),
@@ -111,3 +133,39 @@ def test_the_counts_of_kept_and_dropped_rows_are_said():
     values = np.array([-1.0, -0.5, 0.0, 0.5, 2.0])
     svg = figures.kept_and_dropped(values, values > 0, label="advantage")
     assert "kept: 2 of 5" in svg and "dropped: 3 of 5" in svg
+
+
+def test_twelve_series_look_different_without_reading_the_legend():
+    looks = {(comparison_figures.paint_of(i), comparison_figures.is_hollow(i)) for i in range(12)}
+    assert len(looks) == 12
+    alone = [
+        comparison_figures.curves(
+            [Series("", ())] * i + [Series("a", ((STEPS, 1 / STEPS),))],
+            label="score",
+            over="step",
+            marks=True,
+        )
+        for i in range(12)
+    ]
+    assert len({re.sub(r"f[0-9a-f]{8}-", "", svg) for svg in alone}) == 12
+
+
+def test_runs_of_unequal_length_are_drawn_one_by_one_and_equal_ones_with_their_mean():
+    def drawn_lines(*lengths: int) -> int:
+        runs = tuple((np.arange(n), np.arange(n) ** 0.5) for n in lengths)
+        svg = comparison_figures.curves(
+            [Series("a", runs)], label="score", over="step", marks=False
+        )
+        return svg.count("stroke: var(--series1")
+
+    assert drawn_lines(5, 5) == drawn_lines(5) + 2
+    assert drawn_lines(5, 6) == drawn_lines(5) + 1
+
+
+def test_curves_of_nothing_and_of_one_point_can_be_drawn():
+    one = Series("a", ((np.array([1.0]), np.array([0.5])),))
+    svg = comparison_figures.curves([Series("b", ()), one], label="x", over="y", marks=True)
+    assert "NaN" not in svg
+    assert comparison_figures.curves([], label="x", over="y", marks=True)
+    point = Point("a", 0.0, Interval(0.0, 0.0, 0.0), (), 0)
+    assert comparison_figures.frontier([point], None, label="x", over="y")

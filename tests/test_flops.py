@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from alol_jax import flops
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig, Rotary
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
-from alol_jax import flops
 
 # D = 8, two layers, two heads of 4, one key/value head, F = 16, V = 10
 SMALL = dataclasses.replace(

@@ -36,7 +36,7 @@ def cache(tmp_path_factory):
         ("--config.value.heads=0", "config.value.heads=0 must be above 0"),
         ("--config.seed=-1", "config.seed=-1 must be 0 or more"),
         ("--config.task.template=<|go|>{prompt}", "'<|go|>' is no special token"),
-        ("--config.policy.sampling=prioriti", "no sampling 'prioriti': did you mean 'priority'?"),
+        ("--config.policy.sampling=al_priority", "'al_priority': did you mean 'all_priority'?"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path, cache):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alol_jax.metrics import METRICS
+from alol_jax.metrics import OBJECTIVE_METRICS
 from alol_jax.objectives import OBJECTIVES
 from alol_jax.types import Targets
 from tests.objective_cases import NAMES, PAIRED, SINGLE, WITH_RATIO, B, evaluate, random_case
@@ -33,7 +33,7 @@ def test_every_metric_is_explained_and_every_explained_metric_occurs():
     seen = set()
     for name in NAMES:
         seen |= set(evaluate(name, *random_case(name))[2])
-    assert seen == set(METRICS)
+    assert seen == set(OBJECTIVE_METRICS)
 
 
 def test_the_nll_metric_is_the_nll_loss_for_every_objective():

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from alol_jax.language_model import LanguageModel, open_language_model
+from alol_jax.rewards import Scoring
 from alol_jax.sharding import AXES
 from alol_jax.types import (
     Annotated,
@@ -29,6 +30,7 @@ TASK = Task(
     template="<|im_start|>{prompt}<|im_end|>",
     stop=("\n",),
     rewards=(RewardSpec("positivity", "vader_positivity", "{response}", 1.0),),
+    clean=lambda text: text.partition("\n")[0].strip(),
 )
 
 WORDS = ("good", "bad", "a great day", "an awful day", "yes", "no", "I love it", "I hate it")
@@ -133,3 +135,8 @@ def context(folder: Path, *, said: list[str] | None = None, stopping=lambda: Fal
     return StageContext(
         folder, stopping, (lambda line: None) if said is None else said.append, board
     )
+
+
+def scoring(weights: dict[str, float] | None = None, *, task: Task = TASK) -> Scoring:
+    """The reward of a task by these weights; no models."""
+    return Scoring(task.rewards, {}, {"positivity": 1.0} if weights is None else dict(weights))

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from alol_jax import flops
 from alol_jax.annotate import annotator
 from alol_jax.decode import make_decoder
 from alol_jax.fit import TrainState, make_update, policy_loss
@@ -23,7 +24,6 @@ from alol_jax.language_model import LanguageModel
 from alol_jax.models.heads import ValueHead
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
-from alol_jax import flops
 from alol_jax.sampling import decoding_of
 from alol_jax.sharding import ROWS, beside_params, replicated
 from alol_jax.types import Batch, Tokens

@@ -8,10 +8,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax import rewards
+from alol_jax.annotate import divergence
 from alol_jax.answers import answer, one_per_prompt
+from alol_jax.batches import tokenise
 from alol_jax.language_model import LanguageModel
+from alol_jax.rewards import Scoring
 from alol_jax.sampling import decoding_of
+from alol_jax.sharding import place_params
 from alol_jax.statistics import bootstrap, distinct, mean_length
 from alol_jax.types import (
     Evaluation,
@@ -22,15 +25,19 @@ from alol_jax.types import (
     StageContext,
     SystemScores,
     Task,
+    TestSet,
 )
 
 CONFIDENCE = 0.95  # of every interval; the report's words say so
+
+Answered = dict[str, Sequence[Scored]]
+"""System -> its rows: "data", "reference", "policy"."""
 
 
 def evaluate(
     lm: LanguageModel,
     task: Task,
-    weights: ConfigDict,
+    scoring: Scoring,
     options: ConfigDict,
     decoding: ConfigDict,
     seed: int,
@@ -43,17 +50,22 @@ def evaluate(
     """The likeliest answers of reference and policy to every test prompt, scored, with intervals.
 
     The difference policy − reference is paired by prompt. A prompt's several data responses count
-    as one, their mean.
+    as one, their mean. The same figures for the prompts of each source, and how far the policy's
+    answers are from the reference.
 
     Args:
-        weights: ``config.rewards``.
-        options: ``config.evaluate``; ``decoding``: ``config.decode``.
+        scoring: what the reward is.
+        options: ``config.evaluate``; where it has rewards of its own, the data's responses are
+            scored anew. ``decoding``: ``config.decode``.
         seed: of the bootstrap.
     """
     asked = one_per_prompt(scored.test)
-    reward = rewards.of_task(task, weights, [row.response for row in scored.train])
-    answered = {
-        name: answer(
+    reward = scoring.reward([row.response for row in scored.train])
+    rows: Answered = {"data": scored.test}
+    if options.rewards and reward.names:
+        rows["data"] = reward.rows(scored.test, [row.response for row in scored.test])
+    for name, fitted in (("reference", reference), ("policy", policy)):
+        rows[name] = answer(
             lm,
             task,
             fitted.trained,
@@ -66,23 +78,61 @@ def evaluate(
             say=context.say,
             stopping=context.stopping,
         )
-        for name, fitted in (("reference", reference), ("policy", policy))
-    }
-    systems = [_figures("data", scored.test, True, options, seed)]
-    for name, rows in answered.items():
-        systems.append(_figures(name, rows, bool(reward.names), options, seed))
-    differences = ()
-    if reward.names:
-        gain = _columns(answered["policy"]) - _columns(answered["reference"])
-        differences = tuple(_interval(column, options, seed) for column in gain.T)
+    systems, differences = _compared(rows, bool(reward.names), options, seed)
     return Evaluation(
-        data=scored.test,
-        reference=answered["reference"],
-        policy=answered["policy"],
+        data=rows["data"],
+        reference=rows["reference"],
+        policy=rows["policy"],
         component_names=reward.names,
-        systems=tuple(systems),
+        systems=systems,
         differences=differences,
+        sets=_by_source(rows, bool(reward.names), options, seed),
+        kl=_kl(lm, task, policy, reference, rows["policy"], options, seed, context),
     )
+
+
+def _compared(
+    rows: Answered, has_reward: bool, options: ConfigDict, seed: int
+) -> tuple[tuple[SystemScores, ...], tuple[Interval, ...]]:
+    """The figures of each system, and the paired differences policy − reference."""
+    systems = tuple(
+        _figures(name, those, has_reward or name == "data", options, seed)
+        for name, those in rows.items()
+    )
+    if not has_reward:
+        return systems, ()
+    gain = _columns(rows["policy"]) - _columns(rows["reference"])
+    return systems, tuple(_interval(column, options, seed) for column in gain.T)
+
+
+def _by_source(
+    rows: Answered, has_reward: bool, options: ConfigDict, seed: int
+) -> tuple[TestSet, ...]:
+    """The same for the prompts of each source."""
+    found = []
+    for source in dict.fromkeys(row.source for row in rows["reference"]):
+        part = {
+            name: [row for row in those if row.source == source] for name, those in rows.items()
+        }
+        systems, differences = _compared(part, has_reward, options, seed)
+        last = differences[-1] if differences else None
+        found.append(TestSet(source, len(part["reference"]), systems, last))
+    return tuple(found)
+
+
+def _kl(lm, task, policy, reference, answers, options, seed, context) -> Interval:
+    """`logprobs.response_kl` of the policy's answers, as their text is tokenised."""
+    rows, _ = tokenise(answers, task.template, lm.tokenizer, lm.shapes)
+    found = divergence(
+        lm,
+        place_params(policy.trained, lm.mesh),
+        place_params(reference.trained, lm.mesh),
+        rows,
+        batch_size=options.batch_size,
+        label="KL to the reference",
+        stopping=context.stopping,
+    )
+    return _interval(found, options, seed)
 
 
 def _columns(rows: Sequence[Scored]) -> np.ndarray:

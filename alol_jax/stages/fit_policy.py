@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax import rewards
-from alol_jax.advantage import SAMPLING, sampling_of
-from alol_jax.annotate import annotate
-from alol_jax.answers import answer, one_per_prompt
+from alol_jax.advantage import SAMPLING, priority, sampling_of
 from alol_jax.batches import (
     Items,
+    firsts,
     priority_draw,
     ranked_items,
     read_ahead,
     shuffled,
     single_items,
-    tokenise,
 )
+from alol_jax.costs import cost_of_fit
 from alol_jax.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
-from alol_jax.sampling import decoding_of
+from alol_jax.rewards import Scoring
 from alol_jax.sharding import place_like_params, place_params
 from alol_jax.types import (
-    Params,
+    Annotated,
     Policy,
     ScoredSplits,
     StageContext,
@@ -37,6 +36,7 @@ from alol_jax.types import (
     TrainingTable,
     UserError,
 )
+from alol_jax.validation import make_validation
 
 
 def fit_policy(
@@ -44,7 +44,7 @@ def fit_policy(
     task: Task,
     objective: Objective,
     hyper: ConfigDict,
-    weights: ConfigDict,
+    scoring: Scoring,
     options: ConfigDict,
     decoding: ConfigDict,
     seed: int,
@@ -63,13 +63,18 @@ def fit_policy(
     Args:
         objective: a row of the table of objectives.
         hyper: ``config.objective``; the objective takes those it names.
-        weights: ``config.rewards``; options: ``config.policy``; decoding: ``config.decode``.
-        seed: of row order and dropout.
+        scoring: what the reward is; options: ``config.policy``; decoding: ``config.decode``.
+        seed: of row order and dropout, with ``options.seed`` on top.
+
+    Raises:
+        UserError: the objective reads the advantage and no row has a positive one, or it needs
+            several responses of a prompt and none has them.
     """
-    items, keep, sampling = _drawable(lm, objective, options, table)
-    plan = make_plan(options, int(np.count_nonzero(keep > 0)))
-    draw = _order(items, keep, sampling, options, seed, plan)
-    context.say(f"{np.count_nonzero(keep)} items, {sampling} sampling, {plan.steps} steps")
+    seed += options.seed
+    items, chance, sampling = _drawable(lm, objective, hyper.name, options, table, context.say)
+    plan = make_plan(options, int(np.count_nonzero(chance)))
+    draw = _order(items, chance, sampling, options, seed, plan)
+    context.say(f"{np.count_nonzero(chance)} items, {sampling} sampling, {plan.steps} steps")
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     # Not under a name: what the policy starts from need not stay in memory beside it.
     state = place_like_params(init_state(place_params(reference.trained, lm.mesh), tx), lm.mesh)
@@ -77,8 +82,10 @@ def fit_policy(
     batches = read_ahead(items, draw, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}
     loss = functools.partial(objective.loss, **chosen)
-    metric, validate = _validation(lm, task, weights, decoding, scored, options.batch_size, context)
-    return fit_best(
+    metric, validate = make_validation(
+        lm, task, scoring, decoding, scored, options.batch_size, context
+    )
+    policy = fit_best(
         state,
         lm.frozen(),
         batches,
@@ -94,18 +101,46 @@ def fit_policy(
         context=context,
         label="fit_policy",
     )
+    cost = cost_of_fit(
+        lm,
+        items,
+        draw,
+        steps=plan.steps,
+        accumulate=options.accumulate,
+        seconds=policy.cost.seconds,
+    )
+    return dataclasses.replace(policy, cost=cost)
 
 
-def _drawable(lm, objective, options, table) -> tuple[Items, np.ndarray, str]:
-    """The items of the kept rows, the chance of each, and the sampling that gives it."""
-    rows = [row for row in table.rows if row.kept]
+def _drawable(lm, objective, name, options, table, say) -> tuple[Items, np.ndarray, str]:
+    """The items that may be drawn, the chance of each, and the sampling that gives it."""
     sampling = sampling_of(options.sampling, objective.draw_by)
+    by_advantage = "advantage" in objective.reads
+    if by_advantage:
+        _check_some_kept(table.rows)
+    rows = [
+        row
+        for row, first in zip(table.rows, firsts(table.rows), strict=True)
+        if (row.kept or not by_advantage) and (first or not SAMPLING[sampling].good)
+    ]
     if objective.responses > 1:
-        items = ranked_items(rows, lm.shapes, objective.responses)
+        ranked = ranked_items(rows, lm.shapes, objective.responses, options.ranking, name)
+        say(ranked.said(objective.responses, options.ranking))
+        items = ranked.items
     else:
         items = single_items(rows, lm.shapes)
     drawn_by = [getattr(rows[m[0]], objective.draw_by or "reward") for m in items.members]
-    return items, SAMPLING[sampling](np.array(drawn_by)), sampling
+    return items, SAMPLING[sampling].weigh(np.array(drawn_by)), sampling
+
+
+def _check_some_kept(rows: Sequence[Annotated]) -> None:
+    if not any(row.kept for row in rows):
+        best = max(row.advantage for row in rows)
+        raise UserError(
+            f"none of {len(rows)} training rows has a positive advantage (the best is {best:.4f}): "
+            "the reference already earns more than the data; add better rows, or train longer "
+            "on value (config.value.epochs), or use an objective that reads the reward (r_lol)"
+        )
 
 
 def _order(
@@ -113,59 +148,6 @@ def _order(
 ) -> Callable[[int], np.ndarray]:
     """Equal chances go in shuffled epochs; unequal ones are drawn with replacement."""
     size = options.batch_size * options.accumulate
-    if sampling == "priority":
+    if SAMPLING[sampling].weigh is priority:
         return priority_draw(items, chance, size=size, seed=seed)
     return shuffled(items, chance > 0, size=size, seed=seed, steps=plan.steps)
-
-
-def _validation(
-    lm, task, weights, decoding, scored, batch_size, context
-) -> tuple[str, Callable[[Params], float]]:
-    """What selects the step, and how it is measured."""
-    reward = rewards.of_task(task, weights, [row.response for row in scored.train])
-    if not reward.names:
-        return "reward-weighted logp of validation responses", _likelihood(
-            lm, task, scored, batch_size, context
-        )
-    asked = one_per_prompt(scored.validation)
-
-    def mean_reward(trained: Params) -> float:
-        rows = answer(
-            lm,
-            task,
-            trained,
-            asked,
-            reward,
-            decoding_of(decoding),
-            batch_size=decoding.batch_size,
-            key=jax.random.key(0),
-            label="validation answers",
-            say=context.say,
-            stopping=context.stopping,
-        )
-        return float(np.mean([row.reward for row in rows]))
-
-    return "mean validation reward", mean_reward
-
-
-def _likelihood(lm, task, scored, batch_size, context) -> Callable[[Params], float]:
-    """Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
-    rows, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
-    context.say(f"validation: {cut.said(len(rows), lm.shapes)}")
-    reward = np.array([row.reward for row in rows])
-    weight = np.maximum(reward - reward.mean(), 0.0)
-    if not weight.any():
-        raise UserError("all validation rewards are equal: there is nothing to select a step by")
-
-    def weighted_logp(trained: Params) -> float:
-        logps, _ = annotate(
-            lm,
-            trained,
-            rows,
-            batch_size=batch_size,
-            label="validation rows",
-            stopping=context.stopping,
-        )
-        return float(np.average([logp.sum() for logp in logps], weights=weight))
-
-    return weighted_logp

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax.advantage import SAMPLING
 from alol_jax.annotate import annotate
-from alol_jax.batches import read_ahead, shuffled, single_items, tokenise
+from alol_jax.batches import firsts, read_ahead, shuffled, single_items, tokenise
+from alol_jax.costs import cost_of_fit
 from alol_jax.fit import fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import nll
@@ -27,19 +31,26 @@ def fit_reference(
 ) -> Policy:
     """Fits π_ref on the training rows and keeps the step with the best validation likelihood.
 
+    With ``options.epochs`` 0 the model (with the adapter that the config names, if it names one) is
+    the reference as it is.
+
     Args:
-        options: ``config.reference``.
+        options: ``config.reference``; its sampling is uniform, over all rows or good ones.
         seed: of adapters, dropout and row order.
     """
+    init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+    if options.epochs == 0:
+        context.say("config.reference.epochs=0: the model is the reference as it is")
+        return Policy(lm.fresh(init_key), 0, (), ())
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
     context.say(f"training: {cut.said(len(rows), lm.shapes)}")
     held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
     context.say(f"validation: {cut.said(len(held_out), lm.shapes)}")
     items = single_items(rows, lm.shapes)
-    plan = make_plan(options, len(rows))
+    keep = firsts(rows) if SAMPLING[options.sampling].good else np.ones(len(rows), bool)
+    plan = make_plan(options, int(keep.sum()))
     size = options.batch_size * options.accumulate
-    order = shuffled(items, np.ones(len(rows), bool), size=size, seed=seed, steps=plan.steps)
-    init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+    order = shuffled(items, keep, size=size, seed=seed, steps=plan.steps)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
 
@@ -57,7 +68,7 @@ def fit_reference(
         return float(np.mean([logp.sum() for logp in logps]))
 
     loss = policy_loss(lm.transformer, nll, chunk=lm.logprob_chunk)
-    return fit_best(
+    policy = fit_best(
         state,
         lm.frozen(),
         batches,
@@ -68,3 +79,12 @@ def fit_reference(
         context=context,
         label="fit_reference",
     )
+    cost = cost_of_fit(
+        lm,
+        items,
+        order,
+        steps=plan.steps,
+        accumulate=options.accumulate,
+        seconds=policy.cost.seconds,
+    )
+    return dataclasses.replace(policy, cost=cost)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.fit import TrainState, Update, fit, init_state, make_update
+from alol_jax.head_fit import Features, features_of, make_head_fitter
 from alol_jax.language_model import LanguageModel
 from alol_jax.models.heads import ValueHead
-from alol_jax.optim import make_optimizer
 from alol_jax.progress import progress
-from alol_jax.sharding import place_like_params, place_params, place_rows
-from alol_jax.tokens import to_tokens
+from alol_jax.sharding import place_params
 from alol_jax.types import (
     Answers,
-    Params,
     Policy,
     ScoredSplits,
     StageContext,
@@ -28,25 +22,6 @@ from alol_jax.types import (
     Value,
     ValueAudit,
 )
-
-
-class Prompts(NamedTuple):
-    """Frozen features of scored prompts, on the host."""
-
-    hidden: np.ndarray  # f32[N, P, D]
-    mask: np.ndarray  # f32[N, P]
-    reward: np.ndarray  # f32[N]
-
-
-class Fitter(NamedTuple):
-    """What every fold shares: one compiled step and one compiled prediction."""
-
-    head: ValueHead
-    tx: object
-    update: Update
-    predict: object
-    batch_size: int
-    seed: int
 
 
 def fit_value(
@@ -75,26 +50,16 @@ def fit_value(
     data = _features(lm, task, reference, answers, options.batch_size, context.stopping)
     fold = _folds([row.example_id for row in answers.rows], options.folds, seed)
     head = ValueHead(lm.transformer.config.width, scored.max_reward, options.heads, options.dropout)
-    steps = options.epochs * -(-len(data.reward) // options.batch_size)
-    tx = make_optimizer(options.optimizer, steps=steps)
-
-    def loss_fn(trained, frozen, batch, key):
-        error = head(trained, batch.hidden, batch.mask, key) - batch.reward
-        mse = jnp.mean(error * error)
-        return mse, (jnp.float32(error.shape[0]), {"mse": mse})
-
-    key = jax.random.fold_in(jax.random.key(seed), 3)
-    update = make_update(loss_fn, tx, key, _start(head, tx, lm, seed, 0.0))
-    fitter = Fitter(head, tx, update, jax.jit(head), options.batch_size, seed)
+    fitter = make_head_fitter(head, options, rows=len(data.reward), mesh=lm.mesh, seed=seed)
     curve = np.zeros((options.epochs + 1, len(data.reward)))  # held-out predictions by epoch
     parts = range(options.folds)
     for part in progress(parts, total=len(parts), label="value folds", stopping=context.stopping):
-        for epoch, params in _train(fitter, lm, data, np.flatnonzero(fold != part), options.epochs):
-            out = np.flatnonzero(fold == part)
-            curve[epoch, out] = _predict(fitter, lm, params, data, out)
+        out = np.flatnonzero(fold == part)
+        for epoch, params in fitter.epochs(data, np.flatnonzero(fold != part), options.epochs):
+            curve[epoch, out] = fitter.predicted(params, data, out)
     predicted, epochs = held_out(curve, data.reward, fold)
     everything = np.arange(len(data.reward))
-    *_, (_, params) = _train(fitter, lm, data, everything, epochs)
+    *_, (_, params) = fitter.epochs(data, everything, epochs)
     audit = _audit(predicted, data, fold, epochs)
     context.say(
         f"{epochs} of {options.epochs} epochs; held-out MSE {audit.mse:.4f}, "
@@ -103,30 +68,23 @@ def fit_value(
     return Value(params, scored.max_reward, audit)
 
 
-def _features(lm, task, reference, answers, batch_size, stopping) -> Prompts:
+def _features(lm, task, reference, answers, batch_size, stopping) -> Features:
     """Hidden states of the prompts under the reference, padded to the largest prompt width."""
     if not answers.rows:
         raise UserError("no answer to fit the value head on: raise config.task.validation")
     width = lm.prompt_widths[-1]
-    ids = [lm.tokenizer.prompt(task.template, row.prompt, limit=width) for row in answers.rows]
-    tokens = to_tokens(ids, [()] * len(ids), shape=(width, 1), pad_id=lm.tokenizer.pad_id)
-    params = {**lm.frozen(), **place_params(reference.trained, lm.mesh)}
-    hidden_of = jax.jit(lm.transformer.hidden)
-    pieces = []
-    batches = _filled_up(np.arange(len(ids)), batch_size)
-    for rows, chosen in progress(
-        batches, total=len(batches), label="value prompts", stopping=stopping
-    ):
-        placed = place_rows((tokens.prompt[chosen], tokens.prompt_mask[chosen]), lm.mesh)
-        pieces.append(np.asarray(hidden_of(params, *placed), np.float32)[: len(rows)])
-    reward = np.array([row.reward for row in answers.rows], np.float32)
-    return Prompts(np.concatenate(pieces), tokens.prompt_mask, reward)
-
-
-def _filled_up(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(rows, the same with repeats up to ``size``) of each batch: one shape to compile for."""
-    pieces = (rows[first : first + size] for first in range(0, len(rows), size))
-    return [(piece, np.resize(piece, size)) for piece in pieces]
+    return features_of(
+        lm.transformer,
+        {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
+        [lm.tokenizer.prompt(task.template, row.prompt, limit=width) for row in answers.rows],
+        [row.reward for row in answers.rows],
+        width=width,
+        batch_size=batch_size,
+        pad_id=lm.tokenizer.pad_id,
+        mesh=lm.mesh,
+        label="value prompts",
+        stopping=stopping,
+    )
 
 
 def _folds(example_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
@@ -139,45 +97,6 @@ def _folds(example_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
     order = np.random.default_rng([seed, 3]).permutation(len(names))
     part = {names[index]: place % folds for place, index in enumerate(order)}
     return np.array([part[name] for name in example_ids])
-
-
-def _start(head: ValueHead, tx, lm: LanguageModel, seed: int, mean_reward: float) -> TrainState:
-    """Step 0 of a head that predicts about ``mean_reward``, on the mesh."""
-    params = head.init(jax.random.fold_in(jax.random.key(seed), 4), mean_reward)
-    return place_like_params(init_state(place_params(params, lm.mesh), tx), lm.mesh)
-
-
-def _train(
-    fitter: Fitter, lm: LanguageModel, data: Prompts, rows: np.ndarray, epochs: int
-) -> Iterator[tuple[int, Params]]:
-    """Yields (epoch, parameters) for epochs 0 … ``epochs`` of a head fitted on ``rows``."""
-    state = _start(fitter.head, fitter.tx, lm, fitter.seed, float(data.reward[rows].mean()))
-    yield 0, state.trained
-    size = fitter.batch_size
-    per_epoch = -(-len(rows) // size)
-
-    def batches():
-        for epoch in range(epochs):
-            order = np.random.default_rng([fitter.seed, epoch]).permutation(rows)
-            for first in range(0, per_epoch * size, size):
-                chosen = np.take(order, np.arange(first, first + size), mode="wrap")
-                batch = jax.tree.map(lambda x, chosen=chosen: x[chosen][None], data)
-                yield place_rows(batch, lm.mesh, axis=1)
-
-    for step, reached, _ in fit(state, {}, batches(), fitter.update):
-        if step % per_epoch == 0:
-            yield step // per_epoch, reached.trained
-
-
-def _predict(
-    fitter: Fitter, lm: LanguageModel, params: Params, data: Prompts, rows: np.ndarray
-) -> np.ndarray:
-    """f32[rows]: the value of each of ``rows``."""
-    pieces = []
-    for piece, chosen in _filled_up(rows, fitter.batch_size):
-        placed = place_rows((data.hidden[chosen], data.mask[chosen]), lm.mesh)
-        pieces.append(np.asarray(fitter.predict(params, *placed))[: len(piece)])
-    return np.concatenate(pieces)
 
 
 def held_out(curve: np.ndarray, reward: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, int]:
@@ -202,7 +121,7 @@ def held_out(curve: np.ndarray, reward: np.ndarray, fold: np.ndarray) -> tuple[n
     return predicted, int(np.argmin(error.mean(axis=1)))
 
 
-def _audit(predicted: np.ndarray, data: Prompts, fold: np.ndarray, epochs: int) -> ValueAudit:
+def _audit(predicted: np.ndarray, data: Features, fold: np.ndarray, epochs: int) -> ValueAudit:
     """Held-out errors of the head, of the mean, and of a straight line in the prompt length."""
     observed = data.reward.astype(np.float64)
     length = data.mask.sum(1).astype(np.float64)

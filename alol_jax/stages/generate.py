@@ -16,7 +16,7 @@ from alol_jax.types import Answers, Policy, ScoredSplits, StageContext, Task
 def generate(
     lm: LanguageModel,
     task: Task,
-    weights: ConfigDict,
+    scoring: rewards.Scoring,
     options: ConfigDict,
     decoding: ConfigDict,
     seed: int,
@@ -31,11 +31,11 @@ def generate(
     was fitted to imitate them.
 
     Args:
-        weights: ``config.rewards``.
+        scoring: what the reward is.
         options: ``config.generate``; ``decoding``: ``config.decode``.
         seed: of the draws, where the temperature is above 0.
     """
-    reward = rewards.of_task(task, weights, [row.response for row in scored.train])
+    reward = scoring.reward([row.response for row in scored.train])
     if not reward.names:
         context.say("no scorer: the data's validation responses stand in for the reference's")
         return Answers(scored.validation)

@@ -23,7 +23,6 @@ from alol_jax.types import (
     StageContext,
     Task,
     TrainingTable,
-    UserError,
     Value,
 )
 
@@ -47,20 +46,16 @@ def select(
     Writes ``data_report.json`` beside the table.
 
     Args:
-        reads: what the objective reads; decides which frozen models run.
+        reads: what is annotated: what the objective reads, and what else the config asks for, so
+            that the runs of several objectives can share the table.
         heads: ``config.value``, the architecture of the value head.
         options: ``config.select``.
-
-    Raises:
-        UserError: the objective reads the advantage and no row has a positive one.
     """
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
     if any(cut):
         context.say(cut.said(len(rows), lm.shapes))
     if "ref_logp" in reads or "advantage" in reads:
         rows = _annotated(lm, rows, reads, heads, options, reference, value, context)
-    if "advantage" in reads:
-        _check_some_kept(rows)
     report = data_report(rows, cut)
     text = json.dumps(report, indent=1, ensure_ascii=False)
     (context.folder / "data_report.json").write_text(text, encoding="utf-8")
@@ -96,16 +91,6 @@ def _annotated(lm, rows, reads, heads, options, reference, value, context):
         )
         for row, logp, v, a, keep in zip(rows, logps, values, advantage, keeps, strict=True)
     )
-
-
-def _check_some_kept(rows: Sequence[Annotated]) -> None:
-    if not any(row.kept for row in rows):
-        best = max(row.advantage for row in rows)
-        raise UserError(
-            f"none of {len(rows)} training rows has a positive advantage (the best is {best:.4f}): "
-            "the reference already earns more than the data; add better rows, or train longer "
-            "on value (config.value.epochs), or use an objective that reads the reward (r_lol)"
-        )
 
 
 def data_report(rows: Sequence[Annotated], cut: Cut) -> dict:

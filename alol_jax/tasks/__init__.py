@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from alol_jax.tasks.hha import HHA
 from alol_jax.tasks.jsonl import JSONL
 from alol_jax.tasks.smalltalk import SMALLTALK
 from alol_jax.types import Task, UserError
 
-TASKS: dict[str, Task] = {task.name: task for task in (SMALLTALK, JSONL)}
+TASKS: dict[str, Task] = {task.name: task for task in (SMALLTALK, JSONL, HHA)}
 
 
 def get_task(options: Any) -> Task:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ FORMATS = {
 }
 """File suffix (before an optional ``.gz``) -> what is in the file."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a map"}
 
 
@@ -78,29 +80,56 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path}: cannot be read as {form} ({_reason(error)})") from error
 
 
+def is_file(name: str) -> bool:
+    """Whether a name means a file: it has a suffix that we read, or it is there."""
+    return _format(Path(name)) is not None or (name != "" and Path(name).exists())
+
+
 def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (place, row) of a file (see ``read_file``) or of a split of a hub dataset.
 
-    A name with a file suffix that we read is a file, which has one split, "train".
+    A file (see ``is_file``) has one split, "train". A hub dataset is "owner/name", or
+    "owner/name:folder" for one folder of its files (``data_dir``).
 
     Raises:
       UserError: as ``read_file``; no such dataset or split, or no connection.
     """
-    if _format(Path(name)) is not None or Path(name).exists():
+    if is_file(name):
         if split != "train":
             raise UserError(f"{name}: a file has only the split 'train', not {split!r}")
         yield from read_file(Path(name))
         return
     import datasets
 
+    dataset, _, folder = name.partition(":")
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows = datasets.load_dataset(dataset, data_dir=folder or None, split=split)
     except Exception as error:  # the hub client's, the network's and the readers' own errors
         raise UserError(
-            f"{name}: cannot load split {split!r} from the Hugging Face hub ({_reason(error)})"
+            f"{name}: cannot load split {split!r} from the Hugging Face hub ({_reason(error)}); "
+            "name local files instead where there is no connection"
         ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{name} [{split}], row {number}", row
+
+
+def read_listed(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``read_rows`` of what one text names: a file, or "owner/name:folder:split" on the hub.
+
+    Without a folder it is "owner/name:split".
+
+    Raises:
+      UserError: as ``read_rows``; the text is neither of the two.
+    """
+    if is_file(name):
+        return read_file(Path(name))
+    dataset, _, split = name.rpartition(":")
+    if not dataset or not split:
+        raise UserError(
+            f"{name!r} is neither a file (ending in {', '.join(FORMATS)}, or these with .gz) nor a "
+            "split on the Hugging Face hub, like 'Anthropic/hh-rlhf:helpful-base:train'"
+        )
+    return read_rows(dataset, split)
 
 
 def has(row: Mapping[str, Any], name: str) -> bool:
@@ -142,7 +171,7 @@ def _checked(place: str, value: Any, kind: type[Kind]) -> Kind:
         )
     if kind is float:
         return _finite(place, value)
-    if kind is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if kind is str and _SURROGATE.search(value):
         raise UserError(f"{place}: the text is not valid Unicode (a lone surrogate)")
     return value
 

@@ -77,8 +77,14 @@ SPECS = (
 )
 
 
+def _reward(specs, weights, train):
+    """The reward of these components, by words."""
+    named = {spec.name: weight for spec, weight in zip(specs, weights, strict=True)}
+    return rewards.Scoring(tuple(specs), {}, named).reward(train)
+
+
 def test_the_reward_is_the_weighted_sum_of_its_components():
-    reward = rewards.build(SPECS, (1.0, 2.0, 0.5), CORPUS)
+    reward = _reward(SPECS, (1.0, 2.0, 0.5), CORPUS)
     components, total = reward.score(["p", "p"], ["red fox", "I love the blue dog"])
     assert reward.names == ("positivity", "diversity", "safety")
     assert components.shape == (2, 3)
@@ -91,27 +97,27 @@ def test_the_reward_is_the_weighted_sum_of_its_components():
 
 
 def test_components_without_weight_are_left_out():
-    reward = rewards.build(SPECS, (0.0, 1.0, 0.0), CORPUS)
+    reward = _reward(SPECS, (0.0, 1.0, 0.0), CORPUS)
     assert reward.names == ("diversity",)
     components, total = reward.score(["p"], ["dog"])
     assert components.tolist() == [[pytest.approx(0.1)]] and total.tolist() == [pytest.approx(0.1)]
 
 
 def test_an_empty_batch_has_no_scores():
-    components, total = rewards.build(SPECS, (1.0, 1.0, 1.0), CORPUS).score([], [])
+    components, total = _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).score([], [])
     assert components.shape == (0, 3) and total.shape == (0,)
-    assert rewards.build(SPECS, (1.0, 1.0, 1.0), CORPUS).rows([], []) == ()
+    assert _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).rows([], []) == ()
 
 
 def test_without_weights_nothing_can_score():
-    reward = rewards.build(SPECS, (0.0, 0.0, 0.0), CORPUS)
+    reward = _reward(SPECS, (0.0, 0.0, 0.0), CORPUS)
     assert reward.names == () and reward.max_reward == 0
     with pytest.raises(UserError, match="nothing can score"):
         reward.score(["p"], ["r"])
 
 
 def test_rows_keep_what_they_are_and_get_the_new_response_with_its_scores():
-    reward = rewards.build(SPECS, (0.0, 3.0, 0.0), CORPUS)
+    reward = _reward(SPECS, (0.0, 3.0, 0.0), CORPUS)
     old = Scored("id", "prompt", "old", "web", (0.9, 0.9), 1.8)
     (row,) = reward.rows([old], ["dog"])
     assert (row.example_id, row.prompt, row.source) == ("id", "prompt", "web")
@@ -133,28 +139,29 @@ def test_the_template_fills_in_prompt_and_response_literally(monkeypatch):
     seen = []
     _fixed(monkeypatch, lambda one: seen.append(one) or 0.5)
     spec = RewardSpec("r", "fixed", "Q: {prompt} A: {response} {x}", 1.0)
-    rewards.build([spec], [1.0], []).score(["{response}"], ["{prompt} {"])
+    _reward([spec], [1.0], []).score(["{response}"], ["{prompt} {"])
     assert seen == ["Q: {response} A: {prompt} { {x}"]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.01, 1.01])
 def test_a_bad_score_names_scorer_text_and_value(monkeypatch, bad):
     _fixed(monkeypatch, lambda one: bad if one == "second" else 0.5)
-    reward = rewards.build([RewardSpec("r", "fixed", "{response}", 1.0)], [1.0], [])
+    reward = _reward([RewardSpec("r", "fixed", "{response}", 1.0)], [1.0], [])
     with pytest.raises(UserError, match=f"scorer 'fixed' gave {bad} for 'second'"):
         reward.score(["p", "p"], ["first", "second"])
 
 
 def test_rounding_at_the_bound_is_cut_off(monkeypatch):
     _fixed(monkeypatch, lambda one: 1 + 1e-9)
-    components, _ = rewards.build([RewardSpec("r", "fixed", "{response}", 1.0)], [1.0], []).score(
+    components, _ = _reward([RewardSpec("r", "fixed", "{response}", 1.0)], [1.0], []).score(
         ["p"], ["r"]
     )
     assert components.tolist() == [[1.0]]
 
 
 def test_weights_come_in_the_order_of_the_components():
-    assert rewards.weights_of(SPECS, {"safety": 3, "positivity": 1.0, "diversity": 0}) == (1, 0, 3)
+    weights = {"safety": 3, "positivity": 1.0, "diversity": 0}
+    assert rewards.Scoring(SPECS, {}, weights).reward(CORPUS).weights == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +179,9 @@ def test_weights_come_in_the_order_of_the_components():
 )
 def test_a_bad_weight_names_the_reward(weights, message):
     with pytest.raises(UserError, match=message):
-        rewards.weights_of(SPECS, weights)
+        rewards.Scoring(SPECS, {}, weights)
 
 
 def test_an_unknown_scorer_names_the_near_miss():
     with pytest.raises(UserError, match="no scorer 'nontoxic': did you mean 'nontoxicity'"):
-        rewards.build([RewardSpec("safety", "nontoxic", "{response}", 1.0)], [1.0], [])
+        _reward([RewardSpec("safety", "nontoxic", "{response}", 1.0)], [1.0], [])

@@ -7,7 +7,16 @@ import pytest
 
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.types import Interval, RewardSpec
-from tests.tiny_run import TASK, context, fitted, scored_rows, scored_splits, small_options, tiny_lm
+from tests.tiny_run import (
+    TASK,
+    context,
+    fitted,
+    scored_rows,
+    scored_splits,
+    scoring,
+    small_options,
+    tiny_lm,
+)
 
 LM = tiny_lm()
 CHECKED = dataclasses.replace(
@@ -30,11 +39,10 @@ pytestmark = pytest.mark.usefixtures("checksum")
 
 def _evaluate(tmp_path, *, policy=1, seed=0, luck=1.0, positivity=0.5):
     config = small_options()
-    config.rewards.update({"luck": luck, "positivity": positivity})
     return evaluate(
         LM,
         CHECKED,
-        config.rewards,
+        scoring({"luck": luck, "positivity": positivity}, task=CHECKED),
         config.evaluate,
         config.decode,
         seed,

@@ -10,8 +10,8 @@ from alol_jax.batches import tokenise
 from alol_jax.objectives import OBJECTIVES, Objective, nll
 from alol_jax.stages import fit_policy as stage
 from alol_jax.stages.evaluate import evaluate
-from alol_jax.types import RewardSpec, TrainingTable, UserError
-from tests.tiny_run import TASK, context, fitted, scored_splits, small_options, tiny_lm
+from alol_jax.types import Cost, Policy, RewardSpec, TrainingTable, UserError
+from tests.tiny_run import TASK, context, fitted, scored_splits, scoring, small_options, tiny_lm
 
 SHAPES = ((16, 16),)
 LM = tiny_lm(shapes=SHAPES)
@@ -40,7 +40,6 @@ def _table() -> TrainingTable:
 
 def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, **changes):
     config = small_options()
-    config.rewards = {"luck": luck}
     config.policy.update(changes)
     config.objective.update({"clip": 0.5, "beta": 0.25})
     return stage.fit_policy(
@@ -48,7 +47,7 @@ def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, **changes):
         CHECKED,
         objective if isinstance(objective, Objective) else OBJECTIVES[objective],
         config.objective,
-        config.rewards,
+        scoring({"luck": luck}, task=CHECKED),
         config.policy,
         config.decode,
         0,
@@ -61,14 +60,15 @@ def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, **changes):
 
 @pytest.fixture
 def planned(monkeypatch):
-    """What would be trained on, without training: `fit_best` hands back its arguments."""
-    monkeypatch.setattr(
-        stage,
-        "fit_best",
-        lambda state, frozen, batches, update, plan, **rest: (
-            {"batches": batches, "plan": plan} | rest
-        ),
-    )
+    """What would be trained on, without training: the arguments of `fit_best`."""
+    found = {}
+
+    def fit_best(state, frozen, batches, update, plan, **rest):
+        found.update({"batches": batches, "plan": plan} | rest)
+        return Policy({}, 0, (), (), Cost(seconds=3.0))
+
+    monkeypatch.setattr(stage, "fit_best", fit_best)
+    return found
 
 
 def _drawn(found) -> np.ndarray:
@@ -83,12 +83,16 @@ def _drawn(found) -> np.ndarray:
 @pytest.mark.parametrize(
     ("objective", "sampling", "said"),
     [
-        ("a_lol", "auto", "8 items, priority sampling, 2 steps"),
-        ("wbc", "auto", "10 items, priority sampling, 3 steps"),
-        ("nll", "auto", "10 items, uniform sampling, 3 steps"),
-        ("dpo", "auto", "5 items, uniform sampling, 2 steps"),
+        ("a_lol", "auto", "8 items, all_priority sampling, 2 steps"),
+        ("wbc", "auto", "11 items, all_priority sampling, 3 steps"),
+        ("nll", "auto", "12 items, uniform sampling, 3 steps"),
+        ("nll", "good_uniform", "6 items, good_uniform sampling, 2 steps"),
+        ("dpo", "auto", "6 items, uniform sampling, 2 steps"),
         ("a_lol", "uniform", "10 items, uniform sampling, 3 steps"),
-        ("a_lol", "positive", "8 items, positive sampling, 2 steps"),
+        ("a_lol", "good_uniform", "5 items, good_uniform sampling, 2 steps"),
+        ("a_lol", "all_random", "8 items, all_random sampling, 2 steps"),
+        ("a_lol", "good_random", "4 items, good_random sampling, 1 steps"),
+        ("wbc", "good_priority", "5 items, good_priority sampling, 2 steps"),
     ],
 )
 def test_the_sampling_follows_the_objective_unless_it_is_chosen(
@@ -96,48 +100,110 @@ def test_the_sampling_follows_the_objective_unless_it_is_chosen(
 ):
     lines = []
     _fit(tmp_path, objective, said=lines, sampling=sampling)
-    assert lines[0] == said
+    assert said in lines
 
 
 def test_uniform_sampling_takes_every_kept_row_equally_often(tmp_path, planned):
-    drawn = _drawn(_fit(tmp_path, "a_lol", sampling="uniform", epochs=8.0, batch_size=2))
+    _fit(tmp_path, "a_lol", sampling="uniform", epochs=8.0, batch_size=2)
+    drawn = _drawn(planned)
     rows, counts = np.unique(drawn, return_counts=True)
     assert rows.tolist() == list(range(2, 12))
     assert counts.min() >= 7 and counts.max() <= 9 and counts.sum() == 80
 
 
-def test_positive_sampling_leaves_out_rows_without_advantage(tmp_path, planned):
-    drawn = _drawn(_fit(tmp_path, "a_lol", sampling="positive", epochs=4.0))
-    assert set(drawn) == set(range(4, 12))
+def test_random_sampling_leaves_out_rows_without_advantage(tmp_path, planned):
+    _fit(tmp_path, "a_lol", sampling="all_random", epochs=4.0)
+    assert set(_drawn(planned)) == set(range(4, 12))
+
+
+def test_good_sampling_draws_the_first_response_of_a_prompt_alone(tmp_path, planned):
+    _fit(tmp_path, "a_lol", sampling="good_priority", epochs=100.0)
+    drawn = _drawn(planned)
+    assert set(drawn) == {4, 6, 8, 10}  # row 11, with most advantage, is a second one
+    share = np.bincount(drawn.astype(int))[[4, 6, 8, 10]] / len(drawn)
+    assert share == pytest.approx(0.25, abs=5 * np.sqrt(0.25 / len(drawn)))
+
+
+def test_a_bad_response_that_is_drawn_keeps_its_own_reward_and_advantage(tmp_path, planned):
+    """The published all_priority gave it those of the good one."""
+    _fit(tmp_path, "a_lol", sampling="all_priority", epochs=20.0)
+    for batch in planned["batches"](0, planned["plan"].steps):
+        bad = np.asarray(batch.reward) == 11
+        assert (np.asarray(batch.advantage)[bad] == 16).all()
+        assert (np.asarray(batch.advantage)[~bad] == 1).all()
 
 
 def test_priority_sampling_draws_by_the_advantage(tmp_path, planned):
-    drawn = _drawn(_fit(tmp_path, "a_lol", epochs=100.0))
+    _fit(tmp_path, "a_lol", epochs=100.0)
+    drawn = _drawn(planned)
     share = np.bincount(drawn.astype(int), minlength=12) / len(drawn)
     assert not share[:4].any()
     assert share[11] == pytest.approx(16 / 23, abs=5 * np.sqrt(0.25 / len(drawn)))
 
 
 def test_priority_sampling_draws_by_the_reward_where_the_objective_reads_it(tmp_path, planned):
-    drawn = _drawn(_fit(tmp_path, "wbc", epochs=60.0))
-    assert set(drawn) == set(range(2, 12))  # an advantage of 0 does not matter
-    assert (drawn >= 7).mean() == pytest.approx(45 / 65, abs=0.1)
+    _fit(tmp_path, "wbc", epochs=60.0)
+    drawn = _drawn(planned)
+    assert set(drawn) == set(range(1, 12))  # neither the advantage nor what is kept matters
+    assert (drawn >= 7).mean() == pytest.approx(45 / 66, abs=0.1)
 
 
 def test_pairs_hold_the_better_response_first(tmp_path, planned):
-    found = _fit(tmp_path, "dpo", batch_size=2, accumulate=2)
-    for batch in found["batches"](0, found["plan"].steps):
+    said = []
+    _fit(tmp_path, "dpo", batch_size=2, accumulate=2, said=said)
+    assert "6 prompts with 2 responses ranked by reward; left out: 0 with fewer" in said[0]
+    for batch in planned["batches"](0, planned["plan"].steps):
         assert batch.tokens.response.shape[:3] == batch.ref_logp.shape[:3] == (2, 2, 2)
         assert batch.tokens.prompt.shape[:2] == (2, 2)
         assert (np.asarray(batch.reward[..., 0]) == np.asarray(batch.reward[..., 1]) + 1).all()
 
 
+def test_ranked_by_the_data_its_first_response_is_the_chosen_one(tmp_path, planned):
+    _fit(tmp_path, "dpo", batch_size=2, ranking="data")
+    for batch in planned["batches"](0, planned["plan"].steps):
+        assert (np.asarray(batch.reward[..., 0]) == np.asarray(batch.reward[..., 1]) - 1).all()
+
+
+def test_the_cost_counts_the_tokens_of_all_rows_that_are_drawn(tmp_path, planned):
+    rows = _table().rows
+    policy = _fit(tmp_path, "nll", epochs=2.0, batch_size=6)
+    assert policy.cost.tokens == 2 * sum(len(row.prompt) + len(row.response) for row in rows)
+    assert policy.cost.seconds == 3.0 and policy.cost.flops > 0
+    pairs = _fit(tmp_path, "dpo", epochs=2.0, batch_size=6)
+    assert pairs.cost == policy.cost  # a prompt is read with each of its responses
+
+
+def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path, monkeypatch):
+    rows = (dataclasses.replace(row, advantage=-0.25, kept=False) for row in _table().rows)
+    poor = TrainingTable(tuple(rows))
+    monkeypatch.setattr(f"{__name__}._table", lambda: poor)
+    with pytest.raises(UserError) as caught:
+        _fit(tmp_path, "a_lol")
+    assert str(caught.value).startswith("none of 12 training rows has a positive advantage (the b")
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_with_one_response_where_two_are_needed_are_counted(tmp_path, monkeypatch, planned):
+    rows = _table().rows
+    single = tuple(
+        dataclasses.replace(row, example_id=f"alone{n}" if n < 8 else row.example_id)
+        for n, row in enumerate(rows)
+    )
+    monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(single))
+    said = []
+    _fit(tmp_path, "dpo", said=said)
+    assert "left out: 8 with fewer responses" in said[0]
+    monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(single[:8]))
+    with pytest.raises(UserError, match="objective a_lol needs 2 responses .* of 8 prompts 8 have"):
+        _fit(tmp_path, "dpo")
+
+
 @pytest.mark.parametrize(
     ("objective", "sampling", "message"),
     [
-        ("nll", "priority", "sampling='priority' needs an objective that"),
-        ("dpo", "positive", "sampling='positive' needs an objective that"),
-        ("a_lol", "prioritty", "'prioritty': did you mean 'priority'"),
+        ("nll", "all_priority", "sampling='all_priority' needs an objective that"),
+        ("dpo", "all_random", "sampling='all_random' needs an objective that"),
+        ("a_lol", "good_prioritty", "'good_prioritty': did you mean 'good_priority'"),
     ],
 )
 def test_a_sampling_that_makes_no_sense_is_one_clear_line(tmp_path, objective, sampling, message):
@@ -164,11 +230,18 @@ def test_the_objective_gets_its_hyper_parameters_and_the_stored_annotations(tmp_
 
 def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers(tmp_path):
     config = small_options()
-    config.rewards = {"luck": 1.0}
     policy = _fit(tmp_path, "a_lol", epochs=0.1)
     # `evaluate` asks about its test split: the validation prompts here.
     asked = dataclasses.replace(SCORED, test=SCORED.validation)
-    given = (LM, CHECKED, config.rewards, config.evaluate, config.decode, 0, asked)
+    given = (
+        LM,
+        CHECKED,
+        scoring({"luck": 1.0}, task=CHECKED),
+        config.evaluate,
+        config.decode,
+        0,
+        asked,
+    )
     reference = evaluate(*given, fitted(LM), policy, context=context(tmp_path))
     assert policy.validations[0].score == pytest.approx(reference.systems[1].reward.mean)
     best = max(validation.score for validation in policy.validations)

@@ -6,7 +6,16 @@ import pytest
 
 from alol_jax.stages.generate import generate
 from alol_jax.types import RewardSpec
-from tests.tiny_run import TASK, context, fitted, scored_rows, scored_splits, small_options, tiny_lm
+from tests.tiny_run import (
+    TASK,
+    context,
+    fitted,
+    scored_rows,
+    scored_splits,
+    scoring,
+    small_options,
+    tiny_lm,
+)
 
 LM = tiny_lm()
 CHECKED = dataclasses.replace(
@@ -22,13 +31,12 @@ pytestmark = pytest.mark.usefixtures("checksum")
 
 def _generate(tmp_path, *, said=None, seed=0, policy=0, luck=1.0, positivity=0.5, **changes):
     config = small_options()
-    config.rewards.update({"luck": luck, "positivity": positivity})
     config.generate.update(changes)
     given = context(tmp_path, said=said)
     return generate(
         LM,
         CHECKED,
-        config.rewards,
+        scoring({"luck": luck, "positivity": positivity}, task=CHECKED),
         config.generate,
         config.decode,
         seed,

@@ -3,8 +3,9 @@
 import dataclasses
 
 import pytest
+from ml_collections import ConfigDict
 
-from alol_jax.stages.load import load
+from alol_jax.stages.load import load, swapped
 from alol_jax.types import Example, Splits, StageContext, Task, UserError
 
 
@@ -17,7 +18,8 @@ def _load(tmp_path, train, validation, test, said=None):
     task = Task("toy", lambda options: splits, lambda options: (), "{prompt}", (), ())
     said = [] if said is None else said
     context = StageContext(tmp_path, lambda: False, said.append, False)
-    assert load(task, None, (), context=context) is splits
+    options = ConfigDict({"swapped": 0.0})
+    assert load(task, options, (), context=context) is splits
 
 
 def test_good_splits_pass_with_a_line_per_split_and_the_notes(tmp_path):
@@ -57,3 +59,52 @@ def test_a_broken_promise_names_the_example(tmp_path, changed, message):
             [dataclasses.replace(_example("b"), **changed)],
             [_example("c")],
         )
+
+
+def _many(count: int) -> Splits:
+    """Prompts with one to three responses, each of which names its prompt."""
+    train = tuple(
+        Example(f"{n}", f"prompt {n}", tuple(f"{n}.{k}" for k in range(1 + n % 3)), "s", (1.0,))
+        for n in range(count)
+    )
+    return Splits(train, train[:1], train[1:2], notes=("a note",))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_swapped_responses_go_to_other_prompts_and_none_is_lost(share):
+    splits = _many(30)
+    noisy = swapped(splits, share)
+    before = [text for one in splits.train for text in one.responses]
+    after = [text for one in noisy.train for text in one.responses]
+    assert sorted(before) == sorted(after)
+    assert [len(one.responses) for one in noisy.train] == [
+        len(one.responses) for one in splits.train
+    ]
+    moved = sum(not text.startswith(f"{one.id}.") for one in noisy.train for text in one.responses)
+    assert moved == round(share * len(before))
+    assert all(one.rewards == () for one in noisy.train)
+    assert (noisy.validation, noisy.test) == (splits.validation, splits.test)
+    assert noisy.notes[-1] == f"{moved} of {len(before)} training responses were given to others."
+
+
+def test_nothing_swapped_is_nothing_changed():
+    splits = _many(30)
+    assert swapped(splits, 0.0) is splits
+
+
+def test_more_noise_keeps_what_less_noise_moved():
+    less, more = (
+        {
+            one.id
+            for one, was in zip(swapped(_many(30), share).train, _many(30).train, strict=True)
+            if one.responses != was.responses
+        }
+        for share in (0.25, 0.5)
+    )
+    assert less < more
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_what_is_no_share_is_one_clear_line(share):
+    with pytest.raises(UserError, match="config.task.swapped=.* must be a share from 0 to 1"):
+        swapped(_many(3), share)

@@ -17,6 +17,7 @@ from alol_jax.types import (
     Task,
     UserError,
 )
+from configs import common
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +57,13 @@ def _splits(train_rewards=(), validation_rewards=(), test_rewards=()) -> Splits:
     )
 
 
-def _score(tmp_path, weights, splits, said=None):
+def _score(tmp_path, weights, splits, said=None, *, stopping=lambda: False, **options):
     said = [] if said is None else said
-    context = StageContext(tmp_path, lambda: False, said.append, False)
-    return score(TASK, weights, splits, context=context)
+    context = StageContext(tmp_path, stopping, said.append, False)
+    chosen = common.get_config().score
+    chosen.update(options)
+    scoring = rewards.Scoring(TASK.rewards, {}, weights)
+    return score(scoring, chosen, splits, context=context)
 
 
 def test_every_response_becomes_a_row_with_its_reward(tmp_path):
@@ -88,9 +92,8 @@ def test_many_rows_are_scored_in_pieces_as_they_would_be_at_once(tmp_path, monke
     at_once = _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits)
     monkeypatch.setattr("alol_jax.stages.score.PIECE", 5)
     assert _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits) == at_once
-    context = StageContext(tmp_path, lambda: True, lambda line: None, False)
-    with pytest.raises(Interrupted, match="score: 1 of 6"):
-        score(TASK, {"long": 1.0, "seen": 0.5}, splits, context=context)
+    with pytest.raises(Interrupted, match="score: 1 of 4"):
+        _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits, stopping=lambda: True)
 
 
 def test_stored_rewards_are_used_when_all_weights_are_zero(tmp_path):
@@ -108,7 +111,7 @@ def test_stored_rewards_are_used_when_all_weights_are_zero(tmp_path):
 def test_stored_rewards_that_weights_overrule_are_mentioned(tmp_path):
     said = []
     scored = _score(tmp_path, {"long": 1.0, "seen": 0.0}, _splits((5.0, 5.0), (5.0,), (5.0,)), said)
-    assert said[0] == "the data's stored rewards are ignored: the weights ask for long"
+    assert said[0] == "train: stored rewards are ignored: the weights ask for long"
     assert [row.reward for row in scored.train] == [0.3, 0.5]
 
 
@@ -138,3 +141,42 @@ def test_a_score_beyond_its_bound_is_a_clear_error(tmp_path):
     )
     with pytest.raises(UserError, match="scorer 'length' gave 1.1 for 'xxxxxxxxxxx'"):
         _score(tmp_path, {"long": 1.0, "seen": 0.0}, splits)
+
+
+ONLY = {"long": 0.5, "seen": 0.0}  # 0.3, 0.5 for the training rows
+
+
+def test_stored_scores_stand_and_a_row_without_one_is_scored(tmp_path):
+    said = []
+    splits = _splits((0.3, 0.5), (), (0.9,))
+    scored = _score(tmp_path, ONLY, splits, said, stored=("train",))
+    assert said[:2] == [
+        "train: stored rewards stand; of 2 scored again none differs by more than 0.0000",
+        "test: stored rewards are ignored: the weights ask for long",
+    ]
+    assert [row.components for row in scored.train] == [(0.3,), (0.5,)]
+    assert [row.reward for row in scored.train] == [0.15, 0.25]
+    assert scored.validation[0].components == (0.2,) and scored.validation[0].reward == 0.1
+    assert scored.test[0].components == (0.3,)
+    assert (scored.component_names, scored.max_reward) == (("long",), 0.5)
+
+
+def test_stored_scores_that_the_scorer_contradicts_are_shown(tmp_path):
+    with pytest.raises(UserError) as caught:
+        _score(
+            tmp_path, ONLY, _splits((0.31, 0.9), (0.2,), (0.3,)), stored=("train",), tolerance=0.02
+        )
+    said = str(caught.value)
+    assert said.startswith("1 of 2 stored train rewards differ by more than 0.02 from what long gi")
+    assert "'maybe': stored 0.900, scored 0.500" in said
+    assert said.endswith("take 'train' out of config.score.stored to score its rows anew")
+
+
+def test_a_stored_score_beyond_the_bound_of_its_scorer_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="a: the stored reward is 1.5, long scores from 0 to 1"):
+        _score(tmp_path, ONLY, _splits((1.5, 0.5), (0.2,), (0.3,)), stored=("train", "test"))
+
+
+def test_a_stored_score_cannot_stand_for_several_components(tmp_path):
+    with pytest.raises(UserError, match="a stored reward is one score, but long, seen make up"):
+        _score(tmp_path, {"long": 1.0, "seen": 1.0}, _splits((0.3, 0.5)), stored=("train", "test"))

@@ -11,13 +11,12 @@ from alol_jax.annotate import annotate
 from alol_jax.batches import tokenise
 from alol_jax.models.heads import ValueHead
 from alol_jax.stages.select import select
-from alol_jax.types import UserError, Value, ValueAudit
+from alol_jax.types import Value, ValueAudit
 from tests.tiny_run import (
     SHAPES,
     TASK,
     context,
     fitted,
-    scored_rows,
     scored_splits,
     small_options,
     tiny_lm,
@@ -112,14 +111,6 @@ def test_the_data_report_shows_the_extremes(selected):
     ranked = sorted((row.advantage for row in table.rows), reverse=True)
     assert [row["advantage"] for row in report["most_advantageous"]] == ranked[:10]
     assert [row["advantage"] for row in report["least_advantageous"]] == ranked[::-1][:10]
-
-
-def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path):
-    poor = dataclasses.replace(SCORED, train=scored_rows(5, reward=lambda n: n / 100))
-    with pytest.raises(UserError) as caught:
-        _select(tmp_path, scored=poor, value=_value(largest=100.0))
-    assert str(caught.value).startswith("none of 5 training rows has a positive advantage (the be")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("reads", [(), ("reward",)])

@@ -114,6 +114,40 @@ def test_a_dataset_that_cannot_be_fetched_is_a_clear_error():
     assert "\n" not in str(caught.value)
 
 
+def test_a_hub_dataset_is_named_with_folder_and_split(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(name, *, data_dir, split):
+        asked.append((name, data_dir, split))
+        return [{"a": 1}, {"a": 2}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert list(sources.read_listed("who/what:some-folder:test")) == [
+        ("who/what:some-folder [test], row 1", {"a": 1}),
+        ("who/what:some-folder [test], row 2", {"a": 2}),
+    ]
+    list(sources.read_listed("who/what:train"))
+    assert asked == [("who/what", "some-folder", "test"), ("who/what", None, "train")]
+
+
+def test_a_listed_file_is_read_whatever_colons_it_has(tmp_path):
+    path = _write(tmp_path / "a:b.jsonl", '{"a": 1}')
+    assert list(sources.read_listed(str(path))) == [(f"{path}, line 1", {"a": 1})]
+
+
+@pytest.mark.parametrize("name", ["who/what", "rows.txt", ":train", "who/what:", ""])
+def test_a_text_that_names_neither_file_nor_hub_split_is_a_clear_error(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"neither a file .* nor a split on the Hugging Face hub"):
+        list(sources.read_listed(name))
+
+
+def test_a_hub_split_that_cannot_be_fetched_says_what_works_offline():
+    with pytest.raises(UserError, match="no-such/dataset:folder: cannot load .* name local files"):
+        list(sources.read_listed("no-such/dataset:folder:train"))
+
+
 def test_a_field_is_returned_in_its_kind():
     row = {"text": "hi", "whole": 3, "list": [1, 2.5], "map": {}}
     assert sources.field("x", row, "text", str) == "hi"

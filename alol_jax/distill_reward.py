@@ -1,0 +1,235 @@
+"""A small reward model from stored rewards, for who has no room (or network) for a large one.
+
+    python -m alol_jax.distill_reward --config=configs/hha.py:size=smollm2 --out=rewards/small \
+        --config.task.train_files="('helpful_base.jsonl',)" …
+
+A value head over prompt and response is fitted on the frozen base of ``config.model`` to the stored
+rewards of the training rows, with the epoch that is best on the validation rows, and measured on
+the test rows, which nothing was chosen by. ``--config.reward_models.NAME.path=rewards/small`` then
+scores with it; where the run stands on the same base, that costs no second model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from alol_jax.head_fit import Features, HeadFitter, features_of, make_head_fitter
+from alol_jax.language_model import LanguageModel, open_language_model
+from alol_jax.main import CONFIG, entry
+from alol_jax.models.heads import ValueHead
+from alol_jax.progress import progress, say
+from alol_jax.rewards.distilled import DESCRIPTION, Description, base_of, read, save_distilled
+from alol_jax.sharding import make_mesh
+from alol_jax.stages.load import checked
+from alol_jax.statistics import bootstrap, pearson, spearman
+from alol_jax.tasks import get_task
+from alol_jax.types import Example, Interval, Params, UserError
+
+_OUT = flags.DEFINE_string("out", None, "Where the reward model goes; must not exist.")
+
+DRAWS, CONFIDENCE = 10_000, 0.95
+
+
+class Rows(NamedTuple):
+    """Responses with a stored reward."""
+
+    prompt: tuple[str, ...]
+    response: tuple[str, ...]
+    reward: np.ndarray  # f64[rows]
+    example: np.ndarray  # i64[rows], the prompt it answers
+    source: np.ndarray  # str[rows]
+
+
+class Agreement(NamedTuple):
+    """How well predictions order rows as their stored rewards do."""
+
+    rows: int
+    pearson: float
+    spearman: float
+    mse: float
+    variance: float  # the error of always predicting the mean
+    pairs: Interval | None  # share of pairs of one prompt that are ordered alike; None without any
+    by_length: float  # the same share if the longer response were always the better one
+
+
+def rows_of(split: str, examples: Sequence[Example]) -> Rows:
+    """Every response of a split.
+
+    Raises:
+        UserError: one without a stored reward, or with one outside [0, 1].
+    """
+    found = [
+        (one.prompt, text, reward, n, one.source)
+        for n, one in enumerate(examples)
+        for text, reward in zip(
+            one.responses, one.rewards or (None,) * len(one.responses), strict=True
+        )
+    ]
+    for _, _, reward, n, _ in found:
+        if reward is None or not 0 <= reward <= 1:
+            raise UserError(
+                f"{split} example {examples[n].id!r}: the stored reward is {reward}: a reward "
+                "model is distilled from stored rewards between 0 and 1"
+            )
+    prompt, response, reward, example, source = zip(*found, strict=True)
+    return Rows(prompt, response, np.array(reward), np.array(example), np.array(source))
+
+
+def agreement(predicted: np.ndarray, rows: Rows) -> Agreement:
+    """What `Agreement` says of f64[rows] predictions.
+
+    A pair is two responses of one prompt with different stored rewards; equal predictions of it
+    count one half. The interval is a bootstrap over pairs.
+    """
+    length = np.array([len(text) for text in rows.response], np.float64)
+    ours, theirs = _ordered_alike(predicted, rows), _ordered_alike(length, rows)
+    pairs = None
+    if len(ours):
+        pairs = bootstrap(ours, draws=DRAWS, confidence=CONFIDENCE, seed=0)
+    return Agreement(
+        rows=len(predicted),
+        pearson=pearson(predicted, rows.reward),
+        spearman=spearman(predicted, rows.reward),
+        mse=float(np.mean((predicted - rows.reward) ** 2)),
+        variance=float(np.var(rows.reward)),
+        pairs=pairs,
+        by_length=float(np.mean(theirs)) if len(theirs) else float("nan"),
+    )
+
+
+def _ordered_alike(predicted: np.ndarray, rows: Rows) -> np.ndarray:
+    """f64[pairs]: 1 where the pair is ordered as the rewards order it, ½ where it is not at all."""
+    found = []
+    for example in np.unique(rows.example):
+        members = np.flatnonzero(rows.example == example)
+        for place, one in enumerate(members):
+            for other in members[place + 1 :]:
+                wanted = np.sign(rows.reward[one] - rows.reward[other])
+                if wanted:
+                    got = np.sign(predicted[one] - predicted[other])
+                    found.append((1 + wanted * got) / 2)
+    return np.array(found)
+
+
+def distil(
+    config: ConfigDict, lm: LanguageModel, out: Path
+) -> tuple[Description, dict[str, Agreement]]:
+    """Fits, measures and saves the reward model.
+
+    Returns:
+        What was saved, and the agreement on all test rows and on those of each source.
+
+    Raises:
+        UserError: see `rows_of`; ``out`` exists.
+    """
+    if (out / DESCRIPTION).exists():
+        raise UserError(f"--out={out} holds a reward model already: choose another folder")
+    options, task = config.distill, get_task(config.task)
+    splits = checked(task, task.load(config.task), say)
+    named = {
+        split: rows_of(split, getattr(splits, split)) for split in ("train", "validation", "test")
+    }
+    model = {k: v for k, v in config.model.to_dict().items() if k != "adapter"} | {"adapter": ""}
+    described = Description(task.template, lm.shapes[-1], options.heads, base_of(lm), model, {})
+    features = {split: _features(lm, described, rows, options) for split, rows in named.items()}
+    head = ValueHead(lm.transformer.config.width, 1.0, options.heads, options.dropout)
+    fitter = make_head_fitter(
+        head, options, rows=len(named["train"].reward), mesh=lm.mesh, seed=config.seed
+    )
+    params = _best_epoch(fitter, features["train"], features["validation"], options.epochs)
+    every = np.arange(len(named["test"].reward))
+    predicted = fitter.predicted(params, features["test"], every).astype(np.float64)
+    found = {"all": agreement(predicted, named["test"])}
+    for source in sorted(set(named["test"].source)):
+        where = np.flatnonzero(named["test"].source == source)
+        found[str(source)] = agreement(predicted[where], _part(named["test"], where))
+    figures = {name: getattr(found["all"], name) for name in ("pearson", "spearman", "mse")}
+    figures["rows"] = len(named["train"].reward)
+    described = dataclasses.replace(described, figures=figures)
+    save_distilled(out, described, jax.device_get(params))
+    return described, found
+
+
+def _part(rows: Rows, where: np.ndarray) -> Rows:
+    return Rows(
+        tuple(rows.prompt[i] for i in where),
+        tuple(rows.response[i] for i in where),
+        rows.reward[where],
+        rows.example[where],
+        rows.source[where],
+    )
+
+
+def _features(
+    lm: LanguageModel, described: Description, rows: Rows, options: ConfigDict
+) -> Features:
+    return features_of(
+        dataclasses.replace(lm.transformer, lora=None),
+        lm.base,
+        [read(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
+        rows.reward.tolist(),
+        width=sum(described.limits),
+        batch_size=options.batch_size,
+        pad_id=lm.tokenizer.pad_id,
+        mesh=lm.mesh,
+        label="features",
+    )
+
+
+def _best_epoch(fitter: HeadFitter, train: Features, validation: Features, epochs: int) -> Params:
+    """The head of the epoch with the lowest error on the validation rows."""
+    every, held = np.arange(len(train.reward)), np.arange(len(validation.reward))
+    best, kept = np.inf, {}
+    fits = progress(fitter.epochs(train, every, epochs), total=epochs + 1, label="epochs")
+    for epoch, params in fits:
+        error = fitter.predicted(params, validation, held) - validation.reward
+        mse = float(np.mean(error * error))
+        if mse < best:
+            best, kept, chosen = mse, jax.device_get(params), epoch
+    say(f"epoch {chosen} of {epochs}: mean squared error {best:.5f} on the validation rows")
+    return kept
+
+
+def table(found: dict[str, Agreement]) -> str:
+    """The agreements as aligned text."""
+    head = f"{'test rows':<22}{'rows':>6}{'Pearson':>9}{'Spearman':>10}{'R²':>8}"
+    lines = [f"{head}{'pairs ordered alike':>24}{'by length':>11}"]
+    for name, one in found.items():
+        pairs = "-"
+        if one.pairs is not None:
+            pairs = f"{one.pairs.mean:.3f} [{one.pairs.low:.3f}, {one.pairs.high:.3f}]"
+        gained = 1 - one.mse / one.variance if one.variance > 0 else float("nan")
+        lines.append(
+            f"{name[:22]:<22}{one.rows:>6}{one.pearson:>9.3f}{one.spearman:>10.3f}{gained:>8.3f}"
+            f"{pairs:>24}{one.by_length:>11.3f}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
+    if CONFIG.value is None or not _OUT.value:
+        raise UserError("--config and --out are needed: see README.md for a command to copy")
+    began = time.monotonic()
+    config = CONFIG.value
+    lm = open_language_model(config.model, make_mesh(**config.mesh))
+    _, found = distil(config, lm, Path(_OUT.value))
+    say(table(found))
+    say(
+        f"done in {time.monotonic() - began:.0f} s; use it with "
+        f"--config.reward_models.NAME.path={_OUT.value}"
+    )
+
+
+if __name__ == "__main__":
+    entry(main)

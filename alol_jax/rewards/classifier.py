@@ -1,0 +1,168 @@
+"""A classifier or reward model as a scorer: texts in its own form, in batches on the run's mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alol_jax.language_model import DTYPES, LanguageModel
+from alol_jax.models.attention import Attention, choose
+from alol_jax.models.classifier_files import StoredClassifier, open_classifier
+from alol_jax.models.classifiers import Classifier
+from alol_jax.rewards.batched import in_batches, widths_up_to
+from alol_jax.rewards.forms import Form, form_of
+from alol_jax.sharding import partition
+from alol_jax.tokenizer import Tokenizer
+from alol_jax.tokenizer_files import from_directory
+from alol_jax.types import Params, UserError
+
+SIGMOID = "sigmoid"  # of the only logit; any other score is the probability of a label
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassifierScorer:
+    """Attributes:
+    path: as the config names it.
+    stored: the opened classifier.
+    tokenizer: its own.
+    form: what it reads.
+    options: ``reads``, ``score``, ``max_tokens``, ``dtype``: what a score depends on.
+    batch_size: rows scored together.
+    turns: of the task.
+    mesh: where arrays live.
+    """
+
+    path: str
+    stored: StoredClassifier
+    tokenizer: Tokenizer
+    form: Form
+    options: dict[str, Any]
+    batch_size: int
+    turns: Callable[[str], tuple[str, ...]]
+    mesh: Mesh
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Changes with the options, the weights or the tokenizer; reads all files."""
+        return self.options | {
+            "weights": self.stored.checkpoint.fingerprint(),
+            "tokenizer": self.tokenizer.fingerprint(),
+        }
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """f64[rows] in [0, 1]; NaN where the model gives it."""
+        limit = self.options["max_tokens"]
+        rows = [
+            self.form(self.tokenizer, self.turns(prompt), response, limit)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        score = _scorer(self.stored.classifier, self.options["score"])
+        return in_batches(
+            functools.partial(score, self.stored.params),
+            rows,
+            widths=widths_up_to(limit),
+            batch_size=self.batch_size,
+            pad_id=self.tokenizer.pad_id,
+            mesh=self.mesh,
+            label=f"reward model {self.path}",
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _scorer(classifier: Classifier, score: str) -> Callable[[Params, Any, Any], jax.Array]:
+    """(params, tokens i32[B, T], mask [B, T]) -> f32[B]."""
+
+    @jax.jit
+    def scorer(params, tokens, mask):
+        logits = classifier(params, tokens, mask)
+        if score == SIGMOID:
+            return jax.nn.sigmoid(logits[:, 0])
+        return classifier.scores(logits)[:, classifier.labels.index(score)]
+
+    return scorer
+
+
+def open_scorer(
+    wanted: ConfigDict,
+    where: str,
+    turns: Callable[[str], tuple[str, ...]],
+    lm: LanguageModel,
+) -> ClassifierScorer:
+    """The classifier at ``wanted.path`` as a scorer.
+
+    Args:
+        wanted: one entry of ``config.reward_models``.
+        where: its place in the config, for messages.
+
+    Raises:
+        UserError: not a classifier that can be read, or options that do not fit it.
+    """
+    check_batch(wanted, where, lm)
+    if wanted.dtype not in DTYPES:
+        raise UserError.unknown(f"{where}.dtype: no dtype {wanted.dtype!r}", wanted.dtype, DTYPES)
+    form = form_of(wanted.reads, f"{where}.reads")
+    place = functools.partial(partition, mesh=lm.mesh)
+    xla = Attention("xla", lm.mesh)
+    stored = open_classifier(wanted.path, dtype=wanted.dtype, where=place, attention=xla)
+    body = stored.classifier.body
+    if not 1 <= wanted.max_tokens <= body.config.max_positions:
+        raise UserError(
+            f"{where}.max_tokens={wanted.max_tokens}: the model has {body.config.max_positions} "
+            "positions"
+        )
+    device = lm.mesh.devices.flat[0]
+    kernel, _ = choose(
+        "auto",
+        platform=device.platform,
+        capability=str(getattr(device, "compute_capability", "")),
+        dtype=wanted.dtype,
+        head_width=body.config.head_width,
+        widths=widths_up_to(wanted.max_tokens),
+    )
+    body = dataclasses.replace(body, attention=Attention(kernel, lm.mesh))
+    stored = dataclasses.replace(
+        stored, classifier=dataclasses.replace(stored.classifier, body=body)
+    )
+    _check_score(stored.classifier, wanted, where)
+    tokenizer = from_directory(stored.tokenizer.directory).fitted(body.config.vocab_size)
+    options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
+    return ClassifierScorer(
+        wanted.path, stored, tokenizer, form, options, wanted.batch_size, turns, lm.mesh
+    )
+
+
+def check_batch(wanted: ConfigDict, where: str, lm: LanguageModel) -> None:
+    """Raises UserError where a batch cannot be cut over the mesh."""
+    cut = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    if wanted.batch_size < 1 or wanted.batch_size % cut:
+        raise UserError(
+            f"{where}.batch_size={wanted.batch_size} must be a multiple of data · fsdp = {cut}"
+        )
+
+
+def _check_score(classifier: Classifier, wanted: ConfigDict, where: str) -> None:
+    """The score is the sigmoid of the only logit, or the probability of a label."""
+    labels = classifier.labels
+    if wanted.score == SIGMOID and len(labels) != 1:
+        raise UserError(
+            f"{where}.score: the model has the labels {', '.join(labels)}: name the one whose "
+            "probability is the reward"
+        )
+    if wanted.score != SIGMOID and wanted.score not in labels:
+        raise UserError.unknown(
+            f"{where}.score: the model has no label {wanted.score!r}",
+            wanted.score,
+            (SIGMOID, *labels),
+        )
+    if wanted.score != SIGMOID and classifier.problem == "regression":
+        raise UserError(
+            f"{where}.score={wanted.score!r}: the model is a regression, whose numbers have no "
+            f"bound: use {SIGMOID!r}"
+        )

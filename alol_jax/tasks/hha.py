@@ -1,0 +1,289 @@
+"""Helpful and Harmless Assistant: the paper's main data, two responses to each conversation.
+
+Reads the published rows (PRO's data.zip: hh_train_len2, hh_dev, hh_test) and the transcripts of
+Anthropic/hh-rlhf, from local files or from the Hugging Face hub (see `hha_rows`). What is left out,
+and what is kept in spite of a fault, is counted in the notes.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alol_jax.tasks import conversation, hha_rows, sources
+from alol_jax.tasks import splits as splitting
+from alol_jax.tasks.text_rewards import TEXT_REWARDS
+from alol_jax.types import Example, Splits, Task, UserError
+
+Counts = collections.Counter[str]
+
+KEYS = {"train": "train_files", "validation": "validation_files", "test": "test_files"}
+"""Split -> its key of ``config.task``."""
+
+ORIGIN = (
+    "the published rows are in PRO's data.zip (github.com/AlibabaResearch/DAMO-ConvAI, folder PRO: "
+    "hh_train_len2, hh_dev, hh_test); the A-LoL repository has all of hh_dev and hh_test but "
+    "helpful_rejection.json"
+)
+SPLIT_NAMES = ("train", "dev", "valid", "validation", "test")  # of files whose folder says more
+
+
+def load(options: Any) -> Splits:
+    """Reads the files named in the options; every usable row is an example of its own.
+
+    A prompt that is both a validation and a test prompt is taken out of the test set, since all
+    published dev rows are test rows too; the prompts of either are taken out of the training set.
+    Prompts are the same here if `splits.normalise` makes them so.
+
+    Args:
+      options: ``train_files``, ``validation_files``, ``test_files`` (tuples of files, or of hub
+        splits like "Anthropic/hh-rlhf:helpful-base:train"), ``bad_test_indices`` (a JSON file,
+        {name of a test file: [rows to leave out, counted from 0]}; "" for none), ``validation``
+        and ``test`` (where the split has no files: prompts split off from the training files;
+        where it has: rows to keep, of each source as many, 0 for all), ``limit`` (training rows;
+        0 for all).
+
+    Raises:
+      UserError: no training file; a missing, unreadable or empty file; a row of neither kind or
+        with a malformed field; a list of bad rows that does not fit the test files.
+    """
+    _check_options(options)
+    counts: Counts = collections.Counter()
+    bad = _bad_rows(options, counts)
+    read = {
+        split: [
+            example
+            for name, label in _labelled(options[key])
+            for example in _read(split, name, label, bad if split == "test" else {}, counts)
+        ]
+        for split, key in KEYS.items()
+    }
+    splits = splitting.limit_train(_apart(read, options, counts), options.limit)
+    _count_what_stays(splits, counts)
+    notes = (f"{what}: {count}." for what, count in counts.items() if count)
+    return dataclasses.replace(splits, notes=(*notes, *splits.notes))
+
+
+def files(options: Any) -> tuple[Path, ...]:
+    """The local files among what ``load`` reads."""
+    names = [name for key in KEYS.values() for name in options[key] if sources.is_file(name)]
+    if options.bad_test_indices:
+        names.append(options.bad_test_indices)
+    return tuple(map(Path, names))
+
+
+def _check_options(options: Any) -> None:
+    for key in KEYS.values():
+        if isinstance(options[key], str):
+            raise UserError(f"task.{key} is a text: expected a tuple, ({options[key]!r},)")
+        for name in options[key]:
+            if sources.is_file(name) and not Path(name).is_file():
+                what = "is a folder: name its files" if Path(name).is_dir() else "no such file"
+                raise UserError(f"task.{key}: {name}: {what}; {ORIGIN}")
+    if not options.train_files:
+        raise UserError(
+            "task.train_files is empty: name files, like ('data/hh_train_len2/train.json',), or "
+            f"hub splits, like ('Anthropic/hh-rlhf:helpful-base:train',); {ORIGIN}"
+        )
+    for key in ("validation", "test"):
+        if options[key] < 0:
+            raise UserError(f"task.{key} is {options[key]}: expected a number, 0 or more")
+
+
+def _bad_rows(options: Any, counts: Counts) -> dict[str, frozenset[int]]:
+    """Test file -> its rows to leave out, counted from 0. Names match whatever their suffixes."""
+    if not options.bad_test_indices:
+        return {}
+    path = Path(options.bad_test_indices)
+    if not path.is_file():
+        raise UserError(
+            f"task.bad_test_indices: {path}: no such file; the published one is "
+            "data/hh_test/bad_test_indices.json of the A-LoL repository, and '' keeps all rows"
+        )
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"task.bad_test_indices: {path}: cannot be read ({error})") from error
+    if not isinstance(listed, dict):
+        raise UserError(
+            f'task.bad_test_indices: {path}: expected {{"harmless_base.json": [row numbers]}}'
+        )
+    local = {_stem(name): name for name in options.test_files if sources.is_file(name)}
+    found = {}
+    for name in listed:
+        rows = sources.elements(str(path), listed, name, int)
+        if _stem(name) in local:
+            found[local[_stem(name)]] = frozenset(rows)
+        else:
+            counts[f"Rows in task.bad_test_indices of {name}, which is no test file"] += len(rows)
+    if not found:
+        raise UserError(
+            f"task.bad_test_indices: {path}: none of its names ({', '.join(listed) or 'none'}) is "
+            f"a file of task.test_files ({', '.join(local) or 'none'})"
+        )
+    return found
+
+
+def _labelled(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each name with what its rows' ids begin with: no two labels are the same."""
+    sets = [_set_name(name) for name in names]
+    for number, (name, label) in enumerate(zip(names, sets, strict=True), start=1):
+        yield name, label if sets.count(label) == 1 else f"{label}.{number}"
+
+
+def _read(
+    split: str, name: str, label: str, bad_rows: Mapping[str, Collection[int]], counts: Counts
+) -> Iterator[Example]:
+    """The usable rows of a file or hub split."""
+    bad = bad_rows.get(name, ())
+    total = 0
+    for total, (where, raw) in enumerate(sources.read_listed(name), start=1):
+        row = hha_rows.read_row(where, raw)
+        if bad and not hha_rows.is_published(raw):
+            raise UserError(f"{where}: task.bad_test_indices is for published rows, this is none")
+        if total - 1 in bad:
+            counts["Left out test rows that task.bad_test_indices lists"] += 1
+        elif isinstance(row, str):
+            counts[f"Dropped {split} rows {row}"] += 1
+        elif fault := _fault(split, row.responses):
+            counts[f"Dropped {split} rows {fault}"] += 1
+        else:
+            folder = row.folder if split != "test" else ""
+            source = _plain(folder) or _set_name(name)
+            yield _example(split, f"{split}/{label}:{total}", source, row, counts)
+    if not total:
+        raise UserError(f"{name}: the file has no rows")
+    beyond = sorted(row for row in bad if not 0 <= row < total)
+    if beyond:
+        raise UserError(
+            f"task.bad_test_indices: row {beyond[0]} is not in {name}, which has rows 0 to "
+            f"{total - 1}: is it the list of another file?"
+        )
+
+
+def _fault(split: str, responses: Sequence[str]) -> str | None:
+    if split == "train" and any(text.endswith(":") for text in responses):
+        return "with a response that ends with ':'"
+    if split == "train" and not all(text.strip() for text in responses):
+        return "with an empty response"
+    if not any(text.strip() for text in responses):
+        return "without a response"
+    return None
+
+
+def _example(split: str, row_id: str, source: str, row: hha_rows.Row, counts: Counts) -> Example:
+    """The row with its different responses that say something."""
+    said = [n for n, text in enumerate(row.responses) if text.strip()]
+    kept = [n for n in said if row.responses.index(row.responses[n]) == n]
+    counts[f"Empty responses left out of {split} rows"] += len(row.responses) - len(said)
+    counts[f"Repeated responses left out of {split} rows"] += len(said) - len(kept)
+    counts[f"Shortened {split} rows, to the first paragraph of a turn"] += row.shortened
+    return Example(
+        id=row_id,
+        prompt=conversation.prompt_of(row.turns),
+        responses=tuple(row.responses[n] for n in kept),
+        source=source,
+        rewards=tuple(row.rewards[n] for n in kept) if row.rewards else (),
+    )
+
+
+def _apart(read: dict[str, list[Example]], options: Any, counts: Counts) -> Splits:
+    """The three splits without common prompts, each as large as the options say."""
+    validation = {splitting.normalise(example.prompt) for example in read["validation"]}
+    held_out = validation | {splitting.normalise(example.prompt) for example in read["test"]}
+    test = _without(read["test"], validation)
+    train = _without(read["train"], held_out)
+    counts["Left out test rows whose prompt is a validation prompt"] = len(read["test"]) - len(test)
+    counts["Dropped train rows whose prompt is a validation or test prompt"] = len(
+        read["train"]
+    ) - len(train)
+    if not train:
+        faults = "; ".join(f"{what}: {count}" for what, count in counts.items() if count)
+        raise UserError(f"task.train_files: no row is left for training ({faults})")
+    cut = splitting.split_by_prompt(
+        train,
+        validation=0 if options.validation_files else options.validation,
+        test=0 if options.test_files else options.test,
+    )
+    kept = {
+        "validation": _evenly(read["validation"], options.validation),
+        "test": _evenly(test, options.test),
+    }
+    notes = [
+        f"task.{split} kept {len(kept[split])} of {len(all_of_it)} {split} rows."
+        for split, all_of_it in (("validation", read["validation"]), ("test", test))
+        if len(kept[split]) < len(all_of_it)
+    ]
+    return Splits(
+        train=cut.train,
+        validation=kept["validation"] if options.validation_files else cut.validation,
+        test=kept["test"] if options.test_files else cut.test,
+        notes=tuple(notes),
+    )
+
+
+def _without(examples: Sequence[Example], prompts: Collection[str]) -> list[Example]:
+    return [e for e in examples if splitting.normalise(e.prompt) not in prompts]
+
+
+def _evenly(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """``count`` of the examples, each source's first ones in hash order, in turn; 0 keeps all."""
+    if not count:
+        return tuple(examples)
+    seen: Counts = collections.Counter()
+    ranked = []
+    for example in splitting.in_hash_order(examples):
+        ranked.append((seen[example.source], example.id))
+        seen[example.source] += 1
+    chosen = {row_id for _, row_id in sorted(ranked, key=lambda pair: pair[0])[:count]}
+    return tuple(example for example in examples if example.id in chosen)
+
+
+def _count_what_stays(splits: Splits, counts: Counts) -> None:
+    """Counts what an objective or a reward may stumble over."""
+    for example in splits.train:
+        counts["Train rows with one response only"] += len(example.responses) == 1
+        counts["Train rows whose stored rewards are equal"] += len(set(example.rewards)) < len(
+            example.rewards
+        )
+    everywhere = (*splits.train, *splits.validation, *splits.test)
+    without = sum(not example.rewards for example in everywhere)
+    if without < len(everywhere):
+        counts[f"Rows without stored rewards, of {len(everywhere)}"] = without
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.split(".")[0]
+
+
+def _set_name(name: str) -> str:
+    """What rows are from: "Anthropic/hh-rlhf:helpful-rejection-sampled:test" ->
+    "helpful_rejection", "hh_test/harmless_base.json" and "harmless-base/test.jsonl.gz" ->
+    "harmless_base"."""
+    if sources.is_file(name):
+        stem, folder = _stem(name), Path(name).parent.name
+        words = folder if folder and stem in SPLIT_NAMES else stem
+    else:
+        words = name.split(":")[1] if name.count(":") == 2 else name.split(":")[0]
+    return _plain(words.rpartition("/")[2])
+
+
+def _plain(name: str) -> str:
+    """As the published test files spell it."""
+    return name.replace("-", "_").removesuffix("_sampled")
+
+
+HHA = Task(
+    name="hha",
+    load=load,
+    files=files,
+    template=conversation.TEMPLATE,
+    stop=conversation.STOP,
+    rewards=TEXT_REWARDS,
+    clean=conversation.clean,
+    turns=conversation.turns_of,
+)

@@ -1,0 +1,106 @@
+"""One raw row of the Helpful-and-Harmless data -> a conversation with the responses to it.
+
+Two kinds of rows, told apart by their fields:
+
+==============  ===============================================================================
+published       ``prefix``: a list of tagged turns per response, all the same; ``suffix``: the
+                responses, the one that people preferred first; ``reward``: the raw score of each
+                (optional); ``meta``: ``path`` of the file that the row was made from (optional)
+transcripts     ``chosen`` and ``rejected``: two transcripts that differ in their last answer
+==============  ===============================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from alol_jax.tasks import conversation, sources
+from alol_jax.types import UserError
+
+
+class Row(NamedTuple):
+    """What a raw row says."""
+
+    turns: tuple[str, ...]
+    responses: tuple[str, ...]  # the one that people preferred first
+    rewards: tuple[float, ...]  # f64, sigmoid of the stored scores; one per response or none
+    folder: str  # of the raw data, "" where the row does not say
+    shortened: bool  # paragraphs were left out, as the published preprocessing does
+
+
+def is_published(row: Mapping[str, Any]) -> bool:
+    """Whether the row is of the published kind."""
+    return sources.has(row, "prefix") and sources.has(row, "suffix")
+
+
+def read_row(where: str, row: Mapping[str, Any]) -> Row | str:
+    """The row, or why it cannot be used: what follows "rows".
+
+    Raises:
+      UserError: a row of neither kind, or a field of another form; names place and field.
+    """
+    if is_published(row):
+        found = _published(where, row)
+    elif sources.has(row, "chosen") and sources.has(row, "rejected"):
+        found = _transcripts(where, row)
+    else:
+        fields = ", ".join(sorted(name for name in row if sources.has(row, name))) or "none"
+        raise UserError(
+            f"{where}: expected a published row (prefix, suffix) or two transcripts (chosen, "
+            f"rejected); its fields are: {fields}"
+        )
+    if isinstance(found, Row) and not conversation.survives(found.turns):
+        return "with a turn that holds the mark of another turn"
+    return found
+
+
+def _published(where: str, row: Mapping[str, Any]) -> Row | str:
+    responses = sources.elements(where, row, "suffix", str)
+    lists = sources.elements(where, row, "prefix", list)
+    prefixes = [sources.elements(where, {"prefix": turns}, "prefix", str) for turns in lists]
+    if not responses or len(prefixes) != len(responses):
+        raise UserError(f"{where}: {len(prefixes)} prefixes for {len(responses)} suffixes")
+    rewards = _stored(where, row, len(responses)) if sources.has(row, "reward") else ()
+    if any(prefix != prefixes[0] for prefix in prefixes):
+        return "whose responses have different prefixes"
+    turns = conversation.from_tagged(prefixes[0])
+    if turns is None:
+        return "whose turns do not alternate from the person to the assistant"
+    return Row(turns, responses, rewards, _folder(row), shortened=False)
+
+
+def _stored(where: str, row: Mapping[str, Any], count: int) -> tuple[float, ...]:
+    scores = sources.elements(where, row, "reward", float)
+    if len(scores) != count:
+        raise UserError(f"{where}: {len(scores)} rewards for {count} suffixes")
+    return tuple(map(sigmoid, scores))
+
+
+def _folder(row: Mapping[str, Any]) -> str:
+    meta = row.get("meta")
+    path = meta.get("path") if isinstance(meta, dict) else None
+    return PurePosixPath(path).parent.name if isinstance(path, str) else ""
+
+
+def _transcripts(where: str, row: Mapping[str, Any]) -> Row | str:
+    chosen, rejected = (
+        conversation.from_transcript(sources.field(where, row, name, str))
+        for name in ("chosen", "rejected")
+    )
+    if chosen is None or rejected is None:
+        return "whose turns do not alternate from the person to the assistant"
+    if chosen.turns != rejected.turns:
+        return "whose two transcripts do not share the prompt"
+    shortened = chosen.shortened or rejected.shortened
+    return Row(chosen.turns, (chosen.response, rejected.response), (), "", shortened)
+
+
+def sigmoid(score: float) -> float:
+    """1 / (1 + e^−score) in f64, without overflow."""
+    if score >= 0:
+        return 1.0 / (1.0 + math.exp(-score))
+    small = math.exp(score)
+    return small / (1.0 + small)
