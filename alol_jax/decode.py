@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from alol_jax.beam import beam_search
@@ -23,7 +24,7 @@ from alol_jax.sampling import (
     seen_in,
 )
 from alol_jax.sharding import place_rows
-from alol_jax.tokens import to_tokens
+from alol_jax.tokens import batches_by_width, to_tokens
 from alol_jax.types import Params
 
 
@@ -109,12 +110,12 @@ def respond(
         label, stopping: see `progress`.
     """
     decoder = make_decoder(model, sampling)
-    pieces = _pieces(prompts, widths, batch_size)
+    pieces = batches_by_width([len(prompt) for prompt in prompts], widths, batch_size)
     found: list[tuple[int, ...]] = [()] * len(prompts)
     batches = []
     for width, indices in progress(pieces, total=len(pieces), label=label, stopping=stopping):
         began = time.monotonic()
-        rows = (indices * batch_size)[:batch_size]
+        rows = np.resize(indices, batch_size)
         tokens = to_tokens(
             [prompts[i] for i in rows], [() for _ in rows], shape=(width, 1), pad_id=pad_id
         )
@@ -127,21 +128,6 @@ def respond(
             found[index] = tuple(row[:length].tolist())
     say(f"{label}: {len(found)} in {_speed(batches)}")
     return tuple(found)
-
-
-def _pieces(
-    prompts: Sequence[Sequence[int]], widths: Sequence[int], batch_size: int
-) -> list[tuple[int, list[int]]]:
-    """(width, indices of prompts) of each batch."""
-    by_width: dict[int, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        fitting = [width for width in sorted(widths) if width >= len(prompt)]
-        by_width.setdefault(fitting[0], []).append(index)
-    return [
-        (width, indices[first : first + batch_size])
-        for width, indices in sorted(by_width.items())
-        for first in range(0, len(indices), batch_size)
-    ]
 
 
 class _Batch(NamedTuple):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from alol_jax.head_fit import Features, HeadFitter, features_of, make_head_fitter
@@ -27,6 +27,7 @@ from alol_jax.language_model import LanguageModel, open_language_model
 from alol_jax.main import CONFIG, entry
 from alol_jax.models.heads import ValueHead
 from alol_jax.progress import progress, say
+from alol_jax.rewards.batched import widths_up_to
 from alol_jax.rewards.distilled import DESCRIPTION, Description, base_of, read, save_distilled
 from alol_jax.sharding import make_mesh
 from alol_jax.stages.load import checked
@@ -177,7 +178,7 @@ def _features(
         lm.base,
         [read(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
         rows.reward.tolist(),
-        width=sum(described.limits),
+        widths=widths_up_to(sum(described.limits)),
         batch_size=options.batch_size,
         pad_id=lm.tokenizer.pad_id,
         mesh=lm.mesh,
@@ -220,8 +221,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
     if CONFIG.value is None or not _OUT.value:
         raise UserError("--config and --out are needed: see README.md for a command to copy")
-    began = time.monotonic()
-    config = CONFIG.value
+    logging.set_verbosity(logging.WARNING)  # optax tells about a warm-up of 0
+    began, config = time.monotonic(), CONFIG.value
     lm = open_language_model(config.model, make_mesh(**config.mesh))
     _, found = distil(config, lm, Path(_OUT.value))
     say(table(found))

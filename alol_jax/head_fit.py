@@ -18,7 +18,7 @@ from alol_jax.models.transformer import Transformer
 from alol_jax.optim import make_optimizer
 from alol_jax.progress import never, progress
 from alol_jax.sharding import place_like_params, place_params, place_rows
-from alol_jax.tokens import to_tokens
+from alol_jax.tokens import batches_by_width, to_tokens
 from alol_jax.types import Params
 
 
@@ -36,28 +36,34 @@ def features_of(
     rows: Sequence[Sequence[int]],
     reward: Sequence[float],
     *,
-    width: int,
+    widths: Sequence[int],
     batch_size: int,
     pad_id: int,
     mesh: Mesh,
     label: str,
     stopping: Callable[[], bool] = never,
 ) -> Features:
-    """Hidden states of token ids, left-padded to ``width``.
+    """Hidden states of token ids, left-padded to the largest width.
 
     Args:
-        rows: token ids, none longer than ``width``.
+        rows: token ids, none longer than the largest width.
         reward: of each row.
+        widths: lengths that are compiled for; each row is read at the smallest that holds it.
         label, stopping: see `progress`.
     """
-    tokens = to_tokens(rows, [()] * len(rows), shape=(width, 1), pad_id=pad_id)
+    widest = max(widths)
     hidden_of = jax.jit(model.hidden)
-    pieces = []
-    batches = _filled_up(np.arange(len(rows)), batch_size)
-    for some, chosen in progress(batches, total=len(batches), label=label, stopping=stopping):
-        placed = place_rows((tokens.prompt[chosen], tokens.prompt_mask[chosen]), mesh)
-        pieces.append(np.asarray(hidden_of(params, *placed), np.float32)[: len(some)])
-    return Features(np.concatenate(pieces), tokens.prompt_mask, np.array(reward, np.float32))
+    hidden = np.zeros((len(rows), widest, model.config.width), np.float32)
+    mask = np.zeros((len(rows), widest), np.float32)
+    pieces = batches_by_width([len(row) for row in rows], widths, batch_size)
+    for width, piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+        chosen = [rows[index] for index in np.resize(piece, batch_size)]
+        tokens = to_tokens(chosen, [()] * batch_size, shape=(width, 1), pad_id=pad_id)
+        placed = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
+        found = np.asarray(hidden_of(params, *placed), np.float32)
+        hidden[piece, widest - width :] = found[: len(piece)]
+        mask[piece, widest - width :] = tokens.prompt_mask[: len(piece)]
+    return Features(hidden, mask, np.array(reward, np.float32))
 
 
 def _filled_up(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -26,6 +26,20 @@ def shape_for(
     return min(fitting, key=lambda shape: (sum(shape), shape))
 
 
+def batches_by_width(
+    lengths: Sequence[int], widths: Sequence[int], size: int
+) -> list[tuple[int, np.ndarray]]:
+    """(width, at most ``size`` places) of each batch: every length at the smallest width that holds
+    it, in order, the narrowest first. None may be longer than the largest width."""
+    fitting = np.array([min(w for w in widths if w >= length) for length in lengths], int)
+    groups = ((width, np.flatnonzero(fitting == width)) for width in sorted(set(widths)))
+    return [
+        (width, group[first : first + size])
+        for width, group in groups
+        for first in range(0, len(group), size)
+    ]
+
+
 def to_tokens(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],

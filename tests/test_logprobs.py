@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from alol_jax.logprobs import joined, response_logp
+from alol_jax.logprobs import joined, response_kl, response_logp
 from alol_jax.sharding import make_mesh, place_params, place_rows
 from alol_jax.types import Tokens
 
@@ -154,3 +154,35 @@ def test_a_wrong_shape_is_refused_at_the_door():
     for hidden, head in ((HIDDEN[:-1], HEAD), (HIDDEN, HEAD[:-1]), (HIDDEN[0], HEAD)):
         with pytest.raises((AssertionError, ValueError)):
             response_logp(hidden, head, TOKENS, chunk=5)
+
+
+# ------------------------------------------------------------------ how far two policies are apart
+
+OTHER = draw.normal(size=HIDDEN.shape).astype(np.float32)
+OTHER_HEAD = draw.normal(size=HEAD.shape).astype(np.float32)
+kl_of = jax.jit(response_kl, static_argnames="chunk")
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 1000])
+def test_kl_is_that_of_the_whole_distributions_summed_over_the_response(chunk):
+    found = kl_of((HIDDEN, OTHER), (HEAD, OTHER_HEAD), TOKENS, chunk=chunk)
+    for row, length in enumerate(LENGTHS):
+        expected = 0.0
+        for place in range(P - 1, P - 1 + length):
+            ours, theirs = (
+                np.exp(states[row, place] @ head) / np.exp(states[row, place] @ head).sum()
+                for states, head in ((HIDDEN, HEAD), (OTHER, OTHER_HEAD))
+            )
+            expected += sum(p * np.log(p / q) for p, q in zip(ours, theirs, strict=True))
+        assert found[row] == pytest.approx(expected, rel=1e-4)
+
+
+def test_kl_of_a_policy_to_itself_is_nothing_and_padding_adds_nothing():
+    assert np.abs(kl_of((HIDDEN, HIDDEN), (HEAD, HEAD), TOKENS, chunk=8)).max() == 0.0
+    spoiled = HIDDEN.copy()
+    for row, length in enumerate(LENGTHS):
+        spoiled[row, P - 1 + length :] = 1e9
+    found = kl_of((spoiled, OTHER), (HEAD, OTHER_HEAD), TOKENS, chunk=8)
+    np.testing.assert_array_equal(
+        found, kl_of((HIDDEN, OTHER), (HEAD, OTHER_HEAD), TOKENS, chunk=8)
+    )

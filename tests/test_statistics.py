@@ -1,9 +1,11 @@
 """Intervals that cover what they promise, and counts that can be checked by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
-from alol_jax.statistics import bootstrap, distinct, mean_length
+from alol_jax.statistics import bootstrap, distinct, mean_length, pearson, spearman
 from alol_jax.types import Interval, UserError
 
 
@@ -104,3 +106,20 @@ def test_ngrams_do_not_cross_from_one_text_to_the_next():
 def test_empty_texts_count_as_nothing():
     assert distinct(["", " "], 1) == 0.0
     assert mean_length(["", "a b  c", "d\ne"]) == pytest.approx(5 / 3)
+
+
+def test_correlations_of_known_columns():
+    x = np.array([1.0, 2.0, 3.0, 4.0])
+    assert pearson(x, -2 * x + 1) == pytest.approx(-1.0)
+    assert pearson(x, np.array([1.0, -1.0, -1.0, 1.0])) == pytest.approx(0.0)
+    assert spearman(x, np.exp(x)) == pytest.approx(1.0)
+    assert pearson(x, np.exp(x)) < 0.95
+    assert math.isnan(pearson(x, np.ones(4)))
+
+
+def test_equal_values_share_the_mean_of_their_ranks():
+    tied = np.array([5.0, 5.0, 1.0, 9.0])  # ranks 2.5, 2.5, 1, 4
+    assert spearman(tied, np.array([2.5, 2.5, 1.0, 4.0])) == pytest.approx(1.0)
+    assert spearman(tied, np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(
+        pearson(np.array([2.5, 2.5, 1.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    )

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from alol_jax.progress import progress
 from alol_jax.sharding import place_rows
-from alol_jax.tokens import to_tokens
+from alol_jax.tokens import batches_by_width, to_tokens
 
 NARROWEST = 64  # tokens
 
@@ -47,13 +47,7 @@ def in_batches(
         mesh: rows are cut over it.
         label: see `progress`.
     """
-    fitting = np.array([min(w for w in widths if w >= len(row)) for row in rows], int)
-    pieces = [
-        (width, group[first : first + batch_size])
-        for width in widths
-        for group in (np.flatnonzero(fitting == width),)
-        for first in range(0, len(group), batch_size)
-    ]
+    pieces = batches_by_width([len(row) for row in rows], widths, batch_size)
     found = np.zeros(len(rows), np.float64)
     for width, piece in progress(pieces, total=len(pieces), label=label):
         chosen = [rows[index] for index in np.resize(piece, batch_size)]

@@ -12,6 +12,7 @@ from alol_jax.annotate import divergence
 from alol_jax.answers import answer, one_per_prompt
 from alol_jax.batches import tokenise
 from alol_jax.language_model import LanguageModel
+from alol_jax.results import by_prompt
 from alol_jax.rewards import Scoring
 from alol_jax.sampling import decoding_of
 from alol_jax.sharding import place_params
@@ -101,7 +102,7 @@ def _compared(
     )
     if not has_reward:
         return systems, ()
-    gain = _columns(rows["policy"]) - _columns(rows["reference"])
+    gain = by_prompt(rows["policy"])[1] - by_prompt(rows["reference"])[1]
     return systems, tuple(_interval(column, options, seed) for column in gain.T)
 
 
@@ -135,18 +136,10 @@ def _kl(lm, task, policy, reference, answers, options, seed, context) -> Interva
     return _interval(found, options, seed)
 
 
-def _columns(rows: Sequence[Scored]) -> np.ndarray:
-    """Components and total, averaged over a prompt's responses: f64[prompts, components + 1]."""
-    prompts: dict[str, list[tuple[float, ...]]] = {}
-    for row in rows:
-        prompts.setdefault(row.example_id, []).append((*row.components, row.reward))
-    return np.array([np.mean(found, axis=0) for found in prompts.values()])
-
-
 def _figures(
     name: str, rows: Sequence[Scored], has_reward: bool, options: ConfigDict, seed: int
 ) -> SystemScores:
-    columns = [_interval(column, options, seed) for column in _columns(rows).T]
+    columns = [_interval(column, options, seed) for column in by_prompt(rows)[1].T]
     texts = [row.response for row in rows]
     return SystemScores(
         name=name,

@@ -78,7 +78,7 @@ def _features(lm, task, reference, answers, batch_size, stopping) -> Features:
         {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
         [lm.tokenizer.prompt(task.template, row.prompt, limit=width) for row in answers.rows],
         [row.reward for row in answers.rows],
-        width=width,
+        widths=lm.prompt_widths,
         batch_size=batch_size,
         pad_id=lm.tokenizer.pad_id,
         mesh=lm.mesh,

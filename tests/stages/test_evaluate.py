@@ -37,8 +37,9 @@ SCORED = dataclasses.replace(
 pytestmark = pytest.mark.usefixtures("checksum")
 
 
-def _evaluate(tmp_path, *, policy=1, seed=0, luck=1.0, positivity=0.5):
+def _evaluate(tmp_path, *, policy=1, seed=0, luck=1.0, positivity=0.5, own=None):
     config = small_options()
+    config.evaluate.rewards = own or {}
     return evaluate(
         LM,
         CHECKED,
@@ -121,3 +122,33 @@ def test_without_a_scorer_only_the_data_have_a_reward(tmp_path):
     assert reference.reward is None and policy.reward is None
     assert reference.components == policy.components == evaluation.differences == ()
     assert [row.response for row in evaluation.policy] != [r.response for r in evaluation.reference]
+
+
+def test_the_figures_of_a_source_are_those_of_its_prompts(evaluation):
+    assert [(one.name, one.prompts) for one in evaluation.sets] == [("web", 2), ("book", 2)]
+    for one in evaluation.sets:
+        for system, rows in zip(
+            one.systems, (evaluation.data, evaluation.reference, evaluation.policy), strict=True
+        ):
+            mine = [row for row in rows if row.source == one.name]
+            of_prompt = {row.example_id: [] for row in mine}
+            for row in mine:
+                of_prompt[row.example_id].append(row.reward)
+            assert system.reward.mean == pytest.approx(np.mean([*map(np.mean, of_prompt.values())]))
+        gain = one.systems[2].reward.mean - one.systems[1].reward.mean
+        assert one.difference.mean == pytest.approx(gain)
+    total = np.mean([one.difference.mean for one in evaluation.sets])
+    assert total == pytest.approx(evaluation.differences[-1].mean)
+
+
+def test_the_kl_to_the_reference_is_0_where_the_policy_is_the_reference(tmp_path, evaluation):
+    assert _evaluate(tmp_path, policy=0).kl == Interval(0.0, 0.0, 0.0)
+    assert evaluation.kl.low > 0
+
+
+def test_the_datas_responses_are_scored_anew_only_by_rewards_of_their_own(tmp_path, checksum):
+    assert _evaluate(tmp_path).data is SCORED.test
+    anew = _evaluate(tmp_path, own={"luck": 1.0, "positivity": 0.5})
+    for row, before in zip(anew.data, SCORED.test, strict=True):
+        assert (row.example_id, row.response) == (before.example_id, before.response)
+        assert row.components[1] == checksum([row.prompt + row.response])[0]

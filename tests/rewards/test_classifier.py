@@ -1,0 +1,163 @@
+"""Reward models from checkpoints: what they read, what they score, what is refused."""
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from alol_jax.rewards.opening import open_reward_models
+from alol_jax.types import UserError
+from configs import common
+from tests.models.tiny_classifiers import CLASSIFIERS, random_classifier, write_classifier
+from tests.tiny_run import mesh_of, tiny_lm
+
+SPECIAL = ["<|endoftext|>", "<|prompter|>", "<|assistant|>"]
+PROMPTS = ["hi", "what\nnow", "a much longer question that is read, all of it", "hi"]
+RESPONSES = ["yes", "no", "well", "<|assistant|>yes"]
+
+
+def turns(prompt):
+    return tuple(prompt.split("\n"))
+
+
+def tokenizer_beside(folder, special=SPECIAL):
+    """tokenizer.json of 38 tokens, as many as the tiny models have."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=38, special_tokens=special, initial_alphabet=list("abdehilmnopqrstuwyĠĊ,|<>_!?")
+    )
+    backend.train_from_iterator([], trainer)
+    (folder / "tokenizer.json").write_text(backend.to_str())
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}'
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reward") / "model"
+    write_classifier(path, NEOX, random_classifier(CLASSIFIERS[NEOX]), pooling="last")
+    tokenizer_beside(path)
+    return path
+
+
+NEOX = "GPTNeoXRewardModel"
+
+
+def options(folder, **changes):
+    chosen = common.reward_model(str(folder), reads="oasst")
+    chosen.update({"max_tokens": 64, "batch_size": 2} | changes)
+    return chosen
+
+
+def opened(folder, *, lm=None, **changes):
+    lm = tiny_lm() if lm is None else lm
+    return open_reward_models({"rm": options(folder, **changes)}, ["rm"], turns, lm)["rm"]
+
+
+def test_a_score_is_the_sigmoid_of_the_logit_of_the_turns_in_their_form(folder):
+    model = opened(folder)
+    classifier, params = model.stored.classifier, model.stored.params
+    token = dict(zip(SPECIAL, range(3), strict=True))
+    for prompt, response, score in zip(
+        PROMPTS[:3], RESPONSES[:3], model(PROMPTS, RESPONSES), strict=False
+    ):
+        ids = []
+        for n, said in enumerate((*turns(prompt), response)):
+            ids += [token[SPECIAL[1 + n % 2]], *model.tokenizer.encode(said), token[SPECIAL[0]]]
+        logit = classifier(params, np.array([ids]), np.ones((1, len(ids))))[0, 0]
+        assert score == pytest.approx(float(1 / (1 + np.exp(-logit))), abs=1e-5)
+
+
+def test_a_row_is_scored_alike_alone_in_any_batch_and_on_eight_devices(folder):
+    together = opened(folder)(PROMPTS, RESPONSES)
+    alone = [opened(folder)([p], [r])[0] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    eight = opened(folder, lm=tiny_lm(mesh=mesh_of(8, fsdp=2, tensor=2)), batch_size=4)
+    np.testing.assert_allclose(eight(PROMPTS, RESPONSES), together, atol=1e-5)
+    assert len(set(together.round(6))) == 4 and ((together > 0) & (together < 1)).all()
+    assert opened(folder)([], []).shape == (0,)
+
+
+def test_a_special_token_in_a_response_is_spelled_out(folder):
+    model = opened(folder)
+    special, plain = model.form(model.tokenizer, ("hi",), "<|assistant|>", 64)[3:], None
+    plain = model.form(model.tokenizer, ("hi",), "assistant", 64)
+    assert list(special).count(2) == list(plain[3:]).count(2) == 1  # the turn's own
+
+
+def test_what_is_too_long_loses_its_oldest_tokens(folder):
+    model = opened(folder, max_tokens=16)
+    long = model.form(model.tokenizer, ("a" * 99,), "yes", 16)
+    whole = model.form(model.tokenizer, ("a" * 99,), "yes", 999)
+    assert len(long) == 16 and long == whole[-16:]
+
+
+@pytest.mark.parametrize(
+    ("reads", "expected"),
+    [
+        ("between_ends", "hi<|endoftext|>no<|endoftext|>yes"),
+        ("ended", "hi<|endoftext|>no<|endoftext|>yes<|endoftext|>"),
+    ],
+)
+def test_the_forms_of_dialogue_models_put_ends_between_what_was_said(folder, reads, expected):
+    model = opened(folder, reads=reads)
+    assert model.form(model.tokenizer, ("hi", "no"), "yes", 64) == tuple(
+        model.tokenizer.encode(expected)
+    )
+
+
+def test_a_label_gives_its_probability(tmp_path):
+    name = "GPTNeoXForSequenceClassification"
+    path = tmp_path / "model"
+    write_classifier(path, name, random_classifier(CLASSIFIERS[name]))
+    tokenizer_beside(path)
+    scores = [
+        opened(path, reads="response", score=f"label {i}")(PROMPTS, RESPONSES) for i in range(3)
+    ]
+    np.testing.assert_allclose(np.sum(scores, axis=0), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reads": "oast"}, "config.reward_models.rm.reads: no form 'oast': did you mean 'oasst'"),
+        ({"score": "good"}, "config.reward_models.rm.score: the model has no label 'good'"),
+        ({"max_tokens": 65}, "rm.max_tokens=65: the model has 64 positions"),
+        ({"batch_size": 0}, "rm.batch_size=0 must be a multiple of data · fsdp = 1"),
+        ({"dtype": "float16"}, "rm.dtype: no dtype 'float16'"),
+        ({"path": "/nowhere/model"}, "/nowhere/model"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        opened(folder, **changes)
+
+
+def test_a_tokenizer_without_the_forms_tokens_is_one_line(tmp_path):
+    path = tmp_path / "model"
+    write_classifier(path, NEOX, random_classifier(CLASSIFIERS[NEOX]), pooling="last")
+    tokenizer_beside(path, special=SPECIAL[:1])
+    with pytest.raises(UserError, match=r"has no special token '<\|prompter\|>'"):
+        opened(path)(PROMPTS, RESPONSES)
+
+
+def test_the_fingerprint_follows_the_weights_and_the_form_but_not_the_place(folder, tmp_path):
+    first = opened(folder).fingerprint
+    assert opened(folder, batch_size=1).fingerprint == first
+    assert opened(folder, max_tokens=32).fingerprint != first
+    other = tmp_path / "other"
+    params = random_classifier(CLASSIFIERS[NEOX])
+    write_classifier(other, NEOX, params, pooling="last")
+    tokenizer_beside(other)
+    assert opened(other).fingerprint == first
+    params["score/bias"] = params["score/bias"] + 1
+    write_classifier(other, NEOX, params, pooling="last")
+    assert opened(other).fingerprint != first
+
+
+def test_a_model_without_weight_is_not_opened():
+    missing = {"rm": options("/nowhere/model")}
+    assert open_reward_models(missing, [], turns, tiny_lm()) == {}
