@@ -28,7 +28,7 @@ def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
 
     @jax.jit
     def annotate_batch(params, value_params, tokens):
-        read = joined(tokens) if logp else (tokens.prompt, tokens.prompt_mask)
+        read = joined(tokens)[:2] if logp else (tokens.prompt, tokens.prompt_mask)
         hidden = model.hidden(params, *read)
         found = jnp.zeros(tokens.response.shape, jnp.float32)
         if logp:
@@ -90,7 +90,7 @@ def _divergence(model, chunk: int):
 
     @jax.jit
     def divergence(params, other, tokens):
-        read = joined(tokens)
+        read = joined(tokens)[:2]
         hidden = (model.hidden(params, *read), model.hidden(other, *read))
         kernels = (model.unembedding(params), model.unembedding(other))
         return response_kl(hidden, kernels, tokens, chunk=chunk)

@@ -10,7 +10,7 @@ import numpy as np
 from alol_jax import flops
 from alol_jax.batches import Items
 from alol_jax.language_model import LanguageModel
-from alol_jax.types import Cost
+from alol_jax.types import Branches, Cost
 
 
 def cost_of_fit(
@@ -30,35 +30,45 @@ def cost_of_fit(
         seconds: measured.
 
     Returns:
-        Cost: a prompt counts with each of its responses, because it is read with each.
+        Cost: a prompt counts once, with all of its responses, as it is read.
     """
-    length = np.array([len(row.prompt) + len(row.response) for row in items.rows])
-    of_item = length[items.members].sum(axis=1)
-    tokens, rows_of = 0, collections.Counter[tuple[int, int]]()
+    responses = items.members.shape[1]
+    of_item = np.array(
+        [
+            len(items.rows[members[0]].prompt) + sum(len(items.rows[i].response) for i in members)
+            for members in items.members
+        ]
+    )
+    tokens, prompts_of = 0, collections.Counter[tuple[int, int]]()
     for step in range(steps):
         chosen = at(step)
         tokens += int(of_item[chosen].sum())
-        shape = items.shapes[int(items.shape[chosen].max())]
-        rows_of[shape] += len(chosen) * items.members.shape[1]
-    micro = items.members.shape[1] * len(at(0)) // accumulate if steps else 0
-    work = sum(step_flops(lm, shape, rows, micro) for shape, rows in rows_of.items())
+        prompts_of[items.shapes[int(items.shape[chosen].max())]] += len(chosen)
+    micro = len(at(0)) // accumulate if steps else 0
+    work = sum(
+        step_flops(lm, shape, prompts, micro, responses) for shape, prompts in prompts_of.items()
+    )
     return Cost(tokens, work, seconds)
 
 
-def step_flops(lm: LanguageModel, shape: tuple[int, int], rows: int, micro: int) -> float:
-    """Forward and backward pass of ``rows`` rows of ``shape``, ``micro`` of them at a time."""
+def step_flops(
+    lm: LanguageModel, shape: tuple[int, int], prompts: int, micro: int, responses: int = 1
+) -> float:
+    """Forward and backward pass of ``prompts`` prompts of ``shape`` with ``responses`` responses
+    each, ``micro`` prompts at a time."""
     trained, frozen = lm.abstract()
     prompt, response = shape
     one = flops.forward(
         {**frozen, **trained},
         lm.transformer.config,
-        rows=rows,
-        width=prompt + response,
-        head_tokens=rows * response,
+        rows=prompts,
+        width=prompt + responses * response,
+        head_tokens=prompts * responses * response,
+        branches=Branches(*shape) if responses > 1 else None,
     )
     return flops.step(
         one,
         all_train=lm.transformer.lora is None,
         remat=lm.transformer.remat,
-        head_again=micro * response > lm.logprob_chunk,
+        head_again=micro * responses * response > lm.logprob_chunk,
     )

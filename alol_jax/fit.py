@@ -132,7 +132,8 @@ def policy_loss(model: Any, loss: Callable[..., Any], *, chunk: int) -> LossFn:
 
     def loss_fn(trained: Params, frozen: Params, batch: Batch, key: jax.Array):
         params = {**frozen, **trained}
-        hidden = model.hidden(params, *joined(batch.tokens), key)
+        read = joined(batch.tokens)
+        hidden = model.hidden(params, read.ids, read.mask, key, read.branches)
         logp = response_logp(hidden, model.unembedding(params), batch.tokens, chunk=chunk)
         targets = Targets(batch.tokens.mask, batch.ref_logp, batch.reward, batch.advantage)
         value, metrics = loss(logp, targets)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from alol_jax.models.config import ModelConfig
-from alol_jax.types import Params
+from alol_jax.types import Branches, Params
 
 
 class Forward(NamedTuple):
@@ -44,7 +44,13 @@ def weights_per_token(params: Params) -> tuple[float, float]:
 
 
 def forward(
-    params: Params, config: ModelConfig, *, rows: int, width: int, head_tokens: int
+    params: Params,
+    config: ModelConfig,
+    *,
+    rows: int,
+    width: int,
+    head_tokens: int,
+    branches: Branches | None = None,
 ) -> Forward:
     """One pass over sequences that are read as a whole.
 
@@ -52,9 +58,10 @@ def forward(
         params: flat parameters, or their shapes.
         rows: sequences; width: T, padding included.
         head_tokens: positions whose logits are computed, over all rows.
+        branches: of sequences with several responses.
     """
     kernels, adapters = weights_per_token(params)
-    seen = (width + 1) / 2 if config.causal else width
+    seen = _seen(width, branches) if config.causal else width
     scores = rows * width * seen * config.heads * config.layers
     return Forward(
         kernels=2.0 * rows * width * kernels,
@@ -62,6 +69,15 @@ def forward(
         attention=4.0 * scores * config.head_width,
         head=2.0 * head_tokens * config.width * config.vocab_size,
     )
+
+
+def _seen(width: int, branches: Branches | None) -> float:
+    """Mean number of positions that a causal query sees."""
+    if branches is None:
+        return (width + 1) / 2
+    p, r = branches
+    responses = (width - p) // r
+    return (p * (p + 1) / 2 + responses * (r * p + r * (r + 1) / 2)) / width
 
 
 def step(one: Forward, *, all_train: bool, remat: bool, head_again: bool) -> float:

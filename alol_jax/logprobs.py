@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
 
-from alol_jax.types import Tokens
+from alol_jax.types import Branches, Tokens
 
 
-def joined(tokens: Tokens) -> tuple[jax.Array, jax.Array]:
-    """[prompt | response] as one sequence per response.
+class Joined(NamedTuple):
+    """Prompts with their responses as sequences ``[prompt | response 1 | … | response K]``."""
+
+    ids: jax.Array  # i32[B, P + K·R]
+    mask: jax.Array  # f32[B, P + K·R]
+    branches: Branches | None  # where K > 1: no response may see another one
+
+
+def joined(tokens: Tokens) -> Joined:
+    """The sequences that a model reads: a prompt stands once, however many responses it has.
 
     Args:
         tokens: prompts [B, P]; responses [E*, R] with E* = [B] or [B, K].
-
-    Returns:
-        i32[B·K, P + R] and its mask f32[B·K, P + R]; a prompt stands before each of its responses.
     """
-    rows, width = tokens.response.reshape(-1, tokens.response.shape[-1]).shape
-    repeats = rows // tokens.prompt.shape[0]
-    ids = [jnp.repeat(tokens.prompt, repeats, axis=0), tokens.response.reshape(rows, width)]
-    masks = [jnp.repeat(tokens.prompt_mask, repeats, axis=0), tokens.mask.reshape(rows, width)]
-    return jnp.concatenate(ids, axis=1), jnp.concatenate(masks, axis=1)
+    rows, width = tokens.prompt.shape
+    ids = jnp.concatenate([tokens.prompt, tokens.response.reshape(rows, -1)], axis=1)
+    mask = jnp.concatenate([tokens.prompt_mask, tokens.mask.reshape(rows, -1)], axis=1)
+    branching = tokens.response.ndim == 3
+    return Joined(ids, mask, Branches(width, tokens.response.shape[-1]) if branching else None)
 
 
 def response_states(hidden: jax.Array, tokens: Tokens) -> jax.Array:
-    """[B·K, R, D]: the hidden states of the positions that produce the response tokens, of all
-    [B·K, P + R, D]."""
-    length = tokens.response.shape[-1]
-    return hidden[:, -length - 1 : -1]
+    """[B·K, R, D]: the hidden states of the positions that produce the response tokens: the last
+    one of the prompt, and those of the response but its last.
+
+    Args:
+        hidden: [B, P + K·R, D], of `joined`.
+    """
+    rows, width = tokens.prompt.shape
+    length, size = tokens.response.shape[-1], hidden.shape[-1]
+    if tokens.response.ndim == 2:
+        return hidden[:, width - 1 : -1]
+    each = hidden[:, width:].reshape(rows, -1, length, size)
+    last = jnp.broadcast_to(hidden[:, width - 1, None, None], (*each.shape[:2], 1, size))
+    return jnp.concatenate([last, each[:, :, :-1]], axis=2).reshape(-1, length, size)
 
 
 def response_logp(
@@ -43,7 +59,7 @@ def response_logp(
     its own. Logits and the log-sum-exp are float32.
 
     Args:
-        hidden: [B·K, P + R, D] hidden states of `joined`.
+        hidden: [B, P + K·R, D] hidden states of `joined`.
         unembedding: [D, V].
         tokens: the same tokens.
         chunk: tokens per piece, over all devices; at least the number of response tokens means one
@@ -52,9 +68,10 @@ def response_logp(
     Returns:
         f32[E*, R]; 0 on padding.
     """
-    rows, length = hidden.shape[0], tokens.response.shape[-1]
-    chex.assert_shape(hidden, (tokens.response.size // length, None, unembedding.shape[0]))
+    width = tokens.prompt.shape[1] + tokens.response[0].size
+    chex.assert_shape(hidden, (tokens.prompt.shape[0], width, unembedding.shape[0]))
     before = response_states(hidden, tokens)
+    rows, length, _ = before.shape
     targets = tokens.response.reshape(rows, length)
 
     def piece(states, ids):

@@ -13,24 +13,58 @@ from __future__ import annotations
 
 import runpy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from alol_jax.checks import COLUMNS
+from alol_jax.checks import COLUMNS, check
 from alol_jax.command_line import stop_when_asked
 from alol_jax.compare import compare
+from alol_jax.language_model import LanguageModel
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, entry, prepare, recipe
 from alol_jax.objectives import get_objective
 from alol_jax.progress import say
+from alol_jax.tasks import get_task
 from alol_jax.types import UserError
-from alol_jax.workdir import Run, alone_in, finished_stage
+from alol_jax.workdir import Run, alone_in, finished_stage, first_difference
+
+COMMON = (
+    *("seed", "task", "rewards", "reward_models", "score", "model", "mesh", "reference"),
+    *("decode", "generate", "value", "select"),
+)
+"""Keys of the config that the runs of a sweep have in common: what is computed once reads them."""
+SET_HERE = {
+    "objective.name": "use --objectives",
+    "policy.seed": "use --seeds",
+    "select.columns": "it follows from --objectives",
+}
+"""Fields that a sweep sets in each run."""
 
 _OBJECTIVES = flags.DEFINE_list("objectives", ["a_lol"], "Names of objectives.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Whole numbers, 0 or more.")
 _AGAINST = flags.DEFINE_string("against", None, "The row that all others are compared with.")
+
+
+def asked(objectives: Sequence[str], seeds: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
+    """The objectives and seeds of the command line.
+
+    Raises:
+        UserError: none or one of them twice, no objective of this name, no whole number.
+    """
+    for name in objectives:
+        get_objective(name)
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UserError(f"--seeds={','.join(seeds)}: expected whole numbers, 0 or more")
+    numbers = [int(seed) for seed in seeds]
+    for flag, values in (("objectives", objectives), ("seeds", numbers)):
+        if not values:
+            raise UserError(f"--{flag} is empty: name at least one")
+        if len(set(values)) < len(values):
+            raise UserError(f"--{flag}={','.join(map(str, values))}: one is given twice")
+    return tuple(objectives), numbers
 
 
 def columns_of(objectives: Sequence[str], shared: Path) -> tuple[str, ...]:
@@ -41,7 +75,8 @@ def columns_of(objectives: Sequence[str], shared: Path) -> tuple[str, ...]:
     wanted = {column for name in objectives for column in get_objective(name).reads}
     if (made := finished_stage(shared, "select")) is not None:
         before = set(made.config().select.columns)
-        wanted = before if wanted <= before else wanted
+        new = wanted - before - {"reward"}  # which every row has
+        wanted = before | wanted if new else before
     return tuple(column for column in COLUMNS if column in wanted)
 
 
@@ -63,16 +98,17 @@ def sweep(
         UserError: as a run; or configs of two objectives that differ in what is shared.
         Interrupted: the sweep was asked to stop.
     """
-    shared, lm, folders = workdir / "shared", None, []
-    columns = columns_of(objectives, shared)
+    configs = {name: config_of(name) for name in objectives}
+    shared, folders = workdir / "shared", []
     with alone_in(workdir):
+        columns = columns_of(objectives, shared)
+        for config in configs.values():
+            config.select.columns = columns
+        lm = _prepared(configs)
         for seed in seeds:
-            for name in objectives:
-                config = config_of(name)
-                with config.unlocked():
-                    config.policy.seed, config.select.columns = seed, columns
+            for name, config in configs.items():
                 began = time.monotonic()
-                lm = prepare(config) if lm is None else lm
+                config.policy.seed = seed
                 folders.append(workdir / f"{name}-{seed}")
                 say(f"--- {name}, seed {seed}")
                 run = Run(
@@ -85,19 +121,54 @@ def sweep(
                     say=say,
                     shared=shared,
                 )
-                recipe(config, run, lm)
+                with alone_in(run.folder):
+                    recipe(config, run, lm)
                 say(f"--- {name}, seed {seed}: {time.monotonic() - began:.0f} s")
     return tuple(folders)
 
 
-def config_from(file: str, overrides: dict) -> Callable[[str], ConfigDict]:
-    """objective -> the config in ``file`` (with its argument) for it, with what flags changed."""
+def _prepared(configs: Mapping[str, ConfigDict]) -> LanguageModel:
+    """The model of all runs, once it is known that every config can run to its end.
+
+    Raises:
+        UserError: one cannot; or two of them do not share what a sweep computes once.
+    """
+    (first, config), *others = configs.items()
+    for name, other in others:
+        parts = [{f"config.{key}": c.to_dict()[key] for key in COMMON} for c in (config, other)]
+        found = first_difference(*parts)
+        if found is not None:
+            raise UserError(
+                f"{first} and {name} cannot share a reference: {found.field} = {found.one} for "
+                f"the one and {found.other} for the other; sweep them apart"
+            )
+    lm = prepare(config)
+    for name, other in others:
+        check(other, get_task(other.task), get_objective(name), lm)
+    return lm
+
+
+def config_from(file: str, overrides: Mapping[str, Any]) -> Callable[[str], ConfigDict]:
+    """objective -> the config in ``file`` (with its argument) for it, with what flags changed.
+
+    Raises:
+        UserError: a flag changes what a sweep sets itself (`SET_HERE`); or, of what is returned,
+            the config does not know the objective.
+    """
     path, _, arg = file.partition(":")
+    for field, instead in SET_HERE.items():
+        if field in overrides:
+            raise UserError(f"--config.{field}: a sweep sets it in each run: {instead}")
 
     def config_of(objective: str) -> ConfigDict:
         said = ",".join(filter(None, (arg, f"objective={objective}")))
         config = runpy.run_path(path)["get_config"](said)
         config.update_from_flattened_dict(overrides)
+        if config.objective.name != objective:
+            raise UserError(
+                f"--config={file}: its get_config({said!r}) is for {config.objective.name}: a "
+                "config of a sweep takes the objective as its argument, as those of configs/ do"
+            )
         return config
 
     return config_of
@@ -108,18 +179,17 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
     if CONFIG.value is None or not WORKDIR.value:
         raise UserError("--config and --workdir are needed: see README.md for a command to copy")
-    for name in _OBJECTIVES.value:
-        get_objective(name)
-    if not all(seed.isdecimal() for seed in _SEEDS.value):
-        raise UserError(f"--seeds={','.join(_SEEDS.value)}: expected whole numbers, 0 or more")
+    if flags.FLAGS["stages"].present:
+        raise UserError("--stages: a sweep runs them all; alol_jax.main runs some of one run")
+    objectives, seeds = asked(_OBJECTIVES.value, _SEEDS.value)
     logging.set_verbosity(logging.WARNING)  # orbax tells about every file
     holder = flags.FLAGS["config"]
     file, changed = config_flags.get_config_filename(holder), holder.override_values
     folders = sweep(
         config_from(file, changed),
         Path(WORKDIR.value),
-        _OBJECTIVES.value,
-        [int(seed) for seed in _SEEDS.value],
+        objectives,
+        seeds,
         redo=REDO.value,
         stopping=stop_when_asked(),
     )

@@ -67,6 +67,13 @@ class Tokens(NamedTuple):
     mask: jax.Array  # f32[E*, R]
 
 
+class Branches(NamedTuple):
+    """How a sequence ``[prompt | response 1 | … | response K]`` is laid out: where it branches."""
+
+    prompt: int  # P, padding included
+    response: int  # R of each
+
+
 class Batch(NamedTuple):
     """One training batch: tokens and the stored annotations of the same rows."""
 

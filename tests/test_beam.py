@@ -85,7 +85,7 @@ def logp_by(model):
     """(params, tokens) -> f32[B]: log-probabilities of whole responses, by one forward pass."""
 
     def logp(params, tokens):
-        hidden = model.hidden(params, *joined(tokens))
+        hidden = model.hidden(params, *joined(tokens)[:2])
         return jnp.sum(response_logp(hidden, model.unembedding(params), tokens, chunk=64), axis=1)
 
     return jax.jit(logp)

@@ -27,12 +27,15 @@ def test_tokens_and_operations_add_up_over_the_steps(steps):
     assert cost.flops == pytest.approx(expected) and cost.seconds == 2.5
 
 
-def test_a_prompt_counts_with_each_of_its_responses():
+def test_a_prompt_counts_once_with_all_of_its_responses():
     pair = [annotated(n, prompt=3, response=2 + n, example_id="a") for n in range(2)]
     items = ranked_items(pair, SHAPES, 2, "reward", "dpo").items
     cost = cost_of_fit(LM, items, lambda step: np.array([0]), steps=1, accumulate=1, seconds=0.0)
-    assert cost.tokens == 2 * 3 + 2 + 3
-    assert cost.flops == pytest.approx(step_flops(LM, SHAPES[0], 2, 2))
+    assert cost.tokens == 3 + 2 + 3
+    together, apart = step_flops(LM, SHAPES[0], 1, 1, 2), step_flops(LM, SHAPES[0], 2, 2)
+    assert cost.flops == pytest.approx(together)
+    p, r = SHAPES[0]
+    assert together / apart == pytest.approx((p + 2 * r) / (2 * (p + r)), rel=0.05)
 
 
 def test_twice_the_rows_are_twice_the_operations_and_logits_in_pieces_are_made_again():

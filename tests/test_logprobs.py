@@ -69,31 +69,46 @@ def test_what_stands_on_padding_changes_nothing():
     )
 
 
-def test_several_responses_per_prompt_are_more_rows():
-    grouped = Tokens(
-        TOKENS.prompt[::K],
-        TOKENS.prompt_mask[::K],
-        TOKENS.response.reshape(B, K, R),
-        TOKENS.mask.reshape(B, K, R),
-    )
-    rows = Tokens(
-        np.repeat(grouped.prompt, K, axis=0),
-        np.repeat(grouped.prompt_mask, K, axis=0),
-        TOKENS.response,
-        TOKENS.mask,
-    )
-    for one, other in zip(joined(grouped), joined(rows), strict=True):
-        np.testing.assert_array_equal(one, other)
-    found = logp_of(HIDDEN, HEAD, grouped, chunk=5)
+GROUPED = Tokens(
+    TOKENS.prompt[::K],
+    TOKENS.prompt_mask[::K],
+    TOKENS.response.reshape(B, K, R),
+    TOKENS.mask.reshape(B, K, R),
+)
+
+
+def test_a_prompt_stands_once_before_its_several_responses():
+    ids, mask, branches = joined(GROUPED)
+    assert branches == (P, R)
+    np.testing.assert_array_equal(ids[:, :P], GROUPED.prompt)
+    np.testing.assert_array_equal(mask[:, :P], GROUPED.prompt_mask)
+    for k in range(K):
+        np.testing.assert_array_equal(ids[:, P + k * R :][:, :R], GROUPED.response[:, k])
+        np.testing.assert_array_equal(mask[:, P + k * R :][:, :R], GROUPED.mask[:, k])
+
+
+@pytest.mark.parametrize("chunk", [5, 1000])
+def test_several_responses_have_the_logp_that_each_has_alone(chunk):
+    hidden = draw.normal(size=(B, P + K * R, D)).astype(np.float32)
+    found = logp_of(hidden, HEAD, GROUPED, chunk=chunk)
     assert found.shape == (B, K, R)
-    np.testing.assert_array_equal(found.reshape(B * K, R), logp_of(HIDDEN, HEAD, rows, chunk=5))
+    for k in range(K):
+        start = P + k * R
+        own = np.concatenate([hidden[:, :P], hidden[:, start : start + R]], axis=1)
+        alone = Tokens(
+            GROUPED.prompt, GROUPED.prompt_mask, GROUPED.response[:, k], GROUPED.mask[:, k]
+        )
+        np.testing.assert_allclose(
+            found[:, k], logp_of(own, HEAD, alone, chunk=chunk), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_joined_puts_the_prompt_before_its_response():
-    ids, mask = joined(TOKENS)
+    ids, mask, _ = joined(TOKENS)
     np.testing.assert_array_equal(ids[:, :P], TOKENS.prompt)
     np.testing.assert_array_equal(ids[:, P:], TOKENS.response)
     np.testing.assert_array_equal(mask, np.concatenate([TOKENS.prompt_mask, MASK], axis=1))
+    assert joined(TOKENS).branches is None
 
 
 def test_half_precision_hidden_states_give_float32_log_probabilities():

@@ -32,7 +32,17 @@ class Model:
 class Trial:
     """One start of the program on a workdir: its stages, and which of them were computed."""
 
-    def __init__(self, folder: Path, *, allowed=NAMES, redo=False, seed=0, **first):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        allowed=NAMES,
+        redo=False,
+        seed=0,
+        numbers=NAMES,
+        shared=None,
+        **first,
+    ):
         self.config = ConfigDict({"size": 3, "inner": {"rate": 0.5}} | first)
         self.config = ConfigDict(
             {"first": self.config, "other": {"size": 1}, "seed": seed, "tensorboard": False}
@@ -40,12 +50,13 @@ class Trial:
         self.computed, self.said = [], []
         self.run = Run(
             folder,
-            NAMES,
+            numbers,
             self.config,
             allowed=allowed,
             redo=redo,
             stopping=lambda: False,
             say=self.said.append,
+            shared=shared,
         )
 
     def first(self, during=lambda context: None) -> Made:
@@ -73,6 +84,15 @@ class Trial:
     def all(self) -> Made:
         self.other()
         return self.after("third", self.after("second", self.first()))
+
+    def with_late(self, late: int) -> Made:
+        """The same but for the last stage, which takes a setting of this run alone."""
+
+        def make(before: Made, late: int, *, context: StageContext) -> Made:
+            self.computed.append("third")
+            return Made(before.value + late, before.path)
+
+        return self.run.stage("third", make, self.after("second", self.first()), late)
 
 
 def test_a_second_run_loads_every_result_and_computes_none(tmp_path):
@@ -172,14 +192,14 @@ def test_the_old_result_stays_until_the_new_one_is_complete(tmp_path):
 # ------------------------------------------------------------------ interruptions
 
 
-def _interrupted(context):
+def interrupted(context):
     (context.folder / "state").write_text("half way", encoding="utf-8")
     raise Interrupted("saved")
 
 
 def test_what_an_interrupted_stage_kept_is_there_when_it_goes_on(tmp_path):
     with pytest.raises(Interrupted):
-        Trial(tmp_path).first(_interrupted)
+        Trial(tmp_path).first(interrupted)
     assert not (tmp_path / "01_first").exists()
     seen = []
     trial = Trial(tmp_path)
@@ -201,7 +221,7 @@ def test_the_checkpoints_of_a_finished_stage_are_dropped(tmp_path):
 
 def test_what_another_config_began_is_refused_or_with_redo_dropped(tmp_path):
     with pytest.raises(Interrupted):
-        Trial(tmp_path).first(_interrupted)
+        Trial(tmp_path).first(interrupted)
     with pytest.raises(UserError, match=r"01_first\.partial was made with config\.first\.size = 3"):
         Trial(tmp_path, size=6).first()
     assert (tmp_path / "01_first.partial" / "state").exists()

@@ -13,22 +13,34 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alol_jax.types import UserError
+from alol_jax.types import Branches, UserError
 
 BLOCK = 128  # splash works on tiles whose sides are multiples of it
 LARGEST_BLOCK = 512
 
 
-def visible(mask: jax.Array, *, causal: bool) -> jax.Array:
-    """bool[B, T, T]: a query sees real tokens (up to itself where causal), and always itself."""
+def causal_mask(width: int, branches: Branches | None) -> np.ndarray:
+    """bool[T, T]: a query may see what stands up to itself, but no other response than its own."""
+    places = np.arange(width)
+    seen = places[None, :] <= places[:, None]
+    if branches is None:
+        return seen
+    branch = (places - branches.prompt) // branches.response
+    return seen & ((places[None, :] < branches.prompt) | (branch[None, :] == branch[:, None]))
+
+
+def visible(mask: jax.Array, *, causal: bool, branches: Branches | None = None) -> jax.Array:
+    """bool[B, T, T]: a query sees real tokens (where causal, those of `causal_mask`), and always
+    itself."""
     width = mask.shape[1]
     seen = jnp.broadcast_to((mask > 0)[:, None, :], (mask.shape[0], width, width))
     if causal:
-        seen = seen & jnp.tril(jnp.ones((1, width, width), bool))
+        seen = seen & jnp.asarray(causal_mask(width, branches))[None]
     return seen | jnp.eye(width, dtype=bool)[None]
 
 
@@ -46,18 +58,18 @@ def cached(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.A
     )
 
 
-def _xla(q, k, v, mask, *, causal, interpret):
-    allowed = visible(mask, causal=causal)[:, None]
+def _xla(q, k, v, mask, *, causal, branches, interpret):
+    allowed = visible(mask, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="xla")
 
 
-def _cudnn(q, k, v, mask, *, causal, interpret):
+def _cudnn(q, k, v, mask, *, causal, branches, interpret):
     """cuDNN's fused kernel; padding may sit on the left, so the mask goes in as it is."""
-    allowed = visible(mask, causal=causal)[:, None]
+    allowed = visible(mask, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="cudnn")
 
 
-def _splash(q, k, v, mask, *, causal, interpret):
+def _splash(q, k, v, mask, *, causal, branches, interpret):
     """Splash attention: real tokens see real tokens, padding sees padding (segments 1 and 0).
 
     It takes one row [N, T, H] and no scale, so q is scaled before.
@@ -65,6 +77,8 @@ def _splash(q, k, v, mask, *, causal, interpret):
     width, heads, size = q.shape[1], q.shape[2], q.shape[3]
     shape = (width, width)
     head = splash.CausalMask(shape) if causal else splash.FullMask(shape)
+    if branches is not None:
+        head = splash.NumpyMask(causal_mask(width, branches))
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([head] * heads),
         block_sizes=_blocks(width),
@@ -97,7 +111,8 @@ def _blocks(width: int) -> splash.BlockSizes:
 class Kernel(NamedTuple):
     """One way to compute attention.
 
-    ``run`` is (q, k, v, mask, *, causal, interpret) -> mixed; ``platforms`` are where it exists;
+    ``run`` is (q, k, v, mask, *, causal, branches, interpret) -> mixed; ``platforms`` are where it
+    exists;
     ``refuses`` (dtype, head width, sequence lengths, capability) says why not, or "".
     """
 
@@ -159,7 +174,14 @@ class Attention:
     interpret: bool = False
 
     def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *, causal: bool
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        mask: jax.Array,
+        *,
+        causal: bool,
+        branches: Branches | None = None,
     ) -> jax.Array:
         """softmax(q kᵀ / √H + where(visible, 0, −∞)) v.
 
@@ -168,13 +190,15 @@ class Attention:
             k, v: [B, T, G, H]; G divides N.
             mask: [B, T], 1 on real tokens; padding may sit anywhere.
             causal: a query sees real tokens up to itself, else all real tokens; always itself.
+            branches: of a causal sequence that holds several responses.
 
         Returns:
             [B, T, N, H] in the dtype of q.
         """
 
         def run(q, k, v, mask):
-            return KERNELS[self.kernel].run(q, k, v, mask, causal=causal, interpret=self.interpret)
+            chosen = KERNELS[self.kernel].run
+            return chosen(q, k, v, mask, causal=causal, branches=branches, interpret=self.interpret)
 
         if self.kernel == "xla" or self.mesh is None or self.mesh.size == 1:
             return run(q, k, v, mask)

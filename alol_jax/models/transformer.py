@@ -13,7 +13,7 @@ from alol_jax.models.attention import Attention, cached
 from alol_jax.models.blocks import Block, LoRA, below, bind, describe, initialise, make_norm
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, quantise
-from alol_jax.types import Params
+from alol_jax.types import Branches, Params
 
 
 class Cache(NamedTuple):
@@ -51,9 +51,19 @@ class Cache(NamedTuple):
         )
 
 
-def positions_of(mask: jax.Array) -> jax.Array:
-    """Position ids count real tokens: max(cumsum(mask) − 1, 0). mask [B, T] -> i32[B, T]."""
-    return jnp.maximum(jnp.cumsum((mask > 0).astype(jnp.int32), axis=-1) - 1, 0)
+def positions_of(mask: jax.Array, branches: Branches | None = None) -> jax.Array:
+    """Position ids count real tokens: max(cumsum(mask) − 1, 0). mask [B, T] -> i32[B, T].
+
+    Every response of a sequence with ``branches`` counts on from the prompt.
+    """
+    real = (mask > 0).astype(jnp.int32)
+    if branches is None:
+        return jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
+    before, after = real[:, : branches.prompt], real[:, branches.prompt :]
+    asked = jnp.sum(before, axis=-1)[:, None, None]
+    each = after.reshape(after.shape[0], -1, branches.response)
+    counted = (asked + jnp.cumsum(each, axis=-1)).reshape(after.shape)
+    return jnp.maximum(jnp.concatenate([jnp.cumsum(before, axis=-1), counted], axis=1) - 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +120,12 @@ class Transformer:
         return params if self.nf4 is None else quantised(params, self.nf4)
 
     def hidden(
-        self, params: Params, tokens: jax.Array, mask: jax.Array, key: jax.Array | None = None
+        self,
+        params: Params,
+        tokens: jax.Array,
+        mask: jax.Array,
+        key: jax.Array | None = None,
+        branches: Branches | None = None,
     ) -> jax.Array:
         """Hidden states after the last norm.
 
@@ -119,15 +134,18 @@ class Transformer:
             tokens: i32[B, T].
             mask: [B, T], 1 on real tokens; padding may sit anywhere and changes nothing.
             key: dropout key, None for none.
+            branches: of sequences with several responses to one prompt: each response sees the
+                prompt and itself, as if it stood there alone. For causal models.
 
         Returns:
             dtype[B, T, D].
         """
 
         def attend(q, k, v, store, layer):
-            return self.attention(q, k, v, mask, causal=self.config.causal), None
+            causal = self.config.causal
+            return self.attention(q, k, v, mask, causal=causal, branches=branches), None
 
-        x, _ = self._layers(params, tokens, positions_of(mask), None, attend, key)
+        x, _ = self._layers(params, tokens, positions_of(mask, branches), None, attend, key)
         return x
 
     def unembedding(self, params: Params) -> jax.Array:

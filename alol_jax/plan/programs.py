@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from alol_jax import flops
 from alol_jax.annotate import annotator
+from alol_jax.costs import step_flops
 from alol_jax.decode import make_decoder
 from alol_jax.fit import TrainState, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
@@ -136,20 +137,7 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     function = make_update(
         policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk), tx, jax.random.key(0), state
     )
-    (prompt, response), rows = lm.shapes[-1], lead[1] * objective.responses
-    one = flops.forward(
-        {**frozen, **trained},
-        lm.transformer.config,
-        rows=rows,
-        width=prompt + response,
-        head_tokens=rows * response,
-    )
-    work = lead[0] * flops.step(
-        one,
-        all_train=lm.transformer.lora is None,
-        remat=lm.transformer.remat,
-        head_again=rows * response > lm.logprob_chunk,
-    )
+    work = lead[0] * step_flops(lm, lm.shapes[-1], lead[1], lead[1], objective.responses)
     weights = (trained, frozen)
     return Program("policy step", function, (state, frozen, batch), weights, opt_state, False, work)
 

@@ -285,7 +285,7 @@ def _logp_and_values(lm: LanguageModel, params: Params, tokens: Tokens):
 
     V = w · h + b, on the hidden states of the policy itself, in float32.
     """
-    hidden = lm.transformer.hidden(params, *joined(tokens))
+    hidden = lm.transformer.hidden(params, *joined(tokens)[:2])
     unembedding = lm.transformer.unembedding(params)
     logp = response_logp(hidden, unembedding, tokens, chunk=lm.logprob_chunk)
     before = response_states(hidden, tokens).astype(jnp.float32)

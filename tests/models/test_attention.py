@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from alol_jax.models.attention import KERNELS, Attention, cached, choose, visible
 from alol_jax.sharding import AXES, make_mesh
-from alol_jax.types import UserError
+from alol_jax.types import Branches, UserError
 
 CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,))
 GPU = dict(
@@ -39,12 +39,12 @@ def heads(rows, width, queries, keys, size, dtype=jnp.float32, seed=0):
     return [jax.random.normal(k, s, dtype) for k, s in zip(split, shapes, strict=True)]
 
 
-def mixed_and_gradients(attention, qkv, mask, causal):
+def mixed_and_gradients(attention, qkv, mask, causal, branches=None):
     """The mixture at real tokens (0 elsewhere), and its pull-back to q, k, v."""
     real = (mask > 0)[..., None, None]
 
     def loss(q, k, v):
-        mixed = jnp.where(real, attention(q, k, v, mask, causal=causal), 0.0)
+        mixed = jnp.where(real, attention(q, k, v, mask, causal=causal, branches=branches), 0.0)
         ripple = jnp.sin(jnp.arange(mixed.size, dtype=jnp.float32)).reshape(mixed.shape)
         return jnp.sum(mixed * ripple), mixed
 
@@ -66,6 +66,19 @@ def test_a_causal_query_sees_real_tokens_up_to_itself_and_always_itself():
 def test_a_bidirectional_query_sees_all_real_tokens_and_always_itself():
     seen = visible(jnp.array([[0, 1, 1, 0]]), causal=False)[0]
     expected = [[1, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+    np.testing.assert_array_equal(seen, np.array(expected, bool))
+
+
+def test_a_response_sees_the_prompt_and_itself_and_no_other_response():
+    seen = visible(jnp.array([[0, 1, 1, 1, 1, 0]]), causal=True, branches=Branches(2, 2))[0]
+    expected = [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 1, 0, 0, 1, 0],
+        [0, 1, 0, 0, 1, 1],
+    ]
     np.testing.assert_array_equal(seen, np.array(expected, bool))
 
 
@@ -113,6 +126,18 @@ def test_splash_of_several_tiles_equals_plain_attention():
     qkv, mask = heads(1, 640, 2, 1, 16), padded_mask([(130, 40)], 640)
     found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, mask, True)
     assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, mask, True))
+
+
+def test_splash_of_responses_side_by_side_equals_plain_attention():
+    qkv, branches = heads(2, 384, 4, 2, 16), Branches(128, 128)
+    mask = padded_mask([(30, 17), (0, 0)], 384).at[0, 200:256].set(0)
+    plain = mixed_and_gradients(Attention("xla", None), qkv, mask, True, branches)
+    found = mixed_and_gradients(
+        Attention("splash", None, interpret=True), qkv, mask, True, branches
+    )
+    assert_same(found, plain)
+    alone = mixed_and_gradients(Attention("xla", None), qkv, mask, True)
+    assert np.abs(plain[0] - alone[0]).max() > 0.01
 
 
 @pytest.mark.parametrize(("tensor", "keys"), [(2, 2), (4, 2), (4, 1)])

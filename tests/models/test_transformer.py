@@ -56,7 +56,7 @@ def hidden(model, params):
 
 def real_states(model, params, tokens):
     """The hidden states of each row's real tokens, and logp of its response, both unpadded."""
-    ids, mask = joined(tokens)
+    ids, mask, _ = joined(tokens)
     states = hidden_of(model)(params, ids, mask)
     logp = jax.jit(response_logp, static_argnames="chunk")(
         states, model.unembedding(params), tokens, chunk=1000
@@ -78,6 +78,42 @@ def test_padding_and_the_bucket_change_nothing_for_real_tokens(model, params):
         for padded in (tight, wide):
             close(padded[0][row], states[0])
             close(padded[1][row], logps[0])
+
+
+PAIRS = ((RESPONSES[0], RESPONSES[1]), (RESPONSES[2], RESPONSES[0]), (RESPONSES[1], RESPONSES[2]))
+
+
+def test_responses_side_by_side_are_read_as_if_each_stood_there_alone(model, params):
+    """States, log-probabilities and gradients of K responses after one prompt."""
+    if not model.config.causal:
+        pytest.skip("an encoder reads no responses")
+    prompts = PROMPTS[: len(PAIRS)]
+    flat = [response for pair in PAIRS for response in pair]
+    apart = to_tokens([p for p in prompts for _ in range(2)], flat, shape=(9, 7), pad_id=0)
+    together = to_tokens(prompts, flat, shape=(9, 7), pad_id=0)
+    pairs = together._replace(
+        response=together.response.reshape(-1, 2, 7), mask=together.mask.reshape(-1, 2, 7)
+    )
+
+    def logp(params, tokens):
+        ids, mask, branches = joined(tokens)
+        hidden = model.hidden(params, ids, mask, None, branches)
+        return response_logp(hidden, model.unembedding(params), tokens, chunk=1000)
+
+    weight = np.random.default_rng(0).normal(size=(len(flat), 7)).astype(np.float32)
+
+    @jax.jit
+    def both(params, tokens):
+        def total(params):
+            found = logp(params, tokens).reshape(-1, 7)
+            return jnp.sum(weight * found), found
+
+        return jax.grad(total, has_aux=True)(params)
+
+    (grads, found), (grads_apart, found_apart) = both(params, pairs), both(params, apart)
+    close(found, found_apart, 1e-4)
+    for path, leaf in grads_apart.items():
+        close(grads[path], leaf, 2e-3)
 
 
 def test_padding_may_sit_between_tokens(model, params, hidden):

@@ -78,7 +78,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     import torch
 
     theirs, model, params, _ = pair
-    ids, mask = (np.asarray(x) for x in joined(TOKENS))
+    ids, mask = (np.asarray(x) for x in joined(TOKENS)[:2])
     if side != "left and right":
         order = np.argsort(mask if side == "left" else -mask, axis=1, kind="stable")
         ids, mask = np.take_along_axis(ids, order, 1), np.take_along_axis(mask, order, 1)
@@ -94,7 +94,7 @@ def test_gradients_of_the_response_nll_are_pytorchs(pair):
     import torch
 
     theirs, model, params, checkpoint = pair
-    ids, mask = joined(TOKENS)
+    ids, mask, _ = joined(TOKENS)
     width = TOKENS.prompt.shape[1]
     theirs.zero_grad()
     logits = their_logits(theirs, ids, mask)[:, width - 1 : -1]

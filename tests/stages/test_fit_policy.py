@@ -170,7 +170,9 @@ def test_the_cost_counts_the_tokens_of_all_rows_that_are_drawn(tmp_path, planned
     assert policy.cost.tokens == 2 * sum(len(row.prompt) + len(row.response) for row in rows)
     assert policy.cost.seconds == 3.0 and policy.cost.flops > 0
     pairs = _fit(tmp_path, "dpo", epochs=2.0, batch_size=6)
-    assert pairs.cost == policy.cost  # a prompt is read with each of its responses
+    prompts = sum(len(row.prompt) for row in rows[1::2])  # of the better one, read once a pair
+    assert pairs.cost.tokens == 2 * (prompts + sum(len(row.response) for row in rows))
+    assert pairs.cost.flops < policy.cost.flops
 
 
 def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path, monkeypatch):

@@ -1,0 +1,272 @@
+"""A sweep: what its runs share, what each has of its own, and what is refused before it starts."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+
+from alol_jax import sweep as program
+from alol_jax.checkpoint import load_params
+from alol_jax.checks import COLUMNS
+from alol_jax.objectives import OBJECTIVES
+from alol_jax.sweep import SET_HERE, asked, columns_of, config_from, sweep
+from alol_jax.types import StageContext, UserError
+from alol_jax.workdir import Run, alone_in, finished_stage
+from tests.running import DEBUG, ROOT, SMALL, environment, refused
+from tests.tiny_run import tiny_lm
+
+HHA = "configs/hha.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What the stages of this file make."""
+
+    value: int
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Runs are two stages without a model; the names of those that were computed."""
+    names = []
+
+    def select(options: ConfigDict, seed: int, *, context: StageContext) -> Made:
+        names.append("select")
+        return Made(seed)
+
+    def fit_policy(objective: ConfigDict, seed: int, table: Made, *, context: StageContext) -> Made:
+        names.append((objective.name, seed))
+        return Made(seed)
+
+    def recipe(config, run, lm):
+        table = run.stage("select", select, config.select, config.seed)
+        return run.stage("fit_policy", fit_policy, config.objective, config.policy.seed, table)
+
+    monkeypatch.setattr(program, "prepare", lambda config: tiny_lm(shapes=((160, 48),)))
+    monkeypatch.setattr(program, "recipe", recipe)
+    return names
+
+
+def swept(workdir, objectives, seeds, *, config_of=None, redo=False, **changed):
+    config_of = config_of or config_from(DEBUG, changed)
+    return sweep(config_of, workdir, objectives, seeds, redo=redo, stopping=lambda: False)
+
+
+# ------------------------------------------------------------------ who shares what
+
+
+def test_every_objective_meets_every_seed_on_what_was_computed_once(tmp_path, computed):
+    folders = swept(tmp_path, ["nll", "a_lol"], [0, 3])
+    assert [folder.name for folder in folders] == ["nll-0", "a_lol-0", "nll-3", "a_lol-3"]
+    assert computed == ["select", ("nll", 0), ("a_lol", 0), ("nll", 3), ("a_lol", 3)]
+    for folder in folders:
+        config = finished_stage(folder, "fit_policy").config()
+        assert folder.name == f"{config.objective.name}-{config.policy.seed}" and config.seed == 0
+        assert (folder / "06_select").is_symlink() and not (folder / "07_fit_policy").is_symlink()
+
+
+def test_a_sweep_goes_on_with_what_is_missing(tmp_path, computed):
+    swept(tmp_path, ["a_lol"], [0])
+    computed.clear()
+    swept(tmp_path, ["a_lol", "nll"], [0, 1])
+    assert computed == [("nll", 0), ("a_lol", 1), ("nll", 1)]
+
+
+def test_a_sweep_holds_its_own_folder_and_that_of_the_run(tmp_path, computed):
+    for held in (tmp_path, tmp_path / "nll-0"):
+        with alone_in(held), pytest.raises(UserError, match=f"^{held}: another run is using"):
+            swept(tmp_path, ["nll"], [0])
+    assert [name for name in computed if name != "select"] == []
+    swept(tmp_path, ["nll"], [0])
+
+
+def _annotate(options: ConfigDict, *, context: StageContext) -> Made:
+    return Made(0)
+
+
+def _selected(shared, columns):
+    """The shared folder of a sweep that has annotated these columns."""
+    config = config_from(DEBUG, {})("a_lol")
+    config.select.columns = columns
+    quiet = dict(stopping=lambda: False, say=lambda line: None)
+    run = Run(shared, {"select": 6}, config, allowed=["select"], redo=True, **quiet)
+    run.stage("select", _annotate, config.select)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "expected"),
+    [
+        (("nll", "ppo"), ()),
+        (("a_lol_ref_free",), ("advantage",)),
+        (("a_lol_ref_free", "dpo"), ("ref_logp", "advantage")),
+        (("dpo", "a_lol_ref_free"), ("ref_logp", "advantage")),
+        (tuple(OBJECTIVES), COLUMNS),
+    ],
+)
+def test_the_columns_are_those_that_any_of_the_objectives_reads(tmp_path, objectives, expected):
+    assert columns_of(objectives, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "objectives", "expected"),
+    [
+        (("ref_logp", "advantage"), ("nll",), ("ref_logp", "advantage")),
+        (("ref_logp", "advantage"), ("dpo", "wbc"), ("ref_logp", "advantage")),  # all rows have R
+        (("ref_logp",), ("a_lol_ref_free",), ("ref_logp", "advantage")),
+    ],
+)
+def test_what_was_annotated_before_stays(tmp_path, before, objectives, expected):
+    _selected(tmp_path, before)
+    assert columns_of(objectives, tmp_path) == expected
+
+
+def test_another_objective_that_reads_no_more_leaves_the_table_as_it_is(tmp_path, computed):
+    swept(tmp_path, ["a_lol"], [0])
+    swept(tmp_path, ["wbc", "nll", "dpo"], [0])
+    assert computed.count("select") == 1
+    assert finished_stage(tmp_path / "wbc-0", "select").config().select.columns == (
+        "ref_logp",
+        "advantage",
+    )
+
+
+# ------------------------------------------------------------------ the config of a run
+
+
+def test_a_config_keeps_its_argument_gets_the_objective_and_what_flags_changed():
+    config = config_from(f"{HHA}:size=pythia-160m", {"task.limit": 7, "model.shapes": ((8, 8),)})
+    dpo, seq = config("dpo"), config("a_lol_seq")
+    assert dpo.model.path == seq.model.path == "EleutherAI/pythia-160m"
+    assert (dpo.task.limit, dpo.model.shapes) == (7, ((8, 8),))
+    # The config knew the objective when it was made: what depends on it is there.
+    assert (dpo.policy.batch_size, seq.policy.batch_size) == (2, 4)
+    assert (dpo.objective.name, seq.objective.name) == ("dpo", "a_lol_seq")
+
+
+def test_the_objectives_of_a_sweep_win_over_the_one_in_the_argument():
+    assert config_from(f"{HHA}:objective=pro,debug", {})("dpo").objective.name == "dpo"
+
+
+def test_configs_of_one_file_share_nothing_that_changes():
+    config_of = config_from(DEBUG, {})
+    config_of("nll").policy.seed = 5
+    assert config_of("nll").policy.seed == 0
+
+
+@pytest.mark.parametrize("field", SET_HERE)
+def test_what_a_sweep_sets_itself_cannot_be_set(field):
+    with pytest.raises(UserError, match=f"^--config.{field}: a sweep sets it in each run: "):
+        config_from(DEBUG, {field: None})
+
+
+def test_a_config_that_does_not_take_the_objective_is_refused(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from configs import common\nget_config = lambda arg: common.get_config()\n")
+    with pytest.raises(UserError, match=r"get_config\('objective=dpo'\) is for a_lol: a config of"):
+        config_from(str(file), {})("dpo")
+
+
+# ------------------------------------------------------------------ refused before it starts
+
+
+@pytest.mark.parametrize(
+    ("objectives", "seeds", "message"),
+    [
+        (["nll", "dpoo"], ["0"], "'dpoo' is no objective: did you mean 'dpo'"),
+        (["nll"], ["0", "-1"], "^--seeds=0,-1: expected whole numbers, 0 or more"),
+        (["nll"], ["1.5"], "^--seeds=1.5: expected whole numbers"),
+        (["nll"], [], "^--seeds is empty: name at least one"),
+        ([], ["0"], "^--objectives is empty"),
+        (["nll"], ["0", "00"], "^--seeds=0,0: one is given twice"),
+        (["nll", "nll"], ["0"], "^--objectives=nll,nll: one is given twice"),
+    ],
+)
+def test_a_wrong_list_is_one_clear_line(objectives, seeds, message):
+    with pytest.raises(UserError, match=message):
+        asked(objectives, seeds)
+
+
+def test_lists_are_read():
+    assert asked(["nll", "a_lol"], ["0", "12"]) == (("nll", "a_lol"), [0, 12])
+
+
+def test_a_config_that_cannot_run_to_its_end_is_refused_before_any_run(tmp_path, computed):
+    with pytest.raises(UserError, match="'good_uniform': dpo needs 2 responses of a prompt"):
+        swept(tmp_path, ["nll", "dpo"], [0], **{"policy.sampling": "good_uniform"})
+    assert computed == []
+
+
+def test_objectives_whose_configs_share_no_reference_are_refused_by_the_field(tmp_path, computed):
+    plain = config_from(DEBUG, {})
+
+    def config_of(objective):
+        config = plain(objective)
+        if objective == "dpo":
+            config.reference.optimizer.learning_rate = 0.5
+        return config
+
+    with pytest.raises(UserError) as caught:
+        swept(tmp_path, ["nll", "dpo"], [0], config_of=config_of)
+    assert str(caught.value) == (
+        "nll and dpo cannot share a reference: config.reference.optimizer.learning_rate = 0.001 "
+        "for the one and 0.5 for the other; sweep them apart"
+    )
+    assert computed == []
+
+
+def started(workdir, cache, *arguments, config=DEBUG) -> subprocess.CompletedProcess:
+    """What the program printed."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "alol_jax.sweep"),
+            *(f"--config={config}", f"--workdir={workdir}", *arguments),
+        ],
+        cwd=ROOT,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+
+
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(tmp_path):
+    line = refused(started(tmp_path / "sweep", tmp_path, "--objectives=nll,dpoo"))
+    assert "'dpoo' is no objective: did you mean 'dpo'?" in line
+    assert not (tmp_path / "sweep").exists()
+
+
+# ------------------------------------------------------------------ the whole program
+
+
+@pytest.mark.slow
+def test_two_objectives_with_two_seeds_share_a_reference_and_are_compared(tmp_path):
+    root, words = tmp_path / "sweep", ("--objectives=a_lol,nll", "--seeds=0,1", *SMALL)
+    first = started(root, tmp_path / "cache", *words)
+    assert first.returncode == 0, first.stderr
+    shared = "load score fit_reference generate fit_value select".split()
+    for stage in shared:
+        assert first.stdout.count(f"[{stage}] running") == 1
+    for stage in ("fit_policy", "evaluate", "report"):
+        assert first.stdout.count(f"[{stage}] running") == 4
+    runs = [root / f"{name}-{seed}" for name in ("a_lol", "nll") for seed in (0, 1)]
+    reference = {load_bytes(run / "03_fit_reference" / "trained") for run in runs}
+    policies = {load_bytes(run / "07_fit_policy" / "trained") for run in runs}
+    assert len(reference) == 1 and len(policies) == 4
+    for run in runs:
+        assert (run / "09_report" / "report.html").exists()
+    for name in ("compare.html", "compare.csv", "compare.json", "compare.tex"):
+        assert (root / "compare" / name).stat().st_size > 0
+    told = json.loads((root / "compare" / "compare.json").read_text())
+    assert len(told["runs"]) == 4
+
+    second = started(root, tmp_path / "cache", *words)
+    assert second.returncode == 0, second.stderr
+    assert "running" not in second.stdout and second.stdout.count("done before") >= 4 * 7
+
+
+def load_bytes(folder):
+    """The leaves of a folder, to be told apart."""
+    return tuple(leaf.tobytes() for _, leaf in sorted(load_params(folder).items()))
