@@ -25,8 +25,10 @@ from alol_jax.language_model import LanguageModel
 from alol_jax.models.heads import ValueHead
 from alol_jax.objectives import Objective, hyper_parameters
 from alol_jax.optim import make_optimizer
+from alol_jax.ppo import PPOTargets
 from alol_jax.sampling import decoding_of
 from alol_jax.sharding import ROWS, beside_params, replicated
+from alol_jax.stages.fit_policy_online import Minibatch, online_loss, value_leaves
 from alol_jax.types import Batch, Tokens
 
 NAMES = ("select", "policy step", "decode")
@@ -112,31 +114,34 @@ def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     return Program("select", function, arguments, (params, value_params), (), False, work)
 
 
-def _optimizer_state(lm: LanguageModel, config: ConfigDict) -> tuple[Any, Any]:
+def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tuple[Any, Any]:
     """The policy's optimizer and its described state."""
     tx = make_optimizer(config.policy.optimizer, steps=1)
-    opt_state = jax.eval_shape(tx.init, lm.abstract()[0])
+    opt_state = jax.eval_shape(tx.init, trained)
     return tx, described(opt_state, beside_params(opt_state, lm.mesh))
 
 
 def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
     """One optimizer step of the policy, or of the reference where its batch is the larger one."""
     trained, frozen = lm.abstract()
-    tx, opt_state = _optimizer_state(lm, config)
+    fitting = config.ppo if objective.online else config.policy
+    lead = (fitting.accumulate, max(fitting.batch_size, config.reference.batch_size))
+    tokens = _tokens(lm, lead, objective.responses, 1)
+    if objective.online:
+        values = value_leaves(lm)
+        trained = trained | described(values, beside_params(values, lm.mesh))
+        batch = Minibatch(tokens, PPOTargets(*[tokens.mask] * 5))
+        loss = online_loss(lm, config.ppo)
+    else:
+        number = _rows(lm, tokens.response.shape[:-1], jnp.float32, axis=1)
+        batch = Batch(tokens, tokens.mask, number, number)
+        chosen = {name: config.objective[name] for name in hyper_parameters(objective)}
+        bound = functools.partial(objective.loss, **chosen)
+        loss = policy_loss(lm.transformer, bound, chunk=lm.logprob_chunk)
+    tx, opt_state = _optimizer_state(lm, config, trained)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(lm.mesh))
     state = TrainState(step, trained, opt_state)
-    lead = (
-        config.policy.accumulate,
-        max(config.policy.batch_size, config.reference.batch_size),
-    )
-    tokens = _tokens(lm, lead, objective.responses, 1)
-    number = _rows(lm, tokens.response.shape[:-1], jnp.float32, axis=1)
-    batch = Batch(tokens, tokens.mask, number, number)
-    chosen = {name: config.objective[name] for name in hyper_parameters(objective)}
-    loss = functools.partial(objective.loss, **chosen)
-    function = make_update(
-        policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk), tx, jax.random.key(0), state
-    )
+    function = make_update(loss, tx, jax.random.key(0), state)
     work = lead[0] * step_flops(lm, lm.shapes[-1], lead[1], lead[1], objective.responses)
     weights = (trained, frozen)
     return Program("policy step", function, (state, frozen, batch), weights, opt_state, False, work)
@@ -164,5 +169,5 @@ def decode_program(lm: LanguageModel, config: ConfigDict) -> Program:
         prompt=width,
         new=sampling.max_new_tokens,
     )
-    optimizer = _optimizer_state(lm, config)[1]
+    optimizer = _optimizer_state(lm, config, trained)[1]
     return Program("decode", function, (params, prompt, mask, keys), params, optimizer, True, work)

@@ -131,7 +131,7 @@ def fit_policy_online(
     tx = make_optimizer(options.optimizer, steps=hyper.rollouts * per_rollout)
     state = _start(lm, tx, hyper, reference)
     anchor = anchor_of(hyper.anchor, lm, reference.trained)
-    loss, plan = _loss(lm, hyper), plan_of(options, hyper.rollouts)
+    loss, plan = online_loss(lm, hyper), plan_of(options, hyper.rollouts)
     metric, validate = make_validation(
         lm, task, scoring, decoding, scored, options.batch_size, context
     )
@@ -160,12 +160,15 @@ def fit_policy_online(
 
 def _start(lm: LanguageModel, tx: Any, hyper: ConfigDict, reference: Policy) -> OnlineState:
     """The reference, with values of 0 for every token."""
-    trained = place_params(reference.trained, lm.mesh)
-    width = lm.transformer.config.width
-    trained |= {"value/kernel": jnp.zeros((width,)), "value/bias": jnp.zeros(())}
+    trained = place_params(reference.trained, lm.mesh) | value_leaves(lm)
     kl_coef = jnp.float32(hyper.kl_coef)
     state = OnlineState(jnp.int32(0), init_state(trained, tx), kl_coef, Moments.none())
     return place_like_params(state, lm.mesh)
+
+
+def value_leaves(lm: LanguageModel) -> Params:
+    """The leaves of `VALUE`: 0 for every token."""
+    return {"value/kernel": jnp.zeros((lm.transformer.config.width,)), "value/bias": jnp.zeros(())}
 
 
 # ------------------------------------------------------------------ one rollout
@@ -342,7 +345,7 @@ def _judge(hyper: ConfigDict, mesh: Mesh) -> Callable[..., tuple]:
     return jax.jit(judge, out_shardings=everywhere)
 
 
-def _loss(lm: LanguageModel, hyper: ConfigDict) -> LossFn:
+def online_loss(lm: LanguageModel, hyper: ConfigDict) -> LossFn:
     """`ppo.ppo` as a function of parameters; micro-batches count by their tokens."""
 
     def loss_fn(trained: Params, frozen: Params, batch: Minibatch, key: jax.Array):
