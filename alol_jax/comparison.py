@@ -146,8 +146,8 @@ def _values(row: Row, rewards: Sequence[str], sets: Sequence[str]):
         if scores.reward is not None:
             for metric, found in zip(rewards, (*scores.components, scores.reward), strict=True):
                 yield Estimate(row.name, "", name, metric, *_ends(found))
-        for metric, mean in zip(TEXT, (*scores.distinct, scores.length), strict=True):
-            yield Estimate(row.name, "", name, metric, mean)
+        for metric, found in zip(TEXT, (*scores.distinct, scores.length), strict=True):
+            yield Estimate(row.name, "", name, metric, *_ends(found))
     if row.kind == RUN:
         fit, kl = row.run.fit, row.run.evaluation.kl
         if kl is not None:

@@ -159,7 +159,7 @@ def plain_table(found: Comparison) -> str:
         cells = [found.value(group.line, TOTAL), gain]
         cells += [found.value(group.line, name) for name in ("kl", "length", "distinct-2")]
         texts = ["-" if e is None else " ".join(printed(e)).rstrip() for e in cells]
-        texts[2] = texts[2].split(" ")[0]  # the interval of the KL would not fit
+        texts[2:] = [text.split(" ")[0] for text in texts[2:]]  # their intervals would not fit
         lines.append(_line(group.line, texts))
     if found.has_spread and found.rows[0].values is not None:
         lines.append(_line("total by seed", ("mean", "sd")))

@@ -71,7 +71,7 @@ def printed(estimate: Estimate) -> tuple[str, str]:
     ends = (estimate.mean, estimate.low, estimate.high)
     if estimate.low is None:
         return rounded(estimate.metric, estimate.mean), ""
-    digits = _digits(max(map(abs, ends)))
+    digits = 1 if estimate.metric == "length" else _digits(max(map(abs, ends)))
     mean, low, high = (f"{x:{'+' if estimate.against else ''}.{digits}f}" for x in ends)
     return mean, f"[{low}, {high}]"
 

@@ -16,6 +16,7 @@ from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudi
 
 DIFFERENCE = "policy-reference"
 TOTAL = "total"
+TEXT = ("distinct-1", "distinct-2", "distinct-3", "length")
 FEW = 30  # prompts below which a bootstrap percentile interval is known to be too narrow
 
 
@@ -51,8 +52,7 @@ def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
 
 def metric_names(evaluation: Evaluation) -> tuple[str, ...]:
     """Rows of the result table, in order."""
-    rest = ("distinct-1", "distinct-2", "distinct-3", "length")
-    return (*evaluation.component_names, TOTAL, *rest)
+    return (*evaluation.component_names, TOTAL, *TEXT)
 
 
 def prompt_count(evaluation: Evaluation) -> int:
@@ -197,17 +197,21 @@ def _of_system(system: SystemScores, names: tuple[str, ...]) -> list[Measure]:
     if system.reward is not None:
         rewards = (*system.components, system.reward)
     found = []
-    for name, interval in zip(names, rewards, strict=True):
+    for name, interval in zip(
+        (*names, *TEXT), (*rewards, *system.distinct, system.length), strict=True
+    ):
         bounds = (None,) * 3 if interval is None else (interval.mean, interval.low, interval.high)
         found.append(Measure(system.name, name, *bounds))
-    for n, share in enumerate(system.distinct, start=1):
-        found.append(Measure(system.name, f"distinct-{n}", share, None, None))
-    return [*found, Measure(system.name, "length", system.length, None, None)]
+    return found
 
 
 def _plain(measure: Measure) -> str:
     if measure.mean is None:
         return "-"
-    if measure.low is None:
-        return f"{measure.mean:.1f}" if measure.metric == "length" else f"{measure.mean:.3f}"
-    return f"{measure.mean:.3f} [{measure.low:.3f}, {measure.high:.3f}]"
+    mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:])
+    return f"{mean} [{low}, {high}]"
+
+
+def digits_of(metric: str) -> int:
+    """Behind the point, as tables print the metric."""
+    return 1 if metric == "length" else 3

@@ -26,6 +26,7 @@ from alol_jax.results import (
     Measure,
     calibration_bins,
     chosen_pairs,
+    digits_of,
     explained_variance,
     metric_names,
     prompt_count,
@@ -362,9 +363,8 @@ def _measure(measure: Measure) -> Cell:
     if measure.system == DIFFERENCE:
         bounds = f"[{signed(measure.low, 3)}, {signed(measure.high, 3)}]"
         return Cell(signed(measure.mean, 3), exact=measure.mean, interval=bounds)
-    digits = 1 if measure.metric == "length" else 3
-    bounds = "" if measure.low is None else f"[{measure.low:.3f}, {measure.high:.3f}]"
-    return Cell(f"{measure.mean:.{digits}f}", exact=measure.mean, interval=bounds)
+    mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:])
+    return Cell(mean, exact=measure.mean, interval=f"[{low}, {high}]")
 
 
 def _number(value: float) -> Cell:

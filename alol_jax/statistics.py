@@ -53,14 +53,47 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def distinct(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams / all n-grams of lower-cased, whitespace-separated words; 0 without any."""
-    grams = [
-        tuple(words[start : start + n])
-        for words in (text.lower().split() for text in texts)
-        for start in range(len(words) - n + 1)
+    grams = _grams(texts, n)
+    total = sum(map(len, grams))
+    return len(set().union(*map(set, grams))) / total if total else 0.0
+
+
+def distinct_interval(
+    texts: Sequence[str], n: int, *, draws: int, confidence: float, seed: int
+) -> Interval:
+    """`distinct` with a bootstrap interval over the texts.
+
+    A resample holds some texts twice, which alone makes it less varied; so the quantiles are moved
+    by what the mean of the resamples is off: the interval shows their spread around the estimate.
+
+    Args:
+        draws, confidence, seed: as in `bootstrap`.
+    """
+    estimate, grams = distinct(texts, n), _grams(texts, n)
+    numbers: dict[tuple[str, ...], int] = {}
+    rows = [
+        np.array([numbers.setdefault(gram, len(numbers)) for gram in mine], int) for mine in grams
     ]
-    return len(set(grams)) / len(grams) if grams else 0.0
+    counts, rng = np.array([len(row) for row in rows]), np.random.default_rng(seed)
+    shares = np.empty(draws)
+    for draw in range(draws):
+        chosen = rng.integers(len(rows), size=len(rows))
+        seen = np.zeros(len(numbers), bool)
+        seen[np.concatenate([rows[index] for index in np.unique(chosen)])] = True
+        shares[draw] = seen.sum() / max(counts[chosen].sum(), 1)
+    ends = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = estimate + ends - shares.mean()
+    return Interval(estimate, float(low), float(high))
 
 
-def mean_length(texts: Sequence[str]) -> float:
-    """Mean number of whitespace-separated words."""
-    return float(np.mean([len(text.split()) for text in texts]))
+def _grams(texts: Sequence[str], n: int) -> list[list[tuple[str, ...]]]:
+    """The n-grams of each text."""
+    split = [text.lower().split() for text in texts]
+    return [
+        [tuple(words[start : start + n]) for start in range(len(words) - n + 1)] for words in split
+    ]
+
+
+def word_counts(texts: Sequence[str]) -> np.ndarray:
+    """f64[texts], whitespace-separated words of each."""
+    return np.array([len(text.split()) for text in texts], np.float64)

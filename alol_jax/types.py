@@ -251,8 +251,8 @@ class SystemScores:
     name: str  # "data", "reference", "policy"
     reward: Interval | None  # None where nothing can score a generation
     components: tuple[Interval, ...]
-    distinct: tuple[float, float, float]  # distinct-1/2/3
-    length: float  # mean whitespace tokens
+    distinct: tuple[Interval, Interval, Interval]  # distinct-1/2/3
+    length: Interval  # whitespace tokens
 
 
 @dataclasses.dataclass(frozen=True)

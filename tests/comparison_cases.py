@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alol_jax.comparison_rows import Fit, RunResult
-from alol_jax.statistics import bootstrap, distinct, mean_length
+from alol_jax.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.types import (
     Cost,
     Curve,
@@ -153,8 +153,9 @@ def _scores(name: str, rows, seed: int) -> SystemScores:
         prompts = prompts.reshape(-1, 2, 3).mean(1)
     *parts, total = (_interval(column, seed) for column in prompts.T)
     texts = [row.response for row in rows]
-    grams = tuple(distinct(texts, n) for n in (1, 2, 3))
-    return SystemScores(name, total, tuple(parts), grams, mean_length(texts))
+    options = {"draws": 20, "confidence": 0.95, "seed": seed}
+    grams = tuple(distinct_interval(texts, n, **options) for n in (1, 2, 3))
+    return SystemScores(name, total, tuple(parts), grams, _interval(word_counts(texts), seed))
 
 
 def policy_of(seed: int, lift: float) -> Policy:

@@ -48,8 +48,8 @@ RESULTS = {
         (),
         ("long",),
         (
-            types.SystemScores("data", INTERVAL, (INTERVAL, INTERVAL), (0.1, 0.2, 0.3), 4.5),
-            types.SystemScores("policy", None, (), (0.0, 0.0, 0.0), 0.0),
+            types.SystemScores("data", INTERVAL, (INTERVAL, INTERVAL), (INTERVAL,) * 3, INTERVAL),
+            types.SystemScores("policy", None, (), (INTERVAL,) * 3, INTERVAL),
         ),
         (INTERVAL,),
     ),

@@ -125,7 +125,7 @@ def test_a_run_keeps_the_figures_of_its_evaluation(found):
     scores = DPO.evaluation.systems[2]
     assert ends(found.value("dpo · seed 4", "total")) == scores.reward
     assert ends(found.value("dpo · seed 4", PARTS[1])) == scores.components[1]
-    assert found.value("dpo · seed 4", "distinct-2").mean == scores.distinct[1]
+    assert ends(found.value("dpo · seed 4", "distinct-2")) == scores.distinct[1]
     assert ends(found.value("dpo · seed 4", "kl")) == DPO.evaluation.kl
     assert found.value("dpo · seed 4", "tokens").mean == DPO.fit.cost.tokens
     assert found.value("dpo · seed 4", "step").mean == 40

@@ -182,7 +182,7 @@ def test_the_card_says_what_was_trained_how_and_how_to_load_it(llama, tmp_path):
 def test_the_card_shows_the_evaluation_of_this_policy_and_of_no_other(tmp_path):
     def system(name, reward):
         at = Interval(reward, reward - 0.1, reward + 0.1)
-        return SystemScores(name, at, (at,), (0.5, 0.6, 0.7), 4.0)
+        return SystemScores(name, at, (at,), (at,) * 3, at)
 
     gain = (Interval(0.25, 0.125, 0.375),) * 2
     systems = tuple(map(system, ("data", "reference", "policy"), (0.5, 0.375, 0.625)))

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from alol_jax.statistics import bootstrap, distinct, mean_length, pearson, spearman
+from alol_jax.statistics import (
+    bootstrap,
+    distinct,
+    distinct_interval,
+    pearson,
+    spearman,
+    word_counts,
+)
 from alol_jax.types import Interval, UserError
 
 
@@ -105,7 +112,7 @@ def test_ngrams_do_not_cross_from_one_text_to_the_next():
 
 def test_empty_texts_count_as_nothing():
     assert distinct(["", " "], 1) == 0.0
-    assert mean_length(["", "a b  c", "d\ne"]) == pytest.approx(5 / 3)
+    assert word_counts(["", "a b  c", "d\ne"]).tolist() == [0, 3, 2]
 
 
 def test_correlations_of_known_columns():
@@ -123,3 +130,25 @@ def test_equal_values_share_the_mean_of_their_ranks():
     assert spearman(tied, np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(
         pearson(np.array([2.5, 2.5, 1.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
     )
+
+
+def _texts(count: int, seed: int) -> list[str]:
+    """Five words each, of 300, the early ones likelier."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(f"w{int(300 * u * u)}" for u in rng.random(5)) for _ in range(count)]
+
+
+def test_the_interval_of_distinct_n_holds_the_estimate_and_is_as_wide_as_samples_differ():
+    options = {"draws": 400, "confidence": 0.95, "seed": 0}
+    found = distinct_interval(_texts(150, 0), 1, **options)
+    assert found.mean == distinct(_texts(150, 0), 1)
+    assert found.low < found.mean < found.high
+    others = [distinct(_texts(150, seed), 1) for seed in range(1, 60)]
+    assert (found.high - found.low) / 4 == pytest.approx(np.std(others), rel=0.5)
+
+
+def test_texts_that_are_all_alike_have_no_spread_and_no_words_give_zero():
+    options = {"draws": 20, "confidence": 0.95, "seed": 0}
+    assert distinct_interval(["", ""], 2, **options) == Interval(0.0, 0.0, 0.0)
+    found = distinct_interval(["a b"] * 5, 1, **options)
+    assert (found.mean, found.high - found.low) == (0.2, 0.0)

@@ -16,7 +16,7 @@ from alol_jax.results import by_prompt
 from alol_jax.rewards import Scoring
 from alol_jax.sampling import decoding_of
 from alol_jax.sharding import place_params
-from alol_jax.statistics import bootstrap, distinct, mean_length
+from alol_jax.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.types import (
     Evaluation,
     Interval,
@@ -30,6 +30,7 @@ from alol_jax.types import (
 )
 
 CONFIDENCE = 0.95  # of every interval; the report's words say so
+DISTINCT_DRAWS = 1000  # at most: a resample of texts costs more than one of numbers
 
 Answered = dict[str, Sequence[Scored]]
 """System -> its rows: "data", "reference", "policy"."""
@@ -145,9 +146,14 @@ def _figures(
         name=name,
         reward=columns[-1] if has_reward else None,
         components=tuple(columns[:-1]) if has_reward else (),
-        distinct=(distinct(texts, 1), distinct(texts, 2), distinct(texts, 3)),
-        length=mean_length(texts),
+        distinct=tuple(_distinct(texts, n, options, seed) for n in (1, 2, 3)),
+        length=_interval(word_counts(texts), options, seed),
     )
+
+
+def _distinct(texts: Sequence[str], n: int, options: ConfigDict, seed: int) -> Interval:
+    draws = min(options.bootstrap, DISTINCT_DRAWS)
+    return distinct_interval(texts, n, draws=draws, confidence=CONFIDENCE, seed=seed)
 
 
 def _interval(column: np.ndarray, options: ConfigDict, seed: int) -> Interval:

@@ -111,8 +111,11 @@ def test_texts_are_measured_over_all_rows_of_a_system(evaluation):
     words = [row.response.lower().split() for row in SCORED.test]
     count = sum(map(len, words))
     data = evaluation.systems[0]
-    assert data.length == pytest.approx(count / len(words))
-    assert data.distinct[0] == pytest.approx(len({w for text in words for w in text}) / count)
+    assert data.length.mean == pytest.approx(count / len(words))
+    share = len({w for text in words for w in text}) / count
+    assert data.distinct[0].mean == pytest.approx(share)
+    assert data.length.low < data.length.mean < data.length.high
+    assert data.distinct[0].low < share < data.distinct[0].high
 
 
 def test_without_a_scorer_only_the_data_have_a_reward(tmp_path):

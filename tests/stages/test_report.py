@@ -69,8 +69,8 @@ def evaluated(*, count: int = 30, lift: float = 0.2) -> Evaluation:
             name,
             interval([r.reward for r in mine]),
             tuple(interval([r.components[i] for r in mine]) for i in range(2)),
-            (0.1, 0.4, 0.7),
-            12.3456,
+            tuple(Interval(share, share - 0.05, share + 0.05) for share in (0.1, 0.4, 0.7)),
+            Interval(12.3456, 11.0, 13.0),
         )
         for name, mine in rows.items()
     )
@@ -331,7 +331,7 @@ def test_systems_that_answered_other_prompts_are_refused():
 
 def test_a_figure_that_is_not_finite_is_an_error(tmp_path):
     evaluation = evaluated()
-    broken = dataclasses.replace(evaluation.systems[0], length=float("nan"))
+    broken = dataclasses.replace(evaluation.systems[0], length=Interval(float("nan"), 0.0, 1.0))
     evaluation = dataclasses.replace(evaluation, systems=(broken, *evaluation.systems[1:]))
     with pytest.raises(ValueError, match="JSON"):
         write(tmp_path, evaluation, value=None, policy=FULL, reference=EMPTY)
