@@ -30,7 +30,8 @@ from alol_jax.sharding import make_mesh
 from alol_jax.types import Params, Policy, UserError
 from alol_jax.workdir import Stage, finished_stage
 
-MODELS = {"policy": "fit_policy", "reference": "fit_reference"}
+MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_reference",)}
+"""What can be exported -> the stages of which one fits it."""
 
 
 class Options(argparse.Namespace):
@@ -61,10 +62,11 @@ def export(options: Options) -> None:
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
     options.out = options.out.expanduser().resolve()
     _refuse_full(options.out)
-    stage = finished_stage(options.workdir, MODELS[options.stage])
+    made = (finished_stage(options.workdir, name) for name in MODELS[options.stage])
+    stage = next((one for one in made if one is not None), None)
     if stage is None:
         raise UserError(
-            f"{options.workdir} has no finished {MODELS[options.stage]}: run alol_jax.main with "
+            f"{options.workdir} has no finished {MODELS[options.stage][0]}: run alol_jax.main with "
             "this workdir first"
         )
     config = stage.config()

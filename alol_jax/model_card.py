@@ -79,7 +79,7 @@ def _what(of: Exported) -> str:
             if of.dtype
             else "On the unquantised base the adapter computes slightly different numbers."
         )
-    step = f"Optimiser step {of.policy.step}, the best on validation prompts."
+    step = f"Step {of.policy.step} of the fit, the best on validation prompts."
     return f"{trained} {form}{quantised} {step}"
 
 
@@ -87,18 +87,24 @@ def _objective(of: Exported) -> str:
     inputs = of.stage.record["inputs"]
     if of.name == "reference":
         return "`nll`: the likelihood of the training responses."
-    values = inputs["config.objective"]
-    names = hyper_parameters(get_objective(values["name"]))
-    tuned = "".join(f", {name} = {values[name]:g}" for name in names)
-    rewards = ", ".join(
-        f"{weight:g} × {name}" for name, weight in inputs["config.rewards"].items() if weight
-    )
+    name = of.config.objective.name
+    objective = get_objective(name)
+    values = inputs["config.ppo" if objective.online else "config.objective"]
+    tuned = "".join(f", {key} = {values[key]:g}" for key in hyper_parameters(objective))
+    weights = inputs["scoring"]["config.rewards"].items()
+    rewards = ", ".join(f"{weight:g} × {key}" for key, weight in weights if weight)
     fit, optimizer = inputs["config.policy"], inputs["config.policy"]["optimizer"]
+    long = (
+        f"{values['rollouts']} rollouts of {values['prompts']} prompts, {values['epochs']} epochs "
+        f"each, anchor {values['anchor']}"
+        if objective.online
+        else f"{fit['epochs']:g} epochs of {fit['batch_size'] * fit['accumulate']} items a step, "
+        f"sampling {fit['sampling']}"
+    )
     return (
-        f"`{values['name']}`{tuned}. Reward: {rewards or 'as stored with the data'}. "
-        f"{fit['epochs']:g} epochs of {fit['batch_size'] * fit['accumulate']} items a step, "
-        f"learning rate {optimizer['learning_rate']:g} ({optimizer['schedule']}), "
-        f"sampling {fit['sampling']}, seed {inputs['config.seed']}."
+        f"`{name}`{tuned}. Reward: {rewards or 'as stored with the data'}. {long}, learning rate "
+        f"{optimizer['learning_rate']:g} ({optimizer['schedule']}), seed "
+        f"{inputs['config.seed'] + fit['seed']}."
     )
 
 

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import textwrap
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -122,6 +123,7 @@ class Run:
             say=lambda line: self._say(f"[{name}] {line}"),
             tensorboard=self.config.tensorboard,
         )
+        began = time.monotonic()
         result = fn(context=context)
         save_result(partial, result)
         if final.is_symlink():
@@ -130,6 +132,7 @@ class Run:
             shutil.rmtree(final)
         partial.rename(final)
         shutil.rmtree(final / "checkpoints", ignore_errors=True)  # the result stands
+        self._say(f"[{name}] took {time.monotonic() - began:.1f} s")
         return load_result(final, result_type)
 
     def _is_current(self, folder: Path, record: dict[str, Any]) -> bool:

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.language_model import LanguageModel, open_language_model
+from alol_jax.objectives import get_objective
 from alol_jax.types import Evaluation, Policy
 from alol_jax.workdir import Run
 from configs import common
-from tests.tiny_run import TASK, mesh_of
+from tests.tiny_run import TASK, mesh_of, scoring
 
-STAGES = {"fit_reference": 1, "fit_policy": 2, "evaluate": 3}
+STAGES = {"fit_reference": 1, "fit_policy": 2, "fit_policy_online": 2, "evaluate": 3}
 
 
 def config_of(path: str, **model):
@@ -44,17 +45,22 @@ def random_policy(lm: LanguageModel, seed: int) -> Policy:
 def finished_run(
     workdir: Path, config, *, evaluation: Evaluation | None = None, redo: bool = False
 ) -> LanguageModel:
-    """Makes both fits in ``workdir``, the reference from seed 1, the policy from seed 2; and stores
-    an evaluation if there is one."""
+    """Makes both fits in ``workdir``, the reference from seed 1, the policy from seed 2, as the
+    config's objective is fitted; and stores an evaluation if there is one."""
     lm = open_language_model(config.model, mesh_of(1))
 
     def fit_reference(lm, task, options, seed, scored, *, context) -> Policy:
         return random_policy(lm, 1)
 
     def fit_policy(
-        lm, task, objective, hyper, weights, options, decoding, seed, scored, table, reference, *,
+        lm, task, objective, hyper, scoring, options, decoding, seed, scored, table, reference, *,
         context,
     ) -> Policy:  # fmt: skip
+        return random_policy(lm, 2)
+
+    def fit_policy_online(
+        lm, task, options, hyper, scoring, decoding, seed, scored, table, reference, *, context
+    ) -> Policy:
         return random_policy(lm, 2)
 
     def evaluate(lm, task, reference, policy, *, context) -> Evaluation:
@@ -72,10 +78,16 @@ def finished_run(
     reference = run.stage(
         "fit_reference", fit_reference, lm, TASK, config.reference, config.seed, "rows"
     )
-    policy = run.stage(
-        "fit_policy", fit_policy, lm, TASK, "a_lol", config.objective, config.rewards,
-        config.policy, config.decode, config.seed, "rows", "table", reference,
-    )  # fmt: skip
+    if get_objective(config.objective.name).online:
+        policy = run.stage(
+            "fit_policy_online", fit_policy_online, lm, TASK, config.policy, config.ppo,
+            scoring(config.rewards), config.decode, config.seed, "rows", "table", reference,
+        )  # fmt: skip
+    else:
+        policy = run.stage(
+            "fit_policy", fit_policy, lm, TASK, "a_lol", config.objective, scoring(config.rewards),
+            config.policy, config.decode, config.seed, "rows", "table", reference,
+        )  # fmt: skip
     if evaluation is not None:
         run.stage("evaluate", evaluate, lm, TASK, reference, policy)
     return lm

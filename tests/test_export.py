@@ -203,6 +203,15 @@ def test_the_card_shows_the_evaluation_of_this_policy_and_of_no_other(tmp_path):
 # ------------------------------------------------------------------ refusals
 
 
+def test_the_card_of_a_policy_by_ppo_says_how_its_rollouts_were(tmp_path):
+    config = config_of("random:llama-tiny")
+    config.objective.name = "ppo"
+    finished_run(tmp_path / "run", config)
+    card = (exported(tmp_path / "run", tmp_path / "out", "adapter") / "README.md").read_text()
+    assert "`ppo`, clip = 0.2, value_clip = 0.2, value_weight = 0.1." in card
+    assert "100 rollouts of 16 prompts, 4 epochs each, anchor reference" in card
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

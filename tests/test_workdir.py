@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -276,7 +277,9 @@ def test_a_stage_gets_its_folder_its_name_and_the_wish_to_stop(tmp_path):
     trial.first(lambda context: seen.append(context))
     (context,) = seen
     context.say("half")
-    assert trial.said == ["[first] running", "[first] half"]
+    running, took, half = trial.said
+    assert (running, half) == ("[first] running", "[first] half")
+    assert re.fullmatch(r"\[first\] took \d+\.\d s", took)
     assert context.folder.name == "01_first.partial"
     assert context.stopping() is False and context.tensorboard is False
     trial.run.skip("other", "nobody reads it")
