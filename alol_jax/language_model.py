@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -198,7 +197,7 @@ def _adapter(options: ConfigDict, config: ModelConfig) -> Adapter | None:
             "config.model.adapter: config.model.lora.rank = 0 trains every weight, and an adapter "
             "holds few: merge it into the base first, or leave the rank above 0"
         )
-    return read_adapter(Path(options.adapter).expanduser(), config)
+    return read_adapter(options.adapter, config)
 
 
 def _lora(options: ConfigDict, config: ModelConfig) -> LoRA | None:

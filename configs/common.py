@@ -104,7 +104,8 @@ def get_config() -> ConfigDict:
             "remat": True,  # recompute activations in the backward pass: less memory, more time
             "logprob_chunk": 4096,  # tokens whose [V] logits exist at once
             "shapes": ((512, 128),),  # (prompt, response) lengths that are compiled for
-            # a directory that peft wrote: training starts from it, and it decides, not ``lora``
+            # what peft wrote, a directory or a hub name: training starts from it, and it decides,
+            # not ``lora``
             "adapter": "",
             # rank 0 trains every weight
             "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "modules": ("all-linear",)},

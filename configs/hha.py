@@ -10,9 +10,8 @@ was, on a few hundred real rows, with a distilled reward model (docs/results.md)
 
 Data: ``data.zip`` of PRO (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, or
 transcripts from the hub: ``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``,
-which the reward model scores. The adapter is published as a pickle, which is not read: convert it
-once with PEFT, ``AutoPeftModel.from_pretrained("timdettmers/qlora-hh-rlhf-7b").save_pretrained(
-"adapters/qlora-hh-rlhf-7b")``.
+which the reward model scores. The adapter is published as a pickle, which is not read: the run says
+how to convert it, once.
 """
 
 from configs import common
@@ -90,7 +89,7 @@ def _model(config):
     config.model.shapes = ((128, 128), (256, 128), (640, 128))  # published: 640 + 128 for all
     # published: what the adapter says; these count where there is none
     config.model.lora.update({"rank": 64, "alpha": 16.0, "dropout": 0.05})
-    config.model.adapter = "adapters/qlora-hh-rlhf-7b"  # published: timdettmers/qlora-hh-rlhf-7b
+    config.model.adapter = "timdettmers/qlora-hh-rlhf-7b"  # published
 
 
 def _stages(config):

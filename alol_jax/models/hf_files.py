@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ _WANTED = (
     "model.safetensors.index.json",
     CRITIC_HEAD,
 )
+
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class TensorFiles:
@@ -98,8 +102,11 @@ def _opened(file: Path) -> Any:
         ) from error
 
 
-def download(name: str) -> Path:
+def download(name: str, wanted: Sequence[str] = _WANTED) -> Path:
     """The directory of the hub's model ``name`` ("org/name") on this machine, fetched if need be.
+
+    Args:
+      wanted: patterns of the files that are fetched.
 
     Raises:
       UserError: there is no such model, no connection, or no permission.
@@ -107,7 +114,7 @@ def download(name: str) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_WANTED)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(wanted)))
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise UserError(
             f"{name} is no directory here and could not be fetched from the Hugging Face hub "

@@ -18,7 +18,7 @@ from alol_jax.models.hf_fields import Fields
 from alol_jax.models.hf_files import json_object
 from alol_jax.types import UserError
 
-CONFIG, WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 _READ = frozenset(
     "r lora_alpha lora_dropout target_modules rank_pattern alpha_pattern use_rslora "
@@ -43,11 +43,11 @@ def read_fields(folder: Path) -> Fields:
     if not folder.is_dir():
         raise UserError(f"{folder} is no directory: give the one that holds {CONFIG}")
     where, values = str(folder / CONFIG), json_object(folder / CONFIG)
-    if (folder / _PICKLE).exists() and not (folder / WEIGHTS).exists():
+    if (folder / PICKLE).exists() and not (folder / WEIGHTS).exists():
         raise UserError(
-            f"{folder / _PICKLE} is a pickle, which may run code when read: convert it there: "
+            f"{folder / PICKLE} is a pickle, which may run code when read: convert it there: "
             '`python -c "import torch; from safetensors.torch import save_file; save_file('
-            f"torch.load('{_PICKLE}', weights_only=True), '{WEIGHTS}')\"`"
+            f"torch.load('{PICKLE}', weights_only=True), '{WEIGHTS}')\"`"
         )
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder / WEIGHTS} is missing: save the adapter again")

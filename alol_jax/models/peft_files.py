@@ -23,10 +23,11 @@ import numpy as np
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.hf_fields import Fields
-from alol_jax.models.hf_files import TensorFiles
+from alol_jax.models.hf_files import HUB_NAME, TensorFiles, download
 from alol_jax.models.hf_writer import write_json, write_tensors
 from alol_jax.models.peft_config import (
     CONFIG,
+    PICKLE,
     WEIGHTS,
     config_json,
     is_target,
@@ -76,8 +77,8 @@ class Adapter:
 # ------------------------------------------------------------------ reading
 
 
-def read_adapter(folder: Path, config: ModelConfig) -> Adapter:
-    """The adapter in a directory that PEFT wrote, for a model of ``config``.
+def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
+    """The adapter in a directory that PEFT wrote, or of a hub name, for a model of ``config``.
 
     All modules get the largest rank of any (``rank_pattern``): lower ones are filled up with zeros,
     which stay zeros in training. What `write_adapter` packed becomes separate adapters again.
@@ -86,6 +87,9 @@ def read_adapter(folder: Path, config: ModelConfig) -> Adapter:
         UserError: a file is missing, damaged or a pickle; a field asks for what is not implemented;
             the weights are not those of the model, or not those that the config speaks of.
     """
+    folder = Path(path).expanduser()
+    if not folder.exists() and HUB_NAME.fullmatch(str(path)):
+        folder = download(str(path), (CONFIG, WEIGHTS, PICKLE))  # a pickle, to say how to convert
     fields = read_fields(folder)
     weights = TensorFiles([folder / WEIGHTS])
     rows = _adapted_rows(folder, weights, config)

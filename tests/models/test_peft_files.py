@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from alol_jax.models import peft_files
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS
 from alol_jax.models.peft_files import read_adapter, write_adapter
@@ -277,3 +278,16 @@ def test_missing_and_damaged_files_and_pickles_are_refused(tmp_path):
     (folder / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match="no valid JSON"):
         read_adapter(folder, LLAMA)
+
+
+def test_a_hub_name_is_fetched_and_a_pickle_there_is_refused(tmp_path, monkeypatch):
+    lora = lora_of(LLAMA, "q_proj")
+    leaves = random_leaves(LLAMA, lora)
+    folder = written(tmp_path, LLAMA, lora, leaves)
+    asked = []
+    monkeypatch.setattr(peft_files, "download", lambda *given: asked.append(given) or folder)
+    same(read_adapter("someone/adapter", LLAMA).leaves, leaves)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(UserError, match="adapter_model.bin is a pickle, .* convert it there"):
+        read_adapter("someone/adapter", LLAMA)
+    assert {name for name, _ in asked} == {"someone/adapter"}

@@ -5,11 +5,12 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from alol_jax.rewards import Scoring
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.types import UserError
 from configs import common
 from tests.models.tiny_classifiers import CLASSIFIERS, random_classifier, write_classifier
-from tests.tiny_run import mesh_of, tiny_lm
+from tests.tiny_run import TASK, mesh_of, tiny_lm
 
 SPECIAL = ["<|endoftext|>", "<|prompter|>", "<|assistant|>"]
 PROMPTS = ["hi", "what\nnow", "a much longer question that is read, all of it", "hi"]
@@ -161,3 +162,37 @@ def test_the_fingerprint_follows_the_weights_and_the_form_but_not_the_place(fold
 def test_a_model_without_weight_is_not_opened():
     missing = {"rm": options("/nowhere/model")}
     assert open_reward_models(missing, [], turns, tiny_lm()) == {}
+
+
+def test_several_models_and_words_are_summed_by_their_weights(folder):
+    models = open_reward_models(
+        {"whole": options(folder), "response": options(folder, reads="ended"), "off": options("?")},
+        ["whole", "response"],
+        turns,
+        tiny_lm(),
+    )
+    weights = {"positivity": 0.5, "whole": 2.0, "response": 1.0, "off": 0.0}
+    reward = Scoring(TASK.rewards, models, weights, ("whole", "response", "off")).reward([])
+    assert reward.names == ("positivity", "whole", "response") and reward.max_reward == 3.5
+    components, total = reward.score(PROMPTS, RESPONSES)
+    np.testing.assert_array_equal(components[:, 1], models["whole"](PROMPTS, RESPONSES))
+    np.testing.assert_array_equal(components[:, 2], models["response"](PROMPTS, RESPONSES))
+    np.testing.assert_allclose(total, components @ [0.5, 2.0, 1.0])
+
+
+def test_a_model_that_gives_nan_is_one_line_that_names_it(tmp_path):
+    path = tmp_path / "model"
+    params = random_classifier(CLASSIFIERS[NEOX])
+    params["score/bias"] = params["score/bias"] * np.nan
+    write_classifier(path, NEOX, params, pooling="last")
+    tokenizer_beside(path)
+    reward = Scoring((), {"rm": opened(path)}, {"rm": 1.0}).reward([])
+    with pytest.raises(
+        UserError, match=r"gave nan for 'yes': expected a score from 0 to 1 \(4 of 4"
+    ):
+        reward.score(PROMPTS, RESPONSES)
+
+
+def test_a_model_may_not_have_the_name_of_a_reward_of_the_task(folder):
+    with pytest.raises(UserError, match="config.reward_models.positivity: the task has a reward"):
+        Scoring(TASK.rewards, {"positivity": opened(folder)}, {"positivity": 1.0})
