@@ -158,9 +158,10 @@ def ranked_items(
         members.append([ranked[place] for place in places])
     if not members:
         raise UserError(
-            f"the objective {objective} needs {responses} responses of a prompt with different "
-            f"rewards: of {len(prompts)} prompts {short} have fewer responses and {equal} equal "
-            "rewards; use an objective that takes one response"
+            f"the objective {objective} needs {responses} responses of a prompt"
+            f"{' with different rewards' if ranking == 'reward' else ''}: of {len(prompts)} "
+            f"prompts {short} have fewer responses and {equal} equal rewards; use an objective "
+            "that takes one response"
         )
     return Ranked(_items(rows, np.array(members), shapes), short, equal)
 

@@ -32,6 +32,11 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     _check_sampling(config, objective)
     for weights in (config.rewards, config.evaluate.rewards or config.rewards):
         check_weights(task.rewards, tuple(config.reward_models), weights)
+    if config.evaluate.rewards and not any(config.evaluate.rewards.values()):
+        raise UserError(
+            "config.evaluate.rewards: every weight is 0, so nothing would score the test prompts: "
+            "give one a weight, or none at all ({}) to score them as in training"
+        )
     _check_decoding(config, lm)
     for section in ("reference", "policy", "value"):
         make_optimizer(config[section].optimizer, steps=1)
@@ -50,7 +55,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     whole = ("seed", "policy.seed", "report.examples", "reference.epochs", "score.checked")
     for field, least in (*((name, 0) for name in whole), ("value.folds", 2)):
         value = functools.reduce(lambda section, name: section[name], field.split("."), config)
-        if value < least:
+        if not least <= value < math.inf:
             raise UserError(f"config.{field}={value} must be {least} or more")
     _check_rows(config, lm)
     _check_template(task.template, lm.tokenizer)

@@ -52,7 +52,7 @@ def compare(
         UserError: a workdir is not finished, the runs cannot be compared, ``against`` names none of
             them, or ``out`` holds something else. Nothing is written then.
     """
-    _check_out(out)
+    check_out(out)
     found = compared(read_runs(workdirs), against=against)
     texts = {name: write(found) for name, write in FILES.items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,8 @@ def compare(
     say(f"comparison of {len(found.runs)} runs: {out / 'compare.html'}")
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Raises UserError where ``out`` is a file, or holds what no comparison wrote."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file: give a directory")
     others = sorted({item.name for item in out.iterdir()} - FILES.keys()) if out.exists() else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,23 @@ import numpy as np
 from alol_jax import flops
 from alol_jax.batches import Items
 from alol_jax.language_model import LanguageModel
-from alol_jax.types import Branches, Cost
+from alol_jax.types import Branches, Cost, Policy
+
+
+def with_cost(
+    policy: Policy,
+    lm: LanguageModel,
+    items: Items,
+    at: Callable[[int], np.ndarray],
+    *,
+    steps: int,
+    accumulate: int,
+) -> Policy:
+    """``policy`` with what its fit cost; the seconds were measured (see `cost_of_fit`)."""
+    cost = cost_of_fit(
+        lm, items, at, steps=steps, accumulate=accumulate, seconds=policy.cost.seconds
+    )
+    return dataclasses.replace(policy, cost=cost)
 
 
 def cost_of_fit(

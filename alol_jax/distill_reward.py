@@ -5,13 +5,16 @@
 
 A value head over prompt and response is fitted on the frozen base of ``config.model`` to the stored
 rewards of the training rows, with the epoch that is best on the validation rows, and measured on
-the test rows, which nothing was chosen by. ``--config.reward_models.NAME.path=rewards/small`` then
-scores with it; where the run stands on the same base, that costs no second model.
+the test rows, which nothing was chosen by. All stored rewards must be of one scorer, those of the
+test rows too (HHA's test files have another than its training files: split test rows off). An entry
+of ``config.reward_models`` with this path then scores with it; where the run stands on the same
+base, that costs no second model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +30,14 @@ from alol_jax.language_model import LanguageModel, open_language_model
 from alol_jax.main import CONFIG, entry
 from alol_jax.models.heads import ValueHead
 from alol_jax.progress import progress, say
-from alol_jax.rewards.batched import widths_up_to
-from alol_jax.rewards.distilled import DESCRIPTION, Description, base_of, read, save_distilled
+from alol_jax.rewards.distilled import (
+    Description,
+    base_of,
+    read,
+    reader_of,
+    refuse_taken,
+    save_distilled,
+)
 from alol_jax.sharding import make_mesh
 from alol_jax.stages.load import checked
 from alol_jax.statistics import bootstrap, pearson, spearman
@@ -132,8 +141,8 @@ def distil(
     Raises:
         UserError: see `rows_of`; ``out`` exists.
     """
-    if (out / DESCRIPTION).exists():
-        raise UserError(f"--out={out} holds a reward model already: choose another folder")
+    refuse_taken(out)
+    _check_options(config.distill, lm.transformer.config.width)
     options, task = config.distill, get_task(config.task)
     splits = checked(task, task.load(config.task), say)
     named = {
@@ -173,17 +182,41 @@ def _part(rows: Rows, where: np.ndarray) -> Rows:
 def _features(
     lm: LanguageModel, described: Description, rows: Rows, options: ConfigDict
 ) -> Features:
+    model, reading = reader_of(lm, described)
+    _check_memory(len(rows.reward) * max(reading.widths) * model.config.width * 4)
     return features_of(
-        dataclasses.replace(lm.transformer, lora=None),
+        model,
         lm.base,
         [read(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
         rows.reward.tolist(),
-        widths=widths_up_to(sum(described.limits)),
+        widths=reading.widths,
         batch_size=options.batch_size,
         pad_id=lm.tokenizer.pad_id,
         mesh=lm.mesh,
         label="features",
     )
+
+
+def _check_memory(needed: float) -> None:
+    """The features of all rows lie in host memory."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.7 * there:
+        raise UserError(
+            f"the features of these rows take {needed / 2**30:.0f} GiB, this machine has "
+            f"{there / 2**30:.0f}: take fewer rows (config.task.limit), shorter ones "
+            "(config.model.shapes) or a smaller model"
+        )
+
+
+def _check_options(options: ConfigDict, width: int) -> None:
+    """The fields of ``config.distill``."""
+    for field in ("heads", "epochs", "batch_size"):
+        if options[field] < 1:
+            raise UserError(f"config.distill.{field}={options[field]} must be 1 or more")
+    if width % options.heads:
+        raise UserError(
+            f"config.distill.heads={options.heads} does not divide the model's width {width}"
+        )
 
 
 def _best_epoch(fitter: HeadFitter, train: Features, validation: Features, epochs: int) -> Params:
@@ -196,6 +229,8 @@ def _best_epoch(fitter: HeadFitter, train: Features, validation: Features, epoch
         mse = float(np.mean(error * error))
         if mse < best:
             best, kept, chosen = mse, jax.device_get(params), epoch
+    if not kept:
+        raise UserError("no epoch has a finite error: lower config.distill.optimizer.learning_rate")
     say(f"epoch {chosen} of {epochs}: mean squared error {best:.5f} on the validation rows")
     return kept
 
@@ -227,8 +262,8 @@ def main(arguments: list[str]) -> None:
     _, found = distil(config, lm, Path(_OUT.value))
     say(table(found))
     say(
-        f"done in {time.monotonic() - began:.0f} s; use it with "
-        f"--config.reward_models.NAME.path={_OUT.value}"
+        f"done in {time.monotonic() - began:.0f} s; an entry of config.reward_models with "
+        f"path={_OUT.value} scores with it"
     )
 
 

@@ -62,13 +62,7 @@ def export(options: Options) -> None:
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
     options.out = options.out.expanduser().resolve()
     _refuse_full(options.out)
-    made = (finished_stage(options.workdir, name) for name in MODELS[options.stage])
-    stage = next((one for one in made if one is not None), None)
-    if stage is None:
-        raise UserError(
-            f"{options.workdir} has no finished {MODELS[options.stage][0]}: run alol_jax.main with "
-            "this workdir first"
-        )
+    stage = _stage_of(options.workdir, options.stage)
     config = stage.config()
     config.model.path = options.base or config.model.path
     config.model.adapter = options.adapter or config.model.adapter
@@ -93,6 +87,27 @@ def export(options: Options) -> None:
         )
         (folder / "README.md").write_text(model_card(about), encoding="utf-8")
     say(f"the {options.stage} of {options.workdir} as {options.what}: {options.out}")
+
+
+def _stage_of(workdir: Path, name: str) -> Stage:
+    """The stage that fitted the model; of several, the one that was evaluated."""
+    made = [finished_stage(workdir, stage) for stage in MODELS[name]]
+    found = [stage for stage in made if stage is not None]
+    if len(found) > 1:
+        evaluated = finished_stage(workdir, "evaluate")
+        inputs = {} if evaluated is None else evaluated.record["inputs"]
+        found = [stage for stage in found if stage.fingerprint == inputs.get(name)]
+        if not found:
+            raise UserError(
+                f"{workdir} holds {' and '.join(MODELS[name])}, and neither is the one that was "
+                "evaluated: run alol_jax.main with this workdir again"
+            )
+    if not found:
+        raise UserError(
+            f"{workdir} has no finished {MODELS[name][0]}: run alol_jax.main with this workdir "
+            "first"
+        )
+    return found[0]
 
 
 def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:

@@ -113,7 +113,7 @@ def response_kl(
     """
     rows, length = tokens.response.shape
     before = [response_states(states, tokens) for states in hidden]
-    columns = max(1, chunk // rows)
+    columns = min(length, max(1, chunk // (2 * rows)))  # the logits of both exist at once
 
     def piece(states):
         ours, theirs = (

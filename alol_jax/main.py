@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from alol_jax.checks import check
+from alol_jax.checks import COLUMNS, check
 from alol_jax.command_line import STOPPED, guarded, parse, stop_when_asked
 from alol_jax.language_model import LanguageModel, open_language_model
 from alol_jax.objectives import get_objective, hyper_parameters
@@ -35,7 +36,7 @@ from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks import get_task
-from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, Task, UserError
+from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, UserError
 from alol_jax.workdir import Run, alone_in
 
 STAGES = {
@@ -60,21 +61,36 @@ REDO = flags.DEFINE_bool("redo", False, "Compute stages anew where the config di
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
-def prepare(config: ConfigDict) -> LanguageModel:
-    """Opens the model and refuses a config that cannot run to its end."""
-    lm = open_language_model(config.model, make_mesh(**config.mesh))
-    check(config, get_task(config.task), get_objective(config.objective.name), lm)
+class Opened(NamedTuple):
+    """What a run opens before its first stage; several runs can share it."""
+
+    lm: LanguageModel
+    scoring: Scoring  # what the reward is in training
+    test_scoring: Scoring  # and on the test prompts
+
+
+def prepare(config: ConfigDict) -> Opened:
+    """Opens the models and refuses a config that cannot run to its end."""
+    c, task = config, get_task(config.task)
+    lm = open_language_model(c.model, make_mesh(**c.mesh))
+    check(c, task, get_objective(c.objective.name), lm)
     for note in lm.notes:
         say(note)
-    return lm
+    test = c.evaluate.rewards or c.rewards
+    used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
+    models = open_reward_models(c.reward_models, used, task.turns, lm)
+    scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
+    tested = Scoring(task.rewards, models, test, tuple(c.reward_models))
+    return Opened(lm, scoring, tested if c.evaluate.rewards else scoring)
 
 
-def recipe(config: ConfigDict, run: Run, lm: LanguageModel) -> Evaluation:
+def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     """Raw data to report. Every stage is loaded from the workdir if its inputs made it before."""
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
-    scoring, test_scoring = open_scoring(c, task, lm)
-    columns = tuple(c.select.columns) or objective.reads
+    lm, scoring, test_scoring = opened
+    wanted = {*(c.select.columns or objective.reads), "reward"}  # which every row has
+    columns = tuple(column for column in COLUMNS if column in wanted)
 
     splits = run.stage("load", load, task, c.task, task.files(c.task))
     scored = run.stage("score", score, scoring, c.score, splits)
@@ -113,18 +129,6 @@ def recipe(config: ConfigDict, run: Run, lm: LanguageModel) -> Evaluation:
         "report", report, c.report, scored, reference, judged, table, policy, evaluation, summary
     )
     return evaluation
-
-
-def open_scoring(config: ConfigDict, task: Task, lm: LanguageModel) -> tuple[Scoring, Scoring]:
-    """What the reward is in training, and on the test prompts."""
-    c = config
-    test = c.evaluate.rewards or c.rewards
-    used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
-    models = open_reward_models(c.reward_models, used, task.turns, lm)
-    scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
-    if not c.evaluate.rewards:
-        return scoring, scoring
-    return scoring, Scoring(task.rewards, models, test, tuple(c.reward_models))
 
 
 def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:

@@ -7,6 +7,7 @@ goes on from a checkpoint writes what the undisturbed run writes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -188,8 +189,9 @@ def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -
     """
     above = ("rollouts", "prompts", "epochs", "batch_size", "accumulate", "temperature")
     above = (*above, "clip", "value_clip", "kl_target", "kl_horizon")
-    wrong = [(field, "above 0") for field in above if not hyper[field] > 0]
-    wrong += [(f, "0 or more") for f in ("value_weight", "kl_coef") if not hyper[f] >= 0]
+    wrong = [(field, "above 0") for field in above if not 0 < hyper[field] < math.inf]
+    least = ("value_weight", "kl_coef")
+    wrong += [(field, "0 or more") for field in least if not 0 <= hyper[field] < math.inf]
     wrong += [(f, "in [0, 1]") for f in ("gamma", "lam") if not 0 <= hyper[f] <= 1]
     for field, expected in wrong:
         raise UserError(f"config.ppo.{field}={hyper[field]} must be {expected}")

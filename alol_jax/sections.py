@@ -35,6 +35,7 @@ from alol_jax.results import (
 from alol_jax.types import (
     Annotated,
     Evaluation,
+    Interval,
     Policy,
     RunSummary,
     Scored,
@@ -86,9 +87,32 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     ]
     if any(system.reward is None for system in evaluation.systems):
         text.append("– means that nothing can score these answers.")
-    return Section(
-        "results", "Results", tuple(text), tables=(Table("", tuple(columns), tuple(rows)),)
-    )
+    tables = [Table("", tuple(columns), tuple(rows))]
+    if len(evaluation.sets) > 1:
+        tables.append(_by_set(evaluation))
+    return Section("results", "Results", tuple(text), tables=tuple(tables))
+
+
+def _by_set(evaluation: Evaluation) -> Table:
+    """The total reward on the test prompts of each source."""
+    names = [system.name for system in evaluation.systems]
+    columns = [Column("test set", False), Column("prompts", True)]
+    columns += [Column(name, True, name) for name in names] + [Column("policy − reference", True)]
+    rows = []
+    for one in evaluation.sets:
+        cells = [
+            Cell("–") if s.reward is None else _measure(Measure(s.name, TOTAL, *_ends(s.reward)))
+            for s in one.systems
+        ]
+        change = one.difference
+        last = "" if change is None else Measure(DIFFERENCE, TOTAL, *_ends(change))
+        cells.append(_measure(last) if last else Cell(""))
+        rows.append(Row((Cell(one.name), Cell(f"{one.prompts:,}", exact=one.prompts), *cells)))
+    return Table("Total reward by test set", tuple(columns), tuple(rows))
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high
 
 
 def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:

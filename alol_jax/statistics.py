@@ -82,7 +82,7 @@ def distinct_interval(
         seen[np.concatenate([rows[index] for index in np.unique(chosen)])] = True
         shares[draw] = seen.sum() / max(counts[chosen].sum(), 1)
     ends = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
-    low, high = estimate + ends - shares.mean()
+    low, high = np.clip(estimate + ends - shares.mean(), 0.0, 1.0)
     return Interval(estimate, float(low), float(high))
 
 

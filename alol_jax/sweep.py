@@ -4,7 +4,8 @@
         --objectives=nll,a_lol,dpo --seeds=0,1,2
 
 Everything up to `select` lies in ``<workdir>/shared``; each run has a workdir of its own beside it,
-``<objective>-<seed>``, as complete as any other (with links to what is shared). A seed is
+``<objective>-<seed>``, as complete as any other (with links to what is shared; `main` on it needs
+the same ``--config.policy.seed`` and ``--config.select.columns``). A seed is
 ``config.policy.seed``: it changes row order, dropout and rollouts, not the reference. At the end
 all runs are compared (`compare`). Run the same command again to go on.
 """
@@ -22,9 +23,8 @@ from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
 from alol_jax.command_line import stop_when_asked
-from alol_jax.compare import compare
-from alol_jax.language_model import LanguageModel
-from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, entry, prepare, recipe
+from alol_jax.compare import check_out, compare
+from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
 from alol_jax.objectives import get_objective
 from alol_jax.progress import say
 from alol_jax.tasks import get_task
@@ -33,9 +33,10 @@ from alol_jax.workdir import Run, alone_in, finished_stage, first_difference
 
 COMMON = (
     *("seed", "task", "rewards", "reward_models", "score", "model", "mesh", "reference"),
-    *("decode", "generate", "value", "select"),
+    *("decode", "generate", "value", "select", "evaluate"),
 )
-"""Keys of the config that the runs of a sweep have in common: what is computed once reads them."""
+"""Keys of the config that the runs of a sweep have in common: what is computed or opened once."""
+POLICY = STAGES["fit_policy"]  # the first stage that no two runs share
 SET_HERE = {
     "objective.name": "use --objectives",
     "policy.seed": "use --seeds",
@@ -104,7 +105,7 @@ def sweep(
         columns = columns_of(objectives, shared)
         for config in configs.values():
             config.select.columns = columns
-        lm = _prepared(configs)
+        opened = _prepared(configs)
         for seed in seeds:
             for name, config in configs.items():
                 began = time.monotonic()
@@ -120,15 +121,16 @@ def sweep(
                     stopping=stopping,
                     say=say,
                     shared=shared,
+                    together=[stage for stage, number in STAGES.items() if number < POLICY],
                 )
                 with alone_in(run.folder):
-                    recipe(config, run, lm)
+                    recipe(config, run, opened)
                 say(f"--- {name}, seed {seed}: {time.monotonic() - began:.0f} s")
     return tuple(folders)
 
 
-def _prepared(configs: Mapping[str, ConfigDict]) -> LanguageModel:
-    """The model of all runs, once it is known that every config can run to its end.
+def _prepared(configs: Mapping[str, ConfigDict]) -> Opened:
+    """The models of all runs, once it is known that every config can run to its end.
 
     Raises:
         UserError: one cannot; or two of them do not share what a sweep computes once.
@@ -142,10 +144,10 @@ def _prepared(configs: Mapping[str, ConfigDict]) -> LanguageModel:
                 f"{first} and {name} cannot share a reference: {found.field} = {found.one} for "
                 f"the one and {found.other} for the other; sweep them apart"
             )
-    lm = prepare(config)
+    opened = prepare(config)
     for name, other in others:
-        check(other, get_task(other.task), get_objective(name), lm)
-    return lm
+        check(other, get_task(other.task), get_objective(name), opened.lm)
+    return opened
 
 
 def config_from(file: str, overrides: Mapping[str, Any]) -> Callable[[str], ConfigDict]:
@@ -162,7 +164,10 @@ def config_from(file: str, overrides: Mapping[str, Any]) -> Callable[[str], Conf
 
     def config_of(objective: str) -> ConfigDict:
         said = ",".join(filter(None, (arg, f"objective={objective}")))
-        config = runpy.run_path(path)["get_config"](said)
+        try:
+            config = runpy.run_path(path)["get_config"](said)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--config={file}: get_config({said!r}) says: {error}") from error
         config.update_from_flattened_dict(overrides)
         if config.objective.name != objective:
             raise UserError(
@@ -174,6 +179,14 @@ def config_from(file: str, overrides: Mapping[str, Any]) -> Callable[[str], Conf
     return config_of
 
 
+def check_against(against: str | None, objectives: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raises UserError where no row of the comparison will have this name."""
+    runs = [f"{name}-{seed}" for name in objectives for seed in seeds]
+    rows = ("reference", "data", *objectives, *runs)
+    if against is not None and against not in rows:
+        raise UserError.unknown(f"--against: no row {against!r}", against, rows)
+
+
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
@@ -182,6 +195,8 @@ def main(arguments: list[str]) -> None:
     if flags.FLAGS["stages"].present:
         raise UserError("--stages: a sweep runs them all; alol_jax.main runs some of one run")
     objectives, seeds = asked(_OBJECTIVES.value, _SEEDS.value)
+    check_against(_AGAINST.value, objectives, seeds)
+    check_out(Path(WORKDIR.value) / "compare")
     logging.set_verbosity(logging.WARNING)  # orbax tells about every file
     holder = flags.FLAGS["config"]
     file, changed = config_flags.get_config_filename(holder), holder.override_values

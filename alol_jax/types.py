@@ -31,7 +31,7 @@ class UserError(Exception):
     def unknown(cls, said: str, name: str, known: Iterable[str]) -> UserError:
         """``said`` and the name that was probably meant, or all that there are."""
         known = tuple(known)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
         return cls(f"{said}: {hint}")
 

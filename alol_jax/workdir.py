@@ -29,7 +29,6 @@ from alol_jax.artifacts import load_result, save_result
 from alol_jax.types import Finished, Interrupted, StageContext, UserError
 
 FORMAT = 2  # of the folder; a stage made by another format is stale
-SHARED_BEFORE = 7  # the number of the first stage that no two runs of a sweep share
 
 
 class Run:
@@ -41,8 +40,8 @@ class Run:
         allowed: the stages that may run; the others must have a result.
         redo: compute a stage anew where its inputs changed, instead of stopping.
         config: the whole config, to name the fields that differ.
-        shared: a folder where the stages before `SHARED_BEFORE` lie, for several runs; the workdir
-            gets links to them.
+        shared: a folder where the stages ``together`` lie, for several runs; the workdir gets links
+            to them.
     """
 
     def __init__(
@@ -56,11 +55,12 @@ class Run:
         stopping: Callable[[], bool],
         say: Callable[[str], None],
         shared: Path | None = None,
+        together: Collection[str] = (),
     ):
         self.folder, self.numbers, self.config = folder, dict(numbers), config
         self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
         self._made: list[tuple[Any, str]] = []  # results of this run and their fingerprints
-        self.shared = shared
+        self.shared, self.together = shared, frozenset(together)
         folder.mkdir(parents=True, exist_ok=True)
 
     def stage(self, name: str, fn: Callable[..., Any], *inputs: Any) -> Any:
@@ -88,7 +88,7 @@ class Run:
             self._check_allowed(name, final)
             result = self._compute(final, record, result_type, functools.partial(fn, *inputs))
         self._made.append((result, _digest(record)))
-        self._link(final)
+        self._link(final, record)
         return result
 
     def skip(self, name: str, reason: str) -> None:
@@ -97,14 +97,19 @@ class Run:
 
     def _place(self, name: str) -> Path:
         """Where the result of a stage lies."""
-        apart = self.shared is None or self.numbers[name] >= SHARED_BEFORE
-        return (self.folder if apart else self.shared) / f"{self.numbers[name]:02d}_{name}"
+        folder = self.shared if name in self.together else self.folder
+        return folder / f"{self.numbers[name]:02d}_{name}"
 
-    def _link(self, final: Path) -> None:
-        """A shared result can be found in the workdir too."""
+    def _link(self, final: Path, record: dict[str, Any]) -> None:
+        """A shared result can be found in the workdir too, where nothing else lies in its place."""
         link = self.folder / final.name
-        if final.parent != self.folder and not link.exists():
-            link.symlink_to(os.path.relpath(final, self.folder), target_is_directory=True)
+        if final.parent == self.folder or self._is_current(link, record):
+            return
+        if link.is_symlink():
+            link.unlink()  # it leads nowhere, or to what other runs shared
+        elif link.exists():
+            shutil.rmtree(link)
+        link.symlink_to(os.path.relpath(final, self.folder), target_is_directory=True)
 
     def _compute(self, final, record, result_type, fn):
         if self._stopping():

@@ -27,7 +27,7 @@ def fitting(learning_rate: float) -> ConfigDict:
             "batch_size": 16,  # items of one micro-batch, all devices together
             "accumulate": 1,  # micro-batches per optimizer step
             "validations": 4,  # looks at the validation prompts, evenly spaced, the last at the end
-            "checkpoint_every": 100,  # optimizer steps; every validation saves one too
+            "checkpoint_every": 100,  # steps (PPO: rollouts); every validation saves one too
             "optimizer": optimizer(learning_rate),
         }
     )

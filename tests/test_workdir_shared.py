@@ -8,12 +8,14 @@ from alol_jax.types import Interrupted, UserError
 from alol_jax.workdir import finished_stage
 from tests.test_workdir import NAMES, Made, Trial, interrupted
 
-SWEPT = NAMES | {"second": 6, "third": 7}  # 7 is the first that is not shared
+SWEPT = NAMES | {"second": 6, "third": 7}
+TOGETHER = ("first", "other", "second")  # the others each run has for itself
 
 
 def _swept(root: Path, name: str, **changes) -> Trial:
     """A run of a sweep: its own folder, and what it shares beside it."""
-    return Trial(root / name, numbers=SWEPT, shared=root / "shared", **changes)
+    shared = {"shared": root / "shared", "together": TOGETHER}
+    return Trial(root / name, numbers=SWEPT, **shared, **changes)
 
 
 def _alone(folder: Path, **changes) -> Trial:
@@ -69,7 +71,7 @@ def test_what_is_shared_and_computed_anew_changes_for_all_and_the_others_find_ou
     assert two.with_late(5).value == 8.0 and two.computed == ["third"]
 
 
-def test_a_shared_stage_that_wasinterrupted_goes_on_in_any_run(tmp_path):
+def test_a_shared_stage_that_was_interrupted_goes_on_in_any_run(tmp_path):
     with pytest.raises(Interrupted):
         _swept(tmp_path, "one").first(interrupted)
     assert list((tmp_path / "one").iterdir()) == []
@@ -77,3 +79,22 @@ def test_a_shared_stage_that_wasinterrupted_goes_on_in_any_run(tmp_path):
     two = _swept(tmp_path, "two")
     two.first(lambda context: seen.append((context.folder / "state").read_text("utf-8")))
     assert seen == ["half way"]
+
+
+def test_what_lies_where_a_link_belongs_is_refused_or_with_redo_replaced(tmp_path):
+    _swept(tmp_path, "one").with_late(1)
+    _alone(tmp_path / "one", size=6, redo=True).with_late(1)
+    with pytest.raises(UserError, match="one/01_first was made with config.first.size = 6"):
+        _swept(tmp_path, "one").with_late(1)
+    assert _swept(tmp_path, "one", redo=True).with_late(1).value == 3.0
+    trial = _alone(tmp_path / "one")
+    assert trial.with_late(1).value == 3.0 and trial.computed == []
+
+
+def test_a_link_that_leads_nowhere_is_made_anew(tmp_path):
+    _swept(tmp_path, "one").with_late(1)
+    (tmp_path / "shared").rename(tmp_path / "other")
+    moved = {"shared": tmp_path / "other", "together": TOGETHER}
+    trial = Trial(tmp_path / "one", numbers=SWEPT, **moved)
+    assert trial.with_late(1).value == 3.0 and trial.computed == []
+    assert (tmp_path / "one" / "01_first").readlink() == Path("..", "other", "01_first")

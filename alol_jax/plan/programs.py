@@ -125,7 +125,8 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     """One optimizer step of the policy, or of the reference where its batch is the larger one."""
     trained, frozen = lm.abstract()
     fitting = config.ppo if objective.online else config.policy
-    lead = (fitting.accumulate, max(fitting.batch_size, config.reference.batch_size))
+    fits = config.reference.epochs > 0
+    lead = (fitting.accumulate, max(fitting.batch_size, fits * config.reference.batch_size))
     tokens = _tokens(lm, lead, objective.responses, 1)
     if objective.online:
         values = value_leaves(lm)

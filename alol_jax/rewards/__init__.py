@@ -119,12 +119,18 @@ class Scoring:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Changes with the weights and with the models that count."""
-        used = (name for name in self.models if self.weights[name] > 0)
+        """Changes with the weights that are above 0 and with what they weigh."""
+        used = {name: weight for name, weight in self.weights.items() if weight > 0}
         return {
-            "config.rewards": dict(self.weights),
-            "config.reward_models": {name: self.models[name].fingerprint for name in used},
-            "scorers": {spec.name: [spec.scorer, spec.template, spec.bound] for spec in self.specs},
+            "config.rewards": used,
+            "config.reward_models": {
+                name: model.fingerprint for name, model in self.models.items() if name in used
+            },
+            "scorers": {
+                spec.name: [spec.scorer, spec.template, spec.bound]
+                for spec in self.specs
+                if spec.name in used
+            },
         }
 
     def reward(self, train_responses: Sequence[str]) -> Reward:

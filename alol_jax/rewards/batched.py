@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from alol_jax.models.attention import BLOCK, Attention, choose
+from alol_jax.models.config import ModelConfig
 from alol_jax.progress import progress
 from alol_jax.sharding import place_rows
 from alol_jax.tokens import batches_by_width, to_tokens
@@ -15,14 +18,40 @@ from alol_jax.tokens import batches_by_width, to_tokens
 NARROWEST = 64  # tokens
 
 
-def widths_up_to(limit: int) -> tuple[int, ...]:
-    """The lengths that are compiled for: 64, 128, 256 … and ``limit``."""
+class Reading(NamedTuple):
+    """At which lengths a body reads texts, and with which attention kernel."""
+
+    widths: tuple[int, ...]
+    attention: Attention
+    said: str  # which kernel, and why
+
+
+def reading_of(config: ModelConfig, dtype: jax.typing.DTypeLike, mesh: Mesh, limit: int) -> Reading:
+    """The lengths 64, 128, 256 … up to ``limit``, and the fused kernel of the platform if it can.
+
+    On a TPU they are multiples of 128, which its kernel needs, as far as the positions go.
+
+    Args:
+        config: of the body.
+        limit: most tokens of a text.
+    """
+    device = mesh.devices.flat[0]
+    narrowest, last = NARROWEST, limit
+    if device.platform == "tpu":
+        narrowest, last = BLOCK, min(-(-limit // BLOCK) * BLOCK, config.max_positions)
     widths = []
-    width = NARROWEST
-    while width < limit:
-        widths.append(width)
-        width *= 2
-    return (*widths, limit)
+    while narrowest < last:
+        widths.append(narrowest)
+        narrowest *= 2
+    kernel, said = choose(
+        "auto",
+        platform=device.platform,
+        capability=str(getattr(device, "compute_capability", "")),
+        dtype=dtype,
+        head_width=config.head_width,
+        widths=(*widths, last),
+    )
+    return Reading((*widths, last), Attention(kernel, mesh), said)
 
 
 def in_batches(

@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alol_jax.language_model import DTYPES, LanguageModel
-from alol_jax.models.attention import Attention, choose
+from alol_jax.models.attention import Attention
 from alol_jax.models.classifier_files import StoredClassifier, open_classifier
 from alol_jax.models.classifiers import Classifier
-from alol_jax.rewards.batched import in_batches, widths_up_to
+from alol_jax.rewards.batched import Reading, in_batches, reading_of
 from alol_jax.rewards.forms import Form, form_of
 from alol_jax.sharding import partition
 from alol_jax.tokenizer import Tokenizer
@@ -34,6 +34,7 @@ class ClassifierScorer:
     tokenizer: its own.
     form: what it reads.
     options: ``reads``, ``score``, ``max_tokens``, ``dtype``: what a score depends on.
+    reading: at which lengths.
     batch_size: rows scored together.
     turns: of the task.
     mesh: where arrays live.
@@ -44,6 +45,7 @@ class ClassifierScorer:
     tokenizer: Tokenizer
     form: Form
     options: dict[str, Any]
+    reading: Reading
     batch_size: int
     turns: Callable[[str], tuple[str, ...]]
     mesh: Mesh
@@ -67,7 +69,7 @@ class ClassifierScorer:
         return in_batches(
             functools.partial(score, self.stored.params),
             rows,
-            widths=widths_up_to(limit),
+            widths=self.reading.widths,
             batch_size=self.batch_size,
             pad_id=self.tokenizer.pad_id,
             mesh=self.mesh,
@@ -117,16 +119,8 @@ def open_scorer(
             f"{where}.max_tokens={wanted.max_tokens}: the model has {body.config.max_positions} "
             "positions"
         )
-    device = lm.mesh.devices.flat[0]
-    kernel, _ = choose(
-        "auto",
-        platform=device.platform,
-        capability=str(getattr(device, "compute_capability", "")),
-        dtype=wanted.dtype,
-        head_width=body.config.head_width,
-        widths=widths_up_to(wanted.max_tokens),
-    )
-    body = dataclasses.replace(body, attention=Attention(kernel, lm.mesh))
+    reading = reading_of(body.config, wanted.dtype, lm.mesh, wanted.max_tokens)
+    body = dataclasses.replace(body, attention=reading.attention)
     stored = dataclasses.replace(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
@@ -134,7 +128,7 @@ def open_scorer(
     tokenizer = from_directory(stored.tokenizer.directory).fitted(body.config.vocab_size)
     options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
     return ClassifierScorer(
-        wanted.path, stored, tokenizer, form, options, wanted.batch_size, turns, lm.mesh
+        wanted.path, stored, tokenizer, form, options, reading, wanted.batch_size, turns, lm.mesh
     )
 
 

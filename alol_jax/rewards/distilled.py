@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from alol_jax.checkpoint import load_params, save_params
 from alol_jax.language_model import LanguageModel, open_language_model
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.transformer import Transformer
-from alol_jax.rewards.batched import in_batches, widths_up_to
+from alol_jax.rewards.batched import Reading, in_batches, reading_of
 from alol_jax.rewards.classifier import check_batch
 from alol_jax.sharding import place_params
 from alol_jax.types import Params, UserError
@@ -70,6 +71,13 @@ def read(lm: LanguageModel, description: Description, prompt: str, response: str
     return (*asked, *lm.tokenizer.response(response, limit=limits[1])[0])
 
 
+def reader_of(lm: LanguageModel, description: Description) -> tuple[Transformer, Reading]:
+    """The base without adapters, and the lengths at which it reads."""
+    model = lm.transformer
+    reading = reading_of(model.config, model.dtype, lm.mesh, sum(description.limits))
+    return dataclasses.replace(model, lora=None, attention=reading.attention), reading
+
+
 @functools.lru_cache(maxsize=8)
 def _scorer(model: Transformer, head: ValueHead) -> Callable[..., jax.Array]:
     @jax.jit
@@ -111,12 +119,12 @@ class DistilledScorer:
             read(self.lm, self.description, prompt, response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        model = dataclasses.replace(self.lm.transformer, lora=None)
+        model, reading = reader_of(self.lm, self.description)
         head = ValueHead(model.config.width, 1.0, self.description.heads)
         return in_batches(
             functools.partial(_scorer(model, head), self.lm.base, self.head),
             rows,
-            widths=widths_up_to(sum(self.description.limits)),
+            widths=reading.widths,
             batch_size=self.batch_size,
             pad_id=self.lm.tokenizer.pad_id,
             mesh=self.lm.mesh,
@@ -124,18 +132,43 @@ class DistilledScorer:
         )
 
 
+def refuse_taken(folder: Path) -> None:
+    """Raises UserError unless a reward model can be written to ``folder``: absent, or empty but for
+    what an interrupted write left."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --out")
+    if folder.is_dir() and {item.name for item in folder.iterdir()} - {HEAD}:
+        raise UserError(f"{folder} is not empty: choose another --out")
+
+
 def save_distilled(folder: Path, description: Description, head: Params) -> None:
     """Writes a reward model that ``config.reward_models.*.path`` can name.
 
     Raises:
-        UserError: the folder holds one already, or cannot be written.
+        UserError: see `refuse_taken`; or it cannot be written.
     """
-    if (folder / DESCRIPTION).exists():
-        raise UserError(f"{folder} holds a reward model already: choose another --out")
+    refuse_taken(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / HEAD, ignore_errors=True)
     save_params(folder / HEAD, head)
     text = json.dumps({"format": FORMAT} | dataclasses.asdict(description), indent=1)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def read_description(file: Path, where: str) -> Description:
+    """What ``reward.json`` says.
+
+    Raises:
+        UserError: it is damaged or of another format.
+    """
+    names = {field.name for field in dataclasses.fields(Description)}
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or said.pop("format", None) != FORMAT or said.keys() != names:
+        raise UserError(f"{where}: {file} is damaged or of another format: distil it again")
+    return Description(**said | {"limits": tuple(said["limits"])})
 
 
 def open_distilled(
@@ -158,10 +191,7 @@ def open_distilled(
     """
     check_batch(wanted, where, lm)
     folder = Path(wanted.path).expanduser()
-    said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    if said.pop("format") != FORMAT:
-        raise UserError(f"{where}: {folder} is of another format: distil it again")
-    description = Description(**said | {"limits": tuple(said["limits"])})
+    description = read_description(folder / DESCRIPTION, where)
     base = lm if base_of(lm) == description.base else _opened_again(description, where, lm)
     head = place_params(load_params(folder / HEAD), lm.mesh)
     return DistilledScorer(wanted.path, description, base, head, wanted.batch_size)
@@ -171,6 +201,7 @@ def _opened_again(description: Description, where: str, lm: LanguageModel) -> La
     options = ConfigDict(description.model)
     options.shapes = tuple(tuple(shape) for shape in options.shapes)
     options.lora.modules = tuple(options.lora.modules)
+    options.attention = "auto"  # it was chosen for another machine
     opened = open_language_model(options, lm.mesh)
     if base_of(opened) != description.base:
         raise UserError(

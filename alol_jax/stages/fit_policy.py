@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -20,7 +19,7 @@ from alol_jax.batches import (
     shuffled,
     single_items,
 )
-from alol_jax.costs import cost_of_fit
+from alol_jax.costs import with_cost
 from alol_jax.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import Objective, hyper_parameters
@@ -101,15 +100,7 @@ def fit_policy(
         context=context,
         label="fit_policy",
     )
-    cost = cost_of_fit(
-        lm,
-        items,
-        draw,
-        steps=plan.steps,
-        accumulate=options.accumulate,
-        seconds=policy.cost.seconds,
-    )
-    return dataclasses.replace(policy, cost=cost)
+    return with_cost(policy, lm, items, draw, steps=plan.steps, accumulate=options.accumulate)
 
 
 def _drawable(lm, objective, name, options, table, say) -> tuple[Items, np.ndarray, str]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.advantage import SAMPLING
+from alol_jax.advantage import SAMPLING, sampling_of
 from alol_jax.annotate import annotate
 from alol_jax.batches import firsts, read_ahead, shuffled, single_items, tokenise
-from alol_jax.costs import cost_of_fit
+from alol_jax.costs import with_cost
 from alol_jax.fit import fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import nll
@@ -47,7 +45,8 @@ def fit_reference(
     held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
     context.say(f"validation: {cut.said(len(held_out), lm.shapes)}")
     items = single_items(rows, lm.shapes)
-    keep = firsts(rows) if SAMPLING[options.sampling].good else np.ones(len(rows), bool)
+    sampling = sampling_of(options.sampling, None, field="reference")
+    keep = firsts(rows) if SAMPLING[sampling].good else np.ones(len(rows), bool)
     plan = make_plan(options, int(keep.sum()))
     size = options.batch_size * options.accumulate
     order = shuffled(items, keep, size=size, seed=seed, steps=plan.steps)
@@ -79,12 +78,4 @@ def fit_reference(
         context=context,
         label="fit_reference",
     )
-    cost = cost_of_fit(
-        lm,
-        items,
-        order,
-        steps=plan.steps,
-        accumulate=options.accumulate,
-        seconds=policy.cost.seconds,
-    )
-    return dataclasses.replace(policy, cost=cost)
+    return with_cost(policy, lm, items, order, steps=plan.steps, accumulate=options.accumulate)

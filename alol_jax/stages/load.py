@@ -59,7 +59,8 @@ def checked(task: Task, splits: Splits, say: Callable[[str], None]) -> Splits:
 def swapped(splits: Splits, share: float) -> Splits:
     """The splits with this share of the training responses exchanged among their prompts.
 
-    Noise in the data on purpose: the chosen responses go round in a circle, each to another prompt.
+    Noise in the data on purpose: the chosen responses go round in a circle, each to another prompt
+    (unless one prompt has more than half of them).
     Their stored rewards are gone, since they were given to another answer; so are the others', for
     stored and scored rewards do not mix.
 

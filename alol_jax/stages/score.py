@@ -81,18 +81,8 @@ def _check_stored(
         )
         return
     way_out = f"take {split!r} out of config.score.stored to score its rows anew"
-    if len(reward.names) != 1:
-        raise UserError(
-            f"config.score.stored: a stored reward is one score, but {_join(reward.names)} make up "
-            f"the reward: {way_out}"
-        )
     rows = [row for row in _rows(examples, stored=True) if row.components]
-    for row in rows:
-        if not 0 <= row.components[0] <= reward.components[0].bound:
-            raise UserError(
-                f"{row.example_id}: the stored reward is {row.components[0]}, {reward.names[0]} "
-                f"scores from 0 to {reward.components[0].bound:.4g}: {way_out}"
-            )
+    _check_is_one_score(rows, reward, way_out)
     places = np.linspace(0, len(rows) - 1, min(options.checked, len(rows))).round().astype(int)
     sample = [rows[place] for place in places]
     if not sample:
@@ -115,6 +105,21 @@ def _check_stored(
         f"{split}: stored rewards stand; of {len(sample)} scored again none differs by more than "
         f"{max(gaps):.4f}"
     )
+
+
+def _check_is_one_score(rows: Sequence[Scored], reward: rewards.Reward, way_out: str) -> None:
+    """A stored reward can be the score of one component, within its bound."""
+    if len(reward.names) != 1:
+        raise UserError(
+            f"config.score.stored: a stored reward is one score, but {_join(reward.names)} make up "
+            f"the reward: {way_out}"
+        )
+    for row in rows:
+        if not 0 <= row.components[0] <= reward.components[0].bound:
+            raise UserError(
+                f"{row.example_id}: the stored reward is {row.components[0]}, {reward.names[0]} "
+                f"scores from 0 to {reward.components[0].bound:.4g}: {way_out}"
+            )
 
 
 def _rows(examples: Sequence[Example], *, stored: bool) -> list[Scored]:

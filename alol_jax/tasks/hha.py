@@ -70,16 +70,25 @@ def load(options: Any) -> Splits:
 
 def files(options: Any) -> tuple[Path, ...]:
     """The local files among what ``load`` reads."""
+    _check_names(options)
     names = [name for key in KEYS.values() for name in options[key] if sources.is_file(name)]
     if options.bad_test_indices:
         names.append(options.bad_test_indices)
     return tuple(map(Path, names))
 
 
-def _check_options(options: Any) -> None:
+def _check_names(options: Any) -> None:
     for key in KEYS.values():
-        if isinstance(options[key], str):
-            raise UserError(f"task.{key} is a text: expected a tuple, ({options[key]!r},)")
+        names = options[key]
+        if isinstance(names, str):
+            raise UserError(f"task.{key} is a text: expected a tuple, ({names!r},)")
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"task.{key} is {names!r}: expected names of files or hub data sets")
+
+
+def _check_options(options: Any) -> None:
+    _check_names(options)
+    for key in KEYS.values():
         for name in options[key]:
             if sources.is_file(name) and not Path(name).is_file():
                 what = "is a folder: name its files" if Path(name).is_dir() else "no such file"

@@ -1,11 +1,16 @@
 """Reward models from checkpoints: what they read, what they score, what is refused."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from alol_jax.models.config import PRESETS
 from alol_jax.rewards import Scoring
+from alol_jax.rewards.batched import reading_of
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.types import UserError
 from configs import common
@@ -84,7 +89,7 @@ def test_a_row_is_scored_alike_alone_in_any_batch_and_on_eight_devices(folder):
 
 def test_a_special_token_in_a_response_is_spelled_out(folder):
     model = opened(folder)
-    special, plain = model.form(model.tokenizer, ("hi",), "<|assistant|>", 64)[3:], None
+    special = model.form(model.tokenizer, ("hi",), "<|assistant|>", 64)[3:]
     plain = model.form(model.tokenizer, ("hi",), "assistant", 64)
     assert list(special).count(2) == list(plain[3:]).count(2) == 1  # the turn's own
 
@@ -196,3 +201,26 @@ def test_a_model_that_gives_nan_is_one_line_that_names_it(tmp_path):
 def test_a_model_may_not_have_the_name_of_a_reward_of_the_task(folder):
     with pytest.raises(UserError, match="config.reward_models.positivity: the task has a reward"):
         Scoring(TASK.rewards, {"positivity": opened(folder)}, {"positivity": 1.0})
+
+
+class _Chip:
+    """A mesh of one described device."""
+
+    def __init__(self, platform):
+        self.devices = np.array([types.SimpleNamespace(platform=platform, compute_capability="")])
+
+
+@pytest.mark.parametrize("limit", [40, 300, 1024, 2000])
+def test_on_a_tpu_texts_are_read_at_lengths_that_its_kernel_can(limit):
+    config = PRESETS["pythia-1.4b"]
+    reading = reading_of(config, "float32", _Chip("tpu"), limit)
+    assert reading.attention.kernel == "splash", reading.said
+    assert all(width % 128 == 0 for width in reading.widths) and max(reading.widths) >= limit
+    on_cpu = reading_of(config, "float32", _Chip("cpu"), limit)
+    assert on_cpu.attention.kernel == "xla" and max(on_cpu.widths) == limit
+
+
+def test_a_length_beyond_the_positions_is_not_made():
+    config = dataclasses.replace(PRESETS["pythia-1.4b"], max_positions=300)
+    reading = reading_of(config, "float32", _Chip("tpu"), 290)
+    assert max(reading.widths) == 300 and reading.attention.kernel == "xla"

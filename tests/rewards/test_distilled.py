@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from alol_jax import distill_reward
+from alol_jax.checkpoint import load_params
 from alol_jax.distill_reward import Rows, agreement, distil, rows_of
 from alol_jax.language_model import open_language_model
+from alol_jax.rewards.distilled import refuse_taken, save_distilled
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.tasks import TASKS
 from alol_jax.types import Example, Splits, UserError
@@ -103,14 +105,14 @@ def test_another_base_than_it_was_fitted_on_is_one_line(distilled, tmp_path):
     with pytest.raises(UserError, match="rm: the model at random:llama-tiny is not the one that"):
         opened(changed)
     (changed / "reward.json").write_text(json.dumps(said | {"format": 99}))
-    with pytest.raises(UserError, match="is of another format: distil it again"):
+    with pytest.raises(UserError, match="is damaged or of another format: distil it again"):
         opened(changed)
 
 
 def test_a_folder_that_holds_one_is_refused_before_any_work(distilled, config, monkeypatch):
     folder, _, _ = distilled
     monkeypatch.setattr(distill_reward, "get_task", None)
-    with pytest.raises(UserError, match="holds a reward model already"):
+    with pytest.raises(UserError, match="reward is not empty: choose another --out"):
         distil(config, tiny_lm(), folder)
 
 
@@ -136,3 +138,45 @@ def test_agreement_counts_pairs_of_one_prompt_with_different_rewards():
     assert agreement(rows.reward, rows).pearson == pytest.approx(1.0)
     assert agreement(rows.reward**3, rows).spearman == pytest.approx(1.0)
     assert agreement(rows.reward, rows).mse == 0
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": 1, "more": 2}'])
+def test_a_damaged_description_is_one_line(text, tmp_path):
+    (tmp_path / "reward.json").write_text(text)
+    with pytest.raises(UserError, match="config.reward_models.rm: .*reward.json is damaged"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "config.distill.batch_size=0 must be 1 or more"),
+        ({"epochs": -1}, "config.distill.epochs=-1 must be 1 or more"),
+        ({"heads": 0}, "config.distill.heads=0 must be 1 or more"),
+        ({"heads": 3}, "config.distill.heads=3 does not divide the model's width 64"),
+    ],
+)
+def test_options_that_cannot_work_are_one_line(changes, message, config, tmp_path):
+    wrong = config.copy_and_resolve_references()
+    wrong.distill.update(changes)
+    with pytest.raises(UserError, match=message):
+        distil(wrong, tiny_lm(), tmp_path / "out")
+
+
+def test_what_an_interrupted_write_left_is_written_over(tmp_path, distilled):
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "half").write_text("")
+    folder, said, _ = distilled
+    save_distilled(tmp_path, said, load_params(folder / "head"))
+    assert opened(tmp_path).fingerprint == opened(folder).fingerprint
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file: choose another --out"):
+        refuse_taken(tmp_path / "file")
+
+
+def test_features_beyond_the_memory_are_refused_by_the_rows(monkeypatch, config, tmp_path):
+    monkeypatch.setattr(distill_reward.os, "sysconf", lambda name: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TASKS, "toy", dataclasses.replace(TASK, load=lambda options: SPLITS))
+        with pytest.raises(UserError, match="take fewer rows .config.task.limit."):
+            distil(config, tiny_lm(), tmp_path / "out")
