@@ -5,8 +5,8 @@
 is A-LoL sequence on LLaMA-7B as QLoRA from the published adapter, with the published reward models.
 ``--config=configs/hha.py:objective=dpo,size=pythia-1.4b`` changes two things; objectives are those
 of README.md, sizes those of `SIZES`. What the comments cite as "published" is the authors' PyTorch
-code. Not run as a whole here: neither 7B models nor their weights were at hand. ``size=smollm2``
-was, on a few hundred real rows, with a distilled reward model (docs/results.md).
+code. Not run as a whole here: neither 7B models nor their weights were at hand. ``size=smollm2`` is
+for two CPU cores and a few hundred rows, with a distilled reward model (README.md).
 
 Data: ``data.zip`` of PRO (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, or
 transcripts from the hub: ``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``,
