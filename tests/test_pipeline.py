@@ -12,7 +12,6 @@ import pytest
 
 from alol_jax.artifacts import load_result
 from alol_jax.checkpoint import load_params
-from alol_jax.objectives import OBJECTIVES
 from alol_jax.types import Policy
 from tests.running import ROOT, SMALL, command, environment, run
 
@@ -184,17 +183,14 @@ def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, cache,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "a_lol"])
-def test_every_objective_runs_from_data_to_report(name, undisturbed, cache, tmp_path):
+@pytest.mark.parametrize("name", ["nll", "dpo"])
+def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, cache, tmp_path):
     workdir, _ = undisturbed
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
     result = run(tmp_path / "run", cache, *SMALL, f"--config.objective.name={name}")
     assert result.returncode == 0, result.stderr
-    stage = "fit_policy_online" if OBJECTIVES[name].online else "fit_policy"
-    assert (tmp_path / "run" / f"07_{stage}" / "metrics.jsonl").read_text()
-    needs_value = "advantage" in OBJECTIVES[name].reads
-    assert ("[fit_value] not needed" in result.stdout) != needs_value
+    assert "[generate] not needed" in result.stdout and "[fit_value] not needed" in result.stdout
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
 
 
