@@ -87,8 +87,8 @@ def rows_of(split: str, examples: Sequence[Example]) -> Rows:
     for _, _, reward, n, _ in found:
         if reward is None or not 0 <= reward <= 1:
             raise UserError(
-                f"{split} example {examples[n].id!r}: the stored reward is {reward}: a reward "
-                "model is distilled from stored rewards between 0 and 1"
+                f"{split} example {examples[n].id!r}: the stored reward is {reward or 'missing'}: "
+                "a reward model is distilled from stored rewards between 0 and 1"
             )
     prompt, response, reward, example, source = zip(*found, strict=True)
     return Rows(prompt, response, np.array(reward), np.array(example), np.array(source))

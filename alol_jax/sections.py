@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from alol_jax import figures
-from alol_jax.metrics import METRICS
 from alol_jax.page import (
     Answer,
     Cell,
@@ -36,33 +35,12 @@ from alol_jax.types import (
     Annotated,
     Evaluation,
     Interval,
-    Policy,
     RunSummary,
     Scored,
     ScoredSplits,
     TrainingTable,
     Value,
 )
-
-TRAINING = {
-    "loss": "loss",
-    "kl_to_reference": "KL to the reference (nats)",
-    "accuracy": "accuracy",
-    "margin": "margin",
-    "score": "reward of the rollouts",
-    "kl_to_anchor": "KL to the anchor (nats)",
-    "kl_coef": "KL coefficient",
-    "response_length": "tokens per response",
-    "policy_loss": "policy loss",
-    "value_loss": "value loss",
-    "explained_variance": "explained variance of the values",
-}
-WEIGHTS = {
-    "fraction_clipped": "clipped fraction",
-    "effective_sample_size": "effective sample size (0 to 1)",
-    "ratio_mean": "mean ratio π / π_ref",
-}
-"""Logged metric -> its axis label; the captions are those of ``metrics.METRICS``."""
 
 EXTREMES = 10  # rows shown at either end of the advantage
 BINS = 10  # of the value head's calibration
@@ -87,6 +65,12 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     ]
     if any(system.reward is None for system in evaluation.systems):
         text.append("– means that nothing can score these answers.")
+    if (kl := evaluation.kl) is not None:
+        text.append(
+            f"Along its own answers the policy is {kl.mean:.2f} nats from the reference "
+            f"[{kl.low:.2f}, {kl.high:.2f}]: the KL divergence of every token's distribution, "
+            "summed over an answer."
+        )
     tables = [Table("", tuple(columns), tuple(rows))]
     if len(evaluation.sets) > 1:
         tables.append(_by_set(evaluation))
@@ -150,29 +134,6 @@ def _distributions(evaluation: Evaluation) -> list[Figure]:
         label = f"{part}, unweighted"
         drawn.append(Figure(part, figures.distributions(parts, label=label), caption))
     return drawn
-
-
-def training(policy: Policy) -> Section:
-    """The policy's curves and its looks at the validation set."""
-    drawn = _looks(policy, "policy") + _curves(policy, TRAINING, "policy")
-    text = () if drawn else ("The policy's training logged nothing.",)
-    return Section("training", "Training of the policy", text, figures=tuple(drawn))
-
-
-def weights(policy: Policy, summary: RunSummary) -> Section:
-    """How the importance weights behaved, or why the objective has none."""
-    logged = {curve.name for curve in policy.curves}
-    text = []
-    if "fraction_clipped" not in logged:
-        text.append(
-            f"No clipped fraction: the objective {summary.objective} has no importance ratio."
-        )
-    if "effective_sample_size" not in logged:
-        text.append(
-            f"No effective sample size: the objective {summary.objective} does not weigh responses."
-        )
-    drawn = _curves(policy, WEIGHTS, "policy")
-    return Section("weights", "Importance weights", tuple(text), figures=tuple(drawn))
 
 
 def advantages(
@@ -336,48 +297,11 @@ def _answer(name: str, row: Scored, evaluation: Evaluation) -> Answer:
     return Answer(name, row.response, f"{row.reward:.3f}", said)
 
 
-def reference_fit(reference: Policy) -> Section:
-    """The reference's curves and its looks at the validation set."""
-    drawn = _looks(reference, "reference") + _curves(reference, TRAINING, "reference")
-    text = () if drawn else ("The reference's fitting logged nothing.",)
-    return Section("reference", "Fitting of the reference", text, figures=tuple(drawn))
-
-
 def versions(summary: RunSummary) -> Section:
     """The packages of the run."""
     columns = (Column("package", False), Column("version", False))
     rows = tuple(Row((Cell(name), Cell(version))) for name, version in summary.versions)
     return Section("versions", "Versions", tables=(Table("", columns, rows),))
-
-
-def _looks(policy: Policy, colour: str) -> list[Figure]:
-    """The validation scores, one figure per metric."""
-    drawn = []
-    for metric in dict.fromkeys(look.metric for look in policy.validations):
-        looks = [look for look in policy.validations if look.metric == metric]
-        svg = figures.validation(
-            np.array([look.step for look in looks]),
-            np.array([look.score for look in looks]),
-            label=metric,
-            colour=colour,
-            chosen=policy.step,
-        )
-        caption = "On validation prompts; larger is better. The ringed step was kept."
-        drawn.append(Figure("Validation", svg, caption))
-    return drawn
-
-
-def _curves(policy: Policy, labels: dict[str, str], colour: str) -> list[Figure]:
-    """The logged ones of these metrics, in the order of ``labels``."""
-    logged = {curve.name: curve for curve in policy.curves if curve.steps}
-    drawn = []
-    for name in (name for name in labels if name in logged):
-        steps, values = np.array(logged[name].steps), np.array(logged[name].values)
-        svg = figures.curve(steps, values, label=labels[name], colour=colour, chosen=policy.step)
-        caption = f"{METRICS[name]} Pale: as logged; bold: running mean."
-        title = labels[name].split(" (")[0]
-        drawn.append(Figure(title[0].upper() + title[1:], svg, caption))
-    return drawn
 
 
 def _measure(measure: Measure) -> Cell:

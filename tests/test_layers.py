@@ -62,6 +62,7 @@ LAYERS: dict[str, tuple[float, tuple[str, ...]]] = {
     "language_model": (3, ()),
     "flops": (3, ()),
     "sections": (3, ()),
+    "sections_fit": (3, ()),
     # several runs side by side
     "comparison_rows": (3, ()),
     "comparison": (3, ("comparison_rows",)),
@@ -95,6 +96,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "stages.*": ("tasks", "tasks.*", "workdir"),
     # A task names its scorers by key; what reads or writes files knows no model.
     "sections": ("tasks", "tasks.*"),
+    "sections_fit": ("tasks", "tasks.*"),
     "artifacts": ("tasks", "tasks.*"),
     "workdir": ("tasks", "tasks.*"),
     "rewards": ("tasks", "tasks.*"),

@@ -10,7 +10,7 @@ import json
 
 from ml_collections import ConfigDict
 
-from alol_jax import sections
+from alol_jax import sections, sections_fit
 from alol_jax.page import Page, Section, render
 from alol_jax.results import (
     Measure,
@@ -65,13 +65,13 @@ def report(
         (
             sections.results(evaluation, found),
             sections.comparison(evaluation, found),
-            sections.training(policy),
-            sections.weights(policy, summary),
+            sections_fit.training(policy),
+            sections_fit.weights(policy, summary),
             sections.advantages(scored, table, value, summary),
             sections.extremes(table, value),
             sections.value_head(value, summary),
             sections.side_by_side(evaluation, options.examples),
-            sections.reference_fit(reference),
+            sections_fit.reference_fit(reference),
             Section("config", "Config", folded=summary.config_json),
             sections.versions(summary),
         ),

@@ -28,6 +28,9 @@ from alol_jax.types import (
     Value,
     ValueAudit,
 )
+from alol_jax.types import (
+    TestSet as PromptSet,  # pytest takes what is called Test… for tests
+)
 from tests.page_tags import assert_loads_nothing, tags
 
 NAMES = ("helpful", "<b>harmless</b>")
@@ -258,6 +261,25 @@ def test_a_bound_close_to_0_is_not_printed_as_0():
     near = Interval(-0.065, -0.128, -0.003)
     judged = verdict(dataclasses.replace(evaluated(), differences=(near, near, near)))
     assert judged.badge == "Worse" and "−0.128 to −0.003" in judged.sentence
+
+
+def test_every_test_set_has_its_line_and_the_kl_its_sentence(tmp_path):
+    whole = evaluated()
+    change = Interval(-0.0625, -0.125, 0.25)
+    sets = (
+        PromptSet("easy", 12, whole.systems, change),
+        PromptSet("hard", 18, whole.systems, None),
+    )
+    kl = Interval(3.25, 2.5, 4.125)
+    evaluation = dataclasses.replace(whole, sets=sets, kl=kl)
+    page = write(tmp_path, evaluation, value=None, policy=FULL, reference=EMPTY).html
+    table = page[page.index("Total reward by test set") :].partition("</table>")[0]
+    assert table.index("easy") < table.index("−0.062") < table.index("hard")
+    assert "3.25 nats from the reference [2.50, 4.12]" in page
+    (tmp_path / "one").mkdir()
+    alone = dataclasses.replace(whole, sets=sets[:1])
+    page = write(tmp_path / "one", alone, value=None, policy=FULL, reference=EMPTY).html
+    assert "by test set" not in page and "nats from the reference" not in page
 
 
 def test_few_prompts_are_said_to_be_few():
