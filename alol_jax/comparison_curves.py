@@ -9,7 +9,7 @@ from alol_jax.comparison_figures import Series, curves
 from alol_jax.comparison_rows import Fit
 from alol_jax.metrics import METRICS
 from alol_jax.page import Figure, Section
-from alol_jax.sections import TRAINING, WEIGHTS
+from alol_jax.sections_fit import TRAINING, WEIGHTS
 
 SHARED = {name: label for name, label in (TRAINING | WEIGHTS).items() if name != "loss"}
 """Logged metric -> its axis; the losses of two objectives are two different things."""
