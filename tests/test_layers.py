@@ -68,7 +68,7 @@ LAYERS: dict[str, tuple[float, tuple[str, ...]]] = {
     "comparison": (3, ("comparison_rows",)),
     "comparison_words": (3, ("comparison", "comparison_rows")),
     "comparison_files": (3, ("comparison", "comparison_rows", "comparison_words")),
-    "comparison_curves": (3, ("comparison", "comparison_rows", "sections")),
+    "comparison_curves": (3, ("comparison", "comparison_rows", "sections_fit")),
     "comparison_page": (
         3,
         ("comparison", "comparison_curves", "comparison_rows", "comparison_words"),
