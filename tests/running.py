@@ -24,7 +24,8 @@ def command(workdir: Path, *arguments: str, config: str = DEBUG) -> list[str]:
 
 
 def environment(cache: Path, *, devices: int = 1) -> dict[str, str]:
-    """Virtual CPU devices, quick compilation, compiled programs kept in ``cache``."""
+    """Virtual CPU devices, quick compilation, compiled programs kept where the tests keep theirs,
+    or in ``cache``."""
     flags = (
         f"--xla_force_host_platform_device_count={devices}",
         "--xla_backend_optimization_level=0",
@@ -33,7 +34,7 @@ def environment(cache: Path, *, devices: int = 1) -> dict[str, str]:
     return os.environ | {
         "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "HF_HUB_OFFLINE": "1",
     }
