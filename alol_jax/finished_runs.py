@@ -65,6 +65,15 @@ def read_runs(workdirs: Sequence[Path]) -> tuple[RunResult, ...]:
     return runs
 
 
+def why_not(one: Path, other: Path) -> str:
+    """Why the run in ``other`` cannot be compared with the one in ``one``; "" where it can."""
+    try:
+        _check_alike(finished(one), finished(other))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def finished(workdir: Path) -> Finished:
     """The stages of a workdir.
 

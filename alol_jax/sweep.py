@@ -7,7 +7,8 @@ Everything up to `select` lies in ``<workdir>/shared``; each run has a workdir o
 ``<objective>-<seed>``, as complete as any other (with links to what is shared; `main` on it needs
 the same ``--config.policy.seed`` and ``--config.select.columns``). A seed is
 ``config.policy.seed``: it changes row order, dropout and rollouts, not the reference. At the end
-all runs are compared (`compare`). Run the same command again to go on.
+all runs are compared (`compare`), with those of earlier sweeps in the same workdir. Run the same
+command again to go on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict, config_flags
 from alol_jax.checks import COLUMNS, check
 from alol_jax.command_line import stop_when_asked
 from alol_jax.compare import check_out, compare
+from alol_jax.finished_runs import why_not
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
 from alol_jax.objectives import get_objective
 from alol_jax.progress import say
@@ -179,10 +181,35 @@ def config_from(file: str, overrides: Mapping[str, Any]) -> Callable[[str], Conf
     return config_of
 
 
-def check_against(against: str | None, objectives: Sequence[str], seeds: Sequence[int]) -> None:
+def earlier(workdir: Path) -> tuple[Path, ...]:
+    """The finished runs that are in the workdir of a sweep already."""
+    found = sorted(workdir.glob("*-*"))
+    return tuple(folder for folder in found if finished_stage(folder, "evaluate") is not None)
+
+
+def comparable(folders: Sequence[Path], others: Sequence[Path]) -> tuple[Path, ...]:
+    """``folders``, and those of the others that can be compared with them; says what cannot."""
+    found = list(folders)
+    for other in others:
+        if other in folders:
+            continue
+        if reason := why_not(folders[0], other):
+            say(f"not in the comparison: {reason}")
+        else:
+            found.append(other)
+    return tuple(found)
+
+
+def check_against(
+    against: str | None,
+    objectives: Sequence[str],
+    seeds: Sequence[int],
+    others: Sequence[Path] = (),
+) -> None:
     """Raises UserError where no row of the comparison will have this name."""
     runs = [f"{name}-{seed}" for name in objectives for seed in seeds]
-    rows = ("reference", "data", *objectives, *runs)
+    runs += [folder.name for folder in others]
+    rows = ("reference", "data", *dict.fromkeys(run.rpartition("-")[0] for run in runs), *runs)
     if against is not None and against not in rows:
         raise UserError.unknown(f"--against: no row {against!r}", against, rows)
 
@@ -195,20 +222,23 @@ def main(arguments: list[str]) -> None:
     if flags.FLAGS["stages"].present:
         raise UserError("--stages: a sweep runs them all; alol_jax.main runs some of one run")
     objectives, seeds = asked(_OBJECTIVES.value, _SEEDS.value)
-    check_against(_AGAINST.value, objectives, seeds)
-    check_out(Path(WORKDIR.value) / "compare")
+    workdir = Path(WORKDIR.value)
+    before = earlier(workdir)
+    check_against(_AGAINST.value, objectives, seeds, before)
+    check_out(workdir / "compare")
     logging.set_verbosity(logging.WARNING)  # orbax tells about every file
     holder = flags.FLAGS["config"]
     file, changed = config_flags.get_config_filename(holder), holder.override_values
     folders = sweep(
         config_from(file, changed),
-        Path(WORKDIR.value),
+        workdir,
         objectives,
         seeds,
         redo=REDO.value,
         stopping=stop_when_asked(),
     )
-    compare(folders, Path(WORKDIR.value) / "compare", against=_AGAINST.value, say=say)
+    runs = comparable(folders, before)
+    compare(runs, workdir / "compare", against=_AGAINST.value, say=say)
 
 
 if __name__ == "__main__":

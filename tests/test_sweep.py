@@ -12,9 +12,19 @@ from alol_jax import sweep as program
 from alol_jax.checks import COLUMNS
 from alol_jax.main import Opened
 from alol_jax.objectives import OBJECTIVES
-from alol_jax.sweep import SET_HERE, asked, check_against, columns_of, config_from, sweep
+from alol_jax.sweep import (
+    SET_HERE,
+    asked,
+    check_against,
+    columns_of,
+    comparable,
+    config_from,
+    earlier,
+    sweep,
+)
 from alol_jax.types import StageContext, UserError
 from alol_jax.workdir import Run, alone_in, finished_stage
+from tests.comparison_cases import config_of, finish
 from tests.running import DEBUG, ROOT, SMALL, environment, refused
 from tests.tiny_run import tiny_lm
 
@@ -142,6 +152,26 @@ def test_what_all_are_compared_with_is_a_row_that_there_will_be(against):
 def test_a_row_that_there_will_not_be_is_refused_before_any_run():
     with pytest.raises(UserError, match="--against: no row 'a_lol-1': did you mean 'a_lol-"):
         check_against("a_lol-1", ["a_lol", "nll"], [0, 3])
+
+
+def test_what_all_are_compared_with_may_be_a_run_that_is_there_already(tmp_path):
+    check_against("dpo", ["a_lol"], [0], [tmp_path / "dpo-2"])
+    check_against("dpo-2", ["a_lol"], [0], [tmp_path / "dpo-2"])
+
+
+def test_runs_of_earlier_sweeps_are_compared_too_where_they_can_be(tmp_path, capsys):
+    finish(tmp_path / "a_lol-0", config_of("a_lol"))
+    finish(tmp_path / "nll-0", config_of("nll"))
+    finish(tmp_path / "wbc-0", config_of("wbc", decode__max_new_tokens=3))
+    (tmp_path / "dpo-0" / "08_evaluate.partial").mkdir(parents=True)
+    (tmp_path / "compare").mkdir()
+    before = earlier(tmp_path)
+    assert [folder.name for folder in before] == ["a_lol-0", "nll-0", "wbc-0"]
+    runs = comparable([tmp_path / "a_lol-0"], before)
+    assert runs == (tmp_path / "a_lol-0", tmp_path / "nll-0")
+    said = capsys.readouterr().out
+    assert said.count("not in the comparison: ") == 1
+    assert "wbc-0 cannot be compared with" in said and "config.decode.max_new_tokens" in said
 
 
 # ------------------------------------------------------------------ the config of a run
@@ -275,6 +305,8 @@ def test_all_objectives_share_a_reference_go_to_a_report_and_are_compared(tmp_pa
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("[fit_policy] running") == 2  # those of the new seed
     assert "[select] running" not in second.stdout
+    told = json.loads((root / "compare" / "compare.json").read_text())
+    assert len(told["runs"]) == len(OBJECTIVES) + 2  # those of the first sweep too
     runs = [root / f"{name}-{seed}" for name in ("a_lol", "nll") for seed in (0, 1)]
     fits = [
         {logged(run / stage) for run in runs} for stage in ("03_fit_reference", "07_fit_policy")
