@@ -81,7 +81,8 @@ def endings(
     lm: LanguageModel, task: Task, written: Sequence[Ids], sampling: Sampling
 ) -> tuple[str, ...]:
     """How the answers end, counted; and a warning about stop texts that none of them has, where
-    answers run on to the limit.
+    answers run on to the limit. A stop text with spaces around it is no other one: it is listed
+    because its tokens are others.
 
     Args:
         sampling: as given to `write`.
@@ -92,7 +93,8 @@ def endings(
     stopped = len(written) - closed - full
     lines = [f"{closed} ended, {stopped} stopped by a text, {full} cut at the limit"]
     decoded = [lm.tokenizer.decode(ids) for ids in written]
-    unseen = [stop for stop in task.stop if not any(stop in text for text in decoded)]
+    stops = dict.fromkeys(stop.strip() or stop for stop in task.stop)
+    unseen = [stop for stop in stops if not any(stop in text for text in decoded)]
     if unseen and full:
         said = ", ".join(map(repr, unseen))
         lines.append(f"warning: no answer has the stop text {said}: is it what this model writes?")

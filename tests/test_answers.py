@@ -76,3 +76,9 @@ def test_how_fast_it_went_and_how_answers_end_is_said_once():
 def test_a_stop_text_that_no_answer_has_is_a_warning():
     _, warning = answered(Sampling(8), stop=("###",))[2]
     assert warning == "warning: no answer has the stop text '###': is it what this model writes?"
+
+
+def test_a_stop_text_that_is_there_without_its_spaces_is_no_warning():
+    assert len(answered(Sampling(8), stop=(" c",))[2]) == 1  # cut at the limit, with a "c" in it
+    warnings = answered(Sampling(8), stop=(" ###", "###"))[2][1:]
+    assert warnings == ["warning: no answer has the stop text '###': is it what this model writes?"]
