@@ -30,8 +30,11 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         UserError: names the field, its value and what is expected.
     """
     _check_sampling(config, objective)
-    for weights in (config.rewards, config.evaluate.rewards or config.rewards):
-        check_weights(task.rewards, tuple(config.reward_models), weights)
+    for field, weights in (
+        ("config.rewards", config.rewards),
+        ("config.evaluate.rewards", config.evaluate.rewards or config.rewards),
+    ):
+        check_weights(task.rewards, tuple(config.reward_models), weights, field=field)
     if config.evaluate.rewards and not any(config.evaluate.rewards.values()):
         raise UserError(
             "config.evaluate.rewards: every weight is 0, so nothing would score the test prompts: "
@@ -151,6 +154,10 @@ def _check_hyper_parameters(values: ConfigDict, objective: Objective) -> None:
     for name in hyper_parameters(objective):
         if math.isnan(values[name]) or values[name] < 0:
             raise UserError(f"config.objective.{name}={values[name]} must be 0 or more")
+    if objective.more and values.responses < objective.responses:
+        raise UserError(
+            f"config.objective.responses={values.responses} must be {objective.responses} or more"
+        )
 
 
 def _positive(field: str, value: float) -> None:

@@ -46,7 +46,7 @@ def compare(
 
     Args:
         against: what every run is compared with: an objective, "reference", a row or a workdir;
-            None for nll, or each run's reference where nll is not among the runs.
+            None for nll, or each run's reference where no row, or more than one, is of nll.
 
     Raises:
         UserError: a workdir is not finished, the runs cannot be compared, ``against`` names none of
@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str]) -> Options:
     flag = parser.add_argument
     flag("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a finished run")
     flag("--out", type=Path, required=True, help="the directory to write to; made if absent")
-    flag("--against", help="an objective, 'reference' or a workdir; nll if absent, else reference")
+    flag("--against", help="an objective, 'reference' or a workdir; if absent nll, else reference")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())
 

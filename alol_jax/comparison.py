@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from alol_jax.comparison_rows import DATA, REFERENCE, RUN, Group, Row, RunResult, grouped
 from alol_jax.progress import progress
-from alol_jax.results import TOTAL, by_prompt
+from alol_jax.results import EVERY, TOTAL, by_prompt
 from alol_jax.statistics import bootstrap
 from alol_jax.types import Evaluation, Interval, UserError
 
 CONFIDENCE = 0.95  # of every interval, as in `evaluate`
-EVERY = "all"  # the name of all test prompts together, beside the test sets'
 TEXT = ("distinct-1", "distinct-2", "distinct-3", "length")
 FITTING = ("kl", "tokens", "seconds", "flops", "step")
-"""Metrics that only a run has: nats on its own answers, what the fit took, the step that was
-kept."""
+"""Metrics that only a run has: nats on its own answers, what the fit took, the optimizer step that
+was kept."""
 
 
 class Estimate(NamedTuple):
@@ -103,7 +103,8 @@ def compared(runs: Sequence[RunResult], *, against: str | None) -> Comparison:
     """The comparison of runs that are comparable.
 
     Args:
-        against: a group, a row or a workdir; None for nll, or the reference where nll was not run.
+        against: a group, a row or a workdir; None for nll, or the reference where no row, or more
+            than one, is of nll.
 
     Raises:
         UserError: ``against`` names none of them, or two.
@@ -152,7 +153,7 @@ def _values(row: Row, rewards: Sequence[str], sets: Sequence[str]):
         fit, kl = row.run.fit, row.run.evaluation.kl
         if kl is not None:
             yield Estimate(row.name, "", EVERY, "kl", *_ends(kl))
-        cost = (fit.cost.tokens, fit.cost.seconds, fit.cost.flops, fit.step)
+        cost = (fit.cost.tokens, fit.cost.seconds, fit.cost.flops, fit.step * row.run.updates)
         for metric, mean in zip(FITTING[1:], cost, strict=True):
             yield Estimate(row.name, "", EVERY, metric, mean)
 
@@ -236,7 +237,8 @@ def _over_seeds(
 def _base(groups: Sequence[Group], against: str | None) -> Base:
     """What ``against`` names."""
     if against is None:
-        against = "nll" if any(group.name == "nll" for group in groups) else REFERENCE
+        nll = [g.name for g in groups if g.kind == RUN and g.rows[0].run.objective == "nll"]
+        against = nll[0] if len(nll) == 1 else REFERENCE
     if against == REFERENCE:
         references = {
             row.run.reference: row.values
@@ -257,7 +259,9 @@ def _named(groups: Sequence[Group], name: str) -> tuple[str, Sequence[Row]]:
         if group.name == name:
             return name, group.rows
     rows = [row for group in groups for row in group.rows]
-    found = [row for row in rows if name in _names(row)]
+    here = Path(name).resolve()
+    found = [row for row in rows if row.kind == RUN and row.run.workdir.resolve() == here]
+    found = found or [row for row in rows if name in _names(row)]
     if len(found) > 1:
         raise UserError(
             f"--against: {len(found)} workdirs are called {name!r}: give the path of one"
@@ -269,8 +273,7 @@ def _named(groups: Sequence[Group], name: str) -> tuple[str, Sequence[Row]]:
 
 
 def _names(row: Row) -> tuple[str, ...]:
-    workdirs = (row.run.workdir.name, str(row.run.workdir)) if row.kind == RUN else ()
-    return (row.name, *workdirs)
+    return (row.name, row.run.workdir.name) if row.kind == RUN else (row.name,)
 
 
 def _own_reference(

@@ -6,7 +6,7 @@ import numpy as np
 
 from alol_jax.comparison import Comparison
 from alol_jax.comparison_figures import Series, curves
-from alol_jax.comparison_rows import Fit
+from alol_jax.comparison_rows import RunResult
 from alol_jax.metrics import METRICS
 from alol_jax.page import Figure, Section
 from alol_jax.sections_fit import TRAINING, WEIGHTS
@@ -20,14 +20,14 @@ def curve_section(found: Comparison) -> Section:
     drawn = _validations(found)
     for name, label in SHARED.items():
         series = tuple(
-            Series(group.name, tuple(_logged(row.run.fit, name) for row in group.rows))
+            Series(group.name, tuple(_logged(row.run, name) for row in group.rows))
             for group in found.trained
         )
         series = tuple(
             one._replace(runs=tuple(run for run in one.runs if len(run[0]))) for one in series
         )
         if sum(len(one.runs) for one in series) > 1:
-            svg = curves(series, label=label, over="optimiser step", marks=False)
+            svg = curves(series, label=label, over="optimizer step", marks=False)
             caption = f"{METRICS[name]} Means of groups of steps."
             title = label.split(" (")[0]
             drawn.append(Figure(title[0].upper() + title[1:], svg, caption))
@@ -35,10 +35,11 @@ def curve_section(found: Comparison) -> Section:
     return Section("curves", "Curves of all runs", text, figures=tuple(drawn))
 
 
-def _logged(fit: Fit, name: str) -> tuple[np.ndarray, np.ndarray]:
-    for curve in fit.curves:
+def _logged(run: RunResult, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The optimizer steps, and the values logged there."""
+    for curve in run.fit.curves:
         if curve.name == name:
-            return np.array(curve.steps, float), np.array(curve.values, float)
+            return run.updates * np.array(curve.steps, float), np.array(curve.values, float)
     return np.zeros(0), np.zeros(0)
 
 
@@ -49,7 +50,7 @@ def _validations(found: Comparison) -> list[Figure]:
     for metric in dict.fromkeys(look.metric for fit in fits for look in fit.validations):
         caption = "On validation prompts; larger is better. Thin: the seeds; bold: their mean."
         svg = curves(
-            _looks(found, metric, tokens=False), label=metric, over="optimiser step", marks=True
+            _looks(found, metric, tokens=False), label=metric, over="optimizer step", marks=True
         )
         drawn.append(Figure("Validation by steps", svg, caption))
         if all(fit.cost.tokens and fit.validations[-1].step for fit in fits if fit.validations):
@@ -66,10 +67,12 @@ def _looks(found: Comparison, metric: str, *, tokens: bool) -> tuple[Series, ...
     series = []
     for group in found.trained:
         runs = []
-        for fit in (row.run.fit for row in group.rows):
-            looks = [look for look in fit.validations if look.metric == metric]
+        for run in (row.run for row in group.rows):
+            looks = [look for look in run.fit.validations if look.metric == metric]
             if looks:
-                scale = fit.cost.tokens / fit.validations[-1].step if tokens else 1.0
+                scale = run.updates
+                if tokens:
+                    scale = run.fit.cost.tokens / run.fit.validations[-1].step
                 steps = np.array([look.step for look in looks]) * scale
                 runs.append((steps, np.array([look.score for look in looks])))
         series.append(Series(group.name, tuple(runs)))

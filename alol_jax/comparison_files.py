@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ from alol_jax.results import TOTAL, prompt_count
 
 WIDTH = 100  # columns of the terminal: a name and the columns of the table
 NAME, WIDTHS = 25, (24, 24, 7, 8, 12)
+COSTS = ("tokens", "seconds", "flops")
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -60,7 +62,9 @@ def to_json(found: Comparison) -> str:
         ],
         "different_settings": {
             field: {
-                row.name: str(row.run.settings.get(field)) for row in found.rows if row.kind == RUN
+                row.name: str(row.run.settings[field])
+                for row in found.rows
+                if row.kind == RUN and field in row.run.settings
             }
             for field in differing(found.runs)
         },
@@ -79,7 +83,11 @@ def _described(name: str, group: Group, run: RunResult) -> dict[str, object]:
         "model": run.settings.get("model.path"),
         "reference": run.reference,
         "validations": [
-            {"step": look.step, "metric": look.metric, "score": look.score}
+            {
+                "step": look.step * run.updates,
+                "metric": look.metric,
+                "score": look.score if math.isfinite(look.score) else None,
+            }
             for look in run.fit.validations
         ],
     }
@@ -87,7 +95,8 @@ def _described(name: str, group: Group, run: RunResult) -> dict[str, object]:
 
 def to_latex(found: Comparison) -> str:
     """Tables for booktabs, one row per group with the means over its seeds and their intervals:
-    all figures, then the total reward of the test sets, a few in a table."""
+    all figures, then the total reward of the test sets, a few in a table, then what the fits
+    took."""
     names = found.rewards[:-1]
     heads = [TOTAL, f"{TOTAL} $-$ {escaped(found.against)}", *["sd over seeds"] * found.has_spread]
     heads += [*map(escaped, names), *TEXT, "KL"]
@@ -102,13 +111,20 @@ def to_latex(found: Comparison) -> str:
                 ],
             )
         )
+    tables.append(_tabular(found, COSTS, lambda group: _cost_cells(found, group), beside=False))
     notes = ("\\usepackage{booktabs}", *about(found))
     return "\n".join([*(f"% {line}" for line in notes), *tables])
 
 
 def _tabular(
-    found: Comparison, heads: Sequence[str], cells: Callable[[Group], Sequence[str]]
+    found: Comparison,
+    heads: Sequence[str],
+    cells: Callable[[Group], Sequence[str]],
+    *,
+    beside: bool = True,
 ) -> str:
+    """``beside``: the references and the data have rows too."""
+
     def row(group: Group) -> str:
         return " & ".join([escaped(group.line), *cells(group)]) + r" \\"
 
@@ -118,8 +134,8 @@ def _tabular(
         " & ".join(["", *heads]) + r" \\",
         "\\midrule",
         *(row(group) for group in found.groups if group.kind == RUN),
-        "\\midrule",
-        *(row(group) for group in found.groups if group.kind != RUN),
+        *(["\\midrule"] * beside),
+        *(row(group) for group in found.groups if group.kind != RUN and beside),
         "\\bottomrule",
         "\\end{tabular}",
     ]
@@ -135,6 +151,10 @@ def _all_cells(found: Comparison, group: Group) -> list[str]:
         cells.append("--" if sd is None else f"${rounded(TOTAL, sd)}$")
     cells += [_latex(found.value(group.line, name)) for name in found.rewards[:-1]]
     return cells + [_latex(found.value(group.line, name)) for name in (*TEXT, "kl")]
+
+
+def _cost_cells(found: Comparison, group: Group) -> list[str]:
+    return [_latex(found.value(group.line, name)) for name in COSTS]
 
 
 def _latex(estimate: Estimate | None) -> str:

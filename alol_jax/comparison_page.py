@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alol_jax.comparison import EVERY, FITTING, Comparison, Estimate
+from alol_jax.comparison import FITTING, Comparison, Estimate
 from alol_jax.comparison_curves import curve_section
 from alol_jax.comparison_figures import Bar, Point, differences, frontier, is_hollow, paint_of
 from alol_jax.comparison_rows import RUN, Group, differing
 from alol_jax.comparison_words import about, in_parts, printed, rounded, set_name, verdict
 from alol_jax.page import Cell, Column, Figure, Page, Section, Table, render
 from alol_jax.page import Row as Line
-from alol_jax.results import TOTAL, prompt_count
+from alol_jax.results import EVERY, TOTAL, prompt_count
 from alol_jax.types import Interval
 
 HEADS = {"kl": "KL", "flops": "FLOPs", "step": "chosen step", "tokens": "trained tokens"}
@@ -253,7 +253,10 @@ def _settings(found: Comparison) -> Section:
     for field in fields:
         by_value: dict[str, list[str]] = {}
         for group in found.trained:
-            value = str(group.rows[0].run.settings.get(field))
+            settings = group.rows[0].run.settings
+            if field not in settings:
+                continue
+            value = str(settings[field])
             by_value.setdefault(value, []).append(group.name)
         said = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
         lines.append(Line((Cell(field), Cell(said))))

@@ -41,6 +41,7 @@ class RunResult:
             of the same thing.
         model, reference: what identifies the base model and the reference policy.
         draws: resamples of a bootstrap.
+        updates: optimizer steps in a step of its fit: 1, but for rollouts.
     """
 
     workdir: Path
@@ -51,6 +52,7 @@ class RunResult:
     model: str
     reference: str
     draws: int
+    updates: int
     evaluation: Evaluation
     fit: Fit
 
@@ -105,10 +107,12 @@ def grouped(runs: Sequence[RunResult]) -> tuple[Group, ...]:
 
 
 def differing(runs: Iterable[RunResult]) -> tuple[str, ...]:
-    """The settings that are not the same in all runs, in the order of the config."""
-    found = [run.settings for run in runs]
-    names = dict.fromkeys(name for settings in found for name in settings)
-    return tuple(name for name in names if len({repr(s.get(name)) for s in found}) > 1)
+    """The settings that are not the same in all runs that have them, in the order of the config."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in run.settings.items():
+            found.setdefault(name, set()).add(repr(value))
+    return tuple(name for name, values in found.items() if len(values) > 1)
 
 
 def _group_names(groups: Sequence[Sequence[RunResult]]) -> list[str]:

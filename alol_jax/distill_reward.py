@@ -30,6 +30,7 @@ from alol_jax.language_model import LanguageModel, open_language_model
 from alol_jax.main import CONFIG, entry
 from alol_jax.models.heads import ValueHead
 from alol_jax.progress import progress, say
+from alol_jax.results import EVERY
 from alol_jax.rewards.distilled import (
     Description,
     base_of,
@@ -150,6 +151,7 @@ def distil(
     }
     model = {k: v for k, v in config.model.to_dict().items() if k != "adapter"} | {"adapter": ""}
     described = Description(task.template, lm.shapes[-1], options.heads, base_of(lm), model, {})
+    _check_memory(lm, described, sum(len(rows.reward) for rows in named.values()))
     features = {split: _features(lm, described, rows, options) for split, rows in named.items()}
     head = ValueHead(lm.transformer.config.width, 1.0, options.heads, options.dropout)
     fitter = make_head_fitter(
@@ -158,11 +160,11 @@ def distil(
     params = _best_epoch(fitter, features["train"], features["validation"], options.epochs)
     every = np.arange(len(named["test"].reward))
     predicted = fitter.predicted(params, features["test"], every).astype(np.float64)
-    found = {"all": agreement(predicted, named["test"])}
+    found = {EVERY: agreement(predicted, named["test"])}
     for source in sorted(set(named["test"].source)):
         where = np.flatnonzero(named["test"].source == source)
         found[str(source)] = agreement(predicted[where], _part(named["test"], where))
-    figures = {name: getattr(found["all"], name) for name in ("pearson", "spearman", "mse")}
+    figures = {name: getattr(found[EVERY], name) for name in ("pearson", "spearman", "mse")}
     figures["rows"] = len(named["train"].reward)
     described = dataclasses.replace(described, figures=figures)
     save_distilled(out, described, jax.device_get(params))
@@ -183,7 +185,6 @@ def _features(
     lm: LanguageModel, described: Description, rows: Rows, options: ConfigDict
 ) -> Features:
     model, reading = reader_of(lm, described)
-    _check_memory(len(rows.reward) * max(reading.widths) * model.config.width * 4)
     return features_of(
         model,
         lm.base,
@@ -197,8 +198,10 @@ def _features(
     )
 
 
-def _check_memory(needed: float) -> None:
+def _check_memory(lm: LanguageModel, described: Description, rows: int) -> None:
     """The features of all rows lie in host memory."""
+    model, reading = reader_of(lm, described)
+    needed = rows * max(reading.widths) * model.config.width * 4
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > 0.7 * there:
         raise UserError(

@@ -153,13 +153,19 @@ def distributions(systems: Sequence[tuple[str, np.ndarray]], *, label: str) -> s
 
 
 def curve(
-    steps: np.ndarray, values: np.ndarray, *, label: str, colour: str, chosen: int | None
+    steps: np.ndarray,
+    values: np.ndarray,
+    *,
+    label: str,
+    over: str,
+    colour: str,
+    chosen: int | None,
 ) -> str:
-    """One metric over optimiser steps: every value pale, the running mean bold.
+    """One metric over the steps of a fit: every value pale, the running mean bold.
 
     Args:
         steps, values: i32[n] and f32[n], n ≥ 1; thinned to the means of at most 500 groups.
-        label: the metric, with its unit.
+        label: the metric, with its unit; over: what a step is.
         colour: a name of ``COLOURS``.
         chosen: the step whose parameters were kept, marked; None for no mark.
     """
@@ -176,12 +182,12 @@ def curve(
         else:
             axes.plot(x, y, color=paint, marker="o", ms=3.5)
         _mark_step(axes, chosen)
-        _label_steps(axes, label)
-        return to_svg(figure, f"{label} over optimiser steps")
+        _label_steps(axes, label, over)
+        return to_svg(figure, f"{label} over {over}s")
 
 
 def validation(
-    steps: np.ndarray, scores: np.ndarray, *, label: str, colour: str, chosen: int
+    steps: np.ndarray, scores: np.ndarray, *, label: str, over: str, colour: str, chosen: int
 ) -> str:
     """The looks at the validation set, each a dot; the chosen step is marked and ringed."""
     with matplotlib.rc_context(STYLE):
@@ -192,8 +198,8 @@ def validation(
         ring = [chosen] * len(best)
         axes.plot(ring, best, "o", ms=12, mfc="none", mec=paint, mew=1.8)
         _mark_step(axes, chosen)
-        _label_steps(axes, label)
-        return to_svg(figure, f"{label} over optimiser steps; step {chosen} was chosen")
+        _label_steps(axes, label, over)
+        return to_svg(figure, f"{label} over {over}s; {over} {chosen} was chosen")
 
 
 def kept_and_dropped(values: np.ndarray, kept: np.ndarray, *, label: str) -> str:
@@ -266,10 +272,10 @@ def _legend_above(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.05), ncols=3, columnspacing=1.6)
 
 
-def _label_steps(axes: Axes, label: str) -> None:
+def _label_steps(axes: Axes, label: str, over: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("optimiser step")
+    axes.set_xlabel(over)
     axes.set_ylabel(label)
 
 

@@ -11,8 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from alol_jax.artifacts import load_fields, load_result
 from alol_jax.comparison_rows import Fit, RunResult
+from alol_jax.objectives import get_objective, hyper_parameters
+from alol_jax.rollouts import steps_per_rollout
 from alol_jax.types import Evaluation, Policy, UserError
 from alol_jax.workdir import FORMAT, Stage, finished_stage, first_difference
 
@@ -21,7 +25,10 @@ POLICY = ("fit_policy", "fit_policy_online")
 BEFORE = ("load", "score", "fit_reference", "select")
 COMPARED = ("task", "rewards", "reward_models", "score")
 """Sections of the config that comparable runs have in common, as far as they matter."""
-WITHOUT_EFFECT = ("seed", "select", "evaluate", "report", "tensorboard", "mesh")
+WITHOUT_EFFECT = (
+    *("seed", "select", "evaluate", "report", "tensorboard", "mesh", "distill"),
+    *("policy.seed", "policy.checkpoint_every", "reference.checkpoint_every", "decode.batch_size"),
+)
 """Keys of the config that make no other kind of policy."""
 
 
@@ -192,16 +199,30 @@ def _read(found: Finished) -> RunResult:
         model=json.dumps(inputs["lm"], sort_keys=True),
         reference=inputs["reference"],
         draws=config.evaluate.bootstrap,
+        updates=_updates(config),
         evaluation=load_result(found.evaluate.folder, Evaluation),
         fit=Fit(*load_fields(found.policy.folder, Policy, fields)),
     )
 
 
+def _updates(config: ConfigDict) -> int:
+    """Optimizer steps in what the fit counts as a step."""
+    if get_objective(config.objective.name).online:
+        return steps_per_rollout(config.ppo)
+    return 1
+
+
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, flat, as far as it tells kinds of runs apart."""
+    """The config, flat, as far as it tells kinds of runs of one objective apart."""
     kept = _without(config, (*COMPARED, *WITHOUT_EFFECT))
+    objective = get_objective(config["objective"]["name"])
+    if objective.online:
+        kept = _without(kept, ("objective",))
+    else:
+        kept = _without(kept, ("ppo",))
+        kept["objective"] = _only(config["objective"], hyper_parameters(objective))
     flat = {"task.template": config["task"]["template"]} | dict(_flat(kept, ""))
-    return _without(flat, ("objective.name", "policy.seed", "decode.batch_size"))
+    return _without(flat, WITHOUT_EFFECT)
 
 
 def _flat(section: Mapping[str, Any], where: str):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import jax
 
-from alol_jax.types import Curve
+from alol_jax.types import Curve, UserError
 
 OBJECTIVE_METRICS: dict[str, str] = {
-    "loss": "The objective itself: what the optimiser lowers.",
+    "loss": "The objective itself: what the optimizer lowers.",
     "nll": "Mean over the responses of −log π of the whole response, in nats.",
     "logp_per_token": "Mean log π of a response token, in nats; exp(−it) is the perplexity.",
     "weight_mean": "Mean of the weights that multiply log π (reward or advantage times ratio).",
@@ -91,17 +92,26 @@ class MetricLog:
         self._pending = (step, metrics)
 
     def flush(self) -> None:
-        """Writes what is pending to the file."""
+        """Writes what is pending to the file.
+
+        Raises:
+            UserError: its loss is not finite.
+        """
         if self._pending is None:
             return
-        step, metrics = self._pending
+        (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values.get("loss", 0.0)):
+            raise UserError(
+                f"training diverged: the loss of step {step} is {values['loss']}; lower the "
+                "optimizer's learning_rate, or clip its gradients (max_grad_norm), and begin this "
+                "stage anew (--redo)"
+            )
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-        self._pending = None
 
     def close(self) -> None:
         """Flushes and closes."""

@@ -17,8 +17,8 @@ A the advantage, sg(·) an argument without gradient, and "Leftover Lunch" is Ba
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -35,9 +35,10 @@ class Objective(NamedTuple):
 
     loss: Callable[..., tuple[jax.Array, Metrics]]
     reads: tuple[str, ...]  # fields of Targets besides ``mask``; decides which stages run
-    responses: int  # responses per prompt (K), at least
+    responses: int  # responses per prompt (K)
     draw_by: str | None  # the column that priority sampling draws by; None = uniform only
     online: bool = False  # it writes its own responses: other arguments, another stage (`ppo`)
+    more: bool = False  # K may be larger: ``config.objective.responses``
 
 
 def _policy(logp: jax.Array, targets: Targets) -> tuple[jax.Array, jax.Array]:
@@ -349,8 +350,7 @@ def pro(
     Args:
         logp: f32[B, K, R] with K ≥ 2.
         targets: ``reward`` f32[B, K].
-        sft_weight: weight of the NLL of response 0.
-        scale: of the rewards; sets how sharply responses are told apart.
+        sft_weight: of the NLL of response 0; scale: of the rewards, sharpens the ranking.
 
     Returns: loss f32[], metrics f32[]; the scores compared are s_k.
     """
@@ -376,7 +376,7 @@ OBJECTIVES: dict[str, Objective] = {
     "a_lol_kl": Objective(a_lol_kl, ("ref_logp", "advantage"), 1, "advantage"),
     "dpo": Objective(dpo, ("ref_logp",), 2, None),
     "dpo_ref_free": Objective(dpo_ref_free, (), 2, None),
-    "pro": Objective(pro, ("reward",), 2, None),
+    "pro": Objective(pro, ("reward",), 2, None, more=True),
     "ppo": Objective(ppo, (), 1, None, online=True),
 }
 
@@ -385,6 +385,11 @@ def hyper_parameters(objective: Objective) -> tuple[str, ...]:
     """The keyword-only arguments of an objective's loss."""
     parameters = inspect.signature(objective.loss).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def responses_of(objective: Objective, hyper: Mapping[str, Any]) -> int:
+    """K, the responses of a prompt side by side; ``hyper`` is ``config.objective``."""
+    return hyper["responses"] if objective.more else objective.responses
 
 
 def get_objective(name: str) -> Objective:

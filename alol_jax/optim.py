@@ -31,6 +31,18 @@ SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
 """(peak learning rate, warm-up steps, all steps) -> step -> learning rate."""
 
 
+def late_peak(options: ConfigDict, steps: int) -> tuple[str, ...]:
+    """A line for the user where training ends before the warm-up does; else none."""
+    if options.warmup < steps:
+        return ()
+    reached = SCHEDULES[options.schedule](options.learning_rate, options.warmup, steps)(steps - 1)
+    return (
+        f"the warm-up of {options.warmup} steps is longer than training, {steps} steps: the "
+        f"learning rate ends at {float(reached):.2g}, not at {options.learning_rate:g}; lower the "
+        "optimizer's warmup",
+    )
+
+
 def make_optimizer(options: ConfigDict, *, steps: int) -> optax.GradientTransformation:
     """AdamW after clipping the global gradient norm; moments in the dtype of the parameters.
 

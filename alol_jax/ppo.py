@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 Metrics = dict[str, jax.Array]
+KL_CHANGE = 0.2  # of what `adaptive_kl` compares: how far it counts as too large or too small
 
 
 class PPOTargets(NamedTuple):
@@ -250,10 +251,11 @@ def adaptive_kl(
         kl_coef: f32[].
         kl: f32[], mean over the responses of Σ_t log(π/π_anchor); an estimate, may be negative.
         target: what it should be, in nats, above 0.
-        horizon: how slowly the coefficient moves, in responses.
+        horizon: how slowly the coefficient moves, in responses; above 0.2 · ``rollouts``, else it
+            could become negative.
         rollouts: responses that ``kl`` was measured on.
 
     Returns: f32[].
     """
-    error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+    error = jnp.clip(kl / target - 1.0, -KL_CHANGE, KL_CHANGE)
     return jnp.asarray(kl_coef, jnp.float32) * (1.0 + error * rollouts / horizon)

@@ -15,7 +15,9 @@ import numpy as np
 from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudit
 
 DIFFERENCE = "policy-reference"
+KL = "kl"
 TOTAL = "total"
+EVERY = "(all)"  # the name of all test prompts together, beside those of the test sets
 TEXT = ("distinct-1", "distinct-2", "distinct-3", "length")
 FEW = 30  # prompts below which a bootstrap percentile interval is known to be too narrow
 
@@ -28,6 +30,7 @@ class Measure(NamedTuple):
     mean: float | None
     low: float | None
     high: float | None
+    set: str = EVERY  # or the name of a test set
 
 
 class Verdict(NamedTuple):
@@ -37,7 +40,8 @@ class Verdict(NamedTuple):
 
 
 def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
-    """Systems × metrics, then the paired differences: components, total.
+    """Systems × metrics, the paired differences (components, total) and the KL; then, where there
+    are several test sets, systems × metrics and the difference of the total in each.
 
     Raises:
         ValueError: a system has another number of components than ``component_names``.
@@ -46,8 +50,20 @@ def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
     found = [m for s in evaluation.systems for m in _of_system(s, names)]
     if evaluation.differences:
         for name, interval in zip(names, evaluation.differences, strict=True):
-            found.append(Measure(DIFFERENCE, name, interval.mean, interval.low, interval.high))
+            found.append(Measure(DIFFERENCE, name, *_ends(interval)))
+    if evaluation.kl is not None:
+        found.append(Measure("policy", KL, *_ends(evaluation.kl)))
+    for one in evaluation.sets if len(evaluation.sets) > 1 else ():
+        of_set = [m for s in one.systems for m in _of_system(s, names)]
+        if one.difference is not None:
+            of_set.append(Measure(DIFFERENCE, TOTAL, *_ends(one.difference)))
+        found += [measure._replace(set=one.name) for measure in of_set]
     return tuple(found)
+
+
+def in_set(found: Sequence[Measure], name: str) -> dict[tuple[str, str], Measure]:
+    """(system, metric) -> the measure on a test set, or on ``EVERY`` prompt."""
+    return {(m.system, m.metric): m for m in found if m.set == name}
 
 
 def metric_names(evaluation: Evaluation) -> tuple[str, ...]:
@@ -96,7 +112,8 @@ def verdict(evaluation: Evaluation) -> Verdict:
 
 def result_table(evaluation: Evaluation) -> str:
     """The measures as aligned plain text of at most 100 columns, ASCII but for the names."""
-    found = {(m.system, m.metric): m for m in measures(evaluation)}
+    every = measures(evaluation)
+    found = in_set(every, EVERY)
     systems = [system.name for system in evaluation.systems]
     metrics = metric_names(evaluation)
     first = min(24, max(len("paired difference"), *(len(metric) for metric in metrics)))
@@ -113,6 +130,14 @@ def result_table(evaluation: Evaluation) -> str:
         if system == DIFFERENCE:
             interval = f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
             lines.append(f"  {metric[: first - 2]:<{first - 2}}{interval:>25}")
+    if evaluation.kl is not None:
+        lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")
+    if len(evaluation.sets) > 1:
+        lines.append("total reward by test set")
+    for name in (one.name for one in evaluation.sets if len(evaluation.sets) > 1):
+        there = in_set(every, name)
+        cells = (f"{_plain(there[system, TOTAL]):>25}" for system in systems)
+        lines.append(f"  {name[: first - 2]:<{first - 2}}" + "".join(cells))
     return "\n".join(lines)
 
 
@@ -200,15 +225,19 @@ def _of_system(system: SystemScores, names: tuple[str, ...]) -> list[Measure]:
     for name, interval in zip(
         (*names, *TEXT), (*rewards, *system.distinct, system.length), strict=True
     ):
-        bounds = (None,) * 3 if interval is None else (interval.mean, interval.low, interval.high)
+        bounds = (None,) * 3 if interval is None else _ends(interval)
         found.append(Measure(system.name, name, *bounds))
     return found
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high
 
 
 def _plain(measure: Measure) -> str:
     if measure.mean is None:
         return "-"
-    mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:])
+    mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:5])
     return f"{mean} [{low}, {high}]"
 
 

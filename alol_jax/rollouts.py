@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from alol_jax.answers import texts, write
 from alol_jax.batches import Items, firsts, shuffled
 from alol_jax.language_model import LanguageModel
+from alol_jax.ppo import KL_CHANGE
 from alol_jax.rewards import Reward
 from alol_jax.sampling import Sampling, drawing_of
 from alol_jax.sharding import place_params
@@ -181,6 +182,11 @@ def anchor_of(name: str, lm: LanguageModel, reference: Params) -> Params:
 # ------------------------------------------------------------------ what cannot be
 
 
+def steps_per_rollout(hyper: ConfigDict) -> int:
+    """Optimizer steps that are made on the responses of one rollout."""
+    return hyper.epochs * hyper.prompts // (hyper.batch_size * hyper.accumulate)
+
+
 def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -> None:
     """Refuses numbers with which no policy can be fitted online.
 
@@ -208,6 +214,11 @@ def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -
         raise UserError(
             f"config.ppo.prompts={hyper.prompts} must be a multiple of batch_size · accumulate = "
             f"{per_step}, the responses of an optimizer step"
+        )
+    if hyper.kl_horizon <= KL_CHANGE * hyper.prompts:
+        raise UserError(
+            f"config.ppo.kl_horizon={hyper.kl_horizon:g} must be above {KL_CHANGE} · prompts = "
+            f"{KL_CHANGE * hyper.prompts:g}: the KL coefficient could become negative"
         )
     drawing_of(decoding, hyper)
     prompt, response = lm.shapes[-1]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from alol_jax import figures
+from alol_jax.objectives import get_objective
 from alol_jax.page import (
     Answer,
     Cell,
@@ -21,12 +22,14 @@ from alol_jax.page import (
 )
 from alol_jax.results import (
     DIFFERENCE,
+    EVERY,
     TOTAL,
     Measure,
     calibration_bins,
     chosen_pairs,
     digits_of,
     explained_variance,
+    in_set,
     metric_names,
     prompt_count,
     signed,
@@ -34,7 +37,6 @@ from alol_jax.results import (
 from alol_jax.types import (
     Annotated,
     Evaluation,
-    Interval,
     RunSummary,
     Scored,
     ScoredSplits,
@@ -42,13 +44,14 @@ from alol_jax.types import (
     Value,
 )
 
+ASKED = "What the policy was trained on"
 EXTREMES = 10  # rows shown at either end of the advantage
 BINS = 10  # of the value head's calibration
 
 
 def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     """Systems × metrics with intervals, the paired differences in the last column."""
-    at = {(m.system, m.metric): m for m in found}
+    at = in_set(found, EVERY)
     systems = [system.name for system in evaluation.systems]
     columns = [Column("metric", False), *(Column(name, True, name) for name in systems)]
     columns.append(Column("policy − reference", True))
@@ -73,37 +76,30 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
         )
     tables = [Table("", tuple(columns), tuple(rows))]
     if len(evaluation.sets) > 1:
-        tables.append(_by_set(evaluation))
+        tables.append(_by_set(evaluation, found))
     return Section("results", "Results", tuple(text), tables=tuple(tables))
 
 
-def _by_set(evaluation: Evaluation) -> Table:
+def _by_set(evaluation: Evaluation, found: Sequence[Measure]) -> Table:
     """The total reward on the test prompts of each source."""
     names = [system.name for system in evaluation.systems]
     columns = [Column("test set", False), Column("prompts", True)]
     columns += [Column(name, True, name) for name in names] + [Column("policy − reference", True)]
     rows = []
     for one in evaluation.sets:
-        cells = [
-            Cell("–") if s.reward is None else _measure(Measure(s.name, TOTAL, *_ends(s.reward)))
-            for s in one.systems
-        ]
-        change = one.difference
-        last = "" if change is None else Measure(DIFFERENCE, TOTAL, *_ends(change))
-        cells.append(_measure(last) if last else Cell(""))
+        at = in_set(found, one.name)
+        change = at.get((DIFFERENCE, TOTAL))
+        cells = [_measure(at[name, TOTAL]) for name in names]
+        cells.append(Cell("") if change is None else _measure(change))
         rows.append(Row((Cell(one.name), Cell(f"{one.prompts:,}", exact=one.prompts), *cells)))
     return Table("Total reward by test set", tuple(columns), tuple(rows))
-
-
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    return interval.mean, interval.low, interval.high
 
 
 def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     """Forest plot of the paired differences; histograms of the total and of each component."""
     title = "Policy against reference"
     drawn = []
-    rows = [m for m in found if m.system == DIFFERENCE]
+    rows = [m for m in found if m.system == DIFFERENCE and m.set == EVERY]
     if rows:
         columns = zip(*((m.metric, m.mean, m.low, m.high) for m in rows), strict=True)
         svg = figures.forest(*columns, label="difference in reward")
@@ -139,8 +135,16 @@ def _distributions(evaluation: Evaluation) -> list[Figure]:
 def advantages(
     scored: ScoredSplits, table: TrainingTable, value: Value | None, summary: RunSummary
 ) -> Section:
-    """Which training rows were kept, by advantage and by source."""
+    """Which training rows were kept, by advantage and source; online, what was asked."""
     rows = table.rows
+    if get_objective(summary.objective).online:
+        asked = len({row.example_id for row in rows})
+        said = (
+            f"Of the {len(scored.train):,} training rows only the prompts: {asked:,} different "
+            f"ones. The policy was trained on its own answers to them, {len(scored.validation):,} "
+            f"validation and {len(scored.test):,} test rows were scored."
+        )
+        return Section("advantages", ASKED, (said,), tuple(scored.notes))
     kept = np.array([row.kept for row in rows], bool)
     text = [
         f"{len(scored.train):,} training, {len(scored.validation):,} validation and "
@@ -167,7 +171,7 @@ def advantages(
     drawn.append(Figure("Reward of the training rows", svg, caption))
     return Section(
         "advantages",
-        "What the policy was trained on",
+        ASKED,
         tuple(text),
         tuple(scored.notes),
         tuple(drawn),
@@ -311,7 +315,7 @@ def _measure(measure: Measure) -> Cell:
     if measure.system == DIFFERENCE:
         bounds = f"[{signed(measure.low, 3)}, {signed(measure.high, 3)}]"
         return Cell(signed(measure.mean, 3), exact=measure.mean, interval=bounds)
-    mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:])
+    mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:5])
     return Cell(mean, exact=measure.mean, interval=f"[{low}, {high}]")
 
 

@@ -6,9 +6,11 @@ import numpy as np
 
 from alol_jax import figures
 from alol_jax.metrics import METRICS
+from alol_jax.objectives import get_objective
 from alol_jax.page import Figure, Section
 from alol_jax.types import Policy, RunSummary
 
+UPDATE = "optimizer step"
 TRAINING = {
     "loss": "loss",
     "kl_to_reference": "KL to the reference (nats)",
@@ -30,9 +32,15 @@ WEIGHTS = {
 """Logged metric -> its axis label; the captions are those of ``metrics.METRICS``."""
 
 
-def training(policy: Policy) -> Section:
+def unit(summary: RunSummary) -> str:
+    """What a step of the policy's fit is."""
+    return "rollout" if get_objective(summary.objective).online else UPDATE
+
+
+def training(policy: Policy, summary: RunSummary) -> Section:
     """The policy's curves and its looks at the validation set."""
-    drawn = _looks(policy, "policy") + _curves(policy, TRAINING, "policy")
+    over = unit(summary)
+    drawn = _looks(policy, "policy", over) + _curves(policy, TRAINING, "policy", over)
     text = () if drawn else ("The policy's training logged nothing.",)
     return Section("training", "Training of the policy", text, figures=tuple(drawn))
 
@@ -49,18 +57,19 @@ def weights(policy: Policy, summary: RunSummary) -> Section:
         text.append(
             f"No effective sample size: the objective {summary.objective} does not weigh responses."
         )
-    drawn = _curves(policy, WEIGHTS, "policy")
+    drawn = _curves(policy, WEIGHTS, "policy", unit(summary))
     return Section("weights", "Importance weights", tuple(text), figures=tuple(drawn))
 
 
 def reference_fit(reference: Policy) -> Section:
     """The reference's curves and its looks at the validation set."""
-    drawn = _looks(reference, "reference") + _curves(reference, TRAINING, "reference")
+    drawn = _looks(reference, "reference", UPDATE)
+    drawn += _curves(reference, TRAINING, "reference", UPDATE)
     text = () if drawn else ("The reference's fitting logged nothing.",)
     return Section("reference", "Fitting of the reference", text, figures=tuple(drawn))
 
 
-def _looks(policy: Policy, colour: str) -> list[Figure]:
+def _looks(policy: Policy, colour: str, over: str) -> list[Figure]:
     """The validation scores, one figure per metric."""
     drawn = []
     for metric in dict.fromkeys(look.metric for look in policy.validations):
@@ -69,21 +78,24 @@ def _looks(policy: Policy, colour: str) -> list[Figure]:
             np.array([look.step for look in looks]),
             np.array([look.score for look in looks]),
             label=metric,
+            over=over,
             colour=colour,
             chosen=policy.step,
         )
-        caption = "On validation prompts; larger is better. The ringed step was kept."
+        caption = f"On validation prompts; larger is better. The ringed {over} was kept."
         drawn.append(Figure("Validation", svg, caption))
     return drawn
 
 
-def _curves(policy: Policy, labels: dict[str, str], colour: str) -> list[Figure]:
+def _curves(policy: Policy, labels: dict[str, str], colour: str, over: str) -> list[Figure]:
     """The logged ones of these metrics, in the order of ``labels``."""
     logged = {curve.name: curve for curve in policy.curves if curve.steps}
     drawn = []
     for name in (name for name in labels if name in logged):
         steps, values = np.array(logged[name].steps), np.array(logged[name].values)
-        svg = figures.curve(steps, values, label=labels[name], colour=colour, chosen=policy.step)
+        svg = figures.curve(
+            steps, values, label=labels[name], over=over, colour=colour, chosen=policy.step
+        )
         caption = f"{METRICS[name]} Pale: as logged; bold: running mean."
         title = labels[name].split(" (")[0]
         drawn.append(Figure(title[0].upper() + title[1:], svg, caption))

@@ -187,7 +187,7 @@ class Validation:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One logged metric over the optimiser steps of a stage."""
+    """One logged metric over the optimizer steps of a stage."""
 
     name: str
     steps: tuple[int, ...]

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from alol_jax.fit import init_state, make_update, policy_loss
 from alol_jax.language_model import open_language_model
 from alol_jax.logprobs import joined, response_logp
-from alol_jax.objectives import get_objective, hyper_parameters
+from alol_jax.objectives import get_objective, hyper_parameters, responses_of
 from alol_jax.optim import make_optimizer
 from alol_jax.sharding import make_mesh, place_like_params, place_rows
 from alol_jax.types import Batch, Targets, Tokens
@@ -75,10 +75,11 @@ def losses_of(lm, config, names):
         chosen = {key: config.objective[key] for key in hyper_parameters(objective)}
         loss = functools.partial(objective.loss, **chosen)
         made = policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
-        found[name] = (made, objective.responses)
-        if objective.responses > 1:
+        count = responses_of(objective, config.objective)
+        found[name] = (made, count)
+        if count > 1:
             made = apart(lm.transformer, loss, chunk=lm.logprob_chunk)
-            found[f"{name}, prompts apart"] = (made, objective.responses)
+            found[f"{name}, prompts apart"] = (made, count)
     return found
 
 

@@ -61,13 +61,16 @@ def ppo() -> ConfigDict:
 
 
 def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict:
-    """A network that scores responses, in [0, 1]."""
+    """A network that scores responses, in [0, 1].
+
+    What `distill_reward` wrote knows itself how it reads: of it only path and batch_size count.
+    """
     return ConfigDict(
         {
             "path": path,  # a directory, a hub name, or what distill_reward wrote
             "reads": reads,  # oasst, response, pair, between_ends, ended
             "score": score,  # sigmoid (of the only logit), or the label whose probability it is
-            "max_tokens": 1024,  # the oldest are cut
+            "max_tokens": 1024,  # oasst: the oldest are cut; response, pair: the last
             "batch_size": 16,
             "dtype": "float32",
         }
@@ -158,6 +161,7 @@ def get_config() -> ConfigDict:
             "floor": 0.1,
             "sft_weight": 0.05,
             "scale": 1.0,  # of PRO's reward gaps
+            "responses": 2,  # of a prompt, that PRO ranks: 2 or more
         }
     )
     config.policy = fitting(2e-4)

@@ -182,6 +182,7 @@ def run_result(
     shared_seed: int = 0,
     lift: float = 0.1,
     workdir: str = "",
+    updates: int = 1,
     evaluation: Evaluation | None = None,
     **settings,
 ) -> RunResult:
@@ -199,6 +200,7 @@ def run_result(
         model="one",
         reference=f"reference {shared_seed}",
         draws=DRAWS,
+        updates=updates,
         evaluation=made,
         fit=Fit(policy.step, policy.validations, policy.curves, policy.cost),
     )
@@ -243,16 +245,23 @@ def finish(
     model: str = "one",
     files: tuple[Path, ...] = (),
     judges: Mapping[str, float] | None = None,
+    last_look: float | None = None,
 ) -> Evaluation:
-    """A run of ``config`` up to the stage ``until``; ``evaluation`` instead of a random one, and
-    ``judges`` instead of its rewards for the test prompts."""
+    """A run of ``config`` up to the stage ``until``; ``evaluation`` instead of a random one,
+    ``judges`` instead of its rewards for the test prompts, ``last_look`` instead of the score of
+    its last validation."""
     c, lm, scoring = config, Model({"weights": model}), Scoring({"config.rewards": config.rewards})
     judge = Scoring({"config.rewards": judges}) if judges else scoring
     number = c.seed + c.policy.seed + sum(map(ord, c.objective.name))
     made = evaluation or evaluated(answers(number, lift), answers(c.seed + 70, 0.0), c.seed)
 
     def fit_policy(lm, objective, options, seed, table, *, context) -> Policy:
-        return policy_of(number, lift)
+        policy = policy_of(number, lift)
+        if last_look is None:
+            return policy
+        *looks, last = policy.validations
+        last = dataclasses.replace(last, score=last_look)
+        return dataclasses.replace(policy, validations=(*looks, last))
 
     def evaluate(
         lm, task, scoring, options, decoding, seed, scored, reference, policy, *, context

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import io
 import json
+import math
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from alol_jax.compare import FILES, compare, entry, parse
 from alol_jax.comparison_files import LATEX, escaped
+from alol_jax.results import EVERY
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.load import load
 from alol_jax.stages.score import score
@@ -73,28 +75,29 @@ def test_the_page_shows_the_figures_of_the_files(done):
     shown = {a["value"] for tag, a in tags(done["compare.html"]).found if tag == "data"}
     found = figures(done["compare.csv"])
     for row in ("nll", "a_lol · seed 0", "ppo · seed 0", "reference", "data"):
-        for key in ((row, "", "all", "total"), (row, "", "all", PARTS[0])):
+        for key in ((row, "", EVERY, "total"), (row, "", EVERY, PARTS[0])):
             assert found[key]["mean"] in shown
         assert found[row, "", SOURCES[1], "total"]["mean"] in shown
         if row != "nll":
-            assert found[row, "nll", "all", "total"]["mean"] in shown
+            assert found[row, "nll", EVERY, "total"]["mean"] in shown
             assert found[row, "nll", SOURCES[0], "total"]["mean"] in shown
-    assert found["nll · seed 1", "", "all", "total"]["mean"] in shown
-    assert found["nll", "", "all", "total"]["sd"] in shown
-    assert found["a_lol · seed 0", "", "all", "seconds"]["mean"] in shown
+    assert found["nll · seed 1", "", EVERY, "total"]["mean"] in shown
+    assert found["nll", "", EVERY, "total"]["sd"] in shown
+    for metric in ("seconds", "tokens", "flops"):
+        assert found["a_lol · seed 0", "", EVERY, metric]["mean"] in shown
 
 
 def test_terminal_and_latex_show_the_figures_of_the_files_rounded(done):
     found = figures(done["compare.csv"])
     for row in ("nll", "a_lol · seed 0", "ppo · seed 0", "reference", "data"):
-        total = found[row, "", "all", "total"]
+        total = found[row, "", EVERY, "total"]
         mean, low, high = (f"{float(total[name]):.3f}" for name in ("mean", "low", "high"))
         line = next(x for x in done["terminal"].splitlines() if x.startswith(row + "  "))
         assert f" {mean} [{low}, {high}] " in line
         cells = next(x for x in done["compare.tex"].splitlines() if x.startswith(escaped(row)))
         assert f"& ${mean}$ {{\\scriptsize $[{low}, {high}]$}} &" in cells
         if row != "nll":
-            gain = float(found[row, "nll", "all", "total"]["mean"])
+            gain = float(found[row, "nll", EVERY, "total"]["mean"])
             assert f"{gain:+.3f} [" in line and f"${gain:+.3f}$" in cells
 
 
@@ -124,10 +127,10 @@ def test_latex_reads_every_special_character_as_itself():
 def test_every_row_of_a_latex_table_has_as_many_cells_as_columns_are_declared(done):
     text = done["compare.tex"]
     tables = re.findall(r"begin\{tabular\}\{(lr+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert len(tables) == 2 and text.count("\\midrule") == 4
-    for columns, body in tables:
+    assert len(tables) == 3 and text.count("\\midrule") == 5
+    for (columns, body), beside in zip(tables, (2, 2, 0), strict=True):
         rows = [line for line in body.splitlines() if line.endswith(r" \\")]
-        assert len(rows) == 1 + 5
+        assert len(rows) == 1 + 3 + beside
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
 
 
@@ -141,9 +144,11 @@ def test_many_test_sets_are_spread_over_several_tables(tmp_path):
         for name in ("data", "reference", "policy")
     }
     sets = tuple(dataclasses.replace(made.sets[0], name=f"set {n}", prompts=2) for n in range(6))
-    finish(tmp_path / "x", config_of("a"), evaluation=dataclasses.replace(made, **rows, sets=sets))
+    finish(
+        tmp_path / "x", config_of("nll"), evaluation=dataclasses.replace(made, **rows, sets=sets)
+    )
     done = written([tmp_path / "x"], tmp_path / "out")
-    assert done["compare.tex"].count("begin{tabular}") == 3
+    assert done["compare.tex"].count("begin{tabular}") == 4
     heads = re.findall(r"<th[^>]*>(set \d) \(2\)</th>", done["compare.html"])
     assert heads == [f"set {n}" for n in (0, 1, 2, 3, 4) * 2 + (5, 5)]
 
@@ -171,7 +176,7 @@ def test_the_runs_are_described_with_their_workdirs_and_what_tells_them_apart(do
 def test_a_single_run_is_compared_with_its_reference(root, tmp_path):
     made = written([root / "a_lol-0"], tmp_path / "out")
     assert "Comparison of 1 run<" in made["compare.html"] and "Seeds" not in made["compare.html"]
-    assert ("a_lol · seed 0", "reference", "all", "total") in figures(made["compare.csv"])
+    assert ("a_lol · seed 0", "reference", EVERY, "total") in figures(made["compare.csv"])
 
 
 def test_where_nothing_scores_the_files_are_written_all_the_same(tmp_path):
@@ -246,22 +251,46 @@ def test_answers_that_another_reward_judged_are_refused(root, tmp_path):
 
 
 def test_a_file_of_other_content_is_other_data(tmp_path):
-    for name in ("one", "two"):
+    for name in ("nll", "dpo"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "rows.jsonl").write_text(name)
         file = tmp_path / name / "rows.jsonl"
         finish(tmp_path / f"run-{name}", config_of(name), files=(file,))
-    line = refused([tmp_path / "run-one", tmp_path / "run-two"], tmp_path / "out")
+    line = refused([tmp_path / "run-nll", tmp_path / "run-dpo"], tmp_path / "out")
     assert "it has other data: files.rows.jsonl = " in line
 
 
+def test_what_an_objective_does_not_read_makes_no_other_kind_of_run(root, tmp_path):
+    changed = {"ppo__rollouts": 7, "distill__epochs": 1, "objective__beta": 0.5}
+    finish(
+        tmp_path / "more", config_of("nll", policy_seed=2, policy__checkpoint_every=7, **changed)
+    )
+    made = written([root / "nll-0", tmp_path / "more", root / "a_lol-0"], tmp_path / "out")
+    about = json.loads(made["compare.json"])
+    assert about["against"] == "nll" and {run["group"] for run in about["runs"]} == {"nll", "a_lol"}
+    assert about["different_settings"] == {}
+    finish(tmp_path / "read", config_of("a_lol", policy_seed=2, objective__clip=0.5))
+    made = written([root / "nll-0", tmp_path / "read", root / "a_lol-0"], tmp_path / "other")
+    groups = {run["group"] for run in json.loads(made["compare.json"])["runs"]}
+    assert groups == {"nll", "a_lol (clip=0.5)", "a_lol (clip=0.9)"}
+
+
+def test_a_look_that_is_no_number_is_null(root, tmp_path):
+    finish(tmp_path / "x", config_of("dpo"), last_look=math.nan)
+    made = written([root / "nll-0", tmp_path / "x"], tmp_path / "out")
+    runs = {run["objective"]: run for run in json.loads(made["compare.json"])["runs"]}
+    assert runs["dpo"]["validations"][-1]["score"] is None
+    assert runs["nll"]["validations"][-1]["score"] is not None
+    assert "NaN" not in made["compare.html"]
+
+
 def test_the_same_file_in_another_place_is_the_same_data(tmp_path):
-    for name in ("one", "two"):
+    for name in ("nll", "dpo"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "rows.jsonl").write_text("same")
         file = tmp_path / name / "rows.jsonl"
         finish(tmp_path / f"run-{name}", config_of(name), files=(file,))
-    assert written([tmp_path / "run-one", tmp_path / "run-two"], tmp_path / "out")
+    assert written([tmp_path / "run-nll", tmp_path / "run-dpo"], tmp_path / "out")
 
 
 def test_answers_to_other_prompts_are_refused_by_the_first(root, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alol_jax.comparison import CONFIDENCE, compared
-from alol_jax.comparison_rows import grouped
+from alol_jax.comparison_rows import differing, grouped
 from alol_jax.comparison_words import about, printed, rounded, verdict
 from alol_jax.results import by_prompt
 from alol_jax.stages import evaluate
@@ -65,8 +65,9 @@ def test_a_paired_difference_is_the_bootstrap_of_the_differences(found):
 
 
 def test_against_one_run_the_differences_are_to_that_run():
-    found = compared(RUNS, against="runs/nll-1-0")
-    assert found.against == "nll · seed 1"
+    for written in ("runs/nll-1-0", "runs/nll-1-0/", "./runs/nll-1-0", "runs/../runs/nll-1-0"):
+        found = compared(RUNS, against=written)
+        assert found.against == "nll · seed 1"
     gain = totals(DPO.evaluation.policy) - totals(NLL[1].evaluation.policy)
     assert_is(found.difference("dpo · seed 4"), gain)
 
@@ -195,6 +196,42 @@ def test_other_settings_are_another_row_and_in_its_name():
     ]
     assert [group.name for group in grouped(runs)][:2] == ["a_lol (clip=0.2)", "a_lol (clip=0.9)"]
     assert names(*runs)[0] == "a_lol (clip=0.2) · seed 0"
+
+
+def test_a_setting_that_some_runs_do_not_have_is_no_difference():
+    one, other = run_result("nll"), run_result("dpo", **{"objective.beta": 0.1})
+    assert differing((one, other)) == ()
+    assert differing((one, other, run_result("dpo", **{"objective.beta": 0.2}))) == (
+        "objective.beta",
+    )
+
+
+def test_without_a_choice_two_kinds_of_nll_are_compared_with_the_reference():
+    kinds = [run_result("nll", **{"objective.clip": c}) for c in (0.2, 0.9)]
+    assert compared(kinds[:1], against=None).against == "nll"
+    assert compared(kinds, against=None).against == "reference"
+    assert compared(kinds, against="nll (clip=0.2)").against == "nll (clip=0.2)"
+
+
+def test_a_step_of_a_fit_is_counted_in_optimizer_steps():
+    run = run_result("ppo", updates=4)
+    found = compared((run, *NLL), against=None)
+    assert found.value("ppo · seed 0", "step").mean == 4 * run.fit.step
+    assert found.value("nll · seed 0", "step").mean == NLL[0].fit.step
+
+
+def test_a_source_called_all_is_not_all_of_them():
+    made = evaluated(answers(3, 0.1), answers(70, 0.0), 0)
+    names = dict(zip(SOURCES, ("all", "web"), strict=True))
+    rows = {
+        n: tuple(dataclasses.replace(row, source=names[row.source]) for row in getattr(made, n))
+        for n in ("data", "reference", "policy")
+    }
+    sets = tuple(dataclasses.replace(one, name=names[one.name]) for one in made.sets)
+    run = run_result("nll", evaluation=dataclasses.replace(made, **rows, sets=sets))
+    found = compared((run,), against="reference")
+    every, part = (found.value("nll · seed 0", "total", *s) for s in ((), ("all",)))
+    assert every.mean == made.systems[2].reward.mean != part.mean == sets[0].systems[2].reward.mean
 
 
 def test_as_few_settings_as_tell_the_rows_apart_are_named():

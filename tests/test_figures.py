@@ -28,9 +28,11 @@ def drawn() -> dict[str, str]:
             [(name, RNG.normal(size=30)) for name in ("data", "reference", "policy")],
             label="reward",
         ),
-        "curve": figures.curve(STEPS, 1 / STEPS, label="loss", colour="policy", chosen=20),
+        "curve": figures.curve(
+            STEPS, 1 / STEPS, label="loss", over="rollout", colour="policy", chosen=20
+        ),
         "validation": figures.validation(
-            STEPS, 1 / STEPS, label="mean reward", colour="policy", chosen=20
+            STEPS, 1 / STEPS, label="mean reward", over="optimizer step", colour="policy", chosen=20
         ),
         "kept_and_dropped": figures.kept_and_dropped(advantage, advantage > 0, label="advantage"),
         "differences": comparison_figures.differences(
@@ -41,7 +43,7 @@ def drawn() -> dict[str, str]:
         "curves": comparison_figures.curves(
             [Series(f"run {i}", ((STEPS, i / STEPS), (STEPS, i + 1 / STEPS))) for i in range(13)],
             label="mean reward",
-            over="optimiser step",
+            over="optimizer step",
             marks=True,
         ),
         "frontier": comparison_figures.frontier(
@@ -98,17 +100,17 @@ def test_no_colour_of_a_figure_is_fixed(svgs):
 
 def test_text_stays_text_and_is_escaped(svgs):
     assert "&lt;script&gt;" in svgs["forest"]
-    assert "optimiser step" in svgs["curve"]
+    assert "rollout" in svgs["curve"] and "optimizer step" in svgs["validation"]
 
 
 def test_mathematics_signs_in_a_name_are_not_mathematics():
-    svg = figures.curve(STEPS, 1 / STEPS, label="$cost_1$", colour="policy", chosen=None)
+    svg = figures.curve(STEPS, 1 / STEPS, label="$cost_1$", over="x", colour="policy", chosen=None)
     assert "$cost_1$" in svg
 
 
 def test_the_same_arrays_give_the_same_text():
     first, second = (
-        figures.curve(STEPS, np.sqrt(STEPS), label="loss", colour="reference", chosen=3)
+        figures.curve(STEPS, np.sqrt(STEPS), label="loss", over="x", colour="reference", chosen=3)
         for _ in range(2)
     )
     assert first == second
@@ -117,15 +119,15 @@ def test_the_same_arrays_give_the_same_text():
 def test_a_single_value_can_be_drawn_by_every_figure():
     one, step = np.array([0.5]), np.array([1])
     assert "NaN" not in figures.distributions([("policy", one)], label="reward")
-    assert figures.curve(step, one, label="loss", colour="policy", chosen=1)
-    assert figures.validation(step, one, label="score", colour="policy", chosen=1)
+    assert figures.curve(step, one, label="loss", over="x", colour="policy", chosen=1)
+    assert figures.validation(step, one, label="score", over="x", colour="policy", chosen=1)
     assert figures.kept_and_dropped(one, np.array([True]), label="advantage")
     assert figures.calibration(one, one, np.array([0.0]), np.array([1]))
 
 
 def test_a_long_curve_is_thinned_and_a_short_one_is_not():
     steps = np.arange(100_000)
-    svg = figures.curve(steps, np.sin(steps), label="loss", colour="policy", chosen=None)
+    svg = figures.curve(steps, np.sin(steps), label="loss", over="x", colour="policy", chosen=None)
     assert len(svg) < 60_000
 
 

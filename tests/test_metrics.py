@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from alol_jax.metrics import MetricLog, read_curves
-from alol_jax.types import Curve
+from alol_jax.types import Curve, UserError
 
 
 def _open(tmp_path, resume_at=0, tensorboard=False):
@@ -78,13 +78,24 @@ def test_a_fresh_run_empties_an_old_log(tmp_path):
 def test_curves_are_read_back_in_order_of_appearance(tmp_path):
     log = _open(tmp_path)
     _write(log, 1, 2)
-    log.write(4, {"loss": jnp.float32(jnp.inf), "late": jnp.float32(1.5)})
+    log.write(4, {"loss": jnp.float32(4.0), "late": jnp.float32(jnp.inf)})
     log.close()
     assert read_curves(tmp_path / "metrics.jsonl") == (
-        Curve("loss", (1, 2, 4), (0.125, 0.25, float("inf"))),
+        Curve("loss", (1, 2, 4), (0.125, 0.25, 4.0)),
         Curve("nll", (1, 2), (2.0, 4.0)),
-        Curve("late", (4,), (1.5,)),
+        Curve("late", (4,), (float("inf"),)),
     )
+
+
+@pytest.mark.parametrize("loss", [jnp.nan, jnp.inf])
+def test_a_loss_that_is_not_finite_stops_the_fit_and_leaves_the_log_readable(tmp_path, loss):
+    log = _open(tmp_path)
+    _write(log, 1, 2)
+    log.write(3, {"loss": jnp.float32(loss)})
+    with pytest.raises(UserError, match="diverged: the loss of step 3 is (nan|inf); lower the opt"):
+        log.write(4, {"loss": jnp.float32(1.0)})
+    log.close()
+    assert [line["step"] for line in _lines(tmp_path)] == [1, 2]
 
 
 def test_a_missing_log_has_no_curves(tmp_path):

@@ -165,6 +165,11 @@ def test_without_adapters_the_base_is_the_model_as_it_was_loaded():
         ({"rollouts": 0}, "config.ppo.rollouts=0 must be above 0"),
         ({"temperature": 0.0}, "config.ppo.temperature=0.0 must be above 0"),
         ({"gamma": 1.5}, "config.ppo.gamma=1.5 must be in [0, 1]"),
+        (
+            {"kl_horizon": 1.6, "prompts": 8},
+            "config.ppo.kl_horizon=1.6 must be above 0.2 · prompts = 1.6: the KL coefficient could "
+            "become negative",
+        ),
         ({"kl_coef": -0.1}, "config.ppo.kl_coef=-0.1 must be 0 or more"),
         ({"kl_target": float("nan")}, "config.ppo.kl_target=nan must be above 0"),
         ({"top_p": 0.0}, "decoding: top_p=0.0 must be in (0, 1]"),

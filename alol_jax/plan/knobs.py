@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from alol_jax.objectives import responses_of
 from alol_jax.plan.chips import in_gib
 from alol_jax.plan.costs import Cost
 from alol_jax.plan.setting import BATCHES, Setting
@@ -29,8 +30,8 @@ def with_remat(setting: Setting) -> tuple[str, Setting] | None:
 
 def with_smaller_chunk(setting: Setting) -> tuple[str, Setting] | None:
     """An eighth of the logits at a time."""
-    rows = setting.config.policy.batch_size * setting.objective.responses
-    responses = rows * setting.config.model.shapes[-1][1]
+    count = responses_of(setting.objective, setting.config.objective)
+    responses = setting.config.policy.batch_size * count * setting.config.model.shapes[-1][1]
     chunk = min(setting.config.model.logprob_chunk, responses) // 8
     if chunk < 64:
         return None

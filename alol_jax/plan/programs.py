@@ -23,7 +23,7 @@ from alol_jax.decode import make_decoder
 from alol_jax.fit import TrainState, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.models.heads import ValueHead
-from alol_jax.objectives import Objective, hyper_parameters
+from alol_jax.objectives import Objective, hyper_parameters, responses_of
 from alol_jax.optim import make_optimizer
 from alol_jax.ppo import PPOTargets
 from alol_jax.sampling import decoding_of
@@ -127,7 +127,8 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     fitting = config.ppo if objective.online else config.policy
     fits = config.reference.epochs > 0
     lead = (fitting.accumulate, max(fitting.batch_size, fits * config.reference.batch_size))
-    tokens = _tokens(lm, lead, objective.responses, 1)
+    count = responses_of(objective, config.objective)
+    tokens = _tokens(lm, lead, count, 1)
     if objective.online:
         values = value_leaves(lm)
         trained = trained | described(values, beside_params(values, lm.mesh))
@@ -143,7 +144,7 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(lm.mesh))
     state = TrainState(step, trained, opt_state)
     function = make_update(loss, tx, jax.random.key(0), state)
-    work = lead[0] * step_flops(lm, lm.shapes[-1], lead[1], lead[1], objective.responses)
+    work = lead[0] * step_flops(lm, lm.shapes[-1], lead[1], lead[1], count)
     weights = (trained, frozen)
     return Program("policy step", function, (state, frozen, batch), weights, opt_state, False, work)
 

@@ -151,9 +151,16 @@ class Scoring:
 
 
 def check_weights(
-    specs: Sequence[RewardSpec], models: Sequence[str], weights: Mapping[str, float]
+    specs: Sequence[RewardSpec],
+    models: Sequence[str],
+    weights: Mapping[str, float],
+    *,
+    field: str = "config.rewards",
 ) -> None:
     """Every component, a task's or a reward model by its name, has a weight, and nothing else has.
+
+    Args:
+        field: where the weights stand, for messages.
 
     Raises:
         UserError: see `Scoring`; or two components of one name.
@@ -164,14 +171,15 @@ def check_weights(
             raise UserError(f"config.reward_models.{name}: the task has a reward of this name")
     for name, weight in weights.items():
         if name not in names:
-            raise UserError.unknown(f"reward {name!r} is no reward of this task", name, names)
+            said = f"{field}: {name!r} is no reward of this task"
+            raise UserError.unknown(said, name, names)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UserError(f"weight of reward {name!r}: expected a number, got {weight!r}")
+            raise UserError(f"{field}.{name}: expected a number, got {weight!r}")
         if not math.isfinite(weight) or weight < 0:
-            raise UserError(f"weight of reward {name!r} is {weight}: expected a number, 0 or more")
+            raise UserError(f"{field}.{name}={weight}: expected a number, 0 or more")
     for name in names:
         if name not in weights:
-            raise UserError(f"reward {name!r} has no weight: set one (0 leaves the reward out)")
+            raise UserError(f"{field}.{name}: set a weight (0 leaves the reward out)")
 
 
 def _by_words(spec: RewardSpec, weight: float, train_responses: Sequence[str]) -> Component:

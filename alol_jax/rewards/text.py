@@ -7,7 +7,6 @@ depends on its own text alone, never on the others of the batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +15,6 @@ from alol_jax.types import UserError
 
 Scorer = Callable[[Sequence[str]], np.ndarray]
 
-MAX_DIVERSITY = 1 / math.sqrt(5)
 FULL_WORDS = 5  # texts with fewer different known words are penalised
 
 

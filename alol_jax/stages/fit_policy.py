@@ -22,8 +22,8 @@ from alol_jax.batches import (
 from alol_jax.costs import with_cost
 from alol_jax.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
-from alol_jax.objectives import Objective, hyper_parameters
-from alol_jax.optim import make_optimizer
+from alol_jax.objectives import Objective, hyper_parameters, responses_of
+from alol_jax.optim import late_peak, make_optimizer
 from alol_jax.rewards import Scoring
 from alol_jax.sharding import place_like_params, place_params
 from alol_jax.types import (
@@ -70,10 +70,12 @@ def fit_policy(
             several responses of a prompt and none has them.
     """
     seed += options.seed
-    items, chance, sampling = _drawable(lm, objective, hyper.name, options, table, context.say)
+    items, chance, sampling = _drawable(lm, objective, hyper, options, table, context.say)
     plan = make_plan(options, int(np.count_nonzero(chance)))
     draw = _order(items, chance, sampling, options, seed, plan)
     context.say(f"{np.count_nonzero(chance)} items, {sampling} sampling, {plan.steps} steps")
+    for line in late_peak(options.optimizer, plan.steps):
+        context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     # Not under a name: what the policy starts from need not stay in memory beside it.
     state = place_like_params(init_state(place_params(reference.trained, lm.mesh), tx), lm.mesh)
@@ -103,20 +105,19 @@ def fit_policy(
     return with_cost(policy, lm, items, draw, steps=plan.steps, accumulate=options.accumulate)
 
 
-def _drawable(lm, objective, name, options, table, say) -> tuple[Items, np.ndarray, str]:
+def _drawable(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
     """The items that may be drawn, the chance of each, and the sampling that gives it."""
     sampling = sampling_of(options.sampling, objective.draw_by)
     by_advantage = "advantage" in objective.reads
+    may = np.array([row.kept or not by_advantage for row in table.rows])
+    drawn = firsts(table.rows) | (not SAMPLING[sampling].good)
     if by_advantage:
-        _check_some_kept(table.rows)
-    rows = [
-        row
-        for row, first in zip(table.rows, firsts(table.rows), strict=True)
-        if (row.kept or not by_advantage) and (first or not SAMPLING[sampling].good)
-    ]
-    if objective.responses > 1:
-        ranked = ranked_items(rows, lm.shapes, objective.responses, options.ranking, name)
-        say(ranked.said(objective.responses, options.ranking))
+        _check_some_kept(table.rows, may, drawn, sampling)
+    rows = [table.rows[index] for index in np.flatnonzero(may & drawn)]
+    count = responses_of(objective, hyper)
+    if count > 1:
+        ranked = ranked_items(rows, lm.shapes, count, options.ranking, hyper.name)
+        say(f"{hyper.name}: {ranked.said(count, options.ranking)}")
         items = ranked.items
     else:
         items = single_items(rows, lm.shapes)
@@ -124,8 +125,16 @@ def _drawable(lm, objective, name, options, table, say) -> tuple[Items, np.ndarr
     return items, SAMPLING[sampling].weigh(np.array(drawn_by)), sampling
 
 
-def _check_some_kept(rows: Sequence[Annotated]) -> None:
-    if not any(row.kept for row in rows):
+def _check_some_kept(
+    rows: Sequence[Annotated], kept: np.ndarray, drawn: np.ndarray, sampling: str
+) -> None:
+    if kept.any() and not (kept & drawn).any():
+        raise UserError(
+            f"config.policy.sampling={sampling}: none of the {drawn.sum()} first responses has a "
+            f"positive advantage, {kept.sum()} others have: draw from all responses (all_priority, "
+            "all_random or uniform)"
+        )
+    if not kept.any():
         best = max(row.advantage for row in rows)
         raise UserError(
             f"none of {len(rows)} training rows has a positive advantage (the best is {best:.4f}): "

@@ -27,7 +27,7 @@ from alol_jax.fit import (
 )
 from alol_jax.language_model import LanguageModel
 from alol_jax.logprobs import joined, response_logp, response_states
-from alol_jax.optim import make_optimizer
+from alol_jax.optim import late_peak, make_optimizer
 from alol_jax.ppo import (
     Moments,
     PPOTargets,
@@ -44,6 +44,7 @@ from alol_jax.rollouts import (
     anchor_of,
     check_rollouts,
     make_rollouts,
+    steps_per_rollout,
 )
 from alol_jax.sharding import place_like_params, place_params, place_rows, replicated
 from alol_jax.types import (
@@ -123,11 +124,13 @@ def fit_policy_online(
     seed += options.seed
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 6), 3)
     rollouts = make_rollouts(lm, task, reward, hyper, decoding, table.rows, seed=seed, key=keys[0])
-    per_rollout = hyper.epochs * hyper.prompts // (hyper.batch_size * hyper.accumulate)
+    per_rollout = steps_per_rollout(hyper)
     context.say(
         f"{hyper.rollouts} rollouts of {hyper.prompts} of {len(rollouts.rows)} prompts, "
         f"{per_rollout} optimizer steps each, anchor: {hyper.anchor}"
     )
+    for line in late_peak(options.optimizer, hyper.rollouts * per_rollout):
+        context.say(line)
     tx = make_optimizer(options.optimizer, steps=hyper.rollouts * per_rollout)
     state = _start(lm, tx, hyper, reference)
     anchor = anchor_of(hyper.anchor, lm, reference.trained)

@@ -13,7 +13,7 @@ from alol_jax.costs import with_cost
 from alol_jax.fit import fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.language_model import LanguageModel
 from alol_jax.objectives import nll
-from alol_jax.optim import make_optimizer
+from alol_jax.optim import late_peak, make_optimizer
 from alol_jax.sharding import place_like_params
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task
 
@@ -50,6 +50,8 @@ def fit_reference(
     plan = make_plan(options, int(keep.sum()))
     size = options.batch_size * options.accumulate
     order = shuffled(items, keep, size=size, seed=seed, steps=plan.steps)
+    for line in late_peak(options.optimizer, plan.steps):
+        context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
 

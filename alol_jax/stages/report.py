@@ -60,12 +60,12 @@ def report(
         judged.badge,
         judged.tone,
         judged.sentence,
-        _facts(table, value, policy, evaluation),
+        _facts(table, value, policy, evaluation, summary),
         _about(summary),
         (
             sections.results(evaluation, found),
             sections.comparison(evaluation, found),
-            sections_fit.training(policy),
+            sections_fit.training(policy, summary),
             sections_fit.weights(policy, summary),
             sections.advantages(scored, table, value, summary),
             sections.extremes(table, value),
@@ -93,14 +93,18 @@ def _about(summary: RunSummary) -> tuple[tuple[str, str], ...]:
 
 
 def _facts(
-    table: TrainingTable, value: Value | None, policy: Policy, evaluation: Evaluation
+    table: TrainingTable,
+    value: Value | None,
+    policy: Policy,
+    evaluation: Evaluation,
+    summary: RunSummary,
 ) -> tuple[tuple[str, str], ...]:
     kept, rows = sum(row.kept for row in table.rows), len(table.rows)
-    facts = [
-        ("test prompts", f"{prompt_count(evaluation):,}"),
-        ("training rows kept", f"{kept:,} of {rows:,}"),
-        ("chosen step", f"{policy.step:,}"),
-    ]
+    over = sections_fit.unit(summary)
+    facts = [("test prompts", f"{prompt_count(evaluation):,}")]
+    if over == sections_fit.UPDATE:
+        facts.append(("training rows kept", f"{kept:,} of {rows:,}"))
+    facts.append((f"chosen {over}", f"{policy.step:,}"))
     if value is not None:
         gained = explained_variance(value.audit)
         said = "–" if gained is None else f"{100 * gained:.1f}%".replace("-", "−")

@@ -10,6 +10,7 @@ from alol_jax import distill_reward
 from alol_jax.checkpoint import load_params
 from alol_jax.distill_reward import Rows, agreement, distil, rows_of
 from alol_jax.language_model import open_language_model
+from alol_jax.results import EVERY
 from alol_jax.rewards.distilled import refuse_taken, save_distilled
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.tasks import TASKS
@@ -61,11 +62,11 @@ def opened(folder, lm=None):
 
 def test_it_learns_what_tells_good_from_bad_and_says_how_well(distilled):
     _, said, found = distilled
-    assert set(found) == {"all", "book", "web"}
-    assert found["all"].rows == 16 and found["web"].rows == 8
-    assert found["all"].pairs.mean == 1.0 and found["all"].by_length == 0.5
-    assert found["all"].pearson > 0.9 and found["all"].mse < found["all"].variance / 2
-    assert said.figures["pearson"] == found["all"].pearson and said.figures["rows"] == 48
+    assert set(found) == {EVERY, "book", "web"}
+    assert found[EVERY].rows == 16 and found["web"].rows == 8
+    assert found[EVERY].pairs.mean == 1.0 and found[EVERY].by_length == 0.5
+    assert found[EVERY].pearson > 0.9 and found[EVERY].mse < found[EVERY].variance / 2
+    assert said.figures["pearson"] == found[EVERY].pearson and said.figures["rows"] == 48
 
 
 def test_what_is_saved_scores_as_it_was_measured(distilled):
@@ -73,7 +74,7 @@ def test_what_is_saved_scores_as_it_was_measured(distilled):
     prompts = [one.prompt for one in SPLITS.test for _ in one.responses]
     scores = opened(folder)(prompts, [GOOD, BAD] * 8)
     wanted = np.array([0.9, 0.2] * 8)
-    assert np.mean((scores - wanted) ** 2) == pytest.approx(found["all"].mse, rel=1e-3)
+    assert np.mean((scores - wanted) ** 2) == pytest.approx(found[EVERY].mse, rel=1e-3)
 
 
 def test_it_stands_on_the_base_of_the_run_where_that_is_the_same(distilled, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from alol_jax import rewards
 from alol_jax.rewards import text
+from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import RewardSpec, Scored, UserError
 
 CORPUS = ["Red fox", "red dog", "blue dog runs"]
@@ -42,7 +43,8 @@ def test_tfidf_diversity_reaches_its_bound_with_five_words_of_equal_weight():
     score = text.tfidf_diversity(["one two three four five six"])
     texts = ["one two three four five", "one two three four", "one two three four five six"]
     np.testing.assert_allclose(score(texts), [5**-0.5, 0.2, 6**-0.5])
-    assert text.MAX_DIVERSITY == pytest.approx(5**-0.5)
+    (bound,) = (spec.bound for spec in TEXT_REWARDS if spec.scorer == "tfidf_diversity")
+    assert bound == pytest.approx(score(texts).max())
 
 
 def test_tfidf_diversity_of_wordless_training_responses_is_a_clear_error():
@@ -167,12 +169,15 @@ def test_weights_come_in_the_order_of_the_components():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"positvity": 1.0}, "'positvity' is no reward of this task: did you mean 'positivity'"),
+        (
+            {"positvity": 1.0},
+            "config.rewards: 'positvity' is no reward of this task: did you mean 'positivity'",
+        ),
         ({"zzz": 1.0}, "expected one of positivity, diversity, safety"),
-        ({"positivity": 1.0, "safety": 1.0}, "'diversity' has no weight"),
-        ({"positivity": -1.0}, "weight of reward 'positivity' is -1.0: expected a number, 0 or"),
-        ({"positivity": float("nan")}, "is nan: expected"),
-        ({"positivity": float("inf")}, "is inf: expected"),
+        ({"positivity": 1.0, "safety": 1.0}, "config.rewards.diversity: set a weight"),
+        ({"positivity": -1.0}, "config.rewards.positivity=-1.0: expected a number, 0 or"),
+        ({"positivity": float("nan")}, "=nan: expected"),
+        ({"positivity": float("inf")}, "=inf: expected"),
         ({"positivity": "1"}, "expected a number, got '1'"),
         ({"positivity": True}, "expected a number, got True"),
     ],

@@ -38,10 +38,11 @@ def _table() -> TrainingTable:
     )
 
 
-def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, **changes):
+def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, responses=2, **changes):
     config = small_options()
     config.policy.update(changes)
-    config.objective.update({"clip": 0.5, "beta": 0.25})
+    config.objective.update({"clip": 0.5, "beta": 0.25, "responses": responses})
+    config.objective.name = objective if isinstance(objective, str) else "its own"
     return stage.fit_policy(
         LM,
         CHECKED,
@@ -151,11 +152,37 @@ def test_priority_sampling_draws_by_the_reward_where_the_objective_reads_it(tmp_
 def test_pairs_hold_the_better_response_first(tmp_path, planned):
     said = []
     _fit(tmp_path, "dpo", batch_size=2, accumulate=2, said=said)
-    assert "6 prompts with 2 responses ranked by reward; left out: 0 with fewer" in said[0]
+    assert "dpo: 6 prompts with 2 responses ranked by reward; left out: 0 with fewer" in said[0]
     for batch in planned["batches"](0, planned["plan"].steps):
         assert batch.tokens.response.shape[:3] == batch.ref_logp.shape[:3] == (2, 2, 2)
         assert batch.tokens.prompt.shape[:2] == (2, 2)
         assert (np.asarray(batch.reward[..., 0]) == np.asarray(batch.reward[..., 1]) + 1).all()
+
+
+def test_pro_ranks_as_many_responses_as_it_is_told(tmp_path, planned, monkeypatch):
+    rows = tuple(
+        dataclasses.replace(row, example_id=str(n // 4)) for n, row in enumerate(_table().rows)
+    )
+    monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(rows))
+    said = []
+    policy = _fit(tmp_path, "pro", batch_size=2, responses=3, said=said)
+    assert "pro: 3 prompts with 3 responses ranked by reward" in said[0]
+    for batch in planned["batches"](0, planned["plan"].steps):
+        assert batch.tokens.response.shape[:3] == (1, 2, 3)
+        best, middle, worst = np.moveaxis(np.asarray(batch.reward), -1, 0)
+        assert (best == worst + 3).all() and (worst < middle).all() and (middle < best).all()
+    pair = _fit(tmp_path, "pro", batch_size=2)
+    assert policy.cost.tokens > pair.cost.tokens and policy.cost.flops > pair.cost.flops
+
+
+def test_pro_trains_on_three_responses_of_a_prompt(tmp_path, monkeypatch):
+    rows = tuple(
+        dataclasses.replace(row, example_id=str(n // 3)) for n, row in enumerate(_table().rows)
+    )
+    monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(rows))
+    policy = _fit(tmp_path, "pro", batch_size=2, responses=3)
+    curves = {curve.name: curve.values for curve in policy.curves}
+    assert len(curves["loss"]) == 2 and np.isfinite(curves["loss"]).all()
 
 
 def test_ranked_by_the_data_its_first_response_is_the_chosen_one(tmp_path, planned):
@@ -185,6 +212,22 @@ def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path,
     assert "\n" not in str(caught.value)
 
 
+def test_kept_rows_that_a_good_sampling_never_draws_are_named(tmp_path, monkeypatch):
+    rows = (dataclasses.replace(row, kept=n % 2 == 1) for n, row in enumerate(_table().rows))
+    table = TrainingTable(tuple(rows))
+    monkeypatch.setattr(f"{__name__}._table", lambda: table)
+    with pytest.raises(UserError, match="sampling=good_priority: none of the 6 first .* 6 others"):
+        _fit(tmp_path, "a_lol", sampling="good_priority")
+
+
+def test_a_warm_up_that_never_ends_is_said(tmp_path, planned):
+    said, rates = [], small_options().policy.optimizer
+    rates.update({"warmup": 30, "learning_rate": 2e-4})
+    _fit(tmp_path, "nll", said=said, optimizer=rates)
+    (line,) = [line for line in said if "warm-up" in line]
+    assert "30 steps is longer than training, 3 steps" in line and "1.3e-05, not at 0.0002" in line
+
+
 def test_rows_with_one_response_where_two_are_needed_are_counted(tmp_path, monkeypatch, planned):
     rows = _table().rows
     single = tuple(
@@ -194,9 +237,9 @@ def test_rows_with_one_response_where_two_are_needed_are_counted(tmp_path, monke
     monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(single))
     said = []
     _fit(tmp_path, "dpo", said=said)
-    assert "left out: 8 with fewer responses" in said[0]
+    assert said[0].startswith("dpo: ") and "left out: 8 with fewer responses" in said[0]
     monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(single[:8]))
-    with pytest.raises(UserError, match="objective a_lol needs 2 responses .* of 8 prompts 8 have"):
+    with pytest.raises(UserError, match="objective dpo needs 2 responses .* of 8 prompts 8 have"):
         _fit(tmp_path, "dpo")
 
 

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alol_jax.results import calibration_bins, chosen_pairs, pairs, result_table, verdict
+from alol_jax.results import (
+    EVERY,
+    calibration_bins,
+    chosen_pairs,
+    measures,
+    pairs,
+    result_table,
+    verdict,
+)
 from alol_jax.stages.report import report
 from alol_jax.types import (
     Annotated,
@@ -276,10 +284,27 @@ def test_every_test_set_has_its_line_and_the_kl_its_sentence(tmp_path):
     table = page[page.index("Total reward by test set") :].partition("</table>")[0]
     assert table.index("easy") < table.index("−0.062") < table.index("hard")
     assert "3.25 nats from the reference [2.50, 4.12]" in page
+    found = {(m.system, m.metric, m.set): m for m in measures(evaluation)}
+    assert found["policy", "kl", EVERY][2:5] == (3.25, 2.5, 4.125)
+    assert found["policy-reference", "total", "easy"].low == -0.125
+    assert ("policy-reference", "total", "hard") not in found
+    assert found["data", "helpful", "hard"].mean == whole.systems[0].components[0].mean
+    said = result_table(evaluation).splitlines()
+    assert "policy's KL to the reference: 3.250 [2.500, 4.125] nats" in said
+    assert [line.split()[0] for line in said[-2:]] == ["easy", "hard"]
     (tmp_path / "one").mkdir()
     alone = dataclasses.replace(whole, sets=sets[:1])
     page = write(tmp_path / "one", alone, value=None, policy=FULL, reference=EMPTY).html
     assert "by test set" not in page and "nats from the reference" not in page
+
+
+def test_ppo_is_reported_in_rollouts_and_its_rows_as_prompts(tmp_path, monkeypatch):
+    online = dataclasses.replace(SUMMARY, objective="ppo")
+    monkeypatch.setattr(f"{__name__}.SUMMARY", online)
+    page = write(tmp_path, evaluated(), value=None, policy=FULL, reference=EMPTY).html
+    assert "chosen rollout" in page and "The ringed rollout was kept" in page
+    assert "was trained on its own answers" in page and "training rows kept" not in page
+    assert "Reward of the training rows" not in page
 
 
 def test_few_prompts_are_said_to_be_few():

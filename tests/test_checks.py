@@ -1,0 +1,33 @@
+"""A config that contradicts itself is refused before the first stage runs, in one line."""
+
+import pytest
+
+from alol_jax.checks import check
+from alol_jax.objectives import get_objective
+from alol_jax.types import UserError
+from tests.tiny_run import TASK, small_options, tiny_lm
+
+LM = tiny_lm()
+
+
+def _refused(**fields) -> str:
+    config = small_options()
+    for name, value in fields.items():
+        section, key = name.split("__")
+        config[section][key] = value
+    with pytest.raises(UserError) as caught:
+        check(config, TASK, get_objective(config.objective.name), LM)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_pro_needs_two_responses_or_more():
+    said = _refused(objective__name="pro", objective__responses=1)
+    assert said == "config.objective.responses=1 must be 2 or more"
+
+
+def test_a_weight_is_named_with_the_section_it_stands_in():
+    nothing = {"luck": 1.0}
+    assert _refused(rewards__luck=1.0).startswith("config.rewards: 'luck' is no reward of this")
+    said = _refused(evaluate__rewards=nothing)
+    assert said.startswith("config.evaluate.rewards: 'luck' is no reward of this task")
