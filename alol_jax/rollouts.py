@@ -117,7 +117,7 @@ def make_rollouts(
     seed: int,
     key: jax.Array,
 ) -> Rollouts:
-    """Every distinct prompt of ``rows`` is asked equally often, in shuffled epochs.
+    """Every prompt of ``rows``, by example id, is asked equally often, in shuffled epochs.
 
     Args:
         hyper: ``config.ppo``, checked by `check_rollouts`; ``decoding``: ``config.decode``.

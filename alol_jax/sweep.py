@@ -8,7 +8,8 @@ Everything up to `select` lies in ``<workdir>/shared``; each run has a workdir o
 the same ``--config.policy.seed`` and ``--config.select.columns``). A seed is
 ``config.policy.seed``: it changes row order, dropout and rollouts, not the reference. At the end
 all runs are compared (`compare`), with those of earlier sweeps in the same workdir. Run the same
-command again to go on.
+command again to go on. Objectives that read what no objective of the first sweep reads (advantage,
+log-probabilities of the reference) cannot be added later: name them all at once.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def asked(objectives: Sequence[str], seeds: Sequence[str]) -> tuple[tuple[str, .
 def columns_of(objectives: Sequence[str], shared: Path) -> tuple[str, ...]:
     """What `select` annotates so that all these objectives can read it.
 
-    What was annotated before stays, so that a sweep can be continued with other objectives.
+    What was annotated before stays, so that a sweep can be continued with objectives that read no
+    more than that; others need --redo, or a workdir of their own.
     """
     wanted = {column for name in objectives for column in get_objective(name).reads}
     if (made := finished_stage(shared, "select")) is not None:

@@ -4,20 +4,27 @@
 
 is A-LoL sequence on LLaMA-7B as QLoRA from the published adapter, with the published reward models.
 ``--config=configs/hha.py:objective=dpo,size=pythia-1.4b`` changes two things; objectives are those
-of README.md, sizes those of `SIZES`. What the comments cite as "published" is the authors' PyTorch
-code. Not run as a whole here: neither 7B models nor their weights were at hand. ``size=smollm2`` is
-for two CPU cores and a few hundred rows, with a distilled reward model (README.md).
+of README.md, sizes those of `SIZES`. Not run as a whole here: neither 7B models nor their weights
+were at hand. ``size=smollm2`` is for two CPU cores and a few hundred rows, with a distilled reward
+model (README.md).
 
-Data: ``data.zip`` of PRO (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, or
-transcripts from the hub: ``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``,
-which the reward model scores. The adapter is published as a pickle, which is not read: the run says
-how to convert it, once.
+Every value says where it is from: "ours", or file and line of the authors' PyTorch code
+(github.com/abaheti95/LoL-RL): L is ``lolrl_qlora_llama_hh.py``; DPO, PRO and PPO are
+``dpo_…``, ``pro_…`` and ``ppo_qlora_llama_hh.py``; EV ``qlora_llama_hh_eval.py``, MH
+``metrics_hh.py``, RD ``README.md``; TRL is the release 0.7.1 that PPO is built on.
+
+Data: ``data.zip`` of PRO (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, and
+``data/hh_test/bad_test_indices.json`` of the authors' repository; or transcripts from the hub:
+``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``, which the reward model
+scores. The adapter is published as a pickle, which is not read: the run says how to convert it,
+once; so it does with a reward model.
 """
 
 from configs import common
 
 SIZES = {
-    # name: (path, quantisation, dtype)
+    # name: (path, quantisation, dtype); all but the first are ours
+    # L:41, L:400-406; bfloat16 is ours, because float16 would need its loss scaled (L:403 does not)
     "llama-7b": ("huggyllama/llama-7b", "nf4", "bfloat16"),
     "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", "nf4", "bfloat16"),
     "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", "none", "bfloat16"),
@@ -33,7 +40,7 @@ PAIRED = ("dpo", "dpo_ref_free", "pro")
 def get_config(arg=None):
     said = common.arguments(arg, sizes=tuple(SIZES))
     config = common.get_config()
-    config.seed = 901  # published
+    config.seed = 901  # L:352
     _task(config)
     _rewards(config)
     _model(config)
@@ -49,18 +56,18 @@ def _task(config):
     config.task.update(
         {
             "name": "hha",
-            # files, or "Anthropic/hh-rlhf:helpful-base:train"; published: cleaned of responses that
-            # end with ":", which is done again here
+            # files, or "Anthropic/hh-rlhf:helpful-base:train"; L:467 reads them cleaned of
+            # responses that end with ":", which is done here
             "train_files": ("data/hh_train_len2/train.json",),
-            "validation_files": ("data/hh_dev/sampled_dev.json",),  # published: 280 rows
-            "test_files": (  # published: four; helpful_rejection is in PRO's archive only
+            "validation_files": ("data/hh_dev/sampled_dev.json",),  # L:41-115: 280 rows
+            "test_files": (  # EV; helpful_rejection is in PRO's archive only
                 "data/hh_test/harmless_base.json",
                 "data/hh_test/helpful_base.json",
                 "data/hh_test/helpful_online.json",
                 "data/hh_test/helpful_rejection.json",
             ),
-            # ours, because it holds the dev rows that are in the test files too; published: read by
-            # the GPT-4 comparison alone
+            # ours, because it holds the dev rows that are in the test files too; published, it is
+            # read by the GPT-4 comparison alone
             "bad_test_indices": "data/hh_test/bad_test_indices.json",
             "validation": 0,  # 0 = all rows of the files; without files: prompts split off
             "test": 0,
@@ -70,92 +77,112 @@ def _task(config):
 
 
 def _rewards(config):
-    # published: 1.4B for training and selection, 6.9B on the test files; sigmoid of the logit,
-    # 1024 tokens, the oldest cut
+    # MH:44 and MH:14, EV:16: 1.4B for training and selection, 6.9B on the test files; MH:21-78:
+    # sigmoid of the logit, 1024 tokens, the oldest cut
     config.reward_models.train = common.reward_model(
         "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5", reads="oasst"
     )
     config.reward_models.test = common.reward_model(
         "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1", reads="oasst"
     )
+    config.reward_models.test.batch_size = 4  # EV
     config.rewards.update({"train": 1.0, "test": 0.0})
     config.rewards.update({"positivity": 0.0, "diversity": 0.0, "safety": 0.0})
     config.evaluate.rewards = {**config.rewards.to_dict(), "train": 0.0, "test": 1.0}
-    # published: the stored rewards of these two are the 1.4B model's, those of the test files not
+    # L:288-292: the stored rewards of these two are the 1.4B model's; those of the test files not
     config.score.stored = ("train", "validation")
 
 
 def _model(config):
-    config.model.shapes = ((128, 128), (256, 128), (640, 128))  # published: 640 + 128 for all
+    config.model.shapes = ((128, 128), (256, 128), (640, 128))  # L:723-729: 640 + 128 for all
     # Ours, because 2 and 4 rows cannot be cut over more devices than that: the model is. With 8
     # devices, 16 rows at once on the data axis are the same step, and faster.
     config.mesh.update({"data": 1, "tensor": -1})
-    # published: what the adapter says; these count where there is none
+    # L:65-67, where they are flags that nothing reads: the adapter says; here they count for models
+    # without one
     config.model.lora.update({"rank": 64, "alpha": 16.0, "dropout": 0.05})
-    config.model.adapter = "timdettmers/qlora-hh-rlhf-7b"  # published
+    config.model.adapter = "timdettmers/qlora-hh-rlhf-7b"  # L:42
 
 
 def _stages(config):
-    config.reference.update({"epochs": 0.0, "sampling": "good_uniform"})  # published: the adapter
-    config.decode.update({"max_new_tokens": 128, "batch_size": 16})  # published, greedy
-    # published: 10 epochs at 1e-5, no schedule, no clipping, chosen on its own training error
+    config.reference.update({"epochs": 0.0, "sampling": "good_uniform"})  # L:440: the adapter is it
+    config.decode.update({"max_new_tokens": 128, "batch_size": 16})  # L:137-152, greedy
+    # L:109, L:184-246: at most 10 epochs, dropout 0.1, 8 heads; L:187: 1e-5, no schedule, no
+    # clipping. Ours is the choice of the epoch on folds (`common`): L:193-246 chooses on its own
+    # training error
     config.value.update({"epochs": 10, "batch_size": 16})
     config.value.optimizer.update(
         {"learning_rate": 1e-5, "schedule": "constant", "epsilon": 1e-6, "max_grad_norm": 0.0}
     )
-    config.select.batch_size = 16  # published: per_device_eval_batch_size
+    config.select.batch_size = 16  # L:41-115: per_device_eval_batch_size
 
 
 def _objective(config, name):
     """What the published scripts say of each objective."""
     config.objective.name = name
-    config.objective.update({"clip": 0.9, "beta": 0.1, "floor": 0.1, "sft_weight": 0.05})
+    config.objective.update(
+        {
+            "clip": 0.9,  # L:111, of r_lol, a_lol and a_lol_seq
+            "beta": 0.1,  # DPO:108
+            "floor": 0.1,  # L:781, of r_gold
+            "sft_weight": 0.05,  # PRO:113
+            "responses": 2,  # PRO:202
+        }
+    )
     # ours, because all objectives read one reward, in (0, 1): the published ranking compares raw
     # logits, of which a difference is about four times one of sigmoids
     config.objective.scale = 4.0
     config.policy.update(
         {
-            "epochs": 1.0,  # published: 9000 steps of 16, for A-LoL times the share that is kept
-            "batch_size": 4,
-            "accumulate": 4,
-            "validations": 10,  # published: every 900 steps
-            "ranking": "data",  # published: the answer that people preferred is the chosen one
-            "sampling": "good_uniform",  # published: shuffled epochs of the preferred answers
+            # ours, because the row count of the published 9000 steps of 16 is not told (L:41-115);
+            # as there (L:566-587), A-LoL takes fewer by the share of rows that it drops
+            "epochs": 1.0,
+            "batch_size": 4,  # L:55
+            "accumulate": 4,  # L:56
+            "validations": 10,  # L:41-115: every 900 of 9000 steps
+            "ranking": "data",  # DPO:430, PRO:455: the answer that people preferred is chosen
+            "sampling": "good_uniform",  # L:545-550: shuffled epochs of the preferred answers
         }
     )
     config.policy.optimizer.update(
         {
-            "learning_rate": 2e-4,  # published
-            "schedule": "constant",  # published; its warm-up of 300 steps is not in force
-            "b1": 0.9,
+            "learning_rate": 2e-4,  # L:41-115
+            "schedule": "constant",  # L:635; its warm-up of 300 steps is not in force
+            "b1": 0.9,  # L:41-115, and the next two
             "b2": 0.999,
             "epsilon": 1e-6,
-            "weight_decay": 0.01,  # published: the optimizer's default, not the flag's 0
-            # published: 0.3 on the sum of 4 micro-batches, which is 0.075 on their mean
+            "weight_decay": 0.01,  # L:632: the optimizer's default is in force, not the flag's 0
+            # L:50, L:966: 0.3 on the sum of 4 micro-batches, which is 0.075 on their mean
             "max_grad_norm": 0.075,
         }
     )
     if name in GOOD_PRIORITY:
-        config.policy.sampling = "good_priority"  # as the published adapters are named
-    if name in PAIRED:  # published: 2 × 8
-        config.policy.update({"batch_size": 2, "accumulate": 8, "sampling": "uniform"})
-        config.policy.optimizer.max_grad_norm = 0.0375  # 0.3 on the sum of 8
+        # L:590-610, a choice (L:113) that the published adapters are named by
+        config.policy.sampling = "good_priority"
+    if name in PAIRED:
+        config.policy.update({"batch_size": 2, "accumulate": 8})  # DPO:55-56
+        config.policy.sampling = "uniform"  # DPO:418-425, PRO:395-402: shuffled epochs
+        config.policy.optimizer.max_grad_norm = 0.0375  # DPO:506-511: 0.3 on the sum of 8
     if name == "a_lol_kl":
-        config.objective.beta = 0.05  # ours, because the published command gives none
+        config.objective.beta = 0.05  # ours, because the published command gives none (L:112)
     if name == "ppo":
         _ppo(config)
 
 
 def _ppo(config):
-    """TRL 0.7.1 as the published script sets it up; the rest are `common.ppo`'s values."""
-    config.ppo.update({"rollouts": 6000, "prompts": 16, "epochs": 4, "batch_size": 4})
-    config.ppo.accumulate = 4  # one optimizer step an epoch
-    # ours, because the published anchor, the bare base ("base"), was not meant: the reference
+    """TRL as the published script sets it up; `common.ppo` has TRL's defaults, which are in force
+    for the rest, and PPO:439-446 for how rollouts are drawn (top_k 50 is transformers' default)."""
+    config.ppo.rollouts = 6000  # RD:37
+    # PPO:390-403: one optimizer step an epoch
+    config.ppo.update({"prompts": 16, "epochs": 4, "batch_size": 4, "accumulate": 4})
+    # ours, because the published anchor, the bare base ("base"), was not meant (PPO:306-332)
     config.ppo.anchor = "reference"
-    config.policy.update({"validations": 60, "sampling": "uniform"})  # every 100 rollouts
-    config.policy.checkpoint_every = 10  # rollouts
-    config.policy.optimizer.update({"learning_rate": 2e-5, "epsilon": 1e-8, "weight_decay": 0.0})
-    config.policy.optimizer.max_grad_norm = 0.0  # published: none is in force
+    config.policy.validations = 60  # PPO:131: every 100 rollouts
+    config.policy.sampling = "uniform"  # PPO:475-482: shuffled epochs of the prompts
+    config.policy.checkpoint_every = 10  # ours, because a rollout is four optimizer steps
+    config.policy.optimizer.learning_rate = 2e-5  # PPO:390
+    # TRL: Adam with torch's defaults; the script's clipping by 0.3 is not in force
+    config.policy.optimizer.update({"epsilon": 1e-8, "weight_decay": 0.0, "max_grad_norm": 0.0})
 
 
 def _size(config, size):
@@ -174,7 +201,8 @@ def _size(config, size):
     config.model.adapter = ""
     config.reference.update({"epochs": 1.0, "batch_size": 4, "accumulate": 4})
     config.reference.optimizer.update({"learning_rate": 2e-4, "warmup": 30})
-    if size == "smollm2":  # ours, for two CPU cores
+    if size == "smollm2":  # ours, for two CPU cores and a few hundred rows
+        config.reference.optimizer.warmup = 3  # of 15 steps
         config.model.remat = False
         config.model.shapes = ((64, 64), (128, 64), (256, 64))
         config.model.lora.update({"rank": 8, "alpha": 16.0, "dropout": 0.0})

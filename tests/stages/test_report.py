@@ -6,147 +6,37 @@ import io
 import json
 import re
 
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alol_jax.results import (
-    EVERY,
-    calibration_bins,
-    chosen_pairs,
-    measures,
-    pairs,
-    result_table,
-    verdict,
-)
+from alol_jax.results import EVERY, measures, result_table
 from alol_jax.stages.report import report
 from alol_jax.types import (
-    Annotated,
-    Curve,
     Evaluation,
     Interval,
-    Policy,
-    RunSummary,
-    Scored,
     ScoredSplits,
     StageContext,
-    SystemScores,
-    TrainingTable,
-    Validation,
-    Value,
-    ValueAudit,
 )
 from alol_jax.types import (
     TestSet as PromptSet,  # pytest takes what is called Test… for tests
 )
 from tests.page_tags import assert_loads_nothing, tags
+from tests.report_cases import (
+    ATTACK,
+    EMPTY,
+    NAMES,
+    SUMMARY,
+    evaluated,
+    trained,
+    training_table,
+    unscored,
+    valued,
+)
 
-NAMES = ("helpful", "<b>harmless</b>")
-ATTACK = '<script>alert("x")</script><img src="https://example.org/x.png">'
 SECTIONS = (
     "results comparison training weights advantages extremes value answers reference config "
     "versions"
 ).split()
-SUMMARY = RunSummary(
-    "a_lol", (("clip", 0.9),), "hha", "tiny", '{\n  "seed": 1\n}', (("jax", "0.10"),)
-)
-EMPTY = Policy({}, 0, (), ())
-
-
-def answers(system: str, count: int, lift: float) -> tuple[Scored, ...]:
-    rng = np.random.default_rng(len(system))
-    rows = []
-    for i in range(count):
-        parts = tuple(float(part) for part in rng.uniform(size=2) + lift)
-        rows.append(
-            Scored(f"t{i}", f"prompt {i} {ATTACK}", f"{system} {i}", "s", parts, sum(parts))
-        )
-    return tuple(rows)
-
-
-def interval(values) -> Interval:
-    mean = float(np.mean(values))
-    return Interval(mean, mean - 0.0625, mean + 0.0625)
-
-
-def evaluated(*, count: int = 30, lift: float = 0.2) -> Evaluation:
-    rows = {
-        "data": answers("data", count, 0.0),
-        "reference": answers("reference", count, 0.1),
-        "policy": answers("policy", count, 0.1 + lift),
-    }
-    systems = tuple(
-        SystemScores(
-            name,
-            interval([r.reward for r in mine]),
-            tuple(interval([r.components[i] for r in mine]) for i in range(2)),
-            tuple(Interval(share, share - 0.05, share + 0.05) for share in (0.1, 0.4, 0.7)),
-            Interval(12.3456, 11.0, 13.0),
-        )
-        for name, mine in rows.items()
-    )
-    both = list(zip(rows["reference"], rows["policy"], strict=True))
-    parts = [interval([p.components[i] - r.components[i] for r, p in both]) for i in range(2)]
-    total = interval([p.reward - r.reward for r, p in both])
-    return Evaluation(
-        rows["data"], rows["reference"], rows["policy"], NAMES, systems, (*parts, total)
-    )
-
-
-def unscored() -> Evaluation:
-    """Nothing can score a generation: rewards that must not be read are not numbers."""
-
-    def blank(rows):
-        nan = float("nan")
-        return tuple(dataclasses.replace(row, components=(), reward=nan) for row in rows)
-
-    full = evaluated()
-    systems = tuple(dataclasses.replace(s, reward=None, components=()) for s in full.systems)
-    return dataclasses.replace(
-        full,
-        data=blank(full.data),
-        reference=blank(full.reference),
-        policy=blank(full.policy),
-        systems=systems,
-        differences=(),
-    )
-
-
-def trained(*, curves: tuple[str, ...]) -> Policy:
-    steps = tuple(range(1, 61))
-    logged = tuple(Curve(name, steps, tuple(1 / s for s in steps)) for name in curves)
-    looks = tuple(Validation(s, "mean reward", s / 60) for s in (20, 40, 60))
-    return Policy({}, 40, looks, logged)
-
-
-def training_table() -> TrainingTable:
-    rng = np.random.default_rng(5)
-    rows = []
-    for i in range(50):
-        reward, value = (float(x) for x in rng.uniform(size=2))
-        text = f"{ATTACK} response {i} " + "word " * i * 3
-        rows.append(
-            Annotated(
-                f"a{i}",
-                ("one", "two")[i % 2],
-                text,
-                text,
-                (1,),
-                (2,),
-                (-0.5,),
-                reward,
-                value,
-                reward - value,
-                reward > value,
-            )
-        )
-    return TrainingTable(tuple(rows))
-
-
-def valued(*, mse: float = 0.2) -> Value:
-    predicted = tuple(float(x) for x in np.linspace(0.2, 0.8, 40))
-    observed = tuple(x + 0.1 * (-1) ** i for i, x in enumerate(predicted))
-    return Value({}, 1.0, ValueAudit(predicted, observed, mse, 0.25, 0.24, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,28 +139,6 @@ def test_a_long_text_is_shortened_and_wholly_there_behind_a_click(full):
     assert '<details class="passage">' in full.html
 
 
-@pytest.mark.parametrize(
-    ("lift", "badge", "word"),
-    [
-        (0.4, "Better", "The policy earns"),
-        (-0.4, "Worse", "The policy is worse"),
-        (0.0, "No reliable difference", "No reliable difference: the policy earns"),
-    ],
-)
-def test_the_verdict_follows_the_interval_of_the_paired_difference(lift, badge, word):
-    evaluation = evaluated(count=40, lift=lift)
-    total = Interval(lift, lift - 0.1, lift + 0.1)
-    judged = verdict(dataclasses.replace(evaluation, differences=(total, total, total)))
-    assert judged.badge == badge and judged.sentence.startswith(word)
-    assert "40 test prompts" in judged.sentence and "paired" in judged.sentence
-
-
-def test_a_bound_close_to_0_is_not_printed_as_0():
-    near = Interval(-0.065, -0.128, -0.003)
-    judged = verdict(dataclasses.replace(evaluated(), differences=(near, near, near)))
-    assert judged.badge == "Worse" and "−0.128 to −0.003" in judged.sentence
-
-
 def test_every_test_set_has_its_line_and_the_kl_its_sentence(tmp_path):
     whole = evaluated()
     change = Interval(-0.0625, -0.125, 0.25)
@@ -305,11 +173,6 @@ def test_ppo_is_reported_in_rollouts_and_its_rows_as_prompts(tmp_path, monkeypat
     assert "chosen rollout" in page and "The ringed rollout was kept" in page
     assert "was trained on its own answers" in page and "training rows kept" not in page
     assert "Reward of the training rows" not in page
-
-
-def test_few_prompts_are_said_to_be_few():
-    assert "too narrow" in verdict(evaluated(count=10)).sentence
-    assert "too narrow" not in verdict(evaluated(count=30)).sentence
 
 
 def test_without_a_value_head_the_page_says_why(tmp_path):
@@ -361,49 +224,9 @@ def test_one_test_prompt_gives_a_report_but_no_claim(tmp_path):
     assert "1 of 1 test prompts" in done.html
 
 
-def test_the_prompts_shown_run_from_the_best_to_the_worst_difference():
-    evaluation = evaluated(count=31)
-    changes = [theirs.reward - ours.reward for ours, theirs in chosen_pairs(evaluation, 5)]
-    every = [theirs.reward - ours.reward for ours, theirs in pairs(evaluation)]
-    assert changes == sorted(changes, reverse=True) and len(changes) == 5
-    assert (changes[0], changes[2], changes[-1]) == (max(every), sorted(every)[15], min(every))
-
-
-def test_systems_that_answered_other_prompts_are_refused():
-    evaluation = evaluated()
-    swapped = dataclasses.replace(evaluation, policy=evaluation.policy[::-1])
-    with pytest.raises(ValueError, match="t0 where the policy answers t29"):
-        pairs(swapped)
-
-
 def test_a_figure_that_is_not_finite_is_an_error(tmp_path):
     evaluation = evaluated()
     broken = dataclasses.replace(evaluation.systems[0], length=Interval(float("nan"), 0.0, 1.0))
     evaluation = dataclasses.replace(evaluation, systems=(broken, *evaluation.systems[1:]))
     with pytest.raises(ValueError, match="JSON"):
         write(tmp_path, evaluation, value=None, policy=FULL, reference=EMPTY)
-
-
-def test_the_calibration_bins_hold_every_row_once_and_keep_the_means():
-    audit = valued().audit
-    predicted, observed, error, count = calibration_bins(audit, bins=10)
-    assert count.sum() == len(audit.predicted)
-    np.testing.assert_allclose((predicted * count).sum() / count.sum(), np.mean(audit.predicted))
-    np.testing.assert_allclose((observed * count).sum() / count.sum(), np.mean(audit.observed))
-    assert np.all(error > 0) and np.all(np.diff(predicted) > 0)
-
-
-def test_equal_predictions_make_one_bin():
-    audit = ValueAudit((0.5,) * 6, (0.0, 1.0) * 3, 0.25, 0.25, 0.25, 1)
-    predicted, observed, _, count = calibration_bins(audit, bins=10)
-    assert (predicted.tolist(), observed.tolist(), count.tolist()) == ([0.5], [0.5], [6])
-
-
-def test_the_plain_table_fits_a_hundred_columns_and_holds_every_metric():
-    evaluation = dataclasses.replace(evaluated(), component_names=("x" * 60, "short"))
-    lines = result_table(evaluation).splitlines()
-    assert max(map(len, lines)) <= 100
-    for word in ("data", "reference", "policy", "total", "distinct-3", "length", "paired"):
-        assert any(word in line for line in lines)
-    total = next(line for line in lines if line.startswith("total"))
-    assert f"{evaluation.systems[2].reward.mean:.3f} [" in total
