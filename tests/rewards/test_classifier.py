@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from alol_jax.models.config import PRESETS
 from alol_jax.rewards import Scoring
@@ -17,7 +17,8 @@ from configs import common
 from tests.models.tiny_classifiers import CLASSIFIERS, random_classifier, write_classifier
 from tests.tiny_run import TASK, mesh_of, tiny_lm
 
-SPECIAL = ["<|endoftext|>", "<|prompter|>", "<|assistant|>"]
+EOS = "<|endoftext|>"
+SPECIAL = [EOS, "<|prompter|>", "<|assistant|>"]
 PROMPTS = ["hi", "what\nnow", "a much longer question that is read, all of it", "hi"]
 RESPONSES = ["yes", "no", "well", "<|assistant|>yes"]
 
@@ -35,6 +36,10 @@ def tokenizer_beside(folder, special=SPECIAL):
         vocab_size=38, special_tokens=special, initial_alphabet=list("abdehilmnopqrstuwyĠĊ,|<>_!?")
     )
     backend.train_from_iterator([], trainer)
+    ends = [(EOS, backend.token_to_id(EOS))]
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A", pair=f"$A {EOS} $B", special_tokens=ends
+    )
     (folder / "tokenizer.json").write_text(backend.to_str())
     (folder / "tokenizer_config.json").write_text(
         '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}'
@@ -124,6 +129,36 @@ def test_a_label_gives_its_probability(tmp_path):
         opened(path, reads="response", score=f"label {i}")(PROMPTS, RESPONSES) for i in range(3)
     ]
     np.testing.assert_allclose(np.sum(scores, axis=0), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "score"),
+    [
+        ("LlamaForSequenceClassification", "oasst", "sigmoid"),
+        ("GPTNeoXForSequenceClassification", "between_ends", "label 2"),
+        ("GPT2ForSequenceClassification", "between_ends", "sigmoid"),
+        ("RobertaForSequenceClassification", "response", "label 1"),
+        ("GPTNeoXRewardModel", "oasst", "sigmoid"),
+        ("GPT2ForOC_S_offensive", "ended", "safe"),
+        ("RobertaModel", "pair", "sigmoid"),
+    ],
+)
+def test_every_class_can_be_named_in_the_config(tmp_path, name, reads, score):
+    path = tmp_path / "model"
+    write_classifier(path, name, random_classifier(CLASSIFIERS[name]))
+    tokenizer_beside(path, special=SPECIAL if reads == "oasst" else [*"0123456", EOS])
+    model = opened(path, reads=reads, score=score)
+    classifier, params = model.stored.classifier, model.stored.params
+    scores = model(PROMPTS[:3], RESPONSES[:3])
+    assert len(set(scores.round(6))) == 3 and ((scores > 0) & (scores < 1)).all()
+    for prompt, response, found in zip(PROMPTS, RESPONSES, scores, strict=False):
+        ids = model.form(model.tokenizer, turns(prompt), response, 64)
+        logits = np.asarray(classifier(params, np.array([ids]), np.ones((1, len(ids)))))[0]
+        expected = 1 / (1 + np.exp(-logits[0]))
+        if score != "sigmoid":
+            chances = np.exp(logits - logits.max())
+            expected = (chances / chances.sum())[classifier.labels.index(score)]
+        assert found == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize(
