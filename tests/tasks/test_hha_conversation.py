@@ -3,7 +3,9 @@
 import pytest
 
 from alol_jax.tasks import conversation
+from alol_jax.tokenizer_files import from_directory
 from alol_jax.types import UserError
+from tests.tokenizer_kinds import KINDS
 
 TURNS = ("Which fruit is  red?", "Apples,\ncherries.", "And blue?")
 TAGGED = [
@@ -154,3 +156,12 @@ def test_a_transcript_without_prompt_and_answer_is_none(text):
 )
 def test_a_generated_text_is_cleaned_as_published(text, response):
     assert conversation.clean(text) == response
+
+
+@pytest.mark.parametrize("name", ["llama", "llama2"])
+def test_the_stop_text_is_the_one_token_that_a_llama_writes_it_as(name, tmp_path):
+    """Token 835, ▁###, of the published model: one of the two stop texts encodes as it alone."""
+    tokenizer = from_directory(KINDS[name](tmp_path / "t"))
+    (piece,) = {tokenizer.encode(f"{said} ###")[-1] for said in ("tea.", "rinse it", "12")}
+    assert tokenizer.decode([piece, piece]).split() == ["###", "###"]  # with the space before it
+    assert [piece] in [list(tokenizer.encode(stop)) for stop in conversation.STOP]
