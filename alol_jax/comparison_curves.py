@@ -9,7 +9,7 @@ from alol_jax.comparison_figures import Series, curves
 from alol_jax.comparison_rows import RunResult
 from alol_jax.metrics import METRICS
 from alol_jax.page import Figure, Section
-from alol_jax.sections_fit import TRAINING, WEIGHTS
+from alol_jax.sections_fit import TRAINING, WEIGHTS, WIDE
 
 SHARED = {name: label for name, label in (TRAINING | WEIGHTS).items() if name != "loss"}
 """Logged metric -> its axis; the losses of two objectives are two different things."""
@@ -27,7 +27,7 @@ def curve_section(found: Comparison) -> Section:
             one._replace(runs=tuple(run for run in one.runs if len(run[0]))) for one in series
         )
         if sum(len(one.runs) for one in series) > 1:
-            svg = curves(series, label=label, over="optimizer step", marks=False)
+            svg = curves(series, label=label, over="optimizer step", marks=False, wide=name in WIDE)
             caption = f"{METRICS[name]} Means of groups of steps."
             title = label.split(" (")[0]
             drawn.append(Figure(title[0].upper() + title[1:], svg, caption))

@@ -13,7 +13,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from alol_jax.figures import COLOURS, HEIGHT, INK, STYLE, new_figure, shorten, thin, to_svg
+from alol_jax.figures import (
+    COLOURS,
+    HEIGHT,
+    INK,
+    STYLE,
+    new_figure,
+    shorten,
+    span_magnitudes,
+    thin,
+    to_svg,
+)
 from alol_jax.types import Interval
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -84,7 +94,9 @@ def differences(bars: Sequence[Bar], *, label: str) -> str:
         return to_svg(figure, f"{label}: " + ", ".join(bar.name for bar in bars))
 
 
-def curves(series: Sequence[Series], *, label: str, over: str, marks: bool) -> str:
+def curves(
+    series: Sequence[Series], *, label: str, over: str, marks: bool, wide: bool = False
+) -> str:
     """Curves of many runs: every run thin, and bold the mean of a group's n-th points.
 
     Where the runs of a group have unequal numbers of points, each is drawn as it is.
@@ -92,7 +104,7 @@ def curves(series: Sequence[Series], *, label: str, over: str, marks: bool) -> s
     Args:
         series: drawn in the style of their place.
         label, over: what y and x are, with their units.
-        marks: the points are few, and each is marked.
+        marks: the points are few, and each is marked; wide: y spans magnitudes.
     """
     with matplotlib.rc_context(STYLE):
         names = [one.name for one in series if one.runs]
@@ -102,6 +114,8 @@ def curves(series: Sequence[Series], *, label: str, over: str, marks: bool) -> s
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=ROUND))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
+        if wide:
+            span_magnitudes(axes)
         axes.set_xlabel(over)
         axes.set_ylabel(label)
         _legend(axes, names)

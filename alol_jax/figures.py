@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 INK = "#010201"
 COLOURS = {
@@ -160,6 +160,7 @@ def curve(
     over: str,
     colour: str,
     chosen: int | None,
+    wide: bool = False,
 ) -> str:
     """One metric over the steps of a fit: every value pale, the running mean bold.
 
@@ -168,6 +169,7 @@ def curve(
         label: the metric, with its unit; over: what a step is.
         colour: a name of ``COLOURS``.
         chosen: the step whose parameters were kept, marked; None for no mark.
+        wide: the values span magnitudes.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(height=HEIGHT)
@@ -181,6 +183,8 @@ def curve(
             axes.plot(middle, np.convolve(y, np.ones(window) / window, "valid"), color=paint, lw=2)
         else:
             axes.plot(x, y, color=paint, marker="o", ms=3.5)
+        if wide:
+            span_magnitudes(axes)
         _mark_step(axes, chosen)
         _label_steps(axes, label, over)
         return to_svg(figure, f"{label} over {over}s")
@@ -274,9 +278,16 @@ def _legend_above(axes: Axes) -> None:
 
 def _label_steps(axes: Axes, label: str, over: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(over)
     axes.set_ylabel(label)
+
+
+def span_magnitudes(axes: Axes) -> None:
+    """A y axis that is linear up to 1 and logarithmic above."""
+    axes.set_yscale("symlog", linthresh=1.0, linscale=0.5)
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _mark_step(axes: Axes, chosen: int | None) -> None:

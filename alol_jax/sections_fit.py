@@ -30,6 +30,7 @@ WEIGHTS = {
     "ratio_mean": "mean ratio π / π_ref",
 }
 """Logged metric -> its axis label; the captions are those of ``metrics.METRICS``."""
+WIDE = ("kl_to_reference",)  # of magnitudes: one response far away outweighs all others
 
 
 def unit(summary: RunSummary) -> str:
@@ -94,7 +95,13 @@ def _curves(policy: Policy, labels: dict[str, str], colour: str, over: str) -> l
     for name in (name for name in labels if name in logged):
         steps, values = np.array(logged[name].steps), np.array(logged[name].values)
         svg = figures.curve(
-            steps, values, label=labels[name], over=over, colour=colour, chosen=policy.step
+            steps,
+            values,
+            label=labels[name],
+            over=over,
+            colour=colour,
+            chosen=policy.step,
+            wide=name in WIDE,
         )
         caption = f"{METRICS[name]} Pale: as logged; bold: running mean."
         title = labels[name].split(" (")[0]

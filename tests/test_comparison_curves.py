@@ -16,7 +16,7 @@ def drawn(monkeypatch):
     """(label, over) -> group -> the runs of a figure, instead of the figure."""
     found = {}
 
-    def curves(series, *, label, over, marks):
+    def curves(series, *, label, over, marks, wide=False):
         found[label, over] = {one.name: one.runs for one in series}
         return "<svg/>"
 

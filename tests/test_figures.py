@@ -31,6 +31,9 @@ def drawn() -> dict[str, str]:
         "curve": figures.curve(
             STEPS, 1 / STEPS, label="loss", over="rollout", colour="policy", chosen=20
         ),
+        "wide": figures.curve(
+            STEPS, 10.0 ** (STEPS % 5), label="kl", over="x", colour="policy", chosen=2, wide=True
+        ),
         "validation": figures.validation(
             STEPS, 1 / STEPS, label="mean reward", over="optimizer step", colour="policy", chosen=20
         ),
@@ -123,6 +126,18 @@ def test_a_single_value_can_be_drawn_by_every_figure():
     assert figures.validation(step, one, label="score", over="x", colour="policy", chosen=1)
     assert figures.kept_and_dropped(one, np.array([True]), label="advantage")
     assert figures.calibration(one, one, np.array([0.0]), np.array([1]))
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_magnitudes_have_ticks_of_their_own_on_a_wide_axis(wide):
+    values = 10.0 ** (STEPS % 5)
+    one = figures.curve(STEPS, values, label="x", over="y", colour="policy", chosen=None, wide=wide)
+    many = comparison_figures.curves(
+        [Series("a", ((STEPS, values),))], label="x", over="y", marks=True, wide=wide
+    )
+    for svg in (one, many):
+        found = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+        assert ({"10", "100", "1k", "10k"} <= set(found)) == wide
 
 
 def test_a_long_curve_is_thinned_and_a_short_one_is_not():
