@@ -19,6 +19,7 @@ KL = "kl"
 TOTAL = "total"
 EVERY = "(all)"  # the name of all test prompts together, beside those of the test sets
 TEXT = ("distinct-1", "distinct-2", "distinct-3", "length")
+SETS = 6  # test sets that the plain table still lists
 FEW = 30  # prompts below which a bootstrap percentile interval is known to be too narrow
 
 
@@ -132,9 +133,10 @@ def result_table(evaluation: Evaluation) -> str:
             lines.append(f"  {metric[: first - 2]:<{first - 2}}{interval:>25}")
     if evaluation.kl is not None:
         lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")
-    if len(evaluation.sets) > 1:
-        lines.append("total reward by test set")
-    for name in (one.name for one in evaluation.sets if len(evaluation.sets) > 1):
+    sets = [one.name for one in evaluation.sets] if len(evaluation.sets) > 1 else []
+    if sets:
+        lines.append("total reward by test set" + ": in the report" * (len(sets) > SETS))
+    for name in sets if len(sets) <= SETS else ():
         there = in_set(every, name)
         cells = (f"{_plain(there[system, TOTAL]):>25}" for system in systems)
         lines.append(f"  {name[: first - 2]:<{first - 2}}" + "".join(cells))

@@ -160,6 +160,8 @@ def test_every_test_set_has_its_line_and_the_kl_its_sentence(tmp_path):
     said = result_table(evaluation).splitlines()
     assert "policy's KL to the reference: 3.250 [2.500, 4.125] nats" in said
     assert [line.split()[0] for line in said[-2:]] == ["easy", "hard"]
+    many = dataclasses.replace(evaluation, sets=sets[:1] * 7)
+    assert result_table(many).splitlines()[-1] == "total reward by test set: in the report"
     (tmp_path / "one").mkdir()
     alone = dataclasses.replace(whole, sets=sets[:1])
     page = write(tmp_path / "one", alone, value=None, policy=FULL, reference=EMPTY).html
