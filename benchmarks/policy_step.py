@@ -108,7 +108,7 @@ def main(_):
     first = statistics.median(seconds[OBJECTIVES.value[0]])
     for name, times in seconds.items():
         median = statistics.median(times)
-        print(f"{name:22} {median:.3f} s  × {median / first:.3f}  {products[name]} matrix products")
+        print(f"{name:28} {median:.3f} s  × {median / first:.3f}  {products[name]} matrix products")
 
 
 if __name__ == "__main__":
