@@ -3,12 +3,14 @@
     python -m benchmarks.policy_step --config=configs/quickstart.py --objectives=nll,a_lol,dpo,pro
 
 Prints for each objective the median seconds of a step, the ratio to the first one, and the number
-of matrix products in its lowered program. Steps alternate, so that a slow moment of the machine
-falls on all of them. Objectives that compare K responses get as many prompts as the others get
-rows; they are timed a second time with each prompt read K times, once before each response.
+of matrix products in its lowered program. Steps alternate, in another order in each round, so that
+a slow moment of the machine falls on all of them and none always follows the same one. Objectives
+that compare K responses get as many prompts as the others get rows; they are timed a second time
+with each prompt read K times, once before each response.
 """
 
 import functools
+import random
 import statistics
 import time
 
@@ -98,11 +100,13 @@ def main(_):
         state, metrics = update(state, lm.frozen(), batch)
         runs[name] = (update, state, batch)
     seconds = {name: [] for name in runs}
+    order = random.Random(0)
     for _ in range(STEPS.value):
-        for name, (update, state, batch) in runs.items():
+        for name in order.sample(list(runs), len(runs)):
+            update, state, batch = runs[name]
             start = time.perf_counter()
             state, metrics = update(state, lm.frozen(), batch)
-            jax.block_until_ready(metrics)
+            jax.block_until_ready((state, metrics))
             seconds[name].append(time.perf_counter() - start)
             runs[name] = (update, state, batch)
     first = statistics.median(seconds[OBJECTIVES.value[0]])
