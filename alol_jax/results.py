@@ -133,13 +133,13 @@ def result_table(evaluation: Evaluation) -> str:
             lines.append(f"  {metric[: first - 2]:<{first - 2}}{interval:>25}")
     if evaluation.kl is not None:
         lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")
-    sets = [one.name for one in evaluation.sets] if len(evaluation.sets) > 1 else []
+    sets = evaluation.sets if len(evaluation.sets) > 1 else ()
     if sets:
         lines.append("total reward by test set" + ": in the report" * (len(sets) > SETS))
-    for name in sets if len(sets) <= SETS else ():
-        there = in_set(every, name)
-        cells = (f"{_plain(there[system, TOTAL]):>25}" for system in systems)
-        lines.append(f"  {name[: first - 2]:<{first - 2}}" + "".join(cells))
+    for one in sets if len(sets) <= SETS else ():
+        there = in_set(every, one.name)
+        cells = (f"{_plain(there[name, TOTAL], one.prompts):>25}" for name in systems)
+        lines.append(f"  {one.name[: first - 2]:<{first - 2}}" + "".join(cells))
     return "\n".join(lines)
 
 
@@ -236,11 +236,12 @@ def _ends(interval: Interval) -> tuple[float, float, float]:
     return interval.mean, interval.low, interval.high
 
 
-def _plain(measure: Measure) -> str:
+def _plain(measure: Measure, prompts: int | None = None) -> str:
+    """The figure with its interval, which one prompt has not."""
     if measure.mean is None:
         return "-"
     mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:5])
-    return f"{mean} [{low}, {high}]"
+    return mean if prompts == 1 else f"{mean} [{low}, {high}]"
 
 
 def digits_of(metric: str) -> int:

@@ -77,6 +77,8 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     tables = [Table("", tuple(columns), tuple(rows))]
     if len(evaluation.sets) > 1:
         tables.append(_by_set(evaluation, found))
+        if any(one.prompts == 1 for one in evaluation.sets):
+            text.append("A test set of one prompt has no interval.")
     return Section("results", "Results", tuple(text), tables=tuple(tables))
 
 
@@ -91,6 +93,8 @@ def _by_set(evaluation: Evaluation, found: Sequence[Measure]) -> Table:
         change = at.get((DIFFERENCE, TOTAL))
         cells = [_measure(at[name, TOTAL]) for name in names]
         cells.append(Cell("") if change is None else _measure(change))
+        if one.prompts == 1:
+            cells = [cell._replace(interval="") for cell in cells]
         rows.append(Row((Cell(one.name), Cell(f"{one.prompts:,}", exact=one.prompts), *cells)))
     return Table("Total reward by test set", tuple(columns), tuple(rows))
 
