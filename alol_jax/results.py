@@ -117,7 +117,10 @@ def result_table(evaluation: Evaluation) -> str:
     found = in_set(every, EVERY)
     systems = [system.name for system in evaluation.systems]
     metrics = metric_names(evaluation)
-    first = min(24, max(len("paired difference"), *(len(metric) for metric in metrics)))
+    sets = evaluation.sets if len(evaluation.sets) > 1 else ()
+    shown = sets if len(sets) <= SETS else ()
+    names = ("paired difference", *metrics, *(f"  {one.name}" for one in shown))
+    first = min(24, max(map(len, names)))
     count = prompt_count(evaluation)
     title = f"Means over {count:,} test prompts [95% bootstrap interval]"
     lines = [title, " " * first + "".join(f"{name:>25}" for name in systems)]
@@ -133,10 +136,9 @@ def result_table(evaluation: Evaluation) -> str:
             lines.append(f"  {metric[: first - 2]:<{first - 2}}{interval:>25}")
     if evaluation.kl is not None:
         lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")
-    sets = evaluation.sets if len(evaluation.sets) > 1 else ()
     if sets:
         lines.append("total reward by test set" + ": in the report" * (len(sets) > SETS))
-    for one in sets if len(sets) <= SETS else ():
+    for one in shown:
         there = in_set(every, one.name)
         cells = (f"{_plain(there[name, TOTAL], one.prompts):>25}" for name in systems)
         lines.append(f"  {one.name[: first - 2]:<{first - 2}}" + "".join(cells))

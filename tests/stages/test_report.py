@@ -171,7 +171,7 @@ def test_every_test_set_has_its_line_and_the_kl_its_sentence(tmp_path):
 def test_a_test_set_of_one_prompt_has_no_interval(tmp_path):
     whole = evaluated()
     change = Interval(-0.0625, -0.0625, -0.0625)
-    sets = tuple(PromptSet(f"of {n}", n, whole.systems, change) for n in (1, 2))
+    sets = tuple(PromptSet(f"a long name of {n}", n, whole.systems, change) for n in (1, 2))
     evaluation = dataclasses.replace(whole, sets=sets)
     page = write(tmp_path, evaluation, value=None, policy=FULL, reference=EMPTY).html
     assert "A test set of one prompt has no interval." in page
@@ -179,6 +179,7 @@ def test_a_test_set_of_one_prompt_has_no_interval(tmp_path):
     one, two = table[table.index("of 1") :].split("of 2")
     assert "−0.062" in one and "[" not in one and "[−0.062, −0.062]" in two
     one, two = result_table(evaluation).splitlines()[-2:]
+    assert one.startswith("  a long name of 1 ") and len(two) <= 100
     assert "[" not in one and two.count("[") == one.count(".") == len(whole.systems)
     (tmp_path / "two").mkdir()
     larger = dataclasses.replace(whole, sets=sets[1:] * 2)
