@@ -8,15 +8,15 @@ import re
 
 from ml_collections import ConfigDict
 
-from alol_jax.advantage import SAMPLING, sampling_of
-from alol_jax.batches import RANKINGS
-from alol_jax.language_model import LanguageModel
-from alol_jax.objectives import Objective, hyper_parameters
-from alol_jax.optim import make_optimizer
-from alol_jax.rewards import check_weights
-from alol_jax.rollouts import check_rollouts
-from alol_jax.sampling import decoding_of, drawing_of
-from alol_jax.tokenizer import Tokenizer
+from alol_jax.decoding.sampling import decoding_of, drawing_of
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.objectives.advantage import SAMPLING, sampling_of
+from alol_jax.objectives.losses import Objective, hyper_parameters
+from alol_jax.rewards.reward import check_weights
+from alol_jax.text.tokenizer import Tokenizer
+from alol_jax.training.batches import RANKINGS
+from alol_jax.training.optim import make_optimizer
+from alol_jax.training.rollouts import check_rollouts
 from alol_jax.types import Task, UserError
 
 SPLITS = ("train", "validation", "test")

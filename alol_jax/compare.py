@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from alol_jax.command_line import guarded
-from alol_jax.comparison import Comparison, compared
-from alol_jax.comparison_files import plain_table, to_csv, to_json, to_latex
-from alol_jax.comparison_page import to_html
-from alol_jax.finished_runs import read_runs
-from alol_jax.progress import say
+from alol_jax.reports.compare.files import plain_table, to_csv, to_json, to_latex
+from alol_jax.reports.compare.page import to_html
+from alol_jax.reports.compare.table import Comparison, compared
+from alol_jax.reports.finished_runs import read_runs
+from alol_jax.runs.command_line import guarded
+from alol_jax.runs.progress import say
 from alol_jax.types import UserError
 
 FILES: dict[str, Callable[[Comparison], str]] = {

@@ -25,12 +25,12 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from alol_jax.head_fit import Features, HeadFitter, features_of, make_head_fitter
-from alol_jax.language_model import LanguageModel, open_language_model
+from alol_jax.devices.sharding import make_mesh
 from alol_jax.main import CONFIG, entry
 from alol_jax.models.heads import ValueHead
-from alol_jax.progress import progress, say
-from alol_jax.results import EVERY
+from alol_jax.models.language_model import LanguageModel, open_language_model
+from alol_jax.reports.results import EVERY
+from alol_jax.reports.statistics import bootstrap, pearson, spearman
 from alol_jax.rewards.distilled import (
     Description,
     base_of,
@@ -39,10 +39,10 @@ from alol_jax.rewards.distilled import (
     refuse_taken,
     save_distilled,
 )
-from alol_jax.sharding import make_mesh
+from alol_jax.runs.progress import progress, say
 from alol_jax.stages.load import checked
-from alol_jax.statistics import bootstrap, pearson, spearman
-from alol_jax.tasks import get_task
+from alol_jax.tasks.registry import get_task
+from alol_jax.training.head_fit import Features, HeadFitter, features_of, make_head_fitter
 from alol_jax.types import Example, Interval, Params, UserError
 
 _OUT = flags.DEFINE_string("out", None, "Where the reward model goes; must not exist.")

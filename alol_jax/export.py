@@ -15,20 +15,27 @@ from pathlib import Path
 
 import jax
 
-from alol_jax.artifacts import load_result
-from alol_jax.command_line import guarded
-from alol_jax.language_model import DTYPES, LanguageModel, open_language_model
-from alol_jax.model_card import Exported, model_card
-from alol_jax.models.hf_config import to_hf
-from alol_jax.models.hf_files import HFDirectory
-from alol_jax.models.hf_writer import write_json, write_weights
-from alol_jax.models.merge import HFTensors, Weight, dequantised, merged, of_checkpoint, of_params
-from alol_jax.models.peft_files import write_adapter
-from alol_jax.models.weight_names import ARCHITECTURES
-from alol_jax.progress import say
-from alol_jax.sharding import make_mesh
+from alol_jax.devices.sharding import make_mesh
+from alol_jax.models.files.hf_config import to_hf
+from alol_jax.models.files.hf_reader import HFDirectory
+from alol_jax.models.files.hf_writer import write_json, write_weights
+from alol_jax.models.files.merge import (
+    HFTensors,
+    Weight,
+    dequantised,
+    merged,
+    of_checkpoint,
+    of_params,
+)
+from alol_jax.models.files.peft_adapter import write_adapter
+from alol_jax.models.files.weight_names import ARCHITECTURES
+from alol_jax.models.language_model import DTYPES, LanguageModel, open_language_model
+from alol_jax.reports.model_card import Exported, model_card
+from alol_jax.runs.artifacts import load_result
+from alol_jax.runs.command_line import guarded
+from alol_jax.runs.progress import say
+from alol_jax.runs.workdir import Stage, finished_stage
 from alol_jax.types import Params, Policy, UserError
-from alol_jax.workdir import Stage, finished_stage
 
 MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_reference",)}
 """What can be exported -> the stages of which one fits it."""

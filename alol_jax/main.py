@@ -17,14 +17,15 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
-from alol_jax.command_line import STOPPED, guarded, parse, stop_when_asked
-from alol_jax.language_model import LanguageModel, open_language_model
-from alol_jax.objectives import get_objective, hyper_parameters
-from alol_jax.progress import say
-from alol_jax.results import result_table
-from alol_jax.rewards import Scoring
+from alol_jax.devices.sharding import make_mesh
+from alol_jax.models.language_model import LanguageModel, open_language_model
+from alol_jax.objectives.losses import get_objective, hyper_parameters
+from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
-from alol_jax.sharding import make_mesh
+from alol_jax.rewards.reward import Scoring
+from alol_jax.runs.command_line import STOPPED, guarded, parse, stop_when_asked
+from alol_jax.runs.progress import say
+from alol_jax.runs.workdir import Run, alone_in
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -35,9 +36,8 @@ from alol_jax.stages.load import load
 from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
-from alol_jax.tasks import get_task
+from alol_jax.tasks.registry import get_task
 from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, UserError
-from alol_jax.workdir import Run, alone_in
 
 STAGES = {
     "load": 1,

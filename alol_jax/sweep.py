@@ -24,15 +24,15 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
-from alol_jax.command_line import stop_when_asked
 from alol_jax.compare import check_out, compare
-from alol_jax.finished_runs import why_not
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
-from alol_jax.objectives import get_objective
-from alol_jax.progress import say
-from alol_jax.tasks import get_task
+from alol_jax.objectives.losses import get_objective
+from alol_jax.reports.finished_runs import why_not
+from alol_jax.runs.command_line import stop_when_asked
+from alol_jax.runs.progress import say
+from alol_jax.runs.workdir import Run, alone_in, finished_stage, first_difference
+from alol_jax.tasks.registry import get_task
 from alol_jax.types import UserError
-from alol_jax.workdir import Run, alone_in, finished_stage, first_difference
 
 COMMON = (
     *("seed", "task", "rewards", "reward_models", "score", "model", "mesh", "reference"),

@@ -310,7 +310,7 @@ class RunSummary:
 class RewardSpec:
     """One reward component of a task.
 
-    ``scorer`` is a key of ``alol_jax.rewards.SCORERS``; ``template`` makes the scorer's text from
+    ``scorer`` is a key of ``rewards.reward.SCORERS``; ``template`` makes the scorer's text from
     ``{prompt}`` and ``{response}``; every score lies in [0, bound]. Components that a model scores
     are named in ``config.reward_models`` instead: any task can have them.
     """

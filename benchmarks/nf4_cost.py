@@ -21,14 +21,14 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from alol_jax.annotate import annotator
-from alol_jax.batches import collate, single_items, tokenise
-from alol_jax.fit import init_state, make_update, policy_loss
-from alol_jax.language_model import open_language_model
-from alol_jax.objectives import get_objective, hyper_parameters
-from alol_jax.optim import make_optimizer
-from alol_jax.sharding import make_mesh, place_like_params, place_rows
-from alol_jax.tasks import get_task
+from alol_jax.devices.sharding import make_mesh, place_like_params, place_rows
+from alol_jax.models.language_model import open_language_model
+from alol_jax.objectives.losses import get_objective, hyper_parameters
+from alol_jax.tasks.registry import get_task
+from alol_jax.training.annotate import annotator
+from alol_jax.training.batches import collate, single_items, tokenise
+from alol_jax.training.fit import init_state, make_update, policy_loss
+from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Scored
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py")

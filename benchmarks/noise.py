@@ -16,14 +16,14 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
-from alol_jax.artifacts import load_fields
-from alol_jax.command_line import stop_when_asked
-from alol_jax.comparison_figures import Series, curves
 from alol_jax.main import REDO, WORKDIR, entry
-from alol_jax.progress import say
+from alol_jax.reports.compare.figures import Series, curves
+from alol_jax.runs.artifacts import load_fields
+from alol_jax.runs.command_line import stop_when_asked
+from alol_jax.runs.progress import say
+from alol_jax.runs.workdir import finished_stage
 from alol_jax.sweep import config_from, sweep
 from alol_jax.types import Evaluation, Interval
-from alol_jax.workdir import finished_stage
 
 SHARES = flags.DEFINE_list("shares", ["0", "0.25", "0.5", "0.75"], "Of training responses.")
 NAMES = flags.DEFINE_list("noisy", ["nll", "wbc", "a_lol_ref_free", "a_lol_seq"], "Objectives.")

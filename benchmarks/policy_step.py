@@ -20,12 +20,12 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from alol_jax.fit import init_state, make_update, policy_loss
-from alol_jax.language_model import open_language_model
-from alol_jax.logprobs import joined, response_logp
-from alol_jax.objectives import get_objective, hyper_parameters, responses_of
-from alol_jax.optim import make_optimizer
-from alol_jax.sharding import make_mesh, place_like_params, place_rows
+from alol_jax.devices.sharding import make_mesh, place_like_params, place_rows
+from alol_jax.models.language_model import open_language_model
+from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.losses import get_objective, hyper_parameters, responses_of
+from alol_jax.training.fit import init_state, make_update, policy_loss
+from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Targets, Tokens
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py")

@@ -2,7 +2,7 @@
 # What a contributor runs before each commit: format, lint, tests with coverage.
 #   bash launch/test.sh              the default run
 #   bash launch/test.sh --all        slow tests too
-#   bash launch/test.sh tests/test_fit.py -k resumed      any pytest arguments; no coverage floor
+#   bash launch/test.sh tests/training/test_fit.py -k resumed      any pytest arguments; no coverage floor
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/install.sh requirements-dev.txt

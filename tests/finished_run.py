@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.language_model import LanguageModel, open_language_model
-from alol_jax.objectives import get_objective
+from alol_jax.models.language_model import LanguageModel, open_language_model
+from alol_jax.objectives.losses import get_objective
+from alol_jax.runs.workdir import Run
 from alol_jax.types import Evaluation, Policy
-from alol_jax.workdir import Run
 from configs import common
 from tests.tiny_run import TASK, mesh_of, scoring
 

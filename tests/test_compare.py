@@ -13,14 +13,14 @@ import sys
 import pytest
 
 from alol_jax.compare import FILES, compare, entry, parse
-from alol_jax.comparison_files import LATEX, escaped
-from alol_jax.results import EVERY
+from alol_jax.reports.compare.files import LATEX, escaped
+from alol_jax.reports.results import EVERY
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.load import load
 from alol_jax.stages.score import score
 from alol_jax.types import UserError
-from tests.comparison_cases import PARTS, SOURCES, answers, config_of, evaluated, finish, unscored
-from tests.page_tags import assert_loads_nothing, tags
+from tests.reports.page_tags import assert_loads_nothing, tags
+from tests.reports.runs import PARTS, SOURCES, answers, config_of, evaluated, finish, unscored
 
 SECTIONS = "results against sets components curves seeds cost settings runs".split()
 

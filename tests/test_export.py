@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from alol_jax.export import export, parse
-from alol_jax.language_model import open_language_model
+from alol_jax.models.language_model import open_language_model
 from alol_jax.types import Evaluation, Interval, SystemScores, UserError
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
 from tests.running import ROOT, environment

@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from alol_jax.artifacts import load_result
 from alol_jax.compare import compare
-from alol_jax.rewards import Scoring
+from alol_jax.rewards.reward import Scoring
+from alol_jax.runs.artifacts import load_result
 from alol_jax.stages.score import score
 from alol_jax.tasks import hha
 from alol_jax.types import Evaluation, Policy, Splits, TrainingTable, UserError

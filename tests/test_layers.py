@@ -9,139 +9,68 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "alol_jax"
 
-# models/ in the order in which one may import the other.
-MODELS = (
-    *("config", "attention", "nf4", "blocks", "transformer", "heads", "classifiers", "adapters"),
-    *("weight_names", "hf_fields", "hf_config", "hf_files", "hf_writer", "gguf_file", "convert"),
-    *("classifier_files", "peft_config", "peft_files", "merge"),
-)
-
-# (module or package.*) -> (layer, what it may import of its own layer). Everything may import any
-# lower layer, unless `FORBIDDEN` says otherwise.
-LAYERS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "": (0, ()),  # alol_jax/__init__.py
-    "types": (0, ()),
-    # mathematics: arrays in, arrays out
-    "objectives": (1, ("ppo",)),
-    "ppo": (1, ()),
-    "advantage": (1, ()),
-    "logprobs": (1, ()),
-    "statistics": (1, ()),
-    # machinery
-    "models": (2, ()),
-    **{
-        f"models.{name}": (2, tuple(f"models.{earlier}" for earlier in MODELS[:place]))
-        for place, name in enumerate(MODELS)
-    },
-    "tasks": (2, ("tasks.*",)),
-    "tasks.*": (2, ("tasks.*",)),
-    "tokenizer": (2, ()),
-    "tokenizer_files": (2, ("tokenizer",)),
-    "tokens": (2, ()),
-    "sharding": (2, ()),
-    "checkpoint": (2, ()),
-    "optim": (2, ()),
-    "metrics": (2, ()),
-    "tables": (2, ()),
-    "command_line": (2, ("progress",)),
-    "progress": (2, ()),
-    "figures": (2, ()),
-    "comparison_figures": (2, ("figures",)),
-    "page": (2, ()),
-    "results": (2, ()),
-    # what stages are made of
-    "artifacts": (3, ()),
-    "workdir": (3, ("artifacts",)),
-    "rewards": (3, ("rewards.*",)),
-    "rewards.*": (3, ("rewards.*", "language_model")),
-    "sampling": (3, ()),
-    "beam": (3, ("sampling",)),
-    "decode": (3, ("beam", "sampling")),
-    "fit": (3, ()),
-    "batches": (3, ()),
-    "language_model": (3, ()),
-    "flops": (3, ()),
-    "sections": (3, ()),
-    "sections_fit": (3, ()),
-    # several runs side by side
-    "comparison_rows": (3, ()),
-    "comparison": (3, ("comparison_rows",)),
-    "comparison_words": (3, ("comparison", "comparison_rows")),
-    "comparison_files": (3, ("comparison", "comparison_rows", "comparison_words")),
-    "comparison_curves": (3, ("comparison", "comparison_rows", "sections_fit")),
-    "comparison_page": (
-        3,
-        ("comparison", "comparison_curves", "comparison_rows", "comparison_words"),
-    ),
-    "annotate": (3.5, ()),
-    "costs": (3.5, ()),
-    "head_fit": (3.5, ()),
-    "rollouts": (3.5, ("answers",)),
-    "validation": (3.5, ("annotate", "answers")),
-    "answers": (3.5, ()),
-    "checks": (3.5, ("rollouts",)),
-    "stages": (4, ()),
-    "stages.*": (4, ()),
-    "model_card": (4, ()),
-    "finished_runs": (4, ()),
-    "main": (5, ()),
-    "sweep": (5, ("main", "compare")),
-    "distill_reward": (5, ("main",)),
-    "plan": (5, ("plan.*",)),
-    "plan.*": (5, ("plan.*",)),
-    "export": (5, ()),
-    "compare": (5, ()),
+# Room -> its floor. A room imports from lower floors and from itself, never in a circle. What
+# stands at the top of the package, and `plan`, are programs.
+FLOORS: dict[str, int] = {
+    "types": 0,  # imports nothing of ours
+    "objectives": 1,
+    "devices": 1,
+    "text": 2,
+    "tasks": 2,
+    "models": 3,
+    "runs": 3,
+    "rewards": 4,
+    "decoding": 5,
+    "training": 6,
+    "reports": 7,
+    "stages": 8,
+    "programs": 9,
 }
-FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "stages.*": ("tasks", "tasks.*", "workdir"),
-    # A task names its scorers by key; what reads or writes files knows no model.
-    "sections": ("tasks", "tasks.*"),
-    "sections_fit": ("tasks", "tasks.*"),
-    "artifacts": ("tasks", "tasks.*"),
-    "workdir": ("tasks", "tasks.*"),
-    "rewards": ("tasks", "tasks.*"),
-    "rewards.*": ("tasks", "tasks.*"),
-    "sampling": ("tasks", "tasks.*", "models.*"),
-    "beam": ("tasks", "tasks.*", "models.*"),  # receive the model as an argument
-    "decode": ("tasks", "tasks.*", "models.*"),
-    "fit": ("tasks", "tasks.*", "models.*"),
-    "batches": ("tasks", "tasks.*", "models.*"),
-    "language_model": ("tasks", "tasks.*"),
-    "annotate": ("tasks", "tasks.*"),
-    "answers": ("tasks", "tasks.*"),
-    "checks": ("tasks", "tasks.*"),
+PROGRAMS = ("main", "sweep", "compare", "export", "distill_reward", "checks", "plan")
+
+# What a room or a file may not import although it stands lower.
+CLOSED: dict[str, tuple[str, ...]] = {
+    # A task is a value: programs look it up by its name and hand it on.
+    **{room: ("tasks",) for room in FLOORS if room not in ("tasks", "programs")},
+    "stages": ("tasks", "stages", "runs.workdir"),
+    # These receive the model as an argument.
+    "decoding.sampling": ("tasks", "models"),
+    "decoding.beam": ("tasks", "models"),
+    "decoding.decode": ("tasks", "models"),
+    "training.fit": ("tasks", "models"),
+    "training.batches": ("tasks", "models"),
 }
 
 # library -> the files that may import it. A library that is not here may not be imported at all.
 DOORS: dict[str, tuple[str, ...]] = {
-    "orbax": ("checkpoint",),
-    "transformers": ("tokenizer_files",),
-    "tokenizers": ("tokenizer", "tokenizer_files"),
-    "sentencepiece": ("tokenizer_files",),
-    "tensorflow_datasets": ("tables",),
+    "orbax": ("runs.checkpoint",),
+    "transformers": ("text.tokenizer_files",),
+    "tokenizers": ("text.tokenizer", "text.tokenizer_files"),
+    "sentencepiece": ("text.tokenizer_files",),
+    "tensorflow_datasets": ("runs.tables",),
     "datasets": ("tasks.sources",),
     "yaml": ("tasks.smalltalk",),
-    "gguf": ("models.gguf_file",),
-    "safetensors": ("models.hf_files",),
-    "huggingface_hub": ("models.hf_files",),
-    "matplotlib": ("figures", "comparison_figures"),
-    "jinja2": ("page",),
-    "grain": ("batches",),
-    "tensorboardX": ("metrics",),
-    "tqdm": ("progress",),
+    "gguf": ("models.files.gguf_reader",),
+    "safetensors": ("models.files.hf_reader",),
+    "huggingface_hub": ("models.files.hf_reader",),
+    "matplotlib": ("reports.figures", "reports.compare.figures"),
+    "jinja2": ("reports.page",),
+    "grain": ("training.batches",),
+    "tensorboardX": ("training.metrics",),
+    "tqdm": ("runs.progress",),
     "vaderSentiment": ("rewards.text",),
     "sklearn": ("rewards.text",),
     "profanity_check": ("rewards.text",),
     "flax": ("models.blocks", "models.classifiers", "models.heads"),
-    "optax": ("optim", "fit"),
+    "optax": ("training.optim", "training.fit"),
     "absl": (
         "main",
         "sweep",
         "distill_reward",
         "plan.__main__",
-        "command_line",
-        "tables",
-        "checkpoint",
+        "runs.command_line",
+        "runs.tables",
+        "runs.checkpoint",
     ),  # logging
     "chex": ("*",),
     "jax": ("*",),
@@ -161,7 +90,7 @@ def sources(*folders: str) -> dict[Path, str]:
 
 
 def module_name(path: Path) -> str:
-    """``alol_jax/stages/load.py`` -> ``stages.load``; a package's __init__ is the package."""
+    """``alol_jax/stages/load.py`` -> ``stages.load``; a room's __init__ is the room."""
     parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -198,32 +127,37 @@ def foreign(imports: set[str]) -> set[str]:
     return {n.split(".")[0] for n in imports} - {PACKAGE} - set(sys.stdlib_module_names)
 
 
-def row_of(module: str) -> str | None:
-    """The key of `LAYERS` that holds a module."""
-    if module in LAYERS:
-        return module
-    wildcard = module.rsplit(".", 1)[0] + ".*"
-    return wildcard if "." in module and wildcard in LAYERS else None
+def room_of(module: str) -> str:
+    """The key of `FLOORS`: the first name of a module, or "programs"."""
+    room = module.split(".")[0]
+    return "programs" if room in PROGRAMS else room
 
 
 def covers(patterns: tuple[str, ...], module: str) -> bool:
-    return any(
-        module == p or (p.endswith(".*") and module.startswith(p[:-1])) or p == "*"
-        for p in patterns
-    )
+    """Whether a pattern names the module, a room that it is in, or everything (``*``)."""
+    return any(p in ("*", module) or module.startswith(p + ".") for p in patterns)
 
 
 def upward(module: str, text: str) -> list[str]:
-    """The imports of a file that the layers do not allow."""
-    row = row_of(module)
-    layer, peers = LAYERS[row]
+    """The imports of a file that the floors do not allow."""
+    room = room_of(module)
+    closed = CLOSED.get(module, CLOSED.get(room, ()))
     wrong = []
     for other in sorted(ours(imports_of(text))):
-        lower = row_of(other) is not None and LAYERS[row_of(other)][0] < layer
-        allowed = covers(peers, other) or (lower and not covers(FORBIDDEN.get(row, ()), other))
-        if not allowed:
+        inside = room_of(other) == room or FLOORS[room_of(other)] < FLOORS[room]
+        if not inside or covers(closed, other):
             wrong.append(f"{module} imports {other}")
     return wrong
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, if there are any."""
+    while imports:
+        free = {module for module, others in imports.items() if not others & imports.keys()}
+        if not free:
+            return sorted(imports)
+        imports = {module: others for module, others in imports.items() if module not in free}
+    return []
 
 
 def strangers(module: str, text: str) -> list[str]:
@@ -234,20 +168,34 @@ def strangers(module: str, text: str) -> list[str]:
     ]
 
 
-def test_every_file_of_the_package_has_its_place_in_the_table():
+def test_every_file_of_the_package_is_in_a_room():
+    rooms = {room_of(module_name(path)) for path in sources(PACKAGE)} - {""}
+    assert rooms == FLOORS.keys()
+
+
+def test_every_room_has_a_door_sign():
+    for path, text in sources(PACKAGE).items():
+        if path.name == "__init__.py" and path.parent.name != PACKAGE:
+            sign = ast.get_docstring(ast.parse(text)) or ""
+            assert 3 <= len(sign.splitlines()) <= 8, path
+
+
+def test_the_tables_name_no_file_that_is_gone():
     modules = {module_name(path) for path in sources(PACKAGE)}
-    assert {module for module in modules if row_of(module) is None} == set()
+    doors = {door for doors in DOORS.values() for door in doors} - {"*"}
+    named = doors | set(PROGRAMS) | CLOSED.keys() - FLOORS.keys()
+    assert named - modules == set()
 
 
-def test_the_table_names_no_file_that_is_gone():
-    modules = {module_name(path) for path in sources(PACKAGE)}
-    rows = LAYERS.keys() | {door for doors in DOORS.values() for door in doors} - {"*"}
-    assert {row for row in rows if not any(covers((row,), module) for module in modules)} == set()
-
-
-def test_imports_go_strictly_downwards():
+def test_imports_go_downwards():
     wrong = [line for p, text in sources(PACKAGE).items() for line in upward(module_name(p), text)]
     assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    imports = {module_name(p): ours(imports_of(text)) for p, text in sources(PACKAGE).items()}
+    assert circle({module: others - {module} for module, others in imports.items()}) == []
+    assert circle({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == ["a", "b", "c"]
 
 
 def test_each_foreign_library_has_one_door():
@@ -265,17 +213,18 @@ def test_configs_import_only_the_shared_defaults():
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("models.blocks", "from alol_jax.models import transformer"),
-        ("models.blocks", "from alol_jax.models.transformer import Transformer"),
-        ("objectives", "import alol_jax.advantage"),
+        ("models.blocks", "from alol_jax import rewards"),
+        ("models.blocks", "from alol_jax.decoding.decode import generate"),
+        ("objectives.losses", "from alol_jax.models.heads import ValueHead"),
         ("stages.select", "from alol_jax.stages.fit_value import fit_value"),
-        ("stages.select", "def late():\n    from alol_jax import workdir"),
-        ("stages.load", "from alol_jax.tasks import get_task"),
-        ("tasks.jsonl", "from alol_jax.rewards import SCORERS"),
-        ("fit", "from alol_jax.models.heads import ValueHead"),
-        ("annotate", "from alol_jax.answers import answer"),
-        ("workdir", "from alol_jax import decode"),
-        ("types", "from alol_jax import objectives"),
+        ("stages.select", "def late():\n    from alol_jax.runs import workdir"),
+        ("stages.load", "from alol_jax.tasks.registry import get_task"),
+        ("tasks.jsonl", "from alol_jax.rewards.reward import SCORERS"),
+        ("training.fit", "from alol_jax.models.heads import ValueHead"),
+        ("training.annotate", "from alol_jax.stages.load import load"),
+        ("runs.workdir", "from alol_jax.decoding import decode"),
+        ("reports.page", "import alol_jax.main"),
+        ("types", "from alol_jax.objectives import losses"),
     ],
 )
 def test_a_forbidden_import_is_found(module, line):
@@ -285,7 +234,7 @@ def test_a_forbidden_import_is_found(module, line):
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("fit", "def late():\n    import orbax.checkpoint as ocp"),
+        ("training.fit", "def late():\n    import orbax.checkpoint as ocp"),
         ("tasks.jsonl", "from datasets import load_dataset"),
         ("models.convert", "import torch"),
     ],
@@ -295,9 +244,10 @@ def test_a_library_at_the_wrong_door_is_found(module, line):
 
 
 def test_an_allowed_import_is_not_reported():
-    assert upward("workdir", "from alol_jax.artifacts import save_result") == []
-    assert upward("answers", "from alol_jax import decode, rewards") == []
-    assert strangers("checkpoint", "import orbax.checkpoint, json") == []
+    assert upward("runs.workdir", "from alol_jax.runs.artifacts import save_result") == []
+    assert upward("decoding.answers", "from alol_jax.rewards.reward import Reward") == []
+    assert upward("plan.setting", "from alol_jax import checks") == []
+    assert strangers("runs.checkpoint", "import orbax.checkpoint, json") == []
 
 
 def test_no_file_is_longer_than_four_hundred_lines():
@@ -315,4 +265,4 @@ def test_only_main_and_progress_print():
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print"
     }
-    assert printing == {"alol_jax/main.py", "alol_jax/progress.py"}
+    assert printing == {"alol_jax/main.py", "alol_jax/runs/progress.py"}

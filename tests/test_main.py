@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from alol_jax.workdir import alone_in
+from alol_jax.runs.workdir import alone_in
 from tests.running import DEBUG, ROOT, command, environment, refused, run
 
 JSONL = "configs/jsonl.py:debug"

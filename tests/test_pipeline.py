@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from alol_jax.artifacts import load_result
-from alol_jax.checkpoint import load_params
+from alol_jax.runs.artifacts import load_result
+from alol_jax.runs.checkpoint import load_params
 from alol_jax.types import Policy
 from tests.running import ROOT, SMALL, command, environment, run
 

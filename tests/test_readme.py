@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from alol_jax.main import STAGES
-from alol_jax.objectives import OBJECTIVES
-from alol_jax.tasks import TASKS
+from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.tasks.registry import TASKS
 from configs import hha, jsonl, quickstart
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from alol_jax import sweep as program
 from alol_jax.checks import COLUMNS
 from alol_jax.main import Opened
-from alol_jax.objectives import OBJECTIVES
+from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.runs.workdir import Run, alone_in, finished_stage
 from alol_jax.sweep import (
     SET_HERE,
     asked,
@@ -23,8 +24,7 @@ from alol_jax.sweep import (
     sweep,
 )
 from alol_jax.types import StageContext, UserError
-from alol_jax.workdir import Run, alone_in, finished_stage
-from tests.comparison_cases import config_of, finish
+from tests.reports.runs import config_of, finish
 from tests.running import DEBUG, ROOT, SMALL, environment, refused
 from tests.tiny_run import tiny_lm
 

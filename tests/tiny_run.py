@@ -7,18 +7,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from alol_jax.language_model import LanguageModel, open_language_model
-from alol_jax.rewards import Scoring
-from alol_jax.sharding import AXES
-from alol_jax.types import (
-    Annotated,
-    Policy,
-    RewardSpec,
-    Scored,
-    ScoredSplits,
-    StageContext,
-    Task,
-)
+from alol_jax.devices.sharding import AXES
+from alol_jax.models.language_model import LanguageModel, open_language_model
+from alol_jax.rewards.reward import Scoring
+from alol_jax.types import Annotated, Policy, RewardSpec, Scored, ScoredSplits, StageContext, Task
 from configs import common
 
 SHAPES = ((16, 8), (32, 24))

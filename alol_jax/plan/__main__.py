@@ -13,13 +13,13 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from alol_jax.command_line import guarded, parse
 from alol_jax.plan.chips import in_gib, read_topology
 from alol_jax.plan.knobs import advice
 from alol_jax.plan.programs import NAMES
 from alol_jax.plan.setting import BATCHES, Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
-from alol_jax.progress import say
+from alol_jax.runs.command_line import guarded, parse
+from alol_jax.runs.progress import say
 from alol_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")

@@ -16,19 +16,19 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from alol_jax import flops
-from alol_jax.annotate import annotator
-from alol_jax.costs import step_flops
-from alol_jax.decode import make_decoder
-from alol_jax.fit import TrainState, make_update, policy_loss
-from alol_jax.language_model import LanguageModel
+from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.sampling import decoding_of
+from alol_jax.devices.sharding import ROWS, beside_params, replicated
 from alol_jax.models.heads import ValueHead
-from alol_jax.objectives import Objective, hyper_parameters, responses_of
-from alol_jax.optim import make_optimizer
-from alol_jax.ppo import PPOTargets
-from alol_jax.sampling import decoding_of
-from alol_jax.sharding import ROWS, beside_params, replicated
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.objectives.losses import Objective, hyper_parameters, responses_of
+from alol_jax.objectives.ppo import PPOTargets
 from alol_jax.stages.fit_policy_online import Minibatch, online_loss, value_leaves
+from alol_jax.training import flops
+from alol_jax.training.annotate import annotator
+from alol_jax.training.costs import step_flops
+from alol_jax.training.fit import TrainState, make_update, policy_loss
+from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Tokens
 
 NAMES = ("select", "policy step", "decode")

@@ -12,13 +12,13 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from alol_jax.checks import check
-from alol_jax.language_model import LanguageModel, open_language_model
-from alol_jax.objectives import Objective, get_objective
+from alol_jax.devices.sharding import make_mesh
+from alol_jax.models.language_model import LanguageModel, open_language_model
+from alol_jax.objectives.losses import Objective, get_objective
 from alol_jax.plan.chips import Slice
 from alol_jax.plan.costs import Cost, cost_of
 from alol_jax.plan.programs import NAMES, programs_of
-from alol_jax.sharding import make_mesh
-from alol_jax.tasks import get_task
+from alol_jax.tasks.registry import get_task
 from alol_jax.types import UserError
 
 ENVIRONMENT = {

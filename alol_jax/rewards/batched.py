@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from alol_jax.devices.sharding import place_rows
 from alol_jax.models.attention import BLOCK, Attention, choose
 from alol_jax.models.config import ModelConfig
-from alol_jax.progress import progress
-from alol_jax.sharding import place_rows
-from alol_jax.tokens import batches_by_width, to_tokens
+from alol_jax.runs.progress import progress
+from alol_jax.text.tokens import batches_by_width, to_tokens
 
 NARROWEST = 64  # tokens
 

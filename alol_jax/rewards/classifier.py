@@ -12,15 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.language_model import DTYPES, LanguageModel
+from alol_jax.devices.sharding import partition
 from alol_jax.models.attention import Attention
-from alol_jax.models.classifier_files import StoredClassifier, open_classifier
 from alol_jax.models.classifiers import Classifier
+from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
+from alol_jax.models.language_model import DTYPES, LanguageModel
 from alol_jax.rewards.batched import Reading, in_batches, reading_of
 from alol_jax.rewards.forms import Form, form_of
-from alol_jax.sharding import partition
-from alol_jax.tokenizer import Tokenizer
-from alol_jax.tokenizer_files import from_directory
+from alol_jax.text.tokenizer import Tokenizer
+from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.types import Params, UserError
 
 SIGMOID = "sigmoid"  # of the only logit; any other score is the probability of a label

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from alol_jax.tokenizer import Special, Tokenizer
+from alol_jax.text.tokenizer import Special, Tokenizer
 from alol_jax.types import UserError
 
 Form = Callable[[Tokenizer, Sequence[str], str, int], tuple[int, ...]]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.language_model import LanguageModel
+from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.classifier import open_scorer
 from alol_jax.rewards.distilled import DESCRIPTION, open_distilled
 

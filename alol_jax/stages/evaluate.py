@@ -8,15 +8,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.annotate import divergence
-from alol_jax.answers import answer, one_per_prompt
-from alol_jax.batches import tokenise
-from alol_jax.language_model import LanguageModel
-from alol_jax.results import by_prompt
-from alol_jax.rewards import Scoring
-from alol_jax.sampling import decoding_of
-from alol_jax.sharding import place_params
-from alol_jax.statistics import bootstrap, distinct_interval, word_counts
+from alol_jax.decoding.answers import answer, one_per_prompt
+from alol_jax.decoding.sampling import decoding_of
+from alol_jax.devices.sharding import place_params
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.reports.results import by_prompt
+from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
+from alol_jax.rewards.reward import Scoring
+from alol_jax.training.annotate import divergence
+from alol_jax.training.batches import tokenise
 from alol_jax.types import (
     Evaluation,
     Interval,

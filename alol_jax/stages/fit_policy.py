@@ -9,8 +9,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.advantage import SAMPLING, priority, sampling_of
-from alol_jax.batches import (
+from alol_jax.devices.sharding import place_like_params, place_params
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.objectives.advantage import SAMPLING, priority, sampling_of
+from alol_jax.objectives.losses import Objective, hyper_parameters, responses_of
+from alol_jax.rewards.reward import Scoring
+from alol_jax.training.batches import (
     Items,
     firsts,
     priority_draw,
@@ -19,13 +23,10 @@ from alol_jax.batches import (
     shuffled,
     single_items,
 )
-from alol_jax.costs import with_cost
-from alol_jax.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
-from alol_jax.language_model import LanguageModel
-from alol_jax.objectives import Objective, hyper_parameters, responses_of
-from alol_jax.optim import late_peak, make_optimizer
-from alol_jax.rewards import Scoring
-from alol_jax.sharding import place_like_params, place_params
+from alol_jax.training.costs import with_cost
+from alol_jax.training.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
+from alol_jax.training.optim import late_peak, make_optimizer
+from alol_jax.training.validation import make_validation
 from alol_jax.types import (
     Annotated,
     Policy,
@@ -35,7 +36,6 @@ from alol_jax.types import (
     TrainingTable,
     UserError,
 )
-from alol_jax.validation import make_validation
 
 
 def fit_policy(

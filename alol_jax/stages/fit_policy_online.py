@@ -13,9 +13,22 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax import flops
-from alol_jax.costs import step_flops
-from alol_jax.fit import (
+from alol_jax.devices.sharding import place_like_params, place_params, place_rows, replicated
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.objectives.logprobs import joined, response_logp, response_states
+from alol_jax.objectives.ppo import (
+    Moments,
+    PPOTargets,
+    adaptive_kl,
+    explained_variance,
+    ppo,
+    ppo_advantages,
+    ppo_token_rewards,
+)
+from alol_jax.rewards.reward import Scoring
+from alol_jax.training import flops
+from alol_jax.training.costs import step_flops
+from alol_jax.training.fit import (
     LossFn,
     TrainState,
     Update,
@@ -25,20 +38,8 @@ from alol_jax.fit import (
     make_update,
     plan_of,
 )
-from alol_jax.language_model import LanguageModel
-from alol_jax.logprobs import joined, response_logp, response_states
-from alol_jax.optim import late_peak, make_optimizer
-from alol_jax.ppo import (
-    Moments,
-    PPOTargets,
-    adaptive_kl,
-    explained_variance,
-    ppo,
-    ppo_advantages,
-    ppo_token_rewards,
-)
-from alol_jax.rewards import Scoring
-from alol_jax.rollouts import (
+from alol_jax.training.optim import late_peak, make_optimizer
+from alol_jax.training.rollouts import (
     Asked,
     Rollouts,
     anchor_of,
@@ -46,7 +47,7 @@ from alol_jax.rollouts import (
     make_rollouts,
     steps_per_rollout,
 )
-from alol_jax.sharding import place_like_params, place_params, place_rows, replicated
+from alol_jax.training.validation import make_validation
 from alol_jax.types import (
     Cost,
     Params,
@@ -58,7 +59,6 @@ from alol_jax.types import (
     TrainingTable,
     UserError,
 )
-from alol_jax.validation import make_validation
 
 VALUE = ("value/kernel", "value/bias")
 """Paths of the token values' leaves: they train with the policy and are no part of it."""

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.advantage import SAMPLING, sampling_of
-from alol_jax.annotate import annotate
-from alol_jax.batches import firsts, read_ahead, shuffled, single_items, tokenise
-from alol_jax.costs import with_cost
-from alol_jax.fit import fit_best, init_state, make_plan, make_update, policy_loss
-from alol_jax.language_model import LanguageModel
-from alol_jax.objectives import nll
-from alol_jax.optim import late_peak, make_optimizer
-from alol_jax.sharding import place_like_params
+from alol_jax.devices.sharding import place_like_params
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.objectives.advantage import SAMPLING, sampling_of
+from alol_jax.objectives.losses import nll
+from alol_jax.training.annotate import annotate
+from alol_jax.training.batches import firsts, read_ahead, shuffled, single_items, tokenise
+from alol_jax.training.costs import with_cost
+from alol_jax.training.fit import fit_best, init_state, make_plan, make_update, policy_loss
+from alol_jax.training.optim import late_peak, make_optimizer
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task
 
 

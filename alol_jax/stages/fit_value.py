@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.head_fit import Features, features_of, make_head_fitter
-from alol_jax.language_model import LanguageModel
+from alol_jax.devices.sharding import place_params
 from alol_jax.models.heads import ValueHead
-from alol_jax.progress import progress
-from alol_jax.sharding import place_params
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.runs.progress import progress
+from alol_jax.training.head_fit import Features, features_of, make_head_fitter
 from alol_jax.types import (
     Answers,
     Policy,

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax import rewards
-from alol_jax.answers import answer, one_per_prompt
-from alol_jax.language_model import LanguageModel
-from alol_jax.sampling import drawing_of
+from alol_jax.decoding.answers import answer, one_per_prompt
+from alol_jax.decoding.sampling import drawing_of
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.rewards import reward as rewards
 from alol_jax.types import Answers, Policy, ScoredSplits, StageContext, Task
 
 

@@ -10,9 +10,9 @@ import json
 
 from ml_collections import ConfigDict
 
-from alol_jax import sections, sections_fit
-from alol_jax.page import Page, Section, render
-from alol_jax.results import (
+from alol_jax.reports import sections, sections_fit
+from alol_jax.reports.page import Page, Section, render
+from alol_jax.reports.results import (
     Measure,
     explained_variance,
     measures,

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax import rewards
-from alol_jax.progress import progress
+from alol_jax.rewards import reward as rewards
+from alol_jax.runs.progress import progress
 from alol_jax.types import Example, Scored, ScoredSplits, Splits, StageContext, UserError
 
 PIECE = 256  # rows scored between two looks at the clock and at who wants to stop

@@ -10,21 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.advantage import advantages, kept
-from alol_jax.annotate import annotate
-from alol_jax.batches import Cut, tokenise
-from alol_jax.language_model import LanguageModel
+from alol_jax.devices.sharding import place_params
 from alol_jax.models.heads import ValueHead
-from alol_jax.sharding import place_params
-from alol_jax.types import (
-    Annotated,
-    Policy,
-    ScoredSplits,
-    StageContext,
-    Task,
-    TrainingTable,
-    Value,
-)
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.objectives.advantage import advantages, kept
+from alol_jax.training.annotate import annotate
+from alol_jax.training.batches import Cut, tokenise
+from alol_jax.types import Annotated, Policy, ScoredSplits, StageContext, Task, TrainingTable, Value
 
 EXTREMES = 10  # rows shown at each end of the data report
 

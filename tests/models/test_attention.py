@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alol_jax.devices.sharding import AXES, make_mesh
 from alol_jax.models.attention import KERNELS, Attention, cached, choose, visible
-from alol_jax.sharding import AXES, make_mesh
 from alol_jax.types import Branches, UserError
 
 CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,))

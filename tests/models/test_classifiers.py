@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from alol_jax.devices.sharding import make_mesh, partition, place_params, place_rows
 from alol_jax.models.attention import Attention
 from alol_jax.models.blocks import initialise
-from alol_jax.models.classifier_files import KINDS, open_classifier
 from alol_jax.models.classifiers import HEADS, POOLINGS, PROBLEMS
-from alol_jax.sharding import make_mesh, partition, place_params, place_rows
+from alol_jax.models.files.classifiers import KINDS, open_classifier
 from alol_jax.types import UserError
 from tests.models.small_models import close
 from tests.models.tiny_classifiers import (

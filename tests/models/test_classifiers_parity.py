@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alol_jax.models.attention import Attention
-from alol_jax.models.classifier_files import open_classifier
+from alol_jax.models.files.classifiers import open_classifier
 from alol_jax.types import UserError
 from tests.models.tiny_llama import here
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch

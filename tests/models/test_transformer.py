@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax.logprobs import joined, response_logp
+from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.blocks import dropout
 from alol_jax.models.transformer import Cache
-from alol_jax.sharding import make_mesh, place_params, place_rows
-from alol_jax.tokens import to_tokens
+from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import (
     ADAPTERS,
     SMALL,

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax.decode import Sampling, make_decoder
-from alol_jax.language_model import open_language_model
-from alol_jax.logprobs import joined, response_logp
-from alol_jax.tokens import to_tokens
+from alol_jax.decoding.decode import Sampling, make_decoder
+from alol_jax.models.language_model import open_language_model
+from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.text.tokens import to_tokens
 from configs import common
 from tests.models.small_models import small
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch, saved_and_opened

@@ -9,8 +9,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from alol_jax.models.classifiers import Classifier
-from alol_jax.models.hf_config import to_hf
-from alol_jax.models.weight_names import ARCHITECTURES, BODIES, CRITIC_ROWS
+from alol_jax.models.files.hf_config import to_hf
+from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, CRITIC_ROWS
 from tests.models.small_models import SMALLS, random_params, small
 
 END = 7  # the token that ends an utterance

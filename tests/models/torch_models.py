@@ -1,6 +1,6 @@
 """Random models of transformers, tiny, with every choice of a family switched on somewhere."""
 
-from alol_jax.models.convert import open_checkpoint
+from alol_jax.models.files.convert import open_checkpoint
 from tests.models.tiny_llama import here
 
 SIZES = {"vocab_size": 53, "initializer_range": 0.15}

@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alol_jax.devices.sharding import make_mesh
 from alol_jax.plan.traffic import COLLECTIVES, parse, size_of, traffic_of
-from alol_jax.sharding import make_mesh
 
 KIB = 1024.0
 

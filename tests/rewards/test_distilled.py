@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from alol_jax import distill_reward
-from alol_jax.checkpoint import load_params
 from alol_jax.distill_reward import Rows, agreement, distil, rows_of
-from alol_jax.language_model import open_language_model
-from alol_jax.results import EVERY
+from alol_jax.models.language_model import open_language_model
+from alol_jax.reports.results import EVERY
 from alol_jax.rewards.distilled import refuse_taken, save_distilled
 from alol_jax.rewards.opening import open_reward_models
-from alol_jax.tasks import TASKS
+from alol_jax.runs.checkpoint import load_params
+from alol_jax.tasks.registry import TASKS
 from alol_jax.types import Example, Splits, UserError
 from configs import common
 from tests.tiny_run import TASK, mesh_of, tiny_lm

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alol_jax import rewards
+from alol_jax.rewards import reward as rewards
 from alol_jax.rewards import text
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import RewardSpec, Scored, UserError

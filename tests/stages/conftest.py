@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from alol_jax import rewards
+from alol_jax.rewards import reward as rewards
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alol_jax.annotate import annotate
-from alol_jax.batches import tokenise
-from alol_jax.objectives import OBJECTIVES, Objective, nll
+from alol_jax.objectives.losses import OBJECTIVES, Objective, nll
 from alol_jax.stages import fit_policy as stage
 from alol_jax.stages.evaluate import evaluate
+from alol_jax.training.annotate import annotate
+from alol_jax.training.batches import tokenise
 from alol_jax.types import Cost, Policy, RewardSpec, TrainingTable, UserError
 from tests.tiny_run import TASK, context, fitted, scored_splits, scoring, small_options, tiny_lm
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax import rewards
-from alol_jax.answers import answer, one_per_prompt
-from alol_jax.batches import tokenise
-from alol_jax.metrics import ROLLOUT_METRICS
-from alol_jax.sampling import decoding_of
-from alol_jax.sharding import make_mesh
+from alol_jax.decoding.answers import answer, one_per_prompt
+from alol_jax.decoding.sampling import decoding_of
+from alol_jax.devices.sharding import make_mesh
+from alol_jax.rewards import reward as rewards
 from alol_jax.stages import fit_policy_online as stage
-from alol_jax.tokens import to_tokens
+from alol_jax.text.tokens import to_tokens
+from alol_jax.training.batches import tokenise
+from alol_jax.training.metrics import ROLLOUT_METRICS
 from alol_jax.types import Interrupted, RewardSpec, TrainingTable, UserError
 from tests.tiny_run import TASK, context, fitted, scored_splits, scoring, small_options, tiny_lm
 

@@ -9,19 +9,11 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
-from alol_jax.results import EVERY, measures, result_table
+from alol_jax.reports.results import EVERY, measures, result_table
 from alol_jax.stages.report import report
-from alol_jax.types import (
-    Evaluation,
-    Interval,
-    ScoredSplits,
-    StageContext,
-)
-from alol_jax.types import (
-    TestSet as PromptSet,  # pytest takes what is called Test… for tests
-)
-from tests.page_tags import assert_loads_nothing, tags
-from tests.report_cases import (
+from alol_jax.types import Evaluation, Interval, ScoredSplits, StageContext
+from alol_jax.types import TestSet as PromptSet  # pytest takes what is called Test… for tests
+from tests.reports.cases import (
     ATTACK,
     EMPTY,
     NAMES,
@@ -32,6 +24,7 @@ from tests.report_cases import (
     unscored,
     valued,
 )
+from tests.reports.page_tags import assert_loads_nothing, tags
 
 SECTIONS = (
     "results comparison training weights advantages extremes value answers reference config "

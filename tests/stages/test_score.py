@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alol_jax import rewards
+from alol_jax.rewards import reward as rewards
 from alol_jax.stages.score import score
 from alol_jax.types import (
     Example,

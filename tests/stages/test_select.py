@@ -7,20 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from alol_jax.annotate import annotate
-from alol_jax.batches import tokenise
 from alol_jax.models.heads import ValueHead
 from alol_jax.stages.select import select
+from alol_jax.training.annotate import annotate
+from alol_jax.training.batches import tokenise
 from alol_jax.types import Value, ValueAudit
-from tests.tiny_run import (
-    SHAPES,
-    TASK,
-    context,
-    fitted,
-    scored_splits,
-    small_options,
-    tiny_lm,
-)
+from tests.tiny_run import SHAPES, TASK, context, fitted, scored_splits, small_options, tiny_lm
 
 LM = tiny_lm()
 ALL = ("ref_logp", "advantage")

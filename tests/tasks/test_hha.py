@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from alol_jax.stages import load as load_stage
-from alol_jax.tasks import TASKS, get_task, hha, hha_rows
+from alol_jax.tasks import hha, hha_rows
+from alol_jax.tasks.registry import TASKS, get_task
 from alol_jax.types import Example, StageContext
 from tests.tasks.hha_cases import numbered, row, task_options, three_splits, transcripts, write
 

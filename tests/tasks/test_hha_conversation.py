@@ -3,9 +3,9 @@
 import pytest
 
 from alol_jax.tasks import conversation
-from alol_jax.tokenizer_files import from_directory
+from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.types import UserError
-from tests.tokenizer_kinds import KINDS
+from tests.text.tokenizer_kinds import KINDS
 
 TURNS = ("Which fruit is  red?", "Apples,\ncherries.", "And blue?")
 TAGGED = [

@@ -5,7 +5,8 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from alol_jax.tasks import get_task, jsonl
+from alol_jax.tasks import jsonl
+from alol_jax.tasks.registry import get_task
 from alol_jax.types import Example, UserError
 
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from alol_jax.tasks import TASKS, get_task, smalltalk
+from alol_jax.tasks import smalltalk
+from alol_jax.tasks.registry import TASKS, get_task
 from alol_jax.tasks.splits import normalise
 from alol_jax.types import UserError
 

@@ -1,0 +1,152 @@
+"""Prompts -> responses: prefill, KV cache, greedy or sampled tokens, early exit."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from alol_jax.decoding.beam import beam_search
+from alol_jax.decoding.sampling import (
+    Sampling,
+    also_seen,
+    ended,
+    logits_of,
+    next_token,
+    penalised,
+    seen_in,
+)
+from alol_jax.devices.sharding import place_rows
+from alol_jax.runs.progress import never, progress
+from alol_jax.text.tokens import batches_by_width, to_tokens
+from alol_jax.types import Params
+
+
+@functools.lru_cache(maxsize=32)
+def make_decoder(
+    model, sampling: Sampling
+) -> Callable[[Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """A jitted decoder: (params, prompt i32[B, P], mask [B, P], keys [B]) -> (ids, lengths).
+
+    ids i32[B, R] are valid up to lengths i32[B], the ending token included. The loop leaves as soon
+    as every row has ended. Row b depends on its own prompt and keys[b] alone, not on the batch or
+    the padding around it.
+
+    Args:
+        model: has ``prefill``, ``decode_step`` and ``unembedding`` (`models.transformer`).
+        sampling: how tokens are chosen; with beams no key is used.
+    """
+
+    @jax.jit
+    def decoder(params, prompt, mask, keys):
+        if sampling.beams > 1:
+            return beam_search(model, params, prompt, mask, sampling)
+        return _one_by_one(model, params, prompt, mask, keys, sampling)
+
+    return decoder
+
+
+def _one_by_one(model, params, prompt, mask, keys, sampling):
+    """The decoder without beams: each row takes one token after the other, likeliest or drawn."""
+    kernel = model.unembedding(params)
+
+    def choose(hidden, seen, step):
+        logits = penalised(logits_of(hidden, kernel), seen, sampling)
+        row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return next_token(logits, row_keys, sampling)
+
+    def body(loop):
+        step, hidden, cache, seen, out, lengths, done = loop
+        token = choose(hidden, seen, step)
+        out = jnp.where(done[:, None], out, out.at[:, step].set(token))
+        lengths = jnp.where(done, lengths, lengths + 1)
+        done = done | ended(out, step, sampling)
+        hidden, cache = model.decode_step(params, token, cache)
+        return step + 1, hidden, cache, also_seen(seen, token), out, lengths, done
+
+    def unfinished(loop):
+        return (loop[0] < sampling.max_new_tokens) & ~jnp.all(loop[-1])
+
+    rows = prompt.shape[0]
+    hidden, cache = model.prefill(params, prompt, mask, room=sampling.max_new_tokens)
+    seen = seen_in(prompt, mask, kernel.shape[-1])
+    out = jnp.zeros((rows, sampling.max_new_tokens), jnp.int32)
+    start = (jnp.int32(0), hidden, cache, seen, out)
+    end = (jnp.zeros((rows,), jnp.int32), jnp.zeros((rows,), bool))
+    loop = jax.lax.while_loop(unfinished, body, (*start, *end))
+    return loop[4], loop[5]
+
+
+def respond(
+    model,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    widths: Sequence[int],
+    batch_size: int,
+    pad_id: int,
+    key: jax.Array,
+    mesh: Mesh,
+    label: str,
+    say: Callable[[str], None],
+    stopping: Callable[[], bool] = never,
+) -> tuple[tuple[int, ...], ...]:
+    """The token ids of one response per prompt, the ending token included, in their order.
+
+    Args:
+        prompts: token ids, none longer than the largest of ``widths``.
+        widths: the prompt lengths P that are compiled for; each prompt uses the smallest that fits.
+        batch_size: rows decoded together; a last, smaller batch is filled up with repeats.
+        pad_id: fills up prompts.
+        key: row i draws from fold_in(key, i).
+        say: is told once how long it took and how many tokens a second were written.
+        label, stopping: see `progress`.
+    """
+    decoder = make_decoder(model, sampling)
+    pieces = batches_by_width([len(prompt) for prompt in prompts], widths, batch_size)
+    found: list[tuple[int, ...]] = [()] * len(prompts)
+    batches = []
+    for width, indices in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+        began = time.monotonic()
+        rows = np.resize(indices, batch_size)
+        tokens = to_tokens(
+            [prompts[i] for i in rows], [() for _ in rows], shape=(width, 1), pad_id=pad_id
+        )
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
+        prompt, mask = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
+        ids, lengths = jax.device_get(decoder(params, prompt, mask, keys))
+        written = int(sum(lengths[: len(indices)]))
+        batches.append(_Batch(width, written, time.monotonic() - began))
+        for index, row, length in zip(indices, ids, lengths, strict=False):
+            found[index] = tuple(row[:length].tolist())
+    say(f"{label}: {len(found)} in {_speed(batches)}")
+    return tuple(found)
+
+
+class _Batch(NamedTuple):
+    width: int  # of the prompts
+    tokens: int  # written, in the rows that were asked for
+    seconds: float
+
+
+def _speed(batches: Sequence[_Batch]) -> str:
+    """Seconds and tokens a second, the batches in which something may have been compiled apart."""
+    first = {batch.width: batch for batch in reversed(batches)}
+    later = [batch for batch in batches if batch is not first[batch.width]]
+    seconds = sum(batch.seconds for batch in batches)
+    counted = later or batches
+    rate = sum(batch.tokens for batch in counted) / max(sum(b.seconds for b in counted), 1e-9)
+    if not later:
+        return f"{seconds:.1f} s, {rate:.0f} tokens/s with compiling"
+    apart = sum(batch.seconds for batch in first.values())
+    return (
+        f"{seconds:.1f} s, {rate:.0f} tokens/s after the first batch of each prompt width "
+        f"({apart:.1f} s with compiling)"
+    )

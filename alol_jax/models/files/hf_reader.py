@@ -1,0 +1,188 @@
+"""Reading a Hugging Face model directory: the only door of safetensors and huggingface_hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from alol_jax.models.files.weight_names import BUFFERS
+from alol_jax.types import UserError
+
+_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CRITIC_HEAD = "custom_roberta_classification_head.safetensors"  # beside a critic's body
+_WANTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    CRITIC_HEAD,
+)
+
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class TensorFiles:
+    """The named tensors of one or many safetensors files.
+
+    ``shapes`` are as stored; tensors are read one at a time and no file stays mapped, so that the
+    pages of what was read do not count as memory in use.
+
+    Raises:
+      UserError: a file is damaged, stores weights as integers (masks and positions of old exports
+        may be), or stores a name that another one has.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._homes: dict[str, Path] = {}
+        for file in files:
+            with _opened(file) as shard:
+                self._note(file, shard)
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor called ``name``, as stored: f16, bf16, f32 or f64, of shape shapes[name]."""
+        with _opened(self._homes[name]) as shard:
+            return shard.get_tensor(name)
+
+    def _note(self, file: Path, shard: Any) -> None:
+        """Remembers what a file holds."""
+        for name in shard.keys():
+            if name in self._homes:
+                raise UserError(f"{file}: {name} is stored in two files: remove one of them")
+            entry = shard.get_slice(name)
+            if entry.get_dtype() not in _DTYPES and not BUFFERS.fullmatch(name):
+                raise UserError(
+                    f"{file}: {name} is stored as {entry.get_dtype()}, which is not supported: "
+                    f"choose a checkpoint in {', '.join(sorted(_DTYPES))}"
+                )
+            self.shapes[name] = tuple(entry.get_shape())
+            self._homes[name] = file
+
+
+class HFDirectory(TensorFiles):
+    """config.json with model.safetensors, or with shards and model.safetensors.index.json.
+
+    What the shards hold is the truth; the index only says which files there are.
+
+    Raises:
+      UserError: a file is missing, damaged, a pickle, or stores integers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_json = json_object(path / "config.json")
+        self.files = (path / "config.json", *_weight_files(path))
+        super().__init__(self.files[1:])
+
+
+def _opened(file: Path) -> Any:
+    """The file as safetensors reads it; it is closed at the end of a ``with``."""
+    try:
+        return safetensors.safe_open(file, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} is damaged or no safetensors file ({error}): download it again"
+        ) from error
+
+
+def download(name: str, wanted: Sequence[str] = _WANTED) -> Path:
+    """The directory of the hub's model ``name`` ("org/name") on this machine, fetched if need be.
+
+    Args:
+      wanted: patterns of the files that are fetched.
+
+    Raises:
+      UserError: there is no such model, no connection, or no permission.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(wanted)))
+    except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
+        raise UserError(
+            f"{name} is no directory here and could not be fetched from the Hugging Face hub "
+            f"({_one_line(error)}): check the name and the connection, or give a local directory"
+        ) from error
+
+
+def refuse_pickle(file: Path) -> None:
+    """Raises UserError with the way to convert if ``file`` is a pickle, which can run any code.
+
+    The line converts every tensor under its own name, so that a classifier keeps its head.
+    """
+    if file.suffix not in _PICKLES:
+        return
+    parts, target = file, file.with_suffix(".safetensors")
+    if file.name.startswith("pytorch_model"):  # one or many, merged
+        parts, target = file.with_name("pytorch_model*.bin"), file.with_name("model.safetensors")
+    raise UserError(
+        f"{file} is a pickle, which may run code when read: where it is trusted, load it with its "
+        "class of transformers and save_pretrained it, or convert it: "
+        '`python -c "import glob, torch, safetensors.torch as s; '
+        f"s.save_file({{k: v.contiguous().clone() for f in glob.glob('{parts}') for k, v in "
+        f"torch.load(f, weights_only=True).items()}}, '{target}', {{'format': 'pt'}})\"`"
+    )
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if whole.is_file() and index.is_file():
+        raise UserError(f"{path} holds both {whole.name} and {index.name}: remove one of them")
+    if whole.is_file():
+        return (whole,)
+    if not index.is_file():
+        for file in sorted(path.iterdir()):
+            if file.name != "training_args.bin":
+                refuse_pickle(file)
+        raise UserError(
+            f"{path} holds neither {whole.name} nor {index.name}; of a hub repository that has "
+            "pickles only (.bin), get a directory and convert it: give that directory to see how"
+        )
+    shards = json_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index}: weight_map is missing or empty: download it again")
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index}: {name!r} is not the name of a safetensors file beside it")
+        if not (path / name).is_file():
+            raise UserError(f"{path}: shard {name} is missing ({len(names)} in all): download it")
+    return tuple(path / name for name in names)
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it is missing or damaged, or holds something other than one object.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} is missing")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is no valid JSON ({error}): download it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold one JSON object")
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

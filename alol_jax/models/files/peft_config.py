@@ -1,0 +1,154 @@
+"""adapter_config.json, what PEFT says of a LoRA adapter: which maps it is on, ranks, scales.
+
+Fail closed: a field that changes what an adapter computes and is not implemented, or that this file
+has never heard of and that is not empty, is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from alol_jax.models.adapters import ALL_LINEAR
+from alol_jax.models.blocks import LoRA
+from alol_jax.models.files.hf_fields import Fields
+from alol_jax.models.files.hf_reader import json_object
+from alol_jax.types import UserError
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+_READ = frozenset(
+    "r lora_alpha lora_dropout target_modules rank_pattern alpha_pattern use_rslora "
+    "base_model_name_or_path".split()
+)
+# Fields that change what is computed, with the values that are implemented.
+_IMPLEMENTED: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    # Others (pissa, olora, corda, loftq) begin by changing the base's own weights.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+}
+# Fields that change nothing here. ``fan_in_fan_out`` says how the base stores its kernels.
+_HARMLESS = frozenset(
+    "task_type inference_mode revision auto_mapping peft_version megatron_core qalora_group_size "
+    "runtime_config eva_config ensure_weight_tying fan_in_fan_out".split()
+)
+
+
+def read_fields(folder: Path) -> Fields:
+    """The fields of adapter_config.json; those that would change the mathematics are refused."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no directory: give the one that holds {CONFIG}")
+    where, values = str(folder / CONFIG), json_object(folder / CONFIG)
+    if (folder / PICKLE).exists() and not (folder / WEIGHTS).exists():
+        raise UserError(
+            f"{folder / PICKLE} is a pickle, which may run code when read: convert it there: "
+            '`python -c "import torch; from safetensors.torch import save_file; save_file('
+            f"torch.load('{PICKLE}', weights_only=True), '{WEIGHTS}')\"`"
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder / WEIGHTS} is missing: save the adapter again")
+    fields = Fields(values, where)
+    for key, value in values.items():
+        if key in _IMPLEMENTED and value not in _IMPLEMENTED[key]:
+            raise fields.unimplemented(key, value, repr(_IMPLEMENTED[key][0]))
+        known = key in _READ | _HARMLESS | _IMPLEMENTED.keys()
+        if not known and value not in (None, False, "", {}, []):
+            raise UserError(
+                f"{where}: {key} = {value!r} is not implemented: choose an adapter of plain LoRA "
+                "factors, or merge it into its base with peft's merge_and_unload"
+            )
+    return fields
+
+
+def is_target(fields: Fields, module: str, unsaid: bool) -> bool:
+    """Whether ``target_modules`` names a map of a block; ``unsaid`` where the file leaves it open.
+
+    PEFT's rule: a string is a regex of whole names, a list holds names or their ends.
+    """
+    named = fields.values.get("target_modules")
+    if named is None:
+        return unsaid
+    if isinstance(named, str):
+        return named.lower() == ALL_LINEAR or _matches(fields, "target_modules", named, module)
+    if not isinstance(named, list):
+        raise UserError(f"{fields.where}: target_modules = {named!r} must be a list or a string")
+    return any(module == name or module.endswith(f".{name}") for name in named)
+
+
+def _matches(fields: Fields, key: str, pattern: str, module: str) -> bool:
+    try:
+        return re.fullmatch(pattern, module) is not None
+    except re.error as error:
+        raise UserError(f"{fields.where}: {key}: {pattern!r} is no regex ({error})") from error
+
+
+def rank_and_scale(fields: Fields, module: str) -> tuple[int, Fraction]:
+    """The rank of a module's factors, and what B A is multiplied by."""
+
+    def own(key: str, default: float) -> float:
+        patterns = fields.values.get(key) or {}
+        if not isinstance(patterns, dict):
+            raise UserError(f"{fields.where}: {key} = {patterns!r} must be an object")
+        for pattern, value in patterns.items():
+            if _matches(fields, key, rf"(.*\.)?({pattern})", module):
+                return Fields({key: value}, fields.where).number(key)
+        return default
+
+    rank = own("rank_pattern", fields.size("r"))
+    if rank < 1 or rank != int(rank):
+        raise UserError(f"{fields.where}: rank {rank:g} of {module} must be a whole number above 0")
+    alpha = own("alpha_pattern", fields.number("lora_alpha"))
+    stable = fields.flag("use_rslora", False)
+    return int(rank), Fraction(alpha / rank**0.5) if stable else Fraction(alpha) / int(rank)
+
+
+def one_scale(fields: Fields, scales: Mapping[str, tuple[int, Fraction]]) -> Fraction:
+    """The scale of all modules, by module (rank, scale)."""
+    found = {scale: module for module, (_, scale) in scales.items()}
+    if len(found) > 1:
+        shown = ", ".join(f"{float(scale):g} of {module}" for scale, module in found.items())
+        raise UserError(
+            f"{fields.where}: modules of different scales are not implemented ({shown}): merge the "
+            "adapter into its base with peft's merge_and_unload"
+        )
+    return next(iter(found))
+
+
+def config_json(
+    lora: LoRA, base: str, counts: Mapping[str, int], inputs_first: bool
+) -> dict[str, Any]:
+    """The file for adapters of one rank.
+
+    Args:
+        base: where the base model lies.
+        counts: by target module, how many adapters are packed in it.
+        inputs_first: whether the base stores those kernels as [in, out].
+    """
+    packed = {target: count for target, count in counts.items() if count > 1}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": lora.rank,
+        "lora_alpha": _whole(lora.alpha),
+        "lora_dropout": lora.dropout,
+        "target_modules": sorted(counts),
+        "rank_pattern": {target: n * lora.rank for target, n in packed.items()},
+        "alpha_pattern": {target: _whole(n * lora.alpha) for target, n in packed.items()},
+        "fan_in_fan_out": inputs_first,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "init_lora_weights": True,
+    }
+
+
+def _whole(number: float) -> float:
+    """``number`` as PEFT prefers it."""
+    return int(number) if number == int(number) else number

@@ -1,0 +1,315 @@
+"""The page of a comparison: its sections, from the estimates and the curves of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alol_jax.reports.compare.curves import curve_section
+from alol_jax.reports.compare.figures import Bar, Point, differences, frontier, is_hollow, paint_of
+from alol_jax.reports.compare.rows import RUN, Group, differing
+from alol_jax.reports.compare.table import FITTING, Comparison, Estimate
+from alol_jax.reports.compare.words import about, in_parts, printed, rounded, set_name, verdict
+from alol_jax.reports.page import Cell, Column, Figure, Page, Section, Table, render
+from alol_jax.reports.page import Row as Line
+from alol_jax.reports.results import EVERY, TOTAL, prompt_count
+from alol_jax.types import Interval
+
+HEADS = {"kl": "KL", "flops": "FLOPs", "step": "chosen step", "tokens": "trained tokens"}
+"""Metric -> its column, where that is not the metric's name."""
+REST = ("kl", "length", "distinct-1", "distinct-2", "distinct-3")
+UNITS = (
+    "KL is to the reference, on the policy's own answers, in nats; length is in words; distinct-n "
+    "is the share of different n-grams over all answers."
+)
+
+
+def to_html(found: Comparison) -> str:
+    """The comparison as one self-contained page."""
+    judged = verdict(found)
+    prompts = prompt_count(found.runs[0].evaluation)
+    models = dict.fromkeys(str(run.settings.get("model.path")) for run in found.runs)
+    sections = (
+        _results(found),
+        _against(found),
+        _sets(found),
+        _components(found),
+        curve_section(found),
+        _seeds(found),
+        _cost(found),
+        _settings(found),
+        _runs(found),
+    )
+    return render(
+        Page(
+            title=f"Comparison of {len(found.runs)} run{'s' * (len(found.runs) != 1)}",
+            badge=judged.badge,
+            tone=judged.tone,
+            verdict=judged.sentence,
+            facts=(
+                ("runs", f"{len(found.runs):,}"),
+                ("test prompts", f"{prompts:,}"),
+                ("compared with", found.against),
+            ),
+            run=(
+                ("objectives", ", ".join(dict.fromkeys(run.objective for run in found.runs))),
+                ("model", ", ".join(models)),
+            ),
+            sections=tuple(section for section in sections if section is not None),
+        )
+    )
+
+
+def _results(found: Comparison) -> Section:
+    columns = [Column("", False), Column("total reward", True)]
+    columns.append(Column(f"difference to {found.against}", True))
+    columns += [Column("sd over seeds", True)] * found.has_spread
+    columns += [Column(HEADS.get(metric, metric), True) for metric in REST]
+    lines = []
+    for group in found.groups:
+        total = found.value(group.line, TOTAL)
+        cells = [_name(found, group), _cell(total), _gain(found, group)]
+        cells += [_spread(total, "sd")] * found.has_spread
+        for metric in REST:
+            estimate = found.value(group.line, metric)
+            bare = None if estimate is None else estimate._replace(low=None, high=None)
+            cells.append(_cell(bare))
+        lines.append(Line(tuple(cells)))
+    text = (f"{' '.join(about(found))} {UNITS}", *_warnings(found))
+    return Section("results", "Results", text, tables=(Table("", tuple(columns), tuple(lines)),))
+
+
+def _warnings(found: Comparison) -> list[str]:
+    """What a reader must know before he trusts the table."""
+    said = []
+    models = {run.model for run in found.runs}
+    if len(models) > 1:
+        said.append(
+            f"The runs began from {len(models)} different base models or adapters (see Settings): "
+            "a difference may be the model's and not the objective's."
+        )
+    if len(found.references) > 1:
+        said.append(
+            f"The runs have {len(found.references)} different reference policies; the KL is to "
+            "each run's own."
+        )
+    if found.rows[0].values is None:
+        said.append("Nothing can score a generated answer of this task: there are no rewards.")
+    return said
+
+
+def _against(found: Comparison) -> Section:
+    """Forest plot of the differences, best first, and reward against distance."""
+    bars, points = _bars(found), _points(found)
+    drawn = []
+    if bars:
+        svg = differences(bars, label=f"total reward, difference to {found.against}")
+        caption = (
+            "Paired by prompt, with 95% bootstrap intervals, best first. An interval that crosses "
+            "the dashed line is no reliable difference."
+        ) + " Ticks below a line are its seeds." * found.has_spread
+        drawn.append(Figure(f"Paired difference to {found.against}", svg, caption))
+    if points:
+        own = [found.value(row.name, TOTAL) for row in found.references]
+        start = own[0].mean if len(own) == 1 and own[0] is not None else None
+        svg = frontier(
+            points, start, label="total reward", over="KL to the reference on own answers (nats)"
+        )
+        caption = (
+            "What each objective earned, and how far from the reference it went for it. The line "
+            "is the 95% interval of the reward."
+        ) + " Small marks are seeds." * found.has_spread
+        drawn.append(Figure("Reward against distance", svg, caption))
+    text = (
+        "Every interval stands for itself: of twenty rows without any difference, one is expected "
+        "to show one."
+    )
+    if not bars:
+        text = "No paired differences: nothing can score a generated answer."
+    return Section("against", f"Against {found.against}", (text,), figures=tuple(drawn))
+
+
+def _bars(found: Comparison) -> list[Bar]:
+    series = {group.name: number for number, group in enumerate(found.trained)}
+    bars = []
+    for group in found.groups:
+        change = found.difference(group.line)
+        if change is not None and not found.is_base(group):
+            each = tuple(found.difference(row.name).mean for row in group.rows)
+            ends = Interval(change.mean, change.low, change.high)
+            bars.append(Bar(group.line, ends, each, series.get(group.name)))
+    return sorted(bars, key=lambda bar: -bar.difference.mean)
+
+
+def _points(found: Comparison) -> list[Point]:
+    points = []
+    for number, group in enumerate(found.trained):
+        kl, total = found.value(group.line, "kl"), found.value(group.line, TOTAL)
+        if kl is not None and total is not None:
+            each = tuple(
+                (found.value(row.name, "kl").mean, found.value(row.name, TOTAL).mean)
+                for row in group.rows
+            )
+            ends = Interval(total.mean, total.low, total.high)
+            points.append(Point(group.line, kl.mean, ends, each, number))
+    return points
+
+
+def _sets(found: Comparison) -> Section | None:
+    """The total reward of each test set, and its difference."""
+    if not found.sets or found.rows[0].values is None:
+        return None
+    tables = []
+    for some in in_parts(found.sets):
+        tables += _set_tables(found, some)
+    text = [
+        "By the source of the test prompts; in brackets behind a name, how many it has. One prompt "
+        "has no interval."
+    ]
+    return Section("sets", "Test sets", tuple(text), tables=tuple(tables))
+
+
+def _set_tables(found: Comparison, sets: Sequence[str]) -> tuple[Table, Table]:
+    sizes = {part.name: part.prompts for part in found.runs[0].evaluation.sets}
+    columns = [Column("", False)]
+    columns += [Column(f"{set_name(name)} ({sizes[name]:,})", True) for name in sets]
+    values, gains = [], []
+    for group in found.groups:
+        cells = [_cell(found.value(group.line, TOTAL, name)) for name in sets]
+        changes = [_gain(found, group, TOTAL, name) for name in sets]
+        for row, lines in ((cells, values), (changes, gains)):
+            told = (
+                cell if sizes[name] > 1 else cell._replace(interval="")
+                for name, cell in zip(sets, row, strict=True)
+            )
+            lines.append(Line((_name(found, group), *told)))
+    return (
+        Table("Total reward", tuple(columns), tuple(values)),
+        Table(f"Difference to {found.against}", tuple(columns), tuple(gains)),
+    )
+
+
+def _components(found: Comparison) -> Section | None:
+    """The unweighted components and their differences."""
+    names = found.rewards[:-1]
+    if not names or found.rows[0].values is None:
+        return None
+    columns = (Column("", False), *(Column(name, True) for name in names))
+    values, gains = [], []
+    for group in found.groups:
+        name = _name(found, group)
+        values.append(Line((name, *(_cell(found.value(group.line, part)) for part in names))))
+        gains.append(Line((name, *(_gain(found, group, part) for part in names))))
+    tables = (
+        Table("Unweighted", columns, tuple(values)),
+        Table(f"Difference to {found.against}", columns, tuple(gains)),
+    )
+    return Section("components", "Components of the reward", tables=tables)
+
+
+def _seeds(found: Comparison) -> Section | None:
+    """How far apart the seeds of a group lie."""
+    groups = [group for group in found.groups if found.value(group.line, TOTAL) is not None]
+    groups = [group for group in groups if len(group.rows) > 1]
+    if not groups:
+        return None
+    heads = ("seeds", "mean total", "sd", "smallest", "largest")
+    columns = (Column("", False), *(Column(name, True) for name in heads))
+    lines = []
+    for group in groups:
+        total = found.value(group.line, TOTAL)
+        count = Cell(str(total.seeds), exact=total.seeds)
+        mean = _cell(total._replace(low=None, high=None))
+        spread = (_spread(total, name) for name in ("sd", "least", "most"))
+        lines.append(Line((_name(found, group), count, mean, *spread)))
+    text = (
+        "Spread of the runs' means over seeds: what another seed may change, beside what other "
+        "prompts may change (the bootstrap intervals).",
+    )
+    table = Table("", columns, tuple(lines))
+    return Section("seeds", "Seeds", text, tables=(table,))
+
+
+def _cost(found: Comparison) -> Section:
+    """What the fits of the policies took."""
+    metrics = FITTING[1:]
+    columns = (Column("", False), *(Column(HEADS.get(name, name), True) for name in metrics))
+    lines = tuple(
+        Line((_name(found, group), *(_cell(found.value(group.line, name)) for name in metrics)))
+        for group in found.trained
+    )
+    text = (
+        "Of the policy's fit alone: tokens as often as they were trained on, wall-clock seconds on "
+        "whatever it ran on, FLOPs counted in closed form with padding. Looks at the validation "
+        "set are not counted.",
+    )
+    return Section("cost", "Training cost", text, tables=(Table("", columns, lines),))
+
+
+def _settings(found: Comparison) -> Section:
+    """The settings that are not the same in all runs."""
+    fields = differing(found.runs)
+    columns = (Column("setting", False), Column("values", False))
+    lines = []
+    for field in fields:
+        by_value: dict[str, list[str]] = {}
+        for group in found.trained:
+            settings = group.rows[0].run.settings
+            if field not in settings:
+                continue
+            value = str(settings[field])
+            by_value.setdefault(value, []).append(group.name)
+        said = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
+        lines.append(Line((Cell(field), Cell(said))))
+    if not fields:
+        text = "Besides objective and seed all runs have the same settings."
+        return Section("settings", "Settings that differ", (text,))
+    text = ("Besides objective and seed. What is not listed is the same in all runs.",)
+    table = Table("", columns, tuple(lines))
+    return Section("settings", "Settings that differ", text, tables=(table,))
+
+
+def _runs(found: Comparison) -> Section:
+    """Every run by itself."""
+    columns = [Column("", False), Column("workdir", False), Column("total reward", True)]
+    columns.append(Column(f"difference to {found.against}", True))
+    columns += [Column("KL", True), Column("chosen step", True)]
+    lines = []
+    for group in found.trained:
+        for row in group.rows:
+            cells = (
+                _name(found, group)._replace(text=row.name),
+                Cell(str(row.run.workdir)),
+                _cell(found.value(row.name, TOTAL)),
+                _cell(found.difference(row.name)),
+                _cell(found.value(row.name, "kl")),
+                _cell(found.value(row.name, "step")),
+            )
+            lines.append(Line(cells))
+    return Section("runs", "Every run", tables=(Table("", tuple(columns), tuple(lines)),))
+
+
+def _name(found: Comparison, group: Group) -> Cell:
+    """The name of a group with the colour of its curves."""
+    if group.kind != RUN:
+        return Cell(group.line, mark="plain")
+    series = found.trained.index(group)
+    return Cell(group.line, mark=paint_of(series) + " hollow" * is_hollow(series))
+
+
+def _gain(found: Comparison, group: Group, metric: str = TOTAL, test_set: str = EVERY) -> Cell:
+    if found.is_base(group):
+        return Cell("–")
+    return _cell(found.difference(group.line, metric, test_set))
+
+
+def _cell(estimate: Estimate | None) -> Cell:
+    """Rounded for reading, exact for machines."""
+    if estimate is None:
+        return Cell("–")
+    mean, interval = (text.replace("-", "−") for text in printed(estimate))
+    return Cell(mean, exact=estimate.mean, interval=interval)
+
+
+def _spread(estimate: Estimate | None, field: str) -> Cell:
+    value = None if estimate is None else getattr(estimate, field)
+    return Cell("–") if value is None else Cell(rounded(TOTAL, value), exact=value)

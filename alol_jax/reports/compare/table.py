@@ -1,0 +1,291 @@
+"""Several finished runs side by side: their rows, the mean over seeds, the paired differences.
+
+All that is shown of a comparison (page, files, terminal) reads the same ``estimates``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from alol_jax.reports.compare.rows import DATA, REFERENCE, RUN, Group, Row, RunResult, grouped
+from alol_jax.reports.results import EVERY, TOTAL, by_prompt
+from alol_jax.reports.statistics import bootstrap
+from alol_jax.runs.progress import progress
+from alol_jax.types import Evaluation, Interval, UserError
+
+CONFIDENCE = 0.95  # of every interval, as in `evaluate`
+TEXT = ("distinct-1", "distinct-2", "distinct-3", "length")
+FITTING = ("kl", "tokens", "seconds", "flops", "step")
+"""Metrics that only a run has: nats on its own answers, what the fit took, the optimizer step that
+was kept."""
+
+
+class Estimate(NamedTuple):
+    """One figure of one row, or of the mean over the seeds of a group."""
+
+    row: str
+    against: str  # "" for a value; else the row that was taken away from it, prompt by prompt
+    set: str  # ``EVERY`` or the name of a test set
+    metric: str
+    mean: float
+    low: float | None = None  # bootstrap interval over the test prompts
+    high: float | None = None
+    seeds: int = 1  # below 2, the spread over seeds is None
+    sd: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All that the page, the files and the terminal show.
+
+    Attributes:
+        against: the name of what every row is compared with; "reference" is each run's own one.
+        rewards: the components, then the total.
+        sets: the test sets; none where there is only one.
+        estimates: by (row, against or "", set, metric).
+    """
+
+    runs: tuple[RunResult, ...]
+    groups: tuple[Group, ...]
+    against: str
+    rewards: tuple[str, ...]
+    sets: tuple[str, ...]
+    estimates: dict[tuple[str, str, str, str], Estimate]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all groups."""
+        return tuple(row for group in self.groups for row in group.rows)
+
+    @property
+    def trained(self) -> tuple[Group, ...]:
+        """The groups of runs."""
+        return tuple(group for group in self.groups if group.kind == RUN)
+
+    @property
+    def references(self) -> tuple[Row, ...]:
+        """The rows of the reference policies."""
+        return tuple(row for row in self.rows if row.kind == REFERENCE)
+
+    @property
+    def has_spread(self) -> bool:
+        """Does a group have several seeds?"""
+        return any(len(group.rows) > 1 for group in self.groups)
+
+    def is_base(self, group: Group) -> bool:
+        """Is it what the others are compared with?"""
+        return self.against in (group.name, group.line)
+
+    def value(self, row: str, metric: str, test_set: str = EVERY) -> Estimate | None:
+        """The figure of a row; None where there is none."""
+        return self.estimates.get((row, "", test_set, metric))
+
+    def difference(self, row: str, metric: str = TOTAL, test_set: str = EVERY) -> Estimate | None:
+        """Row − ``against``; None where nothing scored one of the two."""
+        return self.estimates.get((row, self.against, test_set, metric))
+
+
+class Base(NamedTuple):
+    """What the rows are compared with."""
+
+    name: str
+    of: Callable[[Sequence[Row]], np.ndarray | None]  # rows -> the values to take from theirs
+
+
+def compared(runs: Sequence[RunResult], *, against: str | None) -> Comparison:
+    """The comparison of runs that are comparable.
+
+    Args:
+        against: a group, a row or a workdir; None for nll, or the reference where no row, or more
+            than one, is of nll.
+
+    Raises:
+        UserError: ``against`` names none of them, or two.
+    """
+    first = runs[0].evaluation
+    sets = tuple(found.name for found in first.sets) if len(first.sets) > 1 else ()
+    rewards = (*first.component_names, TOTAL)
+    groups = grouped(runs)
+    base = _base(groups, against)
+    places = _places(first, sets)
+    found = []
+    for group in progress(groups, total=len(groups), label="intervals"):
+        mine = [list(_values(row, rewards, sets)) for row in group.rows]
+        gains = _gains(group, base, rewards, places)
+        for values, gained in zip(mine, gains, strict=True):
+            found += [*values, *gained]
+        if len(group.rows) > 1:
+            found += _over_seeds(group, mine, gains, rewards, places, base)
+    return Comparison(
+        tuple(runs),
+        groups,
+        base.name,
+        rewards,
+        sets,
+        {(e.row, e.against, e.set, e.metric): e for e in found},
+    )
+
+
+def _places(evaluation: Evaluation, sets: Sequence[str]) -> dict[str, np.ndarray]:
+    """The name of a set -> bool[prompts]: which of the test prompts it has."""
+    source = {row.example_id: row.source for row in evaluation.policy}
+    sources = np.array([source[name] for name in by_prompt(evaluation.policy)[0]])
+    return {EVERY: np.ones(len(sources), bool)} | {name: sources == name for name in sets}
+
+
+def _values(row: Row, rewards: Sequence[str], sets: Sequence[str]):
+    """The figures of a row as its run stored them."""
+    scored = {EVERY: row.scores} | {name: row.sets[name] for name in sets}
+    for name, scores in scored.items():
+        if scores.reward is not None:
+            for metric, found in zip(rewards, (*scores.components, scores.reward), strict=True):
+                yield Estimate(row.name, "", name, metric, *_ends(found))
+        for metric, found in zip(TEXT, (*scores.distinct, scores.length), strict=True):
+            yield Estimate(row.name, "", name, metric, *_ends(found))
+    if row.kind == RUN:
+        fit, kl = row.run.fit, row.run.evaluation.kl
+        if kl is not None:
+            yield Estimate(row.name, "", EVERY, "kl", *_ends(kl))
+        cost = (fit.cost.tokens, fit.cost.seconds, fit.cost.flops, fit.step * row.run.updates)
+        for metric, mean in zip(FITTING[1:], cost, strict=True):
+            yield Estimate(row.name, "", EVERY, metric, mean)
+
+
+def _gains(
+    group: Group, base: Base, rewards: Sequence[str], places: Mapping[str, np.ndarray]
+) -> list[list[Estimate]]:
+    """Of each row, the paired differences to the base."""
+    found = []
+    for row in group.rows:
+        theirs = base.of((row,))
+        gain = None if row.values is None or theirs is None else row.values - theirs
+        found.append(_intervals(row.name, base.name, gain, rewards, places, row.run))
+    return found
+
+
+def _intervals(
+    name: str,
+    against: str,
+    values: np.ndarray | None,
+    rewards: Sequence[str],
+    places: Mapping[str, np.ndarray],
+    run: RunResult,
+) -> list[Estimate]:
+    """Means of f64[prompts, components + 1] with intervals: all rewards over all prompts, the total
+    over each set. The resamples are those of the run's own evaluation."""
+    if values is None:
+        return []
+    found = []
+    for test_set, place in places.items():
+        for metric, column in zip(rewards, values[place].T, strict=True):
+            if test_set == EVERY or metric == TOTAL:
+                ends = bootstrap(
+                    column, draws=run.draws, confidence=CONFIDENCE, seed=run.shared_seed
+                )
+                found.append(Estimate(name, against, test_set, metric, *_ends(ends)))
+    return found
+
+
+def _over_seeds(
+    group: Group,
+    values: Sequence[Sequence[Estimate]],
+    gains: Sequence[Sequence[Estimate]],
+    rewards: Sequence[str],
+    places: Mapping[str, np.ndarray],
+    base: Base,
+) -> list[Estimate]:
+    """The means over the seeds of a group with their spread.
+
+    The interval of a mean is still one over prompts: of each prompt's mean over the seeds.
+    """
+    intervals = {}
+    scored = [row.values for row in group.rows if row.values is not None]
+    if len(scored) == len(group.rows):
+        mean = np.mean(scored, axis=0)
+        theirs = base.of(group.rows)
+        gain = None if theirs is None else mean - theirs
+        for against, over_prompts in (("", mean), (base.name, gain)):
+            for e in _intervals(
+                group.name, against, over_prompts, rewards, places, group.rows[0].run
+            ):
+                intervals[against, e.set, e.metric] = (e.mean, e.low, e.high)
+    seeds: dict[tuple[str, str, str], list[float]] = {}
+    for e in (e for row in (*values, *gains) for e in row):
+        seeds.setdefault((e.against, e.set, e.metric), []).append(e.mean)
+    return [
+        Estimate(
+            group.name,
+            *key,
+            *intervals.get(key, (float(np.mean(means)), None, None)),
+            seeds=len(means),
+            sd=float(np.std(means, ddof=1)),
+            least=min(means),
+            most=max(means),
+        )
+        for key, means in seeds.items()
+        if len(means) == len(group.rows)
+    ]
+
+
+def _base(groups: Sequence[Group], against: str | None) -> Base:
+    """What ``against`` names."""
+    if against is None:
+        nll = [g.name for g in groups if g.kind == RUN and g.rows[0].run.objective == "nll"]
+        against = nll[0] if len(nll) == 1 else REFERENCE
+    if against == REFERENCE:
+        references = {
+            row.run.reference: row.values
+            for group in groups
+            if group.kind == REFERENCE
+            for row in group.rows
+        }
+        return Base(REFERENCE, lambda rows: _own_reference(rows, references))
+    name, rows = _named(groups, against)
+    values = [row.values for row in rows]
+    mean = None if any(v is None for v in values) else np.mean(values, axis=0)
+    return Base(name, lambda rows: mean)
+
+
+def _named(groups: Sequence[Group], name: str) -> tuple[str, Sequence[Row]]:
+    """The rows of the group, or the row, that is called so."""
+    for group in groups:
+        if group.name == name:
+            return name, group.rows
+    rows = [row for group in groups for row in group.rows]
+    here = Path(name).resolve()
+    found = [row for row in rows if row.kind == RUN and row.run.workdir.resolve() == here]
+    found = found or [row for row in rows if name in _names(row)]
+    if len(found) > 1:
+        raise UserError(
+            f"--against: {len(found)} workdirs are called {name!r}: give the path of one"
+        )
+    if not found:
+        known = [group.name for group in groups] + [row.name for row in rows]
+        raise UserError.unknown(f"--against: no row is called {name!r}", name, dict.fromkeys(known))
+    return found[0].name, found
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    return (row.name, row.run.workdir.name) if row.kind == RUN else (row.name,)
+
+
+def _own_reference(
+    rows: Sequence[Row], references: Mapping[str, np.ndarray | None]
+) -> np.ndarray | None:
+    """The mean of the references that the rows' policies began from; of all, for the data."""
+    if any(row.kind == DATA for row in rows):
+        values = list(references.values())
+    else:
+        values = [references[row.run.reference] for row in rows]
+    return None if any(v is None for v in values) else np.mean(values, axis=0)
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high

@@ -1,0 +1,192 @@
+"""The model card of an export: what was trained on what, how it did, how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from alol_jax.models.blocks import LoRA
+from alol_jax.objectives.losses import get_objective, hyper_parameters
+from alol_jax.reports.results import result_table, verdict
+from alol_jax.runs.artifacts import load_result
+from alol_jax.runs.workdir import Stage, finished_stage
+from alol_jax.types import Evaluation, Policy
+
+_FILES_SHOWN = 12
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
+
+
+class Exported(NamedTuple):
+    """What the card is about."""
+
+    workdir: Path
+    name: str  # "policy" or "reference"
+    stage: Stage  # that trained it
+    policy: Policy
+    config: ConfigDict  # that it was trained with
+    family: str
+    lora: LoRA | None
+    dtype: str  # of the merged weights; "" for an adapter
+
+
+def model_card(of: Exported) -> str:
+    """README.md as model hubs read it: fields, then sections."""
+    task = of.stage.record["inputs"]["task"]["name"]
+    title = of.config.report.title or f"A model trained on {task}"
+    merged = bool(of.dtype)
+    head = {
+        "base_model": json.dumps(of.config.model.path),
+        "library_name": "transformers" if merged else "peft",
+        "pipeline_tag": "text-generation",
+        "tags": "[a-lol, offline-rl]" if of.lora is None else "[a-lol, offline-rl, lora]",
+    }
+    sections = (
+        f"# {title}: the {of.name}\n\n{_what(of)}",
+        f"## Objective\n\n{_objective(of)}",
+        f"## Data\n\n{_data(of)}",
+        f"## Evaluation\n\n{_evaluation(of)}",
+        f"## How to load it\n\n{_merged_use() if merged else _adapter_use(of)}\n\n{_prompt(of)}",
+        "## License\n\nTo be filled in by who publishes this: the license of the base model and "
+        "that of the data apply.",
+    )
+    fields = "\n".join(f"{key}: {value}" for key, value in head.items())
+    return f"---\n{fields}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _what(of: Exported) -> str:
+    model, lora = of.config.model, of.lora
+    base = f"`{model.path}`"
+    if lora is None:
+        trained = f"All weights of {base} were trained."
+    else:
+        trained = (
+            f"LoRA on {base}: rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on "
+            f"{', '.join(lora.modules)}."
+        )
+    if lora is not None and model.adapter:
+        trained += f" Training began from the adapter `{model.adapter}`."
+    form = "These files hold the adapter alone, in float32."
+    if of.dtype:
+        form = f"These files hold the whole model, summed in float32 and stored as {of.dtype}."
+    quantised = ""
+    if model.quantisation != "none":
+        quantised = f" The base was quantised in training ({model.quantisation}). " + (
+            "The merged weights are those of the quantised base, dequantised, plus the adapter."
+            if of.dtype
+            else "On the unquantised base the adapter computes slightly different numbers."
+        )
+    step = f"Step {of.policy.step} of the fit, the best on validation prompts."
+    return f"{trained} {form}{quantised} {step}"
+
+
+def _objective(of: Exported) -> str:
+    inputs = of.stage.record["inputs"]
+    if of.name == "reference":
+        return "`nll`: the likelihood of the training responses."
+    name = of.config.objective.name
+    objective = get_objective(name)
+    values = inputs["config.ppo" if objective.online else "config.objective"]
+    tuned = "".join(f", {key} = {values[key]:g}" for key in hyper_parameters(objective))
+    weights = inputs["scoring"]["config.rewards"].items()
+    rewards = ", ".join(f"{weight:g} × {key}" for key, weight in weights if weight)
+    fit, optimizer = inputs["config.policy"], inputs["config.policy"]["optimizer"]
+    long = (
+        f"{values['rollouts']} rollouts of {values['prompts']} prompts, {values['epochs']} epochs "
+        f"each, anchor {values['anchor']}"
+        if objective.online
+        else f"{fit['epochs']:g} epochs of {fit['batch_size'] * fit['accumulate']} items a step, "
+        f"sampling {fit['sampling']}"
+    )
+    return (
+        f"`{name}`{tuned}. Reward: {rewards or 'as stored with the data'}. {long}, learning rate "
+        f"{optimizer['learning_rate']:g} ({optimizer['schedule']}), seed "
+        f"{inputs['config.seed'] + fit['seed']}."
+    )
+
+
+def _data(of: Exported) -> str:
+    """The chain of fingerprints from raw files to the training table, as far as it is whole."""
+    inputs = of.stage.record["inputs"]
+    task = inputs["task"]["name"]
+    lines = [f"Task `{task}`. Fingerprints of what was read:", ""]
+    lines.append(f"- scored rows: `{inputs['scored']}`")
+    score = _made_as(of.workdir, "score", inputs["scored"])
+    load = score and _made_as(of.workdir, "load", score.record["inputs"].get("splits"))
+    if load:
+        files = load.record["inputs"].get("files") or []
+        shown = [f"`{file['file']}` {file['content']}" for file in files[:_FILES_SHOWN]]
+        more = len(files) - len(shown)
+        lines.append(f"- splits: `{load.fingerprint}`")
+        lines += [f"  - {line}" for line in shown] + [f"  - and {more} more"] * (more > 0)
+    if "table" in inputs:
+        table = _made_as(of.workdir, "select", inputs["table"])
+        report = table and _json(table.folder / "data_report.json")
+        kept = f": {report['kept']} of {report['rows']} rows kept" if report else ""
+        lines.append(f"- training table: `{inputs['table']}`{kept}")
+    return "\n".join(lines)
+
+
+def _evaluation(of: Exported) -> str:
+    evaluated = finished_stage(of.workdir, "evaluate")
+    if evaluated is None or evaluated.record["inputs"].get(of.name) != of.stage.fingerprint:
+        return "Not evaluated."
+    evaluation = load_result(evaluated.folder, Evaluation)
+    return f"{verdict(evaluation).sentence}\n\n```\n{result_table(evaluation)}\n```"
+
+
+def _merged_use() -> str:
+    return (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")\n```\n\n'
+        "With vLLM: `vllm serve THIS_FOLDER`."
+    )
+
+
+def _adapter_use(of: Exported) -> str:
+    base = of.config.model.path
+    known = (
+        f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        if _is_for_transformers(base)
+        else f'base = AutoModelForCausalLM.from_pretrained("BASE")  # the model that {base} holds\n'
+    )
+    loaded = (
+        "```python\nfrom peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'{known}model = PeftModel.from_pretrained(base, "THIS_FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")\n```\n\n'
+    )
+    fitting = [rank for rank in _VLLM_RANKS if rank >= of.lora.rank]
+    if of.family != "llama" or not fitting:
+        return loaded + "For vLLM export the merged model (`--what=merged`)."
+    name = base if _is_for_transformers(base) else "BASE"
+    return loaded + (
+        f"With vLLM: `vllm serve {name} --enable-lora --max-lora-rank {fitting[0]} "
+        f"--lora-modules {of.name}=THIS_FOLDER`."
+    )
+
+
+def _is_for_transformers(path: str) -> bool:
+    """A directory or a hub name."""
+    return not path.startswith(("random:", "package:")) and not path.endswith(".gguf")
+
+
+def _prompt(of: Exported) -> str:
+    task = of.stage.record["inputs"]["task"]
+    stop = f"\n\nAn answer ends at {' or '.join(map(repr, task['stop']))}." if task["stop"] else ""
+    template = json.dumps(task["template"], ensure_ascii=False)
+    return f"Prompts have this form, as a JSON string:\n\n```\n{template}\n```{stop}"
+
+
+def _made_as(workdir: Path, name: str, fingerprint: Any) -> Stage | None:
+    """The stage, if its result is the one of that fingerprint."""
+    stage = finished_stage(workdir, name)
+    return stage if stage is not None and stage.fingerprint == fingerprint else None
+
+
+def _json(file: Path) -> Mapping[str, Any] | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

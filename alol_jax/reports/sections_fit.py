@@ -1,0 +1,109 @@
+"""The sections of the report about the fits: curves and looks at the validation set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alol_jax.objectives.losses import get_objective
+from alol_jax.reports import figures
+from alol_jax.reports.page import Figure, Section
+from alol_jax.training.metrics import METRICS
+from alol_jax.types import Policy, RunSummary
+
+UPDATE = "optimizer step"
+TRAINING = {
+    "loss": "loss",
+    "kl_to_reference": "KL to the reference (nats)",
+    "accuracy": "accuracy",
+    "margin": "margin",
+    "score": "reward of the rollouts",
+    "kl_to_anchor": "KL to the anchor (nats)",
+    "kl_coef": "KL coefficient",
+    "response_length": "tokens per response",
+    "policy_loss": "policy loss",
+    "value_loss": "value loss",
+    "explained_variance": "explained variance of the values",
+}
+WEIGHTS = {
+    "fraction_clipped": "clipped fraction",
+    "effective_sample_size": "effective sample size (0 to 1)",
+    "ratio_mean": "mean ratio π / π_ref",
+}
+"""Logged metric -> its axis label; the captions are those of ``metrics.METRICS``."""
+WIDE = ("kl_to_reference",)  # of magnitudes: one response far away outweighs all others
+
+
+def unit(summary: RunSummary) -> str:
+    """What a step of the policy's fit is."""
+    return "rollout" if get_objective(summary.objective).online else UPDATE
+
+
+def training(policy: Policy, summary: RunSummary) -> Section:
+    """The policy's curves and its looks at the validation set."""
+    over = unit(summary)
+    drawn = _looks(policy, "policy", over) + _curves(policy, TRAINING, "policy", over)
+    text = () if drawn else ("The policy's training logged nothing.",)
+    return Section("training", "Training of the policy", text, figures=tuple(drawn))
+
+
+def weights(policy: Policy, summary: RunSummary) -> Section:
+    """How the importance weights behaved, or why the objective has none."""
+    logged = {curve.name for curve in policy.curves}
+    text = []
+    if "fraction_clipped" not in logged:
+        text.append(
+            f"No clipped fraction: the objective {summary.objective} has no importance ratio."
+        )
+    if "effective_sample_size" not in logged:
+        text.append(
+            f"No effective sample size: the objective {summary.objective} does not weigh responses."
+        )
+    drawn = _curves(policy, WEIGHTS, "policy", unit(summary))
+    return Section("weights", "Importance weights", tuple(text), figures=tuple(drawn))
+
+
+def reference_fit(reference: Policy) -> Section:
+    """The reference's curves and its looks at the validation set."""
+    drawn = _looks(reference, "reference", UPDATE)
+    drawn += _curves(reference, TRAINING, "reference", UPDATE)
+    text = () if drawn else ("The reference's fitting logged nothing.",)
+    return Section("reference", "Fitting of the reference", text, figures=tuple(drawn))
+
+
+def _looks(policy: Policy, colour: str, over: str) -> list[Figure]:
+    """The validation scores, one figure per metric."""
+    drawn = []
+    for metric in dict.fromkeys(look.metric for look in policy.validations):
+        looks = [look for look in policy.validations if look.metric == metric]
+        svg = figures.validation(
+            np.array([look.step for look in looks]),
+            np.array([look.score for look in looks]),
+            label=metric,
+            over=over,
+            colour=colour,
+            chosen=policy.step,
+        )
+        caption = f"On validation prompts; larger is better. The ringed {over} was kept."
+        drawn.append(Figure("Validation", svg, caption))
+    return drawn
+
+
+def _curves(policy: Policy, labels: dict[str, str], colour: str, over: str) -> list[Figure]:
+    """The logged ones of these metrics, in the order of ``labels``."""
+    logged = {curve.name: curve for curve in policy.curves if curve.steps}
+    drawn = []
+    for name in (name for name in labels if name in logged):
+        steps, values = np.array(logged[name].steps), np.array(logged[name].values)
+        svg = figures.curve(
+            steps,
+            values,
+            label=labels[name],
+            over=over,
+            colour=colour,
+            chosen=policy.step,
+            wide=name in WIDE,
+        )
+        caption = f"{METRICS[name]} Pale: as logged; bold: running mean."
+        title = labels[name].split(" (")[0]
+        drawn.append(Figure(title[0].upper() + title[1:], svg, caption))
+    return drawn

@@ -1,0 +1,215 @@
+"""Rewards: the weighted sum of components, from words or from reward models.
+
+``reward = Σ weight · component``, each component in [0, bound]; so the reward lies in
+[0, Σ weight · bound]. Components are what a task declares (`SCORERS`) and what
+``config.reward_models`` names; ``config.rewards`` has the weight of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alol_jax.rewards import text
+from alol_jax.rewards.opening import RewardModel
+from alol_jax.types import RewardSpec, Scored, UserError
+
+SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
+    "vader_positivity": text.vader_positivity,
+    "tfidf_diversity": text.tfidf_diversity,
+    "nontoxicity": text.nontoxicity,
+}
+"""Key of a ``RewardSpec`` -> factory: training responses -> (texts -> f64[texts])."""
+
+TOLERANCE = 1e-6  # rounding of a score at its bound
+
+_FIELD = re.compile(r"\{(prompt|response)\}")
+
+
+class Component(NamedTuple):
+    """One summand of the reward, ready to score."""
+
+    name: str
+    weight: float
+    bound: float  # every score lies in [0, bound]
+    scorer: str  # for error messages
+    score: Callable[[Sequence[str], Sequence[str]], np.ndarray]  # prompts, responses -> f64[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """The components with a weight above 0, ready to score. Without any, nothing can score."""
+
+    components: tuple[Component, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The components' names, in the order of the score columns."""
+        return tuple(component.name for component in self.components)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The components' weights, in the same order."""
+        return tuple(component.weight for component in self.components)
+
+    @property
+    def max_reward(self) -> float:
+        """Σ weight · bound."""
+        return sum(component.weight * component.bound for component in self.components)
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores response n as an answer to prompt n.
+
+        Returns:
+          components f64[rows, components], unweighted, within [0, bound]; reward f64[rows].
+
+        Raises:
+          UserError: there is no component; a score is not finite or outside [0, bound].
+        """
+        if not self.components:
+            raise UserError(
+                "nothing can score a response: give at least one reward a weight above 0"
+            )
+        if len(prompts) != len(responses):
+            raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
+        columns = [_column(component, prompts, responses) for component in self.components]
+        components = np.stack(columns, axis=1)
+        return components, components @ np.array(self.weights, np.float64)
+
+    def rows(self, rows: Sequence[Scored], responses: Sequence[str]) -> tuple[Scored, ...]:
+        """The same rows answered by ``responses``, with the scores of these."""
+        components, reward = self.score([row.prompt for row in rows], responses)
+        return tuple(
+            dataclasses.replace(row, response=response, components=tuple(scores), reward=total)
+            for row, response, scores, total in zip(
+                rows, responses, components.tolist(), reward.tolist(), strict=True
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scoring:
+    """What the reward is, before anything was fitted to the training responses.
+
+    Attributes:
+        specs: the components that the task declares.
+        models: the opened reward models by name; at least those with a weight above 0.
+        weights: ``config.rewards``: a weight for each component.
+        known: the names of all reward models, also of those that are not opened.
+
+    Raises:
+        UserError: a name that is no component, a component without a weight, or a weight that is
+            negative, not finite or no number.
+    """
+
+    specs: tuple[RewardSpec, ...]
+    models: Mapping[str, RewardModel]
+    weights: Mapping[str, float]
+    known: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_weights(self.specs, self.known or tuple(self.models), self.weights)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Changes with the weights that are above 0 and with what they weigh."""
+        used = {name: weight for name, weight in self.weights.items() if weight > 0}
+        return {
+            "config.rewards": used,
+            "config.reward_models": {
+                name: model.fingerprint for name, model in self.models.items() if name in used
+            },
+            "scorers": {
+                spec.name: [spec.scorer, spec.template, spec.bound]
+                for spec in self.specs
+                if spec.name in used
+            },
+        }
+
+    def reward(self, train_responses: Sequence[str]) -> Reward:
+        """The reward, with what has to be fitted fitted to the training responses (tf-idf)."""
+        named = [
+            (spec.name, lambda weight, spec=spec: _by_words(spec, weight, train_responses))
+            for spec in self.specs
+        ]
+        named += [
+            (name, lambda weight, name=name: self._by_model(name, weight)) for name in self.models
+        ]
+        weighted = [(make, float(self.weights[name])) for name, make in named]
+        return Reward(tuple(make(weight) for make, weight in weighted if weight > 0))
+
+    def _by_model(self, name: str, weight: float) -> Component:
+        model = self.models[name]
+        return Component(name, weight, 1.0, model.path, model)
+
+
+def check_weights(
+    specs: Sequence[RewardSpec],
+    models: Sequence[str],
+    weights: Mapping[str, float],
+    *,
+    field: str = "config.rewards",
+) -> None:
+    """Every component, a task's or a reward model by its name, has a weight, and nothing else has.
+
+    Args:
+        field: where the weights stand, for messages.
+
+    Raises:
+        UserError: see `Scoring`; or two components of one name.
+    """
+    names = [*(spec.name for spec in specs), *models]
+    for name in models:
+        if names.count(name) > 1:
+            raise UserError(f"config.reward_models.{name}: the task has a reward of this name")
+    for name, weight in weights.items():
+        if name not in names:
+            said = f"{field}: {name!r} is no reward of this task"
+            raise UserError.unknown(said, name, names)
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise UserError(f"{field}.{name}: expected a number, got {weight!r}")
+        if not math.isfinite(weight) or weight < 0:
+            raise UserError(f"{field}.{name}={weight}: expected a number, 0 or more")
+    for name in names:
+        if name not in weights:
+            raise UserError(f"{field}.{name}: set a weight (0 leaves the reward out)")
+
+
+def _by_words(spec: RewardSpec, weight: float, train_responses: Sequence[str]) -> Component:
+    if spec.scorer not in SCORERS:
+        said = f"reward {spec.name!r}: no scorer {spec.scorer!r}"
+        raise UserError.unknown(said, spec.scorer, SCORERS)
+    scorer = SCORERS[spec.scorer](train_responses)
+
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return scorer([_fill(spec.template, p, r) for p, r in zip(prompts, responses, strict=True)])
+
+    return Component(spec.name, weight, spec.bound, spec.scorer, score)
+
+
+def _column(component: Component, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    scores = component.score(prompts, responses)
+    if scores.shape != (len(responses),):
+        raise ValueError(f"scorer {component.scorer!r} gave {scores.shape} for {len(responses)}")
+    good = (scores >= -TOLERANCE) & (scores <= component.bound + TOLERANCE)  # NaN is neither
+    if not good.all():
+        row = int(np.argmin(good))
+        raise UserError(
+            f"scorer {component.scorer!r} gave {scores[row]} for {responses[row][:80]!r}: "
+            f"expected a score from 0 to {component.bound:.4g} ({np.sum(~good)} of {len(good)} "
+            "are not)"
+        )
+    return np.clip(scores, 0.0, component.bound)
+
+
+def _fill(template: str, prompt: str, response: str) -> str:
+    """One pass, so that braces inside the texts stay what they are."""
+    values = {"prompt": prompt, "response": response}
+    return _FIELD.sub(lambda match: values[match.group(1)], template)

@@ -1,0 +1,84 @@
+"""Flags with a config file: how they are read, and how what is wrong with them is said."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from alol_jax.runs.progress import say
+from alol_jax.types import UserError
+
+BAD_INPUT = 2  # exit code
+STOPPED = 143  # exit code of a run that was asked to stop
+
+
+def guarded(
+    run: Callable[[], None],
+    *,
+    debug: Callable[[], bool] = lambda: False,
+    writing: Callable[[], str] = lambda: "",
+) -> int:
+    """Runs ``run``. What the user can mend becomes one line on stderr and exit code 2.
+
+    Args:
+        debug: True raises instead.
+        writing: what was going on, for an error of the file system that names no file.
+    """
+    try:
+        run()
+    except (UserError, OSError) as error:
+        if debug():
+            raise
+        sys.stderr.write(f"error: {one_line(error, writing())}\n")
+        return BAD_INPUT
+    return 0
+
+
+def stop_when_asked() -> Callable[[], bool]:
+    """Takes SIGTERM and Ctrl-C as a wish to stop at the next safe place; a second one stops at
+    once. Returns whether it was asked."""
+    stop = threading.Event()
+
+    def ask_to_stop(*_):
+        if stop.is_set():
+            sys.exit(STOPPED)
+        stop.set()
+        say("stopping at the next safe place; once more stops at once")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    return stop.is_set
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Flags from the command line; a flag or a config field that does not exist is a UserError."""
+    for file in re.findall(r"^--?config[= ]([^:\n]*)", "\n".join(_joined(argv)), re.MULTILINE):
+        if not Path(file).is_file():
+            raise UserError(f"--config: there is no file {file!r}: give one of configs/")
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # how ml_collections refuses an unknown key
+        key, *hint = re.findall(r"\w+", str(error.args[0]).replace("\\n", " "))
+        word = next((word for word in argv if key in word.split("=")[0]), "--config")
+        near = f": did you mean {hint[3]!r}?" if hint[:2] == ["Did", "you"] else ""
+        raise UserError(f"{word}: the config has no key {key!r}{near}") from error
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(str(error).strip().splitlines()[-1]) from error
+
+
+def one_line(error: Exception, writing: str = "") -> str:
+    """The error as one line; of the file system's, the file and what is wrong with it."""
+    if isinstance(error, OSError) and (error.filename or writing):
+        return f"{error.filename or writing}: {error.strerror or error}"
+    return " ".join(str(error).split())
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """The words, with ``--config FILE`` as one."""
+    return "\n".join(argv).replace("--config\n", "--config=").split("\n")

@@ -1,0 +1,294 @@
+"""Where tokenizers come from: the only door of transformers and sentencepiece."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from alol_jax.text.tokenizer import Tokenizer
+from alol_jax.types import UserError
+
+# Of a directory, what `transformers` may read besides tokenizer_config.json.
+_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+# Who reads vocab.json with merges.txt, by the model type of config.json.
+_CLASSES = {
+    "gpt2": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "roberta": "RobertaTokenizer",
+}
+# For tokenizer_config.json where there was none: the library's own default drops spaces.
+_SETTINGS = {"clean_up_tokenization_spaces": False}
+
+
+def _transformers() -> ModuleType:
+    """The library, without its advice to install PyTorch, which nothing here needs."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers
+
+
+def from_directory(path: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face directory, from the first of these that is there:
+
+    * tokenizer.json, read as it is written;
+    * tokenizer.model, a SentencePiece BPE; a begin token goes in front, as in Llama, unless
+      tokenizer_config.json says ``"add_bos_token": false``;
+    * vocab.json with merges.txt, of GPT-2, GPT-NeoX or RoBERTa.
+
+    Special tokens are those of tokenizer_config.json, then of special_tokens_map.json, then, but
+    not for tokenizer.json, of the family. Nothing is downloaded, and no code of others is run.
+
+    Raises:
+      UserError: files are missing, damaged or no BPE, there is no end token, a package is missing,
+        or the tokenizer puts something other than a begin token in front.
+    """
+    settings = _json_object(path / "tokenizer_config.json")
+    elsewhere = {
+        name: token.get("content") if isinstance(token, dict) else token
+        for name, token in _json_object(path / "special_tokens_map.json").items()
+        if name.endswith("_token") and settings.get(name) is None
+    }
+    files = _read(path, settings, elsewhere)
+    backend, bos_id = files.backend_tokenizer, files.bos_token_id
+    if not isinstance(backend.model, models.BPE):
+        raise UserError(
+            f"{path}: the tokenizer is a {type(backend.model).__name__}, only BPE is supported: "
+            "use a model of the families Llama, GPT-NeoX, GPT-2 or RoBERTa"
+        )
+    if files.eos_token_id is None:
+        raise UserError(f"{path}/tokenizer_config.json names no eos_token: add it")
+    backend.no_truncation()  # some files carry the settings of their last training run
+    backend.no_padding()
+    bare = backend.encode("x", add_special_tokens=False).ids
+    full = backend.encode("x").ids
+    head = next(full[:i] for i in range(len(full) + 1) if full[i : i + len(bare)] == bare)
+    if head not in ([], [bos_id]):
+        raise UserError(f"{path}: the tokenizer puts the tokens {head} in front, not a bos_token")
+    return Tokenizer(
+        backend,
+        eos_id=files.eos_token_id,
+        pad_id=files.pad_token_id,
+        bos_id=bos_id,
+        adds_bos=bool(head),
+        files=[path / name for name in _FILES if (path / name).is_file()],
+        settings=(settings or _SETTINGS) | elsewhere,
+    )
+
+
+def _read(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> Any:
+    """The tokenizer as `transformers` reads it; ``named`` adds to the settings."""
+    present = [name for name in _FILES if (path / name).is_file()]
+    if "tokenizer.json" in present:
+        # Not AutoTokenizer: a class named in tokenizer_config.json would rebuild the pre-tokenizer
+        # by its own rules (GPT2Tokenizer drops SmolLM2's digit splitting) instead of reading it.
+        return _load("PreTrainedTokenizerFast", path / "tokenizer.json", named)
+    if "tokenizer.model" in present:
+        # Not LlamaTokenizer: it takes a text's own leading space for the one put in front.
+        _check_sentencepiece(path / "tokenizer.model")
+        begins = {"add_bos_token": settings.get("add_bos_token", True)}
+        return _load("PreTrainedTokenizerFast", path / "tokenizer.model", {**named, **begins})
+    parts = {"vocab.json", "merges.txt"}
+    if not parts & set(present):
+        raise UserError(
+            f"{path} has no tokenizer: bring tokenizer.json, tokenizer.model, or vocab.json and "
+            "merges.txt there"
+        )
+    for name in parts - set(present):
+        raise UserError(f"{path}/{name} is missing: vocab.json and merges.txt belong together")
+    return _from_vocabulary(path, settings, named)
+
+
+def _load(name: str, file: Path, options: Mapping[str, Any]) -> Any:
+    """What the class of `transformers` called ``name`` makes of the directory of ``file``."""
+    transformers = _transformers()
+
+    try:
+        return getattr(transformers, name).from_pretrained(
+            str(file.parent), local_files_only=True, trust_remote_code=False, **options
+        )
+    except Exception as error:  # the library raises a bare Exception for a damaged file
+        said = " ".join(str(error).split())
+        raise UserError(f"{file} is not readable: {said}: bring it again") from error
+
+
+def _from_vocabulary(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> Any:
+    """vocab.json with merges.txt, as the class reads them that a config names."""
+    kind = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
+    model_type = _json_object(path / "config.json").get("model_type")
+    kind = kind if kind in _CLASSES.values() else _CLASSES.get(model_type, "")
+    if not kind:
+        raise UserError(
+            f"{path}: neither tokenizer_class in tokenizer_config.json nor model_type in "
+            f"config.json ({model_type!r}) says who reads vocab.json and merges.txt: name one of "
+            f"{', '.join(_CLASSES.values())} as tokenizer_class"
+        )
+    vocabulary = _json_object(path / "vocab.json")
+    files = _load(kind, path / "merges.txt", named)
+    written = [
+        _json_object(path / f"{name}.json") for name in ("added_tokens", "special_tokens_map")
+    ]
+    asked = vocabulary.keys() | _strings([dict(settings), *written])
+    invented = sorted(files.get_vocab().keys() - asked)
+    if invented:
+        raise UserError(
+            f"{path}/vocab.json lacks {', '.join(map(repr, invented))}, which {kind} needs: name "
+            "the special tokens that it has (eos_token, …) in tokenizer_config.json"
+        )
+    return files
+
+
+def _strings(value: Any) -> set[str]:
+    """Every string in a JSON value, keys included."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_strings, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_strings, value))
+    return {value} if isinstance(value, str) else set()
+
+
+def _check_sentencepiece(file: Path) -> None:
+    """Fails where `transformers` could not read the file; it would take it for another kind."""
+    available = _transformers().utils
+
+    if not available.is_sentencepiece_available() or not available.is_protobuf_available():
+        raise UserError(f"{file} needs two packages: pip install sentencepiece protobuf")
+    import sentencepiece
+
+    try:
+        sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{file} is no SentencePiece model: {said}: bring it again") from error
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable: {error}: bring it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} holds no JSON object: bring it again")
+    return value
+
+
+# ------------------------------------------------------------------ GGUF files
+
+
+class Vocabulary(Protocol):
+    """The tokenizer fields of a GGUF file, in the file's own terms."""
+
+    model: str
+    pre: str
+    tokens: tuple[str, ...]
+    token_types: tuple[int, ...]
+    merges: tuple[str, ...]
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    add_bos: bool
+
+
+def _gpt2() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _smollm() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
+
+
+# By llama.cpp's names (llama-vocab.cpp): the ones whose Hugging Face twin is known exactly.
+_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _smollm}
+
+# Token types of a GGUF file.
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
+
+
+def from_gguf(fields: Vocabulary) -> Tokenizer:
+    """The byte-level BPE tokenizer that a GGUF file carries.
+
+    Raises:
+      UserError: another kind of tokenizer or pre-tokenizer, or fields that do not fit together.
+    """
+    if fields.model != "gpt2" or fields.pre not in _PRE_TOKENIZERS:
+        raise UserError(
+            f"GGUF tokenizer {fields.model!r} with pre-tokenizer {fields.pre!r} is not supported "
+            f"(only 'gpt2' with {', '.join(_PRE_TOKENIZERS)}): use the model's Hugging Face files"
+        )
+    vocabulary = {token: i for i, token in enumerate(fields.tokens)}
+    merges = [tuple(merge.split(" ")) for merge in fields.merges]
+    if (
+        len(vocabulary) != len(fields.tokens)
+        or len(fields.token_types) != len(fields.tokens)
+        or _BYTE in fields.token_types
+        or any(len(merge) != 2 for merge in merges)
+        or fields.eos_id is None
+    ):
+        raise UserError("GGUF tokenizer: tokens, types, merges or eos are damaged: download again")
+    try:
+        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    except Exception as error:  # the library raises a bare Exception for a merge of no token
+        raise UserError(f"GGUF tokenizer: {error}: download the file again") from error
+    backend.pre_tokenizer = _PRE_TOKENIZERS[fields.pre]()
+    backend.decoder = decoders.ByteLevel()
+    for token, kind in zip(fields.tokens, fields.token_types, strict=True):
+        if kind in (_UNKNOWN, _CONTROL):
+            backend.add_special_tokens([tokenizers.AddedToken(token, normalized=False)])
+        elif kind == _USER_DEFINED:
+            backend.add_tokens([tokenizers.AddedToken(token, normalized=False)])
+    if fields.add_bos and fields.bos_id is not None:
+        begin = fields.tokens[fields.bos_id]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[begin, "$A"],
+            pair=[begin, "$A", begin, "$B"],
+            special_tokens=[(begin, fields.bos_id)],
+        )
+    return Tokenizer(
+        backend,
+        eos_id=fields.eos_id,
+        pad_id=fields.pad_id,
+        bos_id=fields.bos_id,
+        adds_bos=fields.add_bos,
+        settings=_SETTINGS,
+    )
+
+
+def byte_level() -> Tokenizer:
+    """A tokenizer without files, for debug runs and tests: id b is byte b, then the three special
+    tokens ``<|endoftext|>`` 256, ``<|im_start|>`` 257 and ``<|im_end|>`` 258, which ends a response
+    and, as in many real tokenizers, pads as well."""
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab={c: byte for byte, c in enumerate(_byte_characters())}, merges=[])
+    )
+    backend.pre_tokenizer = _gpt2()
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return Tokenizer(
+        backend, eos_id=258, pad_id=None, bos_id=None, adds_bos=False, settings=_SETTINGS
+    )
+
+
+def _byte_characters() -> list[str]:
+    """By byte, the printable character that stands for it in GPT-2's vocabulary: itself if it is
+    printable in Latin-1, else the next free one from 256 on."""
+    itself = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in itself else next(others)) for byte in range(256)]

@@ -1,0 +1,128 @@
+"""Frozen passes over rows: log-probabilities of the responses, the value of the prompts, and how
+far two policies are apart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alol_jax.devices.sharding import place_rows
+from alol_jax.models.heads import ValueHead
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.objectives.logprobs import joined, response_kl, response_logp
+from alol_jax.runs.progress import never, progress
+from alol_jax.training.batches import collate, pieces_of, single_items
+from alol_jax.types import Annotated, Params
+
+
+@functools.lru_cache(maxsize=16)
+def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
+    """(params, value parameters, Tokens) -> logp f32[B, R], value f32[B] (0 without a head).
+
+    Without ``logp`` (0 then) neither the response nor the unembedding is read.
+    """
+
+    @jax.jit
+    def annotate_batch(params, value_params, tokens):
+        read = joined(tokens)[:2] if logp else (tokens.prompt, tokens.prompt_mask)
+        hidden = model.hidden(params, *read)
+        found = jnp.zeros(tokens.response.shape, jnp.float32)
+        if logp:
+            found = response_logp(hidden, model.unembedding(params), tokens, chunk=chunk)
+        if head is None:
+            return found, jnp.zeros(found.shape[:1], jnp.float32)
+        width = tokens.prompt.shape[1]
+        return found, head(value_params, hidden[:, :width], tokens.prompt_mask)
+
+    return annotate_batch
+
+
+def annotate(
+    lm: LanguageModel,
+    trained: Params,
+    rows: Sequence[Annotated],
+    *,
+    head: ValueHead | None = None,
+    value_params: Params | None = None,
+    logp: bool = True,
+    batch_size: int,
+    label: str,
+    stopping: Callable[[], bool] = never,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """logp of every response token and V of every prompt, by one model, without gradients.
+
+    By causality the hidden states of the prompt do not depend on the response, so one pass serves
+    both. Rows of one shape go together; a last, smaller batch is filled up with repeats.
+
+    Args:
+        trained: the leaves on top of ``lm.frozen()``.
+        rows: tokenised rows.
+        head: the value head, or None for values of 0.
+        logp: False leaves the log-probabilities out, at the cost of the prompts alone.
+        label, stopping: see `progress`.
+
+    Returns:
+        one f32[response length] per row (f32[0] without ``logp``), in order, and f32[rows].
+    """
+    step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
+    params = {**lm.frozen(), **trained}
+    items = single_items(rows, lm.shapes)
+    pieces = pieces_of(items, batch_size)
+    logps: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
+    values = np.zeros(len(rows), np.float32)
+    for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+        batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
+        found = step(params, value_params or {}, place_rows(batch.tokens, lm.mesh))
+        each_logp, value = jax.device_get(found)
+        values[piece] = value[: len(piece)]
+        for place, index in enumerate(piece if logp else ()):
+            logps[index] = each_logp[place, : len(rows[index].response)]
+    return logps, values
+
+
+@functools.lru_cache(maxsize=4)
+def _divergence(model, chunk: int):
+    """(params, reference params, Tokens) -> f32[B]."""
+
+    @jax.jit
+    def divergence(params, other, tokens):
+        read = joined(tokens)[:2]
+        hidden = (model.hidden(params, *read), model.hidden(other, *read))
+        kernels = (model.unembedding(params), model.unembedding(other))
+        return response_kl(hidden, kernels, tokens, chunk=chunk)
+
+    return divergence
+
+
+def divergence(
+    lm: LanguageModel,
+    trained: Params,
+    reference: Params,
+    rows: Sequence[Annotated],
+    *,
+    batch_size: int,
+    label: str,
+    stopping: Callable[[], bool] = never,
+) -> np.ndarray:
+    """`logprobs.response_kl` of every row, f64[rows]: how far the policy has gone from the
+    reference on these responses.
+
+    Args:
+        trained, reference: the leaves of the two on top of ``lm.frozen()``.
+        rows: tokenised rows.
+        label, stopping: see `progress`.
+    """
+    step = _divergence(lm.transformer, lm.logprob_chunk)
+    both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
+    items = single_items(rows, lm.shapes)
+    pieces = pieces_of(items, batch_size)
+    found = np.zeros(len(rows))
+    for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+        batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
+        each = np.asarray(step(*both, place_rows(batch.tokens, lm.mesh)))
+        found[piece] = each[: len(piece)]
+    return found

@@ -1,0 +1,91 @@
+"""What fitting a policy took: tokens, operations in closed form, seconds."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from alol_jax.models.language_model import LanguageModel
+from alol_jax.training import flops
+from alol_jax.training.batches import Items
+from alol_jax.types import Branches, Cost, Policy
+
+
+def with_cost(
+    policy: Policy,
+    lm: LanguageModel,
+    items: Items,
+    at: Callable[[int], np.ndarray],
+    *,
+    steps: int,
+    accumulate: int,
+) -> Policy:
+    """``policy`` with what its fit cost; the seconds were measured (see `cost_of_fit`)."""
+    cost = cost_of_fit(
+        lm, items, at, steps=steps, accumulate=accumulate, seconds=policy.cost.seconds
+    )
+    return dataclasses.replace(policy, cost=cost)
+
+
+def cost_of_fit(
+    lm: LanguageModel,
+    items: Items,
+    at: Callable[[int], np.ndarray],
+    *,
+    steps: int,
+    accumulate: int,
+    seconds: float,
+) -> Cost:
+    """The cost of ``steps`` optimizer steps.
+
+    Args:
+        at: step -> the items of all its micro-batches.
+        accumulate: micro-batches of a step.
+        seconds: measured.
+
+    Returns:
+        Cost: a prompt counts once, with all of its responses, as it is read.
+    """
+    responses = items.members.shape[1]
+    of_item = np.array(
+        [
+            len(items.rows[members[0]].prompt) + sum(len(items.rows[i].response) for i in members)
+            for members in items.members
+        ]
+    )
+    tokens, prompts_of = 0, collections.Counter[tuple[int, int]]()
+    for step in range(steps):
+        chosen = at(step)
+        tokens += int(of_item[chosen].sum())
+        prompts_of[items.shapes[int(items.shape[chosen].max())]] += len(chosen)
+    micro = len(at(0)) // accumulate if steps else 0
+    work = sum(
+        step_flops(lm, shape, prompts, micro, responses) for shape, prompts in prompts_of.items()
+    )
+    return Cost(tokens, work, seconds)
+
+
+def step_flops(
+    lm: LanguageModel, shape: tuple[int, int], prompts: int, micro: int, responses: int = 1
+) -> float:
+    """Forward and backward pass of ``prompts`` prompts of ``shape`` with ``responses`` responses
+    each, ``micro`` prompts at a time."""
+    trained, frozen = lm.abstract()
+    prompt, response = shape
+    one = flops.forward(
+        {**frozen, **trained},
+        lm.transformer.config,
+        rows=prompts,
+        width=prompt + responses * response,
+        head_tokens=prompts * responses * response,
+        branches=Branches(*shape) if responses > 1 else None,
+    )
+    return flops.step(
+        one,
+        all_train=lm.transformer.lora is None,
+        remat=lm.transformer.remat,
+        head_again=micro * responses * response > lm.logprob_chunk,
+    )

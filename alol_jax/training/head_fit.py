@@ -1,0 +1,151 @@
+"""Fitting a value head on frozen hidden states: for V(x), and for a distilled reward."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from alol_jax.devices.sharding import place_like_params, place_params, place_rows
+from alol_jax.models.heads import ValueHead
+from alol_jax.models.transformer import Transformer
+from alol_jax.runs.progress import never, progress
+from alol_jax.text.tokens import batches_by_width, to_tokens
+from alol_jax.training.fit import TrainState, Update, fit, init_state, make_update
+from alol_jax.training.optim import make_optimizer
+from alol_jax.types import Params
+
+
+class Features(NamedTuple):
+    """Frozen features of scored texts, on the host."""
+
+    hidden: np.ndarray  # f32[N, T, D]
+    mask: np.ndarray  # f32[N, T]
+    reward: np.ndarray  # f32[N]
+
+
+def features_of(
+    model: Transformer,
+    params: Params,
+    rows: Sequence[Sequence[int]],
+    reward: Sequence[float],
+    *,
+    widths: Sequence[int],
+    batch_size: int,
+    pad_id: int,
+    mesh: Mesh,
+    label: str,
+    stopping: Callable[[], bool] = never,
+) -> Features:
+    """Hidden states of token ids, left-padded to the largest width.
+
+    Args:
+        rows: token ids, none longer than the largest width.
+        reward: of each row.
+        widths: lengths that are compiled for; each row is read at the smallest that holds it.
+        label, stopping: see `progress`.
+    """
+    widest = max(widths)
+    hidden_of = jax.jit(model.hidden)
+    hidden = np.zeros((len(rows), widest, model.config.width), np.float32)
+    mask = np.zeros((len(rows), widest), np.float32)
+    pieces = batches_by_width([len(row) for row in rows], widths, batch_size)
+    for width, piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+        chosen = [rows[index] for index in np.resize(piece, batch_size)]
+        tokens = to_tokens(chosen, [()] * batch_size, shape=(width, 1), pad_id=pad_id)
+        placed = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
+        found = np.asarray(hidden_of(params, *placed), np.float32)
+        hidden[piece, widest - width :] = found[: len(piece)]
+        mask[piece, widest - width :] = tokens.prompt_mask[: len(piece)]
+    return Features(hidden, mask, np.array(reward, np.float32))
+
+
+def _filled_up(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(rows, the same with repeats up to ``size``) of each batch: one shape to compile for."""
+    pieces = (rows[first : first + size] for first in range(0, len(rows), size))
+    return [(piece, np.resize(piece, size)) for piece in pieces]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadFitter:
+    """Minimises mean (V − R)². One compiled step and one compiled prediction for many fits.
+
+    Attributes:
+        head: what is fitted.
+        tx: the optimizer; update: its jitted step; predict: the jitted head.
+        batch_size: rows of a step.
+        seed: of initial weights and row order.
+        mesh: where arrays live.
+    """
+
+    head: ValueHead
+    tx: Any
+    update: Update
+    predict: Callable[..., jax.Array]
+    batch_size: int
+    seed: int
+    mesh: Mesh
+
+    def epochs(self, data: Features, rows: np.ndarray, epochs: int) -> Iterator[tuple[int, Params]]:
+        """Yields (epoch, parameters) for epochs 0 … ``epochs`` of a head fitted on ``rows``.
+
+        Epoch 0 is a head that predicts their mean.
+        """
+        mean = float(data.reward[rows].mean())
+        state = _start(self.head, self.tx, self.mesh, self.seed, mean)
+        yield 0, state.trained
+        size = self.batch_size
+        per_epoch = -(-len(rows) // size)
+
+        def batches():
+            for epoch in range(epochs):
+                order = np.random.default_rng([self.seed, epoch]).permutation(rows)
+                for first in range(0, per_epoch * size, size):
+                    chosen = np.take(order, np.arange(first, first + size), mode="wrap")
+                    batch = jax.tree.map(lambda x, chosen=chosen: x[chosen][None], data)
+                    yield place_rows(batch, self.mesh, axis=1)
+
+        for step, reached, _ in fit(state, {}, batches(), self.update):
+            if step % per_epoch == 0:
+                yield step // per_epoch, reached.trained
+
+    def predicted(self, params: Params, data: Features, rows: np.ndarray) -> np.ndarray:
+        """f32[rows]: the value of each of ``rows``."""
+        pieces = []
+        for piece, chosen in _filled_up(rows, self.batch_size):
+            placed = place_rows((data.hidden[chosen], data.mask[chosen]), self.mesh)
+            pieces.append(np.asarray(self.predict(params, *placed))[: len(piece)])
+        return np.concatenate(pieces)
+
+
+def make_head_fitter(
+    head: ValueHead, options: ConfigDict, *, rows: int, mesh: Mesh, seed: int
+) -> HeadFitter:
+    """A fitter for about ``rows`` rows.
+
+    Args:
+        options: ``epochs``, ``batch_size`` and ``optimizer``.
+        seed: of initial weights, dropout and row order.
+    """
+    tx = make_optimizer(options.optimizer, steps=options.epochs * -(-rows // options.batch_size))
+
+    def loss_fn(trained, frozen, batch, key):
+        error = head(trained, batch.hidden, batch.mask, key) - batch.reward
+        mse = jnp.mean(error * error)
+        return mse, (jnp.float32(error.shape[0]), {"mse": mse})
+
+    key = jax.random.fold_in(jax.random.key(seed), 3)
+    update = make_update(loss_fn, tx, key, _start(head, tx, mesh, seed, 0.0))
+    return HeadFitter(head, tx, update, jax.jit(head), options.batch_size, seed, mesh)
+
+
+def _start(head: ValueHead, tx, mesh: Mesh, seed: int, mean_reward: float) -> TrainState:
+    """Step 0 of a head that predicts about ``mean_reward``, on the mesh."""
+    params = head.init(jax.random.fold_in(jax.random.key(seed), 4), mean_reward)
+    return place_like_params(init_state(place_params(params, mesh), tx), mesh)

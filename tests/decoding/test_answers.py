@@ -1,0 +1,84 @@
+"""A policy answers prompts: where an answer ends."""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import pytest
+
+from alol_jax.decoding.answers import answer
+from alol_jax.decoding.sampling import Sampling
+from alol_jax.rewards.reward import Reward
+from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.types import Scored
+from tests.scripted import Scripted
+from tests.tiny_run import TASK, mesh_of
+
+
+def before(stop, text):
+    """The text before the first of the stop texts."""
+    return text[: min((text.find(one) for one in stop if one in text), default=len(text))]
+
+
+def answered(sampling, *, stop=(), line=b"abc\ndefg"):
+    """The answer of a model that says ``line``, the steps that it took, and what was said of it."""
+    tokenizer = byte_level()
+    model = Scripted(((*line,),) * 259, tokenizer.vocab_size)
+    lm = types.SimpleNamespace(
+        transformer=model,
+        tokenizer=tokenizer,
+        mesh=mesh_of(1),
+        prompt_widths=(16,),
+        frozen=lambda: {},
+    )
+    said = []
+    (row,) = answer(
+        lm,
+        dataclasses.replace(TASK, stop=stop, clean=functools.partial(before, stop)),
+        {},
+        [Scored("a", "why?", "", "web", (), 0.0)],
+        Reward(()),
+        sampling,
+        batch_size=1,
+        key=jax.random.key(0),
+        label="answers",
+        say=said.append,
+    )
+    jax.effects_barrier()
+    return row.response, len(model.steps), said
+
+
+@pytest.mark.parametrize(("stop", "steps"), [(("\n",), 4), (("c\nd",), 5), ((), 8)])
+def test_decoding_ends_where_a_stop_text_of_the_task_has_been_said(stop, steps):
+    said = "abc\ndefg"
+    expected = said[: said.index(stop[0])] if stop else said
+    assert answered(Sampling(8), stop=stop)[:2] == (expected, steps)
+
+
+def test_further_end_tokens_end_an_answer_besides_the_tokenizers_own():
+    assert answered(Sampling(8, end=(ord("d"),)))[:2] == ("abc\nd", 5)
+    tokenizer = byte_level()
+    ending = (*b"ab", tokenizer.eos_id, *b"defgh")
+    assert answered(Sampling(8, end=(ord("d"),)), line=ending)[:2] == ("ab", 3)
+
+
+def test_how_fast_it_went_and_how_answers_end_is_said_once():
+    (line,) = answered(Sampling(8))[2]
+    assert line.startswith("answers: 1 in ")
+    assert line.endswith("; 0 ended, 0 stopped by a text, 1 cut at the limit")
+    (line,) = answered(Sampling(8), stop=("\n",))[2]
+    assert line.endswith("; 0 ended, 1 stopped by a text, 0 cut at the limit")
+    (line,) = answered(Sampling(8, end=(ord("d"),)))[2]
+    assert line.endswith("; 1 ended, 0 stopped by a text, 0 cut at the limit")
+
+
+def test_a_stop_text_that_no_answer_has_is_a_warning():
+    _, warning = answered(Sampling(8), stop=("###",))[2]
+    assert warning == "warning: no answer has the stop text '###': is it what this model writes?"
+
+
+def test_a_stop_text_that_is_there_without_its_spaces_is_no_warning():
+    assert len(answered(Sampling(8), stop=(" c",))[2]) == 1  # cut at the limit, with a "c" in it
+    warnings = answered(Sampling(8), stop=(" ###", "###"))[2][1:]
+    assert warnings == ["warning: no answer has the stop text '###': is it what this model writes?"]

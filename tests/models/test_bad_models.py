@@ -1,0 +1,139 @@
+"""A model that cannot be used exactly: one clear line, exit code 2, nothing half-written."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alol_jax.models.adapters import is_adapter
+from alol_jax.runs.checkpoint import load_params
+from alol_jax.text.tokenizer_files import byte_level
+from tests.models.tiny_llama import (
+    CONFIG,
+    random_weights,
+    write_directory,
+    write_gguf,
+    write_shards,
+)
+from tests.running import SMALL, refused, run
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[:-1000])
+    return file
+
+
+def truncated_safetensors(folder):
+    write_directory(folder / "m", random_weights())
+    cut_short(folder / "m" / "model.safetensors")
+    return folder / "m"
+
+
+def corrupt_safetensors(folder):
+    write_directory(folder / "m", random_weights())
+    file = folder / "m" / "model.safetensors"
+    file.write_bytes(b"\xff" * 8 + file.read_bytes()[8:])
+    return folder / "m"
+
+
+def truncated_gguf(folder):
+    write_gguf(folder / "m.gguf", random_weights())
+    return cut_short(folder / "m.gguf")
+
+
+def missing_shard(folder):
+    shards = write_shards(folder / "m", random_weights())
+    (shards / "model-00001-of-00002.safetensors").unlink()
+    return shards
+
+
+def another_shape(folder):
+    weights = random_weights() | {"model.norm.weight": np.ones(7, np.float32)}
+    return write_directory(folder / "m", weights)
+
+
+def other_names(folder):
+    weights = random_weights()
+    weights["model.layers.0.mlp.extra.weight"] = weights.pop("model.norm.weight")
+    return write_directory(folder / "m", weights)
+
+
+def another_family(folder):
+    return write_directory(folder / "m", random_weights(), CONFIG | {"model_type": "mistral"})
+
+
+def a_family_that_the_weights_are_not(folder):
+    fields = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": 264,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 1024,
+    }
+    return write_directory(folder / "m", random_weights(), fields)
+
+
+def small_vocabulary(folder):
+    weights = random_weights()
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:200]
+    write_directory(folder / "m", weights, CONFIG | {"vocab_size": 200})
+    byte_level().save(folder / "m")
+    return folder / "m"
+
+
+def few_positions(folder):
+    write_directory(folder / "m", random_weights(), CONFIG | {"max_position_embeddings": 100})
+    byte_level().save(folder / "m")
+    return folder / "m"
+
+
+def a_pickle(folder):
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (truncated_safetensors, "model.safetensors is damaged or no safetensors file"),
+        (corrupt_safetensors, "model.safetensors is damaged or no safetensors file"),
+        (truncated_gguf, "m.gguf is damaged or no GGUF file"),
+        (missing_shard, "shard model-00001-of-00002.safetensors is missing"),
+        (another_shape, "weights of another shape: model.norm.weight (7,) for (64,)"),
+        (other_names, "missing model.norm.weight; left over model.layers.0.mlp.extra.weight"),
+        (another_family, "model_type = 'mistral' is not implemented (only llama, gpt_neox"),
+        (a_family_that_the_weights_are_not, "the weights are not those of the config: missing"),
+        (small_vocabulary, "the tokenizer has 259 tokens, the model only 200"),
+        (few_positions, "208 tokens, the model has 100 positions"),
+        (a_pickle, "pytorch_model.bin is a pickle"),
+        (lambda folder: "no-such-org/no-such-model", "could not be fetched from the Hugging Face"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_model_that_cannot_be_used_is_one_line(make, said, tmp_path, cache):
+    path = make(tmp_path)
+    result = run(tmp_path / "run", cache, f"--config.model.path={path}")
+    assert said in refused(result)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_adapters_of_another_base_are_refused(tmp_path, cache):
+    """A result holds adapters alone; its record knows the base that they belong to."""
+    arguments = (*SMALL, f"--config.model.path={tmp_path / 'm'}", "--config.model.quantisation=nf4")
+    write_directory(tmp_path / "m", random_weights(0))
+    byte_level().save(tmp_path / "m")
+    result = run(tmp_path / "run", cache, *arguments, "--stages=load,score,fit_reference")
+    assert result.returncode == 0, result.stderr
+    kept = load_params(tmp_path / "run" / "03_fit_reference" / "trained")
+    assert kept and all(is_adapter(path) for path in kept)
+    write_directory(tmp_path / "m", random_weights(1))
+    said = refused(run(tmp_path / "run", cache, *arguments, "--stages=generate"))
+    assert "03_fit_reference was made with weights = " in said and "--redo" in said

@@ -1,0 +1,214 @@
+"""What the stages share: which weights there are, which of them train, what is refused."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alol_jax.devices.sharding import make_mesh
+from alol_jax.models.adapters import adapters_of
+from alol_jax.models.config import PRESETS
+from alol_jax.models.language_model import open_language_model
+from alol_jax.models.nf4 import NF4
+from alol_jax.models.transformer import quantised
+from alol_jax.types import UserError
+from configs import common
+from tests.models.small_models import base_of
+from tests.models.tiny_llama import TINY, random_weights, write_directory, write_gguf
+from tests.tiny_run import mesh_of
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+SHAPES = ((8, 4), (16, 6))
+
+
+def opened(mesh=None, lora=(), **changes):
+    options = common.get_config().model
+    options.update({"path": "random:llama-tiny", "shapes": SHAPES, "dtype": "float32"} | changes)
+    options.lora.update({"rank": 2} | dict(lora))
+    return open_language_model(options, mesh_of(1) if mesh is None else mesh)
+
+
+def refusal(**changes):
+    with pytest.raises(UserError) as error:
+        opened(**changes)
+    return str(error.value)
+
+
+# ------------------------------------------------------------------ weights
+
+
+def test_a_random_model_is_the_preset_with_the_byte_tokenizer_and_the_same_weights_every_time():
+    lm = opened()
+    assert lm.transformer.config == TINY and lm.tokenizer.vocab_size == 259
+    assert lm.shapes == SHAPES and lm.prompt_widths == (8, 16)
+    again = opened()
+    for path, leaf in lm.base.items():
+        np.testing.assert_array_equal(leaf, again.base[path])
+    expected = base_of(jax.eval_shape(lm.transformer.init, jax.random.key(0)))
+    assert {path: leaf.shape for path, leaf in lm.base.items()} == {
+        path: leaf.shape for path, leaf in expected.items()
+    }
+
+
+def test_random_weights_do_not_depend_on_the_adapters():
+    bare, adapted = opened(lora={"rank": 0}).base, opened(lora={"rank": 3}).base
+    assert bare.keys() == adapted.keys()
+    for path, leaf in bare.items():
+        np.testing.assert_array_equal(leaf, adapted[path])
+
+
+def test_the_base_is_made_once_and_never_copied():
+    lm = opened()
+    assert lm.base is lm.base and lm.frozen() is lm.base
+    params = {**lm.frozen(), **lm.fresh(jax.random.key(0))}
+    for path, leaf in lm.base.items():
+        assert params[path] is leaf
+
+
+def test_a_checkpoint_is_read_once_and_only_when_it_is_needed(tmp_path, monkeypatch):
+    weights = random_weights()
+    lm = opened(path=write_gguf(tmp_path / "m.gguf", weights), dtype="bfloat16")
+    reads = []
+    load = type(lm.checkpoint).load
+    monkeypatch.setattr(
+        type(lm.checkpoint), "load", lambda *a: reads.append(1) or load(*a), raising=True
+    )
+    lm.fresh(jax.random.key(0))
+    assert not reads
+    stored = weights["model.embed_tokens.weight"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(lm.base["embed/embedding"], stored)
+    lm.frozen()
+    assert reads == [1]
+
+
+def test_under_lora_only_float32_adapters_train_on_a_base_in_the_compute_dtype():
+    lm = opened(dtype="bfloat16", lora={"modules": ("q_proj", "o_proj")})
+    fresh = lm.fresh(jax.random.key(1))
+    assert set(fresh) == {
+        f"layers/{name}/lora_{factor}" for name in ("q_proj", "o_proj") for factor in "ab"
+    }
+    assert {leaf.dtype for leaf in fresh.values()} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in lm.base.values()} == {jnp.dtype("bfloat16")}
+    assert not set(fresh) & set(lm.frozen())
+    assert not fresh.keys() & lm.frozen().keys()
+    other = lm.fresh(jax.random.key(2))
+    assert not np.allclose(fresh["layers/q_proj/lora_a"], other["layers/q_proj/lora_a"])
+
+
+def test_full_fine_tuning_trains_every_weight_in_float32_and_freezes_none():
+    lm = opened(dtype="bfloat16", lora={"rank": 0})
+    fresh = lm.fresh(jax.random.key(0))
+    assert lm.frozen() == {} and adapters_of(fresh) == {}
+    assert {leaf.dtype for leaf in fresh.values()} == {jnp.dtype("float32")}
+    states = lm.transformer.hidden(fresh, jnp.ones((1, 3), jnp.int32), jnp.ones((1, 3)))
+    assert states.dtype == jnp.bfloat16
+
+
+def test_weights_lie_on_the_mesh_as_the_partition_table_says():
+    lm = opened(mesh=make_mesh(data=2, fsdp=2, tensor=2))
+    params = {**lm.frozen(), **lm.fresh(jax.random.key(0))}
+    shards = {path: leaf.addressable_shards[0].data.shape for path, leaf in params.items()}
+    assert shards["layers/gate_proj/kernel"] == (2, TINY.width // 2, TINY.mlp_width // 2)
+    assert shards["layers/down_proj/lora_a"] == (2, TINY.mlp_width // 2, 2)
+    assert {len(leaf.sharding.device_set) for leaf in params.values()} == {8}
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def test_an_unknown_preset_is_refused_with_the_one_that_was_meant_or_all():
+    assert "no preset 'llama-tin': did you mean 'llama-tiny'?" in refusal(path="random:llama-tin")
+    assert all(name in refusal(path="random:x") for name in PRESETS)
+
+
+def test_an_encoder_is_refused_as_a_policy():
+    assert "is no language model that can generate (roberta)" in refusal(path="random:roberta-base")
+
+
+def test_a_quantised_base_needs_adapters_and_a_known_name():
+    assert "a quantised base cannot train" in refusal(quantisation="nf4", lora={"rank": 0})
+    assert "did you mean 'nf4'?" in refusal(quantisation="nf5")
+
+
+# ------------------------------------------------------------------ without arrays
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4-double"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_abstract_leaves_are_those_that_are_made(rank, quantisation):
+    if rank == 0 and quantisation != "none":
+        pytest.skip("a quantised base does not train")
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    lm = opened(mesh=mesh, dtype="bfloat16", quantisation=quantisation, lora={"rank": rank})
+    made = (lm.fresh(jax.random.key(0)), lm.frozen())
+    for real, described in zip(made, lm.abstract(), strict=True):
+        assert {p: (x.shape, x.dtype, x.sharding) for p, x in real.items()} == {
+            p: (x.shape, x.dtype, x.sharding) for p, x in described.items()
+        }
+
+
+def test_a_quantised_checkpoint_is_the_quantised_weights_layer_by_layer(tmp_path):
+    """Read from a file onto the mesh, and made from the unquantised parameters at once."""
+    path = write_gguf(tmp_path / "m.gguf", random_weights())
+    plain = opened(path=path)
+    expected = quantised(plain.base, NF4(double=False))
+    for mesh in (mesh_of(1), make_mesh(data=2, fsdp=2, tensor=2)):
+        read = opened(mesh=mesh, path=path, quantisation="nf4").base
+        assert read.keys() == expected.keys()
+        for name, leaf in expected.items():
+            np.testing.assert_array_equal(read[name], leaf, err_msg=name)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(monkeypatch):
+    monkeypatch.setitem(PRESETS, "llama-small", dataclasses.replace(TINY, vocab_size=258))
+    said = refusal(path="random:llama-small")
+    assert "the tokenizer has 259 tokens, the model only 258" in said
+    monkeypatch.setitem(PRESETS, "llama-small", dataclasses.replace(TINY, vocab_size=259))
+    opened(path="random:llama-small")
+
+
+def test_shapes_may_not_exceed_the_positions_of_the_model():
+    assert "1025 tokens, the model has 1024 positions" in refusal(shapes=((8, 4), (1000, 25)))
+    assert opened(shapes=((1000, 24), (8, 4))).shapes == ((8, 4), (1000, 24))
+
+
+@pytest.mark.parametrize("shapes", [((8, 64), (16, 32)), ((8, 6), (8, 4), (9, 5))])
+def test_the_largest_shape_must_hold_all_the_others(shapes):
+    assert "must hold all the others" in refusal(shapes=shapes)
+
+
+@pytest.mark.parametrize("shapes", [(), ((0, 4),), ((8, 0), (9, 4))])
+def test_shapes_must_hold_a_prompt_and_a_response(shapes):
+    assert "(prompt, response) ≥ (1, 1)" in refusal(shapes=shapes)
+
+
+def test_a_directory_without_its_tokenizer_is_refused(tmp_path):
+    assert "has no tokenizer: bring tokenizer.json" in refusal(
+        path=write_directory(tmp_path, random_weights())
+    )
+
+
+# ------------------------------------------------------------------ the fingerprint
+
+
+def test_the_fingerprint_follows_weights_options_and_tokenizer(tmp_path):
+    assert opened().fingerprint == opened().fingerprint
+    first = write_gguf(tmp_path / "a.gguf", random_weights(0))
+    marks = [
+        opened(**changes).fingerprint
+        for changes in (
+            {},
+            {"dtype": "bfloat16"},
+            {"lora": {"rank": 3}},
+            {"lora": {"alpha": 7.0}},
+            {"shapes": SHAPES[1:]},
+            {"path": first},
+        )
+    ]
+    write_gguf(first, random_weights(1))
+    marks.append(opened(path=first).fingerprint)
+    assert all(a != b for a, b in itertools.combinations(marks, 2))

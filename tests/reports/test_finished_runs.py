@@ -1,0 +1,33 @@
+"""What is read of a finished run: the settings that tell kinds of runs apart, and no others."""
+
+from alol_jax.reports.compare.rows import differing
+from alol_jax.reports.finished_runs import read_runs
+from tests.reports.runs import config_of, finish
+
+
+def _differing(folder, objective, **changed):
+    """The settings that tell a run from another one of the same objective."""
+    finish(folder / "one", config_of(objective))
+    finish(folder / "other", config_of(objective, policy_seed=1, **changed))
+    return differing(read_runs([folder / "one", folder / "other"]))
+
+
+def test_an_objective_is_told_by_what_it_reads(tmp_path):
+    changed = {"objective__responses": 3, "objective__scale": 2.0, "objective__clip": 0.5}
+    found = {name: _differing(tmp_path / name, name, **changed) for name in ("nll", "a_lol", "pro")}
+    assert found["nll"] == ()
+    assert found["a_lol"] == ("objective.clip",)
+    assert found["pro"] == ("objective.scale", "objective.responses")
+
+
+def test_ppo_is_told_by_its_own_section(tmp_path):
+    changed = {"ppo__clip": 0.5, "objective__clip": 0.5}
+    assert _differing(tmp_path / "ppo", "ppo", **changed) == ("ppo.clip",)
+    assert _differing(tmp_path / "nll", "nll", **changed) == ()
+
+
+def test_a_rollout_counts_as_its_optimizer_steps(tmp_path):
+    finish(tmp_path / "ppo", config_of("ppo", ppo__prompts=16, ppo__epochs=3, ppo__accumulate=2))
+    finish(tmp_path / "nll", config_of("nll"))
+    ppo, nll = read_runs([tmp_path / "ppo", tmp_path / "nll"])
+    assert (ppo.updates, nll.updates) == (3 * 16 // (4 * 2), 1)

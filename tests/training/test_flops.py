@@ -1,0 +1,106 @@
+"""Closed-form operation counts against numbers worked out by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from alol_jax.models.blocks import LoRA
+from alol_jax.models.config import PRESETS, ModelConfig, Rotary
+from alol_jax.models.nf4 import NF4
+from alol_jax.models.transformer import Transformer
+from alol_jax.training import flops
+
+# D = 8, two layers, two heads of 4, one key/value head, F = 16, V = 10
+SMALL = dataclasses.replace(
+    PRESETS["llama-tiny"],
+    vocab_size=10,
+    width=8,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_width=4,
+    mlp_width=16,
+    rotary=Rotary(1e4, 4),
+)
+# q 8·8, k and v 8·4, o 8·8, gate, up and down 8·16 each
+KERNELS = 2 * (64 + 32 + 32 + 64 + 3 * 128)
+
+
+def shapes(config: ModelConfig, lora: LoRA | None = None, nf4: NF4 | None = None):
+    model = Transformer(config, lora, jnp.dtype(jnp.float32), False, nf4=nf4)
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def test_every_kernel_of_a_block_counts_and_embeddings_and_norms_do_not():
+    assert flops.weights_per_token(shapes(SMALL)) == (KERNELS, 0)
+
+
+def test_adapters_count_on_their_own():
+    kernels, adapters = flops.weights_per_token(shapes(SMALL, LoRA(2, 4.0, 0.0, ("q_proj",))))
+    assert (kernels, adapters) == (KERNELS, 2 * 2 * (8 + 8))
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_quantised_kernel_counts_as_many_weights_as_it_stands_for(double):
+    wide = dataclasses.replace(SMALL, width=64, mlp_width=64, head_width=32)
+    lora = LoRA(2, 4.0, 0.0, ("q_proj",))
+    plain = flops.weights_per_token(shapes(wide, lora))
+    assert flops.weights_per_token(shapes(wide, lora, NF4(double))) == plain
+
+
+def test_a_forward_pass_by_hand():
+    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    assert one.kernels == 2 * 15 * KERNELS
+    assert one.adapters == 0
+    # 15 queries see 3 keys on average; scores and mixture, 2 FLOPs each, 2 heads of 4, 2 layers
+    assert one.attention == 15 * 3 * 2 * 2 * 2 * 4 * 2
+    assert one.head == 2 * 6 * 8 * 10
+    assert one.total == one.kernels + one.attention + one.head
+
+
+def test_without_a_causal_mask_every_query_sees_every_key():
+    both = dataclasses.replace(SMALL, causal=False)
+    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    other = flops.forward(shapes(both), both, rows=3, width=5, head_tokens=6)
+    assert other.attention == one.attention * 5 / 3
+
+
+def test_full_training_costs_three_forward_passes():
+    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    assert flops.step(one, all_train=True, remat=False, head_again=False) == 3 * one.total
+
+
+def test_a_frozen_base_gets_no_weight_gradients():
+    lora = LoRA(2, 4.0, 0.0, ("q_proj", "down_proj"))
+    one = flops.forward(shapes(SMALL, lora), SMALL, rows=3, width=5, head_tokens=6)
+    spared = flops.step(one, all_train=True, remat=False, head_again=False) - flops.step(
+        one, all_train=False, remat=False, head_again=False
+    )
+    assert spared == one.kernels + one.head
+
+
+def test_remat_costs_the_blocks_once_more_and_chunks_the_head():
+    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    plain = flops.step(one, all_train=True, remat=False, head_again=False)
+    blocks = flops.step(one, all_train=True, remat=True, head_again=False) - plain
+    head = flops.step(one, all_train=True, remat=False, head_again=True) - plain
+    assert (blocks, head) == (one.total - one.head, one.head)
+
+
+def test_decoding_reads_every_weight_per_new_token_and_row():
+    params = shapes(SMALL)
+    found = flops.decoding(params, SMALL, rows=2, beams=1, prompt=4, new=3)
+    read = flops.forward(params, SMALL, rows=2, width=4, head_tokens=0).total
+    scores = 4 * 2 * 7 * 2 * 4 * 2  # 4 per score: rows, slots, heads, features, layers
+    assert found == read + 3 * (2 * 2 * KERNELS + scores + 2 * 2 * 8 * 10)
+    three = flops.decoding(params, SMALL, rows=2, beams=3, prompt=4, new=3)
+    assert three - read == 3 * (found - read)  # the prompt is read once, whatever the beams
+
+
+def test_llama_7b_costs_what_its_size_says():
+    """6.74e9 parameters, of which 2 · 32000 · 4096 are embeddings and head."""
+    config = PRESETS["llama-7b"]
+    kernels, _ = flops.weights_per_token(shapes(config))
+    assert kernels == 6_738_415_616 - 2 * 32_000 * 4096 - 65 * 4096

@@ -1,0 +1,189 @@
+"""Rollouts: which prompts, what is kept of what was written, the anchors, what is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from alol_jax.decoding.answers import texts, write
+from alol_jax.rewards import reward as rewards
+from alol_jax.training.batches import tokenise
+from alol_jax.training.rollouts import ANCHORS, anchor_of, check_rollouts, make_rollouts
+from alol_jax.types import RewardSpec, UserError
+from tests.tiny_run import TASK, fitted, mesh_of, scored_rows, scoring, small_options, tiny_lm
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+LM = tiny_lm(shapes=((16, 4), (16, 8), (32, 8)))
+MEASURED = dataclasses.replace(TASK, rewards=(RewardSpec("length", "length", "{response}", 99.0),))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The texts that were scored, each by its length."""
+    found = []
+
+    def score(texts):
+        found.extend(texts)
+        return np.array([len(text) for text in texts], np.float64)
+
+    monkeypatch.setitem(rewards.SCORERS, "length", lambda train: score)
+    return found
+
+
+def _options(**changes):
+    config = small_options()
+    config.decode.update({"max_new_tokens": 8})
+    config.ppo.update({"rollouts": 12, "prompts": 4, "accumulate": 1} | changes)
+    return config
+
+
+def _rows():
+    """Twelve short prompts with two responses each, and six long ones."""
+    short = scored_rows(12, "train")
+    long = scored_rows(6, "validation")
+    rows = [dataclasses.replace(row, example_id=f"s{n}") for n, row in enumerate(short)]
+    rows += [dataclasses.replace(row, response="other") for row in rows]
+    rows += [dataclasses.replace(row, prompt=row.prompt + 12 * "x") for row in long]
+    return tokenise(rows, TASK.template, LM.tokenizer, LM.shapes)[0]
+
+
+def _make(seed=0, **changes):
+    config = _options(**changes)
+    reward = scoring({"length": 1.0}, task=MEASURED).reward([])
+    given = (LM, MEASURED, reward, config.ppo, config.decode, _rows())
+    return make_rollouts(*given, seed=seed, key=jax.random.key(seed))
+
+
+def _ids(rollouts, asked):
+    return [rollouts.rows[index].example_id for index in asked.which]
+
+
+def test_each_prompt_is_asked_equally_often_however_many_responses_it_has(seen):
+    rollouts = _make()
+    asked = [name for one in rollouts.asked(0, 9) for name in _ids(rollouts, one)]
+    names, counts = np.unique(asked, return_counts=True)
+    assert len(names) == 18 and set(counts) == {2}
+
+
+def test_the_prompts_of_a_rollout_share_a_width_and_a_shape_that_holds_any_response(seen):
+    shapes = set()
+    for asked in _make().asked(0, 9):
+        lengths = asked.tokens.prompt_mask.sum(axis=1)
+        assert (lengths <= 16).all() or (lengths > 16).all()
+        assert not asked.tokens.mask.any()
+        shapes.add((asked.tokens.prompt.shape, asked.tokens.response.shape))
+    assert shapes == {((4, 16), (4, 8)), ((4, 32), (4, 8))}
+
+
+def test_who_is_asked_depends_on_the_seed_and_the_number_of_the_rollout_alone(seen):
+    first = [_ids(_make(), asked) for asked in _make().asked(0, 9)]
+    assert [_ids(_make(), asked) for asked in _make().asked(3, 6)] == first[3:6]
+    assert [_ids(_make(), asked) for asked in _make(seed=1).asked(0, 9)] != first
+
+
+def test_the_tokens_are_the_very_ones_that_were_drawn_and_the_score_is_of_the_text(seen):
+    rollouts, trained = _make(top_k=0, top_p=1.0), fitted(LM).trained
+    asked = next(rollouts.asked(0, 1))
+    written = rollouts.written(trained, asked, 5)
+    rows = [dataclasses.replace(scored_rows(1)[0], prompt=p) for p in _prompts(rollouts, asked)]
+    ids = write(
+        LM,
+        MEASURED,
+        trained,
+        rows,
+        rollouts.sampling,
+        batch_size=4,
+        key=jax.random.fold_in(jax.random.key(0), 5),
+        label="",
+        say=lambda line: None,
+    )
+    assert seen == list(texts(LM, MEASURED, ids))
+    np.testing.assert_array_equal(written.score, [len(text) for text in seen])
+    for row, mask, drawn in zip(written.tokens.response, written.tokens.mask, ids, strict=True):
+        assert row[: len(drawn)].tolist() == list(drawn) and mask.sum() == len(drawn)
+    np.testing.assert_array_equal(written.tokens.prompt, asked.tokens.prompt)
+
+
+def _prompts(rollouts, asked):
+    return [rollouts.rows[index].prompt_text for index in asked.which]
+
+
+def test_the_draws_differ_by_rollout_and_by_row_of_the_same_prompt(seen):
+    rollouts, trained = _make(top_k=0, top_p=1.0), fitted(LM).trained
+    asked = next(rollouts.asked(0, 1))
+    same = asked._replace(which=np.repeat(asked.which[:1], 4))
+    first, again, other = (rollouts.written(trained, same, n).tokens.response for n in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert len({row.tobytes() for row in np.concatenate([first, other])}) == 8
+
+
+# ------------------------------------------------------------------ anchors
+
+
+def _hidden(lm, transformer, leaves):
+    tokens = np.arange(1, 7, dtype=np.int32)[None]
+    return transformer.hidden({**lm.frozen(), **leaves}, tokens, np.ones((1, 6), np.float32))
+
+
+def test_the_base_is_the_model_with_its_adapters_off():
+    reference = fitted(LM).trained
+    plain = _hidden(LM, dataclasses.replace(LM.transformer, lora=None), {})
+    np.testing.assert_allclose(
+        _hidden(LM, LM.transformer, anchor_of("base", LM, reference)), plain, atol=1e-6
+    )
+    fitted_one = _hidden(LM, LM.transformer, anchor_of("reference", LM, reference))
+    assert np.abs(fitted_one - plain).max() > 0.1
+    np.testing.assert_array_equal(fitted_one, _hidden(LM, LM.transformer, reference))
+
+
+def test_without_adapters_the_base_is_the_model_as_it_was_loaded():
+    full = tiny_lm(shapes=LM.shapes, rank=0)
+    loaded = full.fresh(jax.random.key(3))
+    moved = {path: leaf + 1.0 for path, leaf in loaded.items()}
+    for path, leaf in anchor_of("base", full, moved).items():
+        np.testing.assert_array_equal(leaf, loaded[path])
+    assert set(ANCHORS) == {"reference", "base"}
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompts": 6}, "config.ppo.prompts=6 must be a multiple of batch_size · accumulate = 4"),
+        ({"rollouts": 0}, "config.ppo.rollouts=0 must be above 0"),
+        ({"temperature": 0.0}, "config.ppo.temperature=0.0 must be above 0"),
+        ({"gamma": 1.5}, "config.ppo.gamma=1.5 must be in [0, 1]"),
+        (
+            {"kl_horizon": 1.6, "prompts": 8},
+            "config.ppo.kl_horizon=1.6 must be above 0.2 · prompts = 1.6: the KL coefficient could "
+            "become negative",
+        ),
+        ({"kl_coef": -0.1}, "config.ppo.kl_coef=-0.1 must be 0 or more"),
+        ({"kl_target": float("nan")}, "config.ppo.kl_target=nan must be above 0"),
+        ({"top_p": 0.0}, "decoding: top_p=0.0 must be in (0, 1]"),
+        ({"anchor": "bas"}, "config.ppo.anchor: no anchor 'bas': did you mean 'base'?"),
+    ],
+)
+def test_what_cannot_run_is_one_line_that_names_the_field(changes, said):
+    config = _options(**changes)
+    with pytest.raises(UserError) as caught:
+        check_rollouts(config.ppo, config.decode, LM)
+    assert str(caught.value) == said or str(caught.value).startswith(said + ",")
+
+
+def test_answers_longer_than_any_shape_are_refused():
+    config = _options()
+    check_rollouts(config.ppo, config.decode, LM)
+    config.decode.max_new_tokens = 9
+    with pytest.raises(UserError, match=r"up to 9 tokens .* add \(32, 9\), or lower config.decode"):
+        check_rollouts(config.ppo, config.decode, LM)
+
+
+def test_rows_that_the_devices_cannot_share_are_refused():
+    config = _options(batch_size=2, prompts=4)
+    with pytest.raises(UserError, match="batch_size=2 must be a multiple of data · fsdp = 4"):
+        check_rollouts(config.ppo, config.decode, tiny_lm(mesh=mesh_of(4), shapes=LM.shapes))
