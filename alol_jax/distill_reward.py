@@ -43,7 +43,7 @@ from alol_jax.runs.progress import progress, say
 from alol_jax.stages.load import checked
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.head_fit import Features, HeadFitter, features_of, make_head_fitter
-from alol_jax.types import Example, Interval, Params, UserError
+from alol_jax.types import Example, Interval, Params, UserError, Watch
 
 _OUT = flags.DEFINE_string("out", None, "Where the reward model goes; must not exist.")
 
@@ -190,11 +190,8 @@ def _features(
         lm.base,
         [read(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
         rows.reward.tolist(),
-        widths=reading.widths,
-        batch_size=options.batch_size,
-        pad_id=lm.tokenizer.pad_id,
-        mesh=lm.mesh,
-        label="features",
+        batching=lm.batching(options.batch_size)._replace(widths=reading.widths),
+        watch=Watch("features"),
     )
 
 
@@ -226,7 +223,7 @@ def _best_epoch(fitter: HeadFitter, train: Features, validation: Features, epoch
     """The head of the epoch with the lowest error on the validation rows."""
     every, held = np.arange(len(train.reward)), np.arange(len(validation.reward))
     best, kept = np.inf, {}
-    fits = progress(fitter.epochs(train, every, epochs), total=epochs + 1, label="epochs")
+    fits = progress(fitter.epochs(train, every, epochs), Watch("epochs"), total=epochs + 1)
     for epoch, params in fits:
         error = fitter.predicted(params, validation, held) - validation.reward
         mse = float(np.mean(error * error))

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
+from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.losses import get_objective, hyper_parameters
@@ -92,13 +93,13 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     wanted = {*(c.select.columns or objective.reads), "reward"}  # which every row has
     columns = tuple(column for column in COLUMNS if column in wanted)
 
+    setup = Setup(lm, task, scoring, c.decode, c.seed)
+
     splits = run.stage("load", load, task, c.task, task.files(c.task))
     scored = run.stage("score", score, scoring, c.score, splits)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:
-        answers = run.stage(
-            "generate", generate, lm, task, scoring, c.generate, c.decode, c.seed, scored, reference
-        )
+        answers = run.stage("generate", generate, setup, c.generate, scored, reference)
         value = run.stage(
             "fit_value", fit_value, lm, task, c.value, c.seed, scored, reference, answers
         )
@@ -111,18 +112,15 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     )
     if objective.online:
         policy = run.stage(
-            "fit_policy_online", fit_policy_online, lm, task, c.policy, c.ppo, scoring, c.decode,
-            c.seed, scored, table, reference,
-        )  # fmt: skip
+            "fit_policy_online", fit_policy_online, setup, c.policy, c.ppo, scored, table, reference
+        )
     else:
         policy = run.stage(
-            "fit_policy", fit_policy, lm, task, objective, c.objective, scoring, c.policy,
-            c.decode, c.seed, scored, table, reference,
+            "fit_policy", fit_policy, setup, objective, c.objective, c.policy, scored, table,
+            reference,
         )  # fmt: skip
-    evaluation = run.stage(
-        "evaluate", evaluate, lm, task, test_scoring, c.evaluate, c.decode, c.seed, scored,
-        reference, policy,
-    )  # fmt: skip
+    tested = setup._replace(scoring=test_scoring)
+    evaluation = run.stage("evaluate", evaluate, tested, c.evaluate, scored, reference, policy)
     summary = summarise(c, task.name, hyper_parameters(objective))
     judged = value if "advantage" in objective.reads else None
     run.stage(

@@ -346,6 +346,23 @@ class Task:
     turns: Callable[[str], tuple[str, ...]] = one_turn
 
 
+def never() -> bool:
+    """Does not ask to stop."""
+    return False
+
+
+def silent(line: str) -> None:
+    """Drops the line."""
+
+
+class Watch(NamedTuple):
+    """How a long loop shows where it is, and what may stop it."""
+
+    label: str  # what is being done
+    say: Callable[[str], None] = silent  # one line for the person who watches
+    stopping: Callable[[], bool] = never  # True once the loop should end
+
+
 class StageContext(NamedTuple):
     """What a running stage may use besides its inputs."""
 
@@ -353,3 +370,7 @@ class StageContext(NamedTuple):
     stopping: Callable[[], bool]  # True once the run was asked to stop
     say: Callable[[str], None]  # one line for the person who watches
     tensorboard: bool
+
+    def watch(self, label: str) -> Watch:
+        """For a loop of this stage."""
+        return Watch(label, self.say, self.stopping)

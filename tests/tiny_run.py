@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import AXES
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.rewards.reward import Scoring
@@ -127,6 +128,11 @@ def context(folder: Path, *, said: list[str] | None = None, stopping=lambda: Fal
     return StageContext(
         folder, stopping, (lambda line: None) if said is None else said.append, board
     )
+
+
+def setup(lm, task: Task, weights: dict[str, float], decoding, *, seed: int = 0) -> Setup:
+    """What a stage needs whose policy answers prompts of ``task``."""
+    return Setup(lm, task, scoring(weights, task=task), decoding, seed)
 
 
 def scoring(weights: dict[str, float] | None = None, *, task: Task = TASK) -> Scoring:

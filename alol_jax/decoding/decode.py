@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from alol_jax.decoding.beam import beam_search
 from alol_jax.decoding.sampling import (
@@ -23,9 +22,9 @@ from alol_jax.decoding.sampling import (
     seen_in,
 )
 from alol_jax.devices.sharding import place_rows
-from alol_jax.runs.progress import never, progress
-from alol_jax.text.tokens import batches_by_width, to_tokens
-from alol_jax.types import Params
+from alol_jax.runs.progress import progress
+from alol_jax.text.tokens import Batching, to_tokens
+from alol_jax.types import Params, Watch
 
 
 @functools.lru_cache(maxsize=32)
@@ -89,44 +88,35 @@ def respond(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
-    widths: Sequence[int],
-    batch_size: int,
-    pad_id: int,
+    batching: Batching,
     key: jax.Array,
-    mesh: Mesh,
-    label: str,
-    say: Callable[[str], None],
-    stopping: Callable[[], bool] = never,
+    watch: Watch,
 ) -> tuple[tuple[int, ...], ...]:
     """The token ids of one response per prompt, the ending token included, in their order.
 
     Args:
-        prompts: token ids, none longer than the largest of ``widths``.
-        widths: the prompt lengths P that are compiled for; each prompt uses the smallest that fits.
-        batch_size: rows decoded together; a last, smaller batch is filled up with repeats.
-        pad_id: fills up prompts.
+        prompts: token ids, none longer than the largest width.
+        batching: prompts of one batch are decoded together.
         key: row i draws from fold_in(key, i).
-        say: is told once how long it took and how many tokens a second were written.
-        label, stopping: see `progress`.
+        watch: gets one line at the end: seconds, and tokens per second.
     """
     decoder = make_decoder(model, sampling)
-    pieces = batches_by_width([len(prompt) for prompt in prompts], widths, batch_size)
+    pieces = batching.pieces([len(prompt) for prompt in prompts])
     found: list[tuple[int, ...]] = [()] * len(prompts)
     batches = []
-    for width, indices in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+    for width, indices in progress(pieces, watch, total=len(pieces)):
         began = time.monotonic()
-        rows = np.resize(indices, batch_size)
-        tokens = to_tokens(
-            [prompts[i] for i in rows], [() for _ in rows], shape=(width, 1), pad_id=pad_id
-        )
+        rows = np.resize(indices, batching.size)
+        asked, nothing = [prompts[i] for i in rows], [() for _ in rows]
+        tokens = to_tokens(asked, nothing, shape=(width, 1), pad_id=batching.pad_id)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
-        prompt, mask = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
+        prompt, mask = place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh)
         ids, lengths = jax.device_get(decoder(params, prompt, mask, keys))
         written = int(sum(lengths[: len(indices)]))
         batches.append(_Batch(width, written, time.monotonic() - began))
         for index, row, length in zip(indices, ids, lengths, strict=False):
             found[index] = tuple(row[:length].tolist())
-    say(f"{label}: {len(found)} in {_speed(batches)}")
+    watch.say(f"{watch.label}: {len(found)} in {_speed(batches)}")
     return tuple(found)
 
 

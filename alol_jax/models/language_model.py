@@ -22,6 +22,7 @@ from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer, quantised
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
+from alol_jax.text.tokens import Batching
 from alol_jax.types import Params, UserError
 
 RANDOM = "random:"
@@ -89,6 +90,10 @@ class LanguageModel:
     def frozen(self) -> Params:
         """The leaves that never train: the base under LoRA, nothing in full training."""
         return {} if self.transformer.lora is None else self.base
+
+    def batching(self, size: int) -> Batching:
+        """Batches of ``size`` prompts, at the prompt widths that are compiled for."""
+        return Batching(self.prompt_widths, size, self.tokenizer.pad_id, self.mesh)
 
     def abstract(self) -> tuple[Params, Params]:
         """`fresh` and `frozen` without arrays: shape, dtype and sharding of every leaf."""

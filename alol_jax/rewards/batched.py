@@ -13,7 +13,8 @@ from alol_jax.devices.sharding import place_rows
 from alol_jax.models.attention import BLOCK, Attention, choose
 from alol_jax.models.config import ModelConfig
 from alol_jax.runs.progress import progress
-from alol_jax.text.tokens import batches_by_width, to_tokens
+from alol_jax.text.tokens import Batching, to_tokens
+from alol_jax.types import Watch
 
 NARROWEST = 64  # tokens
 
@@ -58,29 +59,20 @@ def in_batches(
     apply: Callable[[jax.Array, jax.Array], jax.Array],
     rows: Sequence[Sequence[int]],
     *,
-    widths: Sequence[int],
-    batch_size: int,
-    pad_id: int,
-    mesh: Mesh,
-    label: str,
+    batching: Batching,
+    watch: Watch,
 ) -> np.ndarray:
     """``apply`` on every row, f64[rows], in their order.
 
-    Each row goes with others of its width, the smallest that holds it; a last, smaller batch is
-    filled up with repeats, so that a width is compiled once.
-
     Args:
         apply: tokens i32[B, T], mask f32[B, T] (right-padded) -> f32[B].
-        rows: token ids, none longer than the largest of ``widths``.
-        pad_id: fills up.
-        mesh: rows are cut over it.
-        label: see `progress`.
+        rows: token ids, none longer than the largest width.
     """
-    pieces = batches_by_width([len(row) for row in rows], widths, batch_size)
+    pieces = batching.pieces([len(row) for row in rows])
     found = np.zeros(len(rows), np.float64)
-    for width, piece in progress(pieces, total=len(pieces), label=label):
-        chosen = [rows[index] for index in np.resize(piece, batch_size)]
-        tokens = to_tokens([()] * batch_size, chosen, shape=(0, width), pad_id=pad_id)
-        placed = place_rows((tokens.response, tokens.mask), mesh)
+    for width, piece in progress(pieces, watch, total=len(pieces)):
+        chosen = [rows[index] for index in np.resize(piece, batching.size)]
+        tokens = to_tokens([()] * batching.size, chosen, shape=(0, width), pad_id=batching.pad_id)
+        placed = place_rows((tokens.response, tokens.mask), batching.mesh)
         found[piece] = np.asarray(apply(*placed), np.float64)[: len(piece)]
     return found

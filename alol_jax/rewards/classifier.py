@@ -21,7 +21,8 @@ from alol_jax.rewards.batched import Reading, in_batches, reading_of
 from alol_jax.rewards.forms import Form, form_of
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
-from alol_jax.types import Params, UserError
+from alol_jax.text.tokens import Batching
+from alol_jax.types import Params, UserError, Watch
 
 SIGMOID = "sigmoid"  # of the only logit; any other score is the probability of a label
 
@@ -69,11 +70,10 @@ class ClassifierScorer:
         return in_batches(
             functools.partial(score, self.stored.params),
             rows,
-            widths=self.reading.widths,
-            batch_size=self.batch_size,
-            pad_id=self.tokenizer.pad_id,
-            mesh=self.mesh,
-            label=f"reward model {self.path}",
+            batching=Batching(
+                self.reading.widths, self.batch_size, self.tokenizer.pad_id, self.mesh
+            ),
+            watch=Watch(f"reward model {self.path}"),
         )
 
 

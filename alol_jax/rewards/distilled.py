@@ -29,7 +29,7 @@ from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.batched import Reading, in_batches, reading_of
 from alol_jax.rewards.classifier import check_batch
 from alol_jax.runs.checkpoint import load_params, save_params
-from alol_jax.types import Params, UserError
+from alol_jax.types import Params, UserError, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"
@@ -124,11 +124,8 @@ class DistilledScorer:
         return in_batches(
             functools.partial(_scorer(model, head), self.lm.base, self.head),
             rows,
-            widths=reading.widths,
-            batch_size=self.batch_size,
-            pad_id=self.lm.tokenizer.pad_id,
-            mesh=self.lm.mesh,
-            label=f"reward model {self.path}",
+            batching=self.lm.batching(self.batch_size)._replace(widths=reading.widths),
+            watch=Watch(f"reward model {self.path}"),
         )
 
 

@@ -67,16 +67,17 @@ class Run:
         """The result of ``fn(*inputs, context=…)``, loaded if the same inputs made it before.
 
         Inputs are config sections, plain values, results of earlier stages, and things that carry a
-        ``fingerprint``; a stage sees nothing else, so they are all that its result depends on. The
-        type of the result is the annotation of ``fn``.
+        ``fingerprint``; a stage sees nothing else, so they are all that its result depends on. A
+        named tuple counts as its fields. The type of the result is the annotation of ``fn``.
 
         Raises:
             UserError: a stored result was made from other inputs, or the stage may not run.
         """
         labels = [p for p in inspect.signature(fn).parameters if p != "context"]
         described = {
-            self._label(label, value): self._describe(value)
+            self._label(name, part): self._describe(part)
             for label, value in zip(labels, inputs, strict=True)
+            for name, part in _parts(label, value).items()
         }
         record = {"format": FORMAT, "stage": name, "inputs": described}
         final = self._place(name)
@@ -195,7 +196,7 @@ class Run:
         if isinstance(value, (tuple, list)):
             return [self._describe(item) for item in value]
         if callable(value):
-            return f"{value.__module__}.{value.__qualname__}"
+            return value.__qualname__
         if value is None or isinstance(value, (str, int, float, bool)):
             return value
         raise TypeError(f"a stage cannot take a {type(value).__name__}: it has no fingerprint")
@@ -250,6 +251,11 @@ def _content(file: Path) -> str:
         return "absent"
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
+
+
+def _parts(label: str, value: Any) -> dict[str, Any]:
+    """An input by name: the fields of a named tuple, or the input itself."""
+    return value._asdict() if hasattr(value, "_asdict") else {label: value}
 
 
 def _digest(record: dict[str, Any]) -> str:

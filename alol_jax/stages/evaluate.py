@@ -8,13 +8,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.decoding.answers import answer, one_per_prompt
-from alol_jax.decoding.sampling import decoding_of
+from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.devices.sharding import place_params
-from alol_jax.models.language_model import LanguageModel
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
-from alol_jax.rewards.reward import Scoring
 from alol_jax.training.annotate import divergence
 from alol_jax.training.batches import tokenise
 from alol_jax.types import (
@@ -25,7 +22,6 @@ from alol_jax.types import (
     ScoredSplits,
     StageContext,
     SystemScores,
-    Task,
     TestSet,
 )
 
@@ -37,12 +33,8 @@ Answered = dict[str, Sequence[Scored]]
 
 
 def evaluate(
-    lm: LanguageModel,
-    task: Task,
-    scoring: Scoring,
+    setup: Setup,
     options: ConfigDict,
-    decoding: ConfigDict,
-    seed: int,
     scored: ScoredSplits,
     reference: Policy,
     policy: Policy,
@@ -56,29 +48,22 @@ def evaluate(
     answers are from the reference.
 
     Args:
-        scoring: what the reward is.
+        setup: its seed is that of the bootstrap.
         options: ``config.evaluate``; where it has rewards of its own, the data's responses are
-            scored anew. ``decoding``: ``config.decode``.
-        seed: of the bootstrap.
+            scored anew.
     """
-    asked = one_per_prompt(scored.test)
-    reward = scoring.reward([row.response for row in scored.train])
+    asked, seed, sampler = one_per_prompt(scored.test), setup.seed, setup.likeliest()
+    reward = setup.reward(scored)
     rows: Answered = {"data": scored.test}
     if options.rewards and reward.names:
         rows["data"] = reward.rows(scored.test, [row.response for row in scored.test])
     for name, fitted in (("reference", reference), ("policy", policy)):
-        rows[name] = answer(
-            lm,
-            task,
+        rows[name] = sampler.answer(
             fitted.trained,
             asked,
             reward,
-            decoding_of(decoding),
-            batch_size=decoding.batch_size,
             key=jax.random.key(seed),
-            label=f"{name} answers",
-            say=context.say,
-            stopping=context.stopping,
+            watch=context.watch(f"{name} answers"),
         )
     systems, differences = _compared(rows, bool(reward.names), options, seed)
     return Evaluation(
@@ -89,7 +74,7 @@ def evaluate(
         systems=systems,
         differences=differences,
         sets=_by_source(rows, bool(reward.names), options, seed),
-        kl=_kl(lm, task, policy, reference, rows["policy"], options, seed, context),
+        kl=_kl(setup, policy, reference, rows["policy"], options, context),
     )
 
 
@@ -122,19 +107,19 @@ def _by_source(
     return tuple(found)
 
 
-def _kl(lm, task, policy, reference, answers, options, seed, context) -> Interval:
+def _kl(setup, policy, reference, answers, options, context) -> Interval:
     """`logprobs.response_kl` of the policy's answers, as their text is tokenised."""
-    rows, _ = tokenise(answers, task.template, lm.tokenizer, lm.shapes)
+    lm = setup.lm
+    rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.shapes)
     found = divergence(
         lm,
         place_params(policy.trained, lm.mesh),
         place_params(reference.trained, lm.mesh),
         rows,
         batch_size=options.batch_size,
-        label="KL to the reference",
-        stopping=context.stopping,
+        watch=context.watch("KL to the reference"),
     )
-    return _interval(found, options, seed)
+    return _interval(found, options, setup.seed)
 
 
 def _figures(

@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
-from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, priority, sampling_of
 from alol_jax.objectives.losses import Objective, hyper_parameters, responses_of
-from alol_jax.rewards.reward import Scoring
 from alol_jax.training.batches import (
     Items,
     firsts,
@@ -26,27 +25,22 @@ from alol_jax.training.batches import (
 from alol_jax.training.costs import with_cost
 from alol_jax.training.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
 from alol_jax.training.optim import late_peak, make_optimizer
-from alol_jax.training.validation import make_validation
+from alol_jax.training.validation import make_validator
 from alol_jax.types import (
     Annotated,
     Policy,
     ScoredSplits,
     StageContext,
-    Task,
     TrainingTable,
     UserError,
 )
 
 
 def fit_policy(
-    lm: LanguageModel,
-    task: Task,
+    setup: Setup,
     objective: Objective,
     hyper: ConfigDict,
-    scoring: Scoring,
     options: ConfigDict,
-    decoding: ConfigDict,
-    seed: int,
     scored: ScoredSplits,
     table: TrainingTable,
     reference: Policy,
@@ -60,16 +54,16 @@ def fit_policy(
     validation responses.
 
     Args:
+        setup: its seed plus ``options.seed`` is that of row order and dropout.
         objective: a row of the table of objectives.
         hyper: ``config.objective``; the objective takes those it names.
-        scoring: what the reward is; options: ``config.policy``; decoding: ``config.decode``.
-        seed: of row order and dropout, with ``options.seed`` on top.
+        options: ``config.policy``.
 
     Raises:
         UserError: the objective reads the advantage and no row has a positive one, or it needs
             several responses of a prompt and none has them.
     """
-    seed += options.seed
+    lm, seed = setup.lm, setup.seed + options.seed
     items, chance, sampling = _drawable(lm, objective, hyper, options, table, context.say)
     plan = make_plan(options, int(np.count_nonzero(chance)))
     draw = _order(items, chance, sampling, options, seed, plan)
@@ -83,23 +77,15 @@ def fit_policy(
     batches = read_ahead(items, draw, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}
     loss = functools.partial(objective.loss, **chosen)
-    metric, validate = make_validation(
-        lm, task, scoring, decoding, scored, options.batch_size, context
-    )
+    loss_fn = policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
     policy = fit_best(
         state,
         lm.frozen(),
         batches,
-        make_update(
-            policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk),
-            tx,
-            jax.random.fold_in(jax.random.key(seed), 5),
-            state,
-        ),
+        make_update(loss_fn, tx, jax.random.fold_in(jax.random.key(seed), 5), state),
         plan,
-        metric=metric,
-        validate=validate,
-        context=context,
+        make_validator(setup, scored, options.batch_size, context),
+        context,
         label="fit_policy",
     )
     return with_cost(policy, lm, items, draw, steps=plan.steps, accumulate=options.accumulate)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params, place_rows, replicated
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.logprobs import joined, response_logp, response_states
@@ -25,7 +26,6 @@ from alol_jax.objectives.ppo import (
     ppo_advantages,
     ppo_token_rewards,
 )
-from alol_jax.rewards.reward import Scoring
 from alol_jax.training import flops
 from alol_jax.training.costs import step_flops
 from alol_jax.training.fit import (
@@ -47,14 +47,13 @@ from alol_jax.training.rollouts import (
     make_rollouts,
     steps_per_rollout,
 )
-from alol_jax.training.validation import make_validation
+from alol_jax.training.validation import make_validator
 from alol_jax.types import (
     Cost,
     Params,
     Policy,
     ScoredSplits,
     StageContext,
-    Task,
     Tokens,
     TrainingTable,
     UserError,
@@ -86,13 +85,9 @@ class Minibatch(NamedTuple):
 
 
 def fit_policy_online(
-    lm: LanguageModel,
-    task: Task,
+    setup: Setup,
     options: ConfigDict,
     hyper: ConfigDict,
-    scoring: Scoring,
-    decoding: ConfigDict,
-    seed: int,
     scored: ScoredSplits,
     table: TrainingTable,
     reference: Policy,
@@ -106,24 +101,24 @@ def fit_policy_online(
     throughout: ρ is 1 until the policy has moved. Interrupted, it stops after a whole rollout.
 
     Args:
-        options: ``config.policy``: optimizer, looks and checkpoints, counted in rollouts.
-        hyper: ``config.ppo``; scoring: what the reward is; decoding: ``config.decode``.
-        seed: of prompts, draws and row order, with ``options.seed`` on top.
+        setup: its seed plus ``options.seed`` is that of prompts, draws and row order.
+        options: ``config.policy``: optimizer, validations and checkpoints, counted in rollouts.
+        hyper: ``config.ppo``.
         table: whose prompts are asked, each once an epoch however many responses it has.
 
     Raises:
         UserError: nothing can score a response; see `check_rollouts` besides.
     """
-    check_rollouts(hyper, decoding, lm)
-    reward = scoring.reward([row.response for row in scored.train])
+    lm, seed = setup.lm, setup.seed + options.seed
+    check_rollouts(hyper, setup.decoding, lm)
+    reward = setup.reward(scored)
     if not reward.names:
         raise UserError(
             "the objective ppo learns from what its policy writes, and nothing can score that: "
             "give one of config.rewards a weight above 0, or name a model in config.reward_models"
         )
-    seed += options.seed
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 6), 3)
-    rollouts = make_rollouts(lm, task, reward, hyper, decoding, table.rows, seed=seed, key=keys[0])
+    rollouts = make_rollouts(setup, reward, hyper, table.rows, seed=seed, key=keys[0])
     per_rollout = steps_per_rollout(hyper)
     context.say(
         f"{hyper.rollouts} rollouts of {hyper.prompts} of {len(rollouts.rows)} prompts, "
@@ -135,27 +130,24 @@ def fit_policy_online(
     state = _start(lm, tx, hyper, reference)
     anchor = anchor_of(hyper.anchor, lm, reference.trained)
     loss, plan = online_loss(lm, hyper), plan_of(options, hyper.rollouts)
-    metric, validate = make_validation(
-        lm, task, scoring, decoding, scored, options.batch_size, context
+    phase = Phase(
+        rollouts,
+        hyper,
+        keys[1],
+        anchor,
+        read=_reader(lm),
+        judge=_judge(hyper, lm.mesh),
+        update=make_update(loss, tx, keys[2], state.train),
+        bill=_bill(lm, hyper, rollouts.sampler.batch_size),
     )
     policy = fit_best(
         state,
         lm.frozen(),
         rollouts.asked,
-        Phase(
-            rollouts,
-            hyper,
-            keys[1],
-            anchor,
-            read=_reader(lm),
-            judge=_judge(hyper, lm.mesh),
-            update=make_update(loss, tx, keys[2], state.train),
-            bill=_bill(lm, hyper, rollouts.batch_size),
-        ),
+        phase,
         plan,
-        metric=metric,
-        validate=validate,
-        context=context,
+        make_validator(setup, scored, options.batch_size, context),
+        context,
         label="fit_policy_online",
     )
     return dataclasses.replace(policy, cost=_cost(policy))
@@ -200,7 +192,7 @@ class Phase:
         self, state: OnlineState, frozen: Params, asked: Asked
     ) -> tuple[OnlineState, dict[str, Any]]:
         """(state, frozen, prompts) -> (state, metrics); the training state is donated."""
-        rollout, mesh = int(state.step), self.rollouts.lm.mesh
+        rollout, mesh = int(state.step), self.rollouts.sampler.lm.mesh
         written = self.rollouts.written(state.trained, asked, rollout)
         rows = jax.tree.map(
             lambda x: x.reshape(-1, self.hyper.batch_size, *x.shape[1:]), written.tokens
@@ -233,7 +225,7 @@ class Phase:
             order = np.asarray(jax.random.permutation(key, self.hyper.prompts))
             for chosen in order.reshape(-1, lead[0] * lead[1]):
                 rows = jax.tree.map(lambda x, c=chosen: x[c].reshape(*lead, *x.shape[1:]), whole)
-                yield place_rows(rows, self.rollouts.lm.mesh, axis=1)
+                yield place_rows(rows, self.rollouts.sampler.lm.mesh, axis=1)
 
     def _cache_size(self) -> int:
         """Programs that were compiled for minibatches: as many as there were shapes."""

@@ -13,7 +13,14 @@ from alol_jax.objectives.losses import nll
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import firsts, read_ahead, shuffled, single_items, tokenise
 from alol_jax.training.costs import with_cost
-from alol_jax.training.fit import fit_best, init_state, make_plan, make_update, policy_loss
+from alol_jax.training.fit import (
+    Validator,
+    fit_best,
+    init_state,
+    make_plan,
+    make_update,
+    policy_loss,
+)
 from alol_jax.training.optim import late_peak, make_optimizer
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task
 
@@ -63,8 +70,7 @@ def fit_reference(
             trained,
             held_out,
             batch_size=options.batch_size,
-            label="validation rows",
-            stopping=context.stopping,
+            watch=context.watch("validation rows"),
         )
         return float(np.mean([logp.sum() for logp in logps]))
 
@@ -75,9 +81,8 @@ def fit_reference(
         batches,
         make_update(loss, tx, fit_key, state),
         plan,
-        metric="mean logp of the validation responses",
-        validate=validate,
-        context=context,
+        Validator("mean logp of the validation responses", validate),
+        context,
         label="fit_reference",
     )
     return with_cost(policy, lm, items, order, steps=plan.steps, accumulate=options.accumulate)

@@ -47,13 +47,14 @@ def fit_value(
         options: ``config.value``.
         seed: of initial weights, dropout, row order and folds.
     """
-    data = _features(lm, task, reference, answers, options.batch_size, context.stopping)
+    watch = context.watch("value prompts")
+    data = _features(lm, task, reference, answers, options.batch_size, watch)
     fold = _folds([row.example_id for row in answers.rows], options.folds, seed)
     head = ValueHead(lm.transformer.config.width, scored.max_reward, options.heads, options.dropout)
     fitter = make_head_fitter(head, options, rows=len(data.reward), mesh=lm.mesh, seed=seed)
     curve = np.zeros((options.epochs + 1, len(data.reward)))  # held-out predictions by epoch
     parts = range(options.folds)
-    for part in progress(parts, total=len(parts), label="value folds", stopping=context.stopping):
+    for part in progress(parts, context.watch("value folds"), total=len(parts)):
         out = np.flatnonzero(fold == part)
         for epoch, params in fitter.epochs(data, np.flatnonzero(fold != part), options.epochs):
             curve[epoch, out] = fitter.predicted(params, data, out)
@@ -68,7 +69,7 @@ def fit_value(
     return Value(params, scored.max_reward, audit)
 
 
-def _features(lm, task, reference, answers, batch_size, stopping) -> Features:
+def _features(lm, task, reference, answers, batch_size, watch) -> Features:
     """Hidden states of the prompts under the reference, padded to the largest prompt width."""
     if not answers.rows:
         raise UserError("no answer to fit the value head on: raise config.task.validation")
@@ -78,12 +79,8 @@ def _features(lm, task, reference, answers, batch_size, stopping) -> Features:
         {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
         [lm.tokenizer.prompt(task.template, row.prompt, limit=width) for row in answers.rows],
         [row.reward for row in answers.rows],
-        widths=lm.prompt_widths,
-        batch_size=batch_size,
-        pad_id=lm.tokenizer.pad_id,
-        mesh=lm.mesh,
-        label="value prompts",
-        stopping=stopping,
+        batching=lm.batching(batch_size),
+        watch=watch,
     )
 
 

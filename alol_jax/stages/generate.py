@@ -6,20 +6,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.decoding.answers import answer, one_per_prompt
-from alol_jax.decoding.sampling import drawing_of
-from alol_jax.models.language_model import LanguageModel
-from alol_jax.rewards import reward as rewards
-from alol_jax.types import Answers, Policy, ScoredSplits, StageContext, Task
+from alol_jax.decoding.answers import Setup, one_per_prompt
+from alol_jax.types import Answers, Policy, ScoredSplits, StageContext
 
 
 def generate(
-    lm: LanguageModel,
-    task: Task,
-    scoring: rewards.Scoring,
+    setup: Setup,
     options: ConfigDict,
-    decoding: ConfigDict,
-    seed: int,
     scored: ScoredSplits,
     reference: Policy,
     *,
@@ -31,26 +24,19 @@ def generate(
     was fitted to imitate them.
 
     Args:
-        scoring: what the reward is.
-        options: ``config.generate``; ``decoding``: ``config.decode``.
-        seed: of the draws, where the temperature is above 0.
+        setup: its seed is that of the draws, where the temperature is above 0.
+        options: ``config.generate``.
     """
-    reward = scoring.reward([row.response for row in scored.train])
+    reward = setup.reward(scored)
     if not reward.names:
         context.say("no scorer: the data's validation responses stand in for the reference's")
         return Answers(scored.validation)
-    rows = answer(
-        lm,
-        task,
+    rows = setup.drawn(options).answer(
         reference.trained,
         [row for row in one_per_prompt(scored.validation) for _ in range(options.samples)],
         reward,
-        drawing_of(decoding, options),
-        batch_size=decoding.batch_size,
-        key=jax.random.fold_in(jax.random.key(seed), 2),
-        label="answers",
-        say=context.say,
-        stopping=context.stopping,
+        key=jax.random.fold_in(jax.random.key(setup.seed), 2),
+        watch=context.watch("answers"),
     )
     context.say(
         f"{len(rows)} answers, mean reward {np.mean([row.reward for row in rows]):.3f} "

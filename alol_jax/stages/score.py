@@ -156,7 +156,7 @@ def _by_scorers(
         if not row.components
     ]
     pieces = [open_ones[first : first + PIECE] for first in range(0, len(open_ones), PIECE)]
-    for piece in progress(pieces, total=len(pieces), label="score", stopping=context.stopping):
+    for piece in progress(pieces, context.watch("score"), total=len(pieces)):
         asked = [rows[name][place] for name, place in piece]
         done = reward.rows(asked, [row.response for row in asked])
         for (name, place), row in zip(piece, done, strict=True):

@@ -56,20 +56,18 @@ def select(
 
 
 def _annotated(lm, rows, reads, heads, options, reference, value, context):
-    head = params = None
+    fitted = None
     if value is not None:
         head = ValueHead(lm.transformer.config.width, value.max_value, heads.heads, heads.dropout)
-        params = place_params(value.params, lm.mesh)
+        fitted = (head, place_params(value.params, lm.mesh))
     logps, values = annotate(
         lm,
         place_params(reference.trained, lm.mesh),
         rows,
-        head=head,
-        value_params=params,
+        value=fitted,
         logp="ref_logp" in reads,
         batch_size=options.batch_size,
-        label="annotate",
-        stopping=context.stopping,
+        watch=context.watch("annotate"),
     )
     advantage = advantages(np.array([row.reward for row in rows]), values.astype(np.float64))
     keeps = kept(advantage) if "advantage" in reads else np.ones(len(rows), bool)

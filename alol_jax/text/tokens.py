@@ -1,10 +1,12 @@
-"""Token ids to padded ``Tokens``."""
+"""Token ids to padded ``Tokens``, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from alol_jax.types import Tokens, UserError
 
@@ -26,18 +28,26 @@ def shape_for(
     return min(fitting, key=lambda shape: (sum(shape), shape))
 
 
-def batches_by_width(
-    lengths: Sequence[int], widths: Sequence[int], size: int
-) -> list[tuple[int, np.ndarray]]:
-    """(width, at most ``size`` places) of each batch: every length at the smallest width that holds
-    it, in order, the narrowest first. None may be longer than the largest width."""
-    fitting = np.array([min(w for w in widths if w >= length) for length in lengths], int)
-    groups = ((width, np.flatnonzero(fitting == width)) for width in sorted(set(widths)))
-    return [
-        (width, group[first : first + size])
-        for width, group in groups
-        for first in range(0, len(group), size)
-    ]
+class Batching(NamedTuple):
+    """How rows of different lengths are put into batches of a few fixed shapes."""
+
+    widths: tuple[int, ...]  # the lengths that are compiled for
+    size: int  # rows of a batch; a last, smaller batch is filled up with repeats
+    pad_id: int
+    mesh: Mesh  # the rows of a batch are cut over it
+
+    def pieces(self, lengths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+        """(width, at most ``size`` indices) of each batch, the narrowest first.
+
+        Each row goes into the smallest width that holds it; none may be longer than the largest.
+        """
+        fitting = np.array([min(w for w in self.widths if w >= length) for length in lengths], int)
+        groups = ((width, np.flatnonzero(fitting == width)) for width in sorted(set(self.widths)))
+        return [
+            (width, group[first : first + self.size])
+            for width, group in groups
+            for first in range(0, len(group), self.size)
+        ]
 
 
 def to_tokens(

@@ -4,7 +4,7 @@ far two policies are apart."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from alol_jax.devices.sharding import place_rows
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.logprobs import joined, response_kl, response_logp
-from alol_jax.runs.progress import never, progress
+from alol_jax.runs.progress import progress
 from alol_jax.training.batches import collate, pieces_of, single_items
-from alol_jax.types import Annotated, Params
+from alol_jax.types import Annotated, Params, Watch
 
 
 @functools.lru_cache(maxsize=16)
@@ -46,12 +46,10 @@ def annotate(
     trained: Params,
     rows: Sequence[Annotated],
     *,
-    head: ValueHead | None = None,
-    value_params: Params | None = None,
+    value: tuple[ValueHead, Params] | None = None,
     logp: bool = True,
     batch_size: int,
-    label: str,
-    stopping: Callable[[], bool] = never,
+    watch: Watch,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """logp of every response token and V of every prompt, by one model, without gradients.
 
@@ -61,22 +59,22 @@ def annotate(
     Args:
         trained: the leaves on top of ``lm.frozen()``.
         rows: tokenised rows.
-        head: the value head, or None for values of 0.
+        value: the value head and its parameters, or None for values of 0.
         logp: False leaves the log-probabilities out, at the cost of the prompts alone.
-        label, stopping: see `progress`.
 
     Returns:
         one f32[response length] per row (f32[0] without ``logp``), in order, and f32[rows].
     """
+    head, value_params = value or (None, {})
     step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     params = {**lm.frozen(), **trained}
     items = single_items(rows, lm.shapes)
     pieces = pieces_of(items, batch_size)
     logps: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
     values = np.zeros(len(rows), np.float32)
-    for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+    for piece in progress(pieces, watch, total=len(pieces)):
         batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
-        found = step(params, value_params or {}, place_rows(batch.tokens, lm.mesh))
+        found = step(params, value_params, place_rows(batch.tokens, lm.mesh))
         each_logp, value = jax.device_get(found)
         values[piece] = value[: len(piece)]
         for place, index in enumerate(piece if logp else ()):
@@ -105,8 +103,7 @@ def divergence(
     rows: Sequence[Annotated],
     *,
     batch_size: int,
-    label: str,
-    stopping: Callable[[], bool] = never,
+    watch: Watch,
 ) -> np.ndarray:
     """`logprobs.response_kl` of every row, f64[rows]: how far the policy has gone from the
     reference on these responses.
@@ -114,14 +111,13 @@ def divergence(
     Args:
         trained, reference: the leaves of the two on top of ``lm.frozen()``.
         rows: tokenised rows.
-        label, stopping: see `progress`.
     """
     step = _divergence(lm.transformer, lm.logprob_chunk)
     both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
     items = single_items(rows, lm.shapes)
     pieces = pieces_of(items, batch_size)
     found = np.zeros(len(rows))
-    for piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
+    for piece in progress(pieces, watch, total=len(pieces)):
         batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
         each = np.asarray(step(*both, place_rows(batch.tokens, lm.mesh)))
         found[piece] = each[: len(piece)]

@@ -28,6 +28,7 @@ from alol_jax.types import (
     StageContext,
     Targets,
     Validation,
+    Watch,
 )
 
 Metrics = dict[str, jax.Array]
@@ -163,16 +164,22 @@ def plan_of(options: ConfigDict, steps: int) -> Plan:
     return Plan(steps, at, options.checkpoint_every)
 
 
+class Validator(NamedTuple):
+    """What selects the step that is kept."""
+
+    metric: str  # what is measured
+    score: Callable[[Params], float]  # of the trained leaves; larger is better
+
+
 def fit_best(
     state: TrainState,
     frozen: Params,
     batches: Callable[[int, int], Iterable[Any]],
     update: Update,
     plan: Plan,
-    *,
-    metric: str,
-    validate: Callable[[Params], float],
+    validator: Validator,
     context: StageContext,
+    *,
     label: str,
 ) -> Policy:
     """Fits, validates, checkpoints, goes on after an interruption, and returns the best step.
@@ -186,16 +193,16 @@ def fit_best(
         frozen: leaves that do not train.
         batches: (start, stop) -> the batches of these steps.
         update: from `make_update`, or what else takes and gives such a state and metrics.
-        plan: steps and when to look.
-        metric: what ``validate`` measures.
-        validate: trained leaves -> a score, larger is better.
+        plan: how many steps, and when to validate.
+        validator: what selects the step.
+        label: of the progress bar.
 
     Raises:
         Interrupted: the run was asked to stop; a checkpoint of the step reached is saved.
     """
 
     def look(step: int, trained: Params) -> None:
-        found = Validation(step, metric, float(validate(trained)))
+        found = Validation(step, validator.metric, float(validator.score(trained)))
         seen.append(found)
         context.say(f"step {step}/{plan.steps}: {found.metric} {found.score:.4f}")
 
@@ -208,7 +215,7 @@ def fit_best(
         log = MetricLog(
             context.folder / "metrics.jsonl", resume_at=start, tensorboard=context.tensorboard
         )
-        ahead = progress(batches(start, plan.steps), total=plan.steps, label=label, done=start)
+        ahead = progress(batches(start, plan.steps), Watch(label), total=plan.steps, done=start)
         clock = _Clock(spent)
         with contextlib.closing(log):
             for step, reached, metrics in fit(state, frozen, ahead, update):

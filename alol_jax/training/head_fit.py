@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 from alol_jax.devices.sharding import place_like_params, place_params, place_rows
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.transformer import Transformer
-from alol_jax.runs.progress import never, progress
-from alol_jax.text.tokens import batches_by_width, to_tokens
+from alol_jax.runs.progress import progress
+from alol_jax.text.tokens import Batching, to_tokens
 from alol_jax.training.fit import TrainState, Update, fit, init_state, make_update
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Params
+from alol_jax.types import Params, Watch
 
 
 class Features(NamedTuple):
@@ -36,30 +36,24 @@ def features_of(
     rows: Sequence[Sequence[int]],
     reward: Sequence[float],
     *,
-    widths: Sequence[int],
-    batch_size: int,
-    pad_id: int,
-    mesh: Mesh,
-    label: str,
-    stopping: Callable[[], bool] = never,
+    batching: Batching,
+    watch: Watch,
 ) -> Features:
     """Hidden states of token ids, left-padded to the largest width.
 
     Args:
         rows: token ids, none longer than the largest width.
         reward: of each row.
-        widths: lengths that are compiled for; each row is read at the smallest that holds it.
-        label, stopping: see `progress`.
     """
-    widest = max(widths)
+    widest = max(batching.widths)
     hidden_of = jax.jit(model.hidden)
     hidden = np.zeros((len(rows), widest, model.config.width), np.float32)
     mask = np.zeros((len(rows), widest), np.float32)
-    pieces = batches_by_width([len(row) for row in rows], widths, batch_size)
-    for width, piece in progress(pieces, total=len(pieces), label=label, stopping=stopping):
-        chosen = [rows[index] for index in np.resize(piece, batch_size)]
-        tokens = to_tokens(chosen, [()] * batch_size, shape=(width, 1), pad_id=pad_id)
-        placed = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
+    pieces = batching.pieces([len(row) for row in rows])
+    for width, piece in progress(pieces, watch, total=len(pieces)):
+        chosen = [rows[index] for index in np.resize(piece, batching.size)]
+        tokens = to_tokens(chosen, [()] * batching.size, shape=(width, 1), pad_id=batching.pad_id)
+        placed = place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh)
         found = np.asarray(hidden_of(params, *placed), np.float32)
         hidden[piece, widest - width :] = found[: len(piece)]
         mask[piece, widest - width :] = tokens.prompt_mask[: len(piece)]

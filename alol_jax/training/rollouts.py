@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.decoding.answers import texts, write
-from alol_jax.decoding.sampling import Sampling, drawing_of
+from alol_jax.decoding.answers import Sampler, Setup
+from alol_jax.decoding.sampling import drawing_of
 from alol_jax.devices.sharding import place_params
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import KL_CHANGE
 from alol_jax.rewards.reward import Reward
 from alol_jax.text.tokens import shape_for, to_tokens
 from alol_jax.training.batches import Items, firsts, shuffled
-from alol_jax.types import Annotated, Params, Scored, Task, Tokens, UserError
+from alol_jax.types import Annotated, Params, Scored, Tokens, UserError, Watch
 
 
 class Asked(NamedTuple):
@@ -50,18 +50,14 @@ class Rollouts:
         items: prompts in groups of the width that they are read at; ``items.shapes`` is the shape
             that each group is trained in.
         order: rollout -> i64[B], the prompts that are asked.
-        batch_size: prompts decoded together.
         key: rollout r draws from fold_in(key, r).
     """
 
-    lm: LanguageModel
-    task: Task
+    sampler: Sampler
     reward: Reward
-    sampling: Sampling
     rows: tuple[Annotated, ...]
     items: Items
     order: Callable[[int], np.ndarray]
-    batch_size: int
     key: jax.Array
 
     def asked(self, start: int, stop: int) -> Iterator[Asked]:
@@ -76,18 +72,14 @@ class Rollouts:
         The reward is that of the text as the task reads it.
         """
         rows = [self._row(index) for index in asked.which]
-        ids = write(
-            self.lm,
-            self.task,
+        # Silent: rollouts are many, and their figures are in the metric log.
+        ids = self.sampler.write(
             trained,
             rows,
-            self.sampling,
-            batch_size=self.batch_size,
             key=jax.random.fold_in(self.key, rollout),
-            label=f"rollout {rollout + 1}",
-            say=_nobody,
+            watch=Watch(f"rollout {rollout + 1}"),
         )
-        scored = self.reward.rows(rows, texts(self.lm, self.task, ids))
+        scored = self.reward.rows(rows, self.sampler.texts(ids))
         return Written(
             tokens=self._tokens(asked.which, ids),
             score=np.array([row.reward for row in scored], np.float32),
@@ -102,16 +94,14 @@ class Rollouts:
             [self.rows[index].prompt for index in which],
             responses,
             shape=self.items.shapes[int(self.items.shape[which].max())],
-            pad_id=self.lm.tokenizer.pad_id,
+            pad_id=self.sampler.lm.tokenizer.pad_id,
         )
 
 
 def make_rollouts(
-    lm: LanguageModel,
-    task: Task,
+    setup: Setup,
     reward: Reward,
     hyper: ConfigDict,
-    decoding: ConfigDict,
     rows: Sequence[Annotated],
     *,
     seed: int,
@@ -120,34 +110,28 @@ def make_rollouts(
     """Every prompt of ``rows``, by example id, is asked equally often, in shuffled epochs.
 
     Args:
-        hyper: ``config.ppo``, checked by `check_rollouts`; ``decoding``: ``config.decode``.
+        hyper: ``config.ppo``, checked by `check_rollouts`.
         seed: of the order of the prompts; ``key``: of what is drawn.
     """
-    sampling = drawing_of(decoding, hyper)
+    lm, sampler = setup.lm, setup.drawn(hyper)
+    most = sampler.sampling.max_new_tokens
     rows = tuple(row for row, first in zip(rows, firsts(rows), strict=True) if first)
     widths = lm.prompt_widths
     items = Items(
         rows=rows,
         members=np.arange(len(rows))[:, None],
         shape=np.searchsorted(widths, [len(row.prompt) for row in rows]),
-        shapes=tuple(shape_for(width, sampling.max_new_tokens, lm.shapes) for width in widths),
+        shapes=tuple(shape_for(width, most, lm.shapes) for width in widths),
     )
     everyone = np.ones(len(rows), bool)
     return Rollouts(
-        lm=lm,
-        task=task,
+        sampler=dataclasses.replace(sampler, batch_size=min(sampler.batch_size, hyper.prompts)),
         reward=reward,
-        sampling=sampling,
         rows=rows,
         items=items,
         order=shuffled(items, everyone, size=hyper.prompts, seed=seed, steps=hyper.rollouts),
-        batch_size=min(decoding.batch_size, hyper.prompts),
         key=key,
     )
-
-
-def _nobody(line: str) -> None:
-    """Rollouts are many: their figures are in the metric log."""
 
 
 # ------------------------------------------------------------------ what the KL is measured from

@@ -1,4 +1,4 @@
-"""How a policy is looked at while it is fitted: one number, larger is better."""
+"""How the steps of a fit are compared: one number for a policy, larger is better."""
 
 from __future__ import annotations
 
@@ -6,68 +6,48 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from alol_jax.decoding.answers import answer, one_per_prompt
-from alol_jax.decoding.sampling import decoding_of
-from alol_jax.models.language_model import LanguageModel
-from alol_jax.rewards.reward import Scoring
+from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import tokenise
-from alol_jax.types import Params, ScoredSplits, StageContext, Task, UserError
+from alol_jax.training.fit import Validator
+from alol_jax.types import Params, ScoredSplits, StageContext, UserError
 
-Validate = Callable[[Params], float]
 
+def make_validator(
+    setup: Setup, scored: ScoredSplits, batch_size: int, context: StageContext
+) -> Validator:
+    """The mean reward of the likeliest answers to the validation prompts.
 
-def make_validation(
-    lm: LanguageModel,
-    task: Task,
-    scoring: Scoring,
-    decoding: ConfigDict,
-    scored: ScoredSplits,
-    batch_size: int,
-    context: StageContext,
-) -> tuple[str, Validate]:
-    """What selects the step, and how it is measured: trained leaves -> a score.
-
-    The mean reward of the likeliest answers to the validation prompts; where nothing can score an
-    answer, the reward-weighted likelihood of the validation responses.
+    Where nothing can score an answer, it is the reward-weighted likelihood of the validation
+    responses.
 
     Args:
-        scoring: what the reward is; decoding: ``config.decode``.
         batch_size: rows whose likelihood is computed together.
 
     Raises:
         UserError: nothing can score an answer, and all validation rewards are equal.
     """
-    reward = scoring.reward([row.response for row in scored.train])
+    reward = setup.reward(scored)
     if not reward.names:
         measured = "reward-weighted logp of validation responses"
-        return measured, _likelihood(lm, task, scored, batch_size, context)
-    asked = one_per_prompt(scored.validation)
+        return Validator(measured, _likelihood(setup, scored, batch_size, context))
+    asked, sampler = one_per_prompt(scored.validation), setup.likeliest()
 
     def mean_reward(trained: Params) -> float:
-        rows = answer(
-            lm,
-            task,
-            trained,
-            asked,
-            reward,
-            decoding_of(decoding),
-            batch_size=decoding.batch_size,
-            key=jax.random.key(0),
-            label="validation answers",
-            say=context.say,
-            stopping=context.stopping,
-        )
+        watch = context.watch("validation answers")
+        rows = sampler.answer(trained, asked, reward, key=jax.random.key(0), watch=watch)
         return float(np.mean([row.reward for row in rows]))
 
-    return "mean validation reward", mean_reward
+    return Validator("mean validation reward", mean_reward)
 
 
-def _likelihood(lm, task, scored, batch_size, context) -> Validate:
+def _likelihood(
+    setup: Setup, scored: ScoredSplits, batch_size: int, context: StageContext
+) -> Callable[[Params], float]:
     """Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
-    rows, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
+    lm = setup.lm
+    rows, cut = tokenise(scored.validation, setup.task.template, lm.tokenizer, lm.shapes)
     context.say(f"validation: {cut.said(len(rows), lm.shapes)}")
     reward = np.array([row.reward for row in rows])
     weight = np.maximum(reward - reward.mean(), 0.0)
@@ -80,8 +60,7 @@ def _likelihood(lm, task, scored, batch_size, context) -> Validate:
             trained,
             rows,
             batch_size=batch_size,
-            label="validation rows",
-            stopping=context.stopping,
+            watch=context.watch("validation rows"),
         )
         return float(np.average([logp.sum() for logp in logps], weights=weight))
 

@@ -7,11 +7,12 @@ import types
 import jax
 import pytest
 
-from alol_jax.decoding.answers import answer
+from alol_jax.decoding.answers import Sampler
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.rewards.reward import Reward
 from alol_jax.text.tokenizer_files import byte_level
-from alol_jax.types import Scored
+from alol_jax.text.tokens import Batching
+from alol_jax.types import Scored, Watch
 from tests.scripted import Scripted
 from tests.tiny_run import TASK, mesh_of
 
@@ -30,20 +31,17 @@ def answered(sampling, *, stop=(), line=b"abc\ndefg"):
         tokenizer=tokenizer,
         mesh=mesh_of(1),
         prompt_widths=(16,),
+        batching=lambda size: Batching((16,), size, tokenizer.pad_id, mesh_of(1)),
         frozen=lambda: {},
     )
     said = []
-    (row,) = answer(
-        lm,
-        dataclasses.replace(TASK, stop=stop, clean=functools.partial(before, stop)),
+    task = dataclasses.replace(TASK, stop=stop, clean=functools.partial(before, stop))
+    (row,) = Sampler(lm, task, sampling, 1).answer(
         {},
         [Scored("a", "why?", "", "web", (), 0.0)],
         Reward(()),
-        sampling,
-        batch_size=1,
         key=jax.random.key(0),
-        label="answers",
-        say=said.append,
+        watch=Watch("answers", said.append),
     )
     jax.effects_barrier()
     return row.response, len(model.steps), said

@@ -15,7 +15,8 @@ from alol_jax.decoding.decode import make_decoder, respond
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params
 from alol_jax.text.tokenizer_files import byte_level
-from alol_jax.text.tokens import to_tokens
+from alol_jax.text.tokens import Batching, to_tokens
+from alol_jax.types import Watch
 from tests.models.small_models import SMALL, hidden_of, random_params, small
 from tests.scripted import Scripted
 from tests.tiny_run import mesh_of
@@ -197,13 +198,9 @@ def answers(model, prompts=ASKED, *, say=lambda line: None):
         {},
         prompts,
         ENDING,
-        widths=(8, 4, 16),
-        batch_size=2,
-        pad_id=byte_level().pad_id,
+        batching=Batching((8, 4, 16), 2, byte_level().pad_id, mesh_of(1)),
         key=jax.random.key(0),
-        mesh=mesh_of(1),
-        label="answers",
-        say=say,
+        watch=Watch("answers", say),
     )
 
 
@@ -252,14 +249,12 @@ def test_the_answers_are_the_same_whatever_the_devices_and_the_batch_size(how):
         model,
         prompts=[tokenizer.encode("x" * n) for n in range(1, 8)],
         sampling=Sampling(6, end=(tokenizer.eos_id,), **how),
-        widths=(8,),
         key=jax.random.key(7),
-        pad_id=tokenizer.pad_id,
-        label="answers",
-        say=lambda line: None,
+        watch=Watch("answers"),
     )
-    one = ask(params, mesh=mesh_of(1), batch_size=3)
+    one = ask(params, batching=Batching((8,), 3, tokenizer.pad_id, mesh_of(1)))
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    eight = ask(place_params(params, mesh), mesh=mesh, batch_size=4)
+    placed = place_params(params, mesh)
+    eight = ask(placed, batching=Batching((8,), 4, tokenizer.pad_id, mesh))
     assert one == eight
     assert len(set(one)) > 4

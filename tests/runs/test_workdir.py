@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+from typing import NamedTuple
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -312,8 +314,17 @@ def test_inputs_are_recorded_as_what_they_say(tmp_path):
         [1, ["a"]],
         "f00",
         {"value": 2.0, "path": ["p"]},
-        "tests.runs.test_workdir._one",
+        "_one",
     ]
+
+
+class Pair(NamedTuple):
+    left: Model
+    right: int
+
+
+def test_a_named_tuple_is_recorded_as_its_fields(tmp_path):
+    assert _input_record(tmp_path, Pair(Model("f00"), 3)) == {"left": "f00", "right": 3}
 
 
 def test_another_fingerprint_is_another_input(tmp_path):

@@ -13,7 +13,7 @@ from tests.tiny_run import (
     fitted,
     scored_rows,
     scored_splits,
-    scoring,
+    setup,
     small_options,
     tiny_lm,
 )
@@ -41,12 +41,8 @@ def _evaluate(tmp_path, *, policy=1, seed=0, luck=1.0, positivity=0.5, own=None)
     config = small_options()
     config.evaluate.rewards = own or {}
     return evaluate(
-        LM,
-        CHECKED,
-        scoring({"luck": luck, "positivity": positivity}, task=CHECKED),
+        setup(LM, CHECKED, {"luck": luck, "positivity": positivity}, config.decode, seed=seed),
         config.evaluate,
-        config.decode,
-        seed,
         SCORED,
         fitted(LM),
         fitted(LM, policy),

@@ -10,8 +10,16 @@ from alol_jax.stages import fit_policy as stage
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import tokenise
-from alol_jax.types import Cost, Policy, RewardSpec, TrainingTable, UserError
-from tests.tiny_run import TASK, context, fitted, scored_splits, scoring, small_options, tiny_lm
+from alol_jax.types import Cost, Policy, RewardSpec, TrainingTable, UserError, Watch
+from tests.tiny_run import (
+    TASK,
+    context,
+    fitted,
+    scored_splits,
+    setup,
+    small_options,
+    tiny_lm,
+)
 
 SHAPES = ((16, 16),)
 LM = tiny_lm(shapes=SHAPES)
@@ -44,14 +52,10 @@ def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, responses=2
     config.objective.update({"clip": 0.5, "beta": 0.25, "responses": responses})
     config.objective.name = objective if isinstance(objective, str) else "its own"
     return stage.fit_policy(
-        LM,
-        CHECKED,
+        setup(LM, CHECKED, {"luck": luck}, config.decode),
         objective if isinstance(objective, Objective) else OBJECTIVES[objective],
         config.objective,
-        scoring({"luck": luck}, task=CHECKED),
         config.policy,
-        config.decode,
-        0,
         scored,
         _table(),
         fitted(LM),
@@ -64,8 +68,8 @@ def planned(monkeypatch):
     """What would be trained on, without training: the arguments of `fit_best`."""
     found = {}
 
-    def fit_best(state, frozen, batches, update, plan, **rest):
-        found.update({"batches": batches, "plan": plan} | rest)
+    def fit_best(state, frozen, batches, update, plan, *rest, label):
+        found.update({"batches": batches, "plan": plan})
         return Policy({}, 0, (), (), Cost(seconds=3.0))
 
     monkeypatch.setattr(stage, "fit_best", fit_best)
@@ -278,16 +282,10 @@ def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers
     policy = _fit(tmp_path, "a_lol", epochs=0.1)
     # `evaluate` asks about its test split: the validation prompts here.
     asked = dataclasses.replace(SCORED, test=SCORED.validation)
-    given = (
-        LM,
-        CHECKED,
-        scoring({"luck": 1.0}, task=CHECKED),
-        config.evaluate,
-        config.decode,
-        0,
-        asked,
+    given = setup(LM, CHECKED, {"luck": 1.0}, config.decode)
+    reference = evaluate(
+        given, config.evaluate, asked, fitted(LM), policy, context=context(tmp_path)
     )
-    reference = evaluate(*given, fitted(LM), policy, context=context(tmp_path))
     assert policy.validations[0].score == pytest.approx(reference.systems[1].reward.mean)
     best = max(validation.score for validation in policy.validations)
     assert reference.systems[2].reward.mean == pytest.approx(best)
@@ -299,7 +297,7 @@ def test_without_a_scorer_the_weighted_likelihood_selects(tmp_path):
         "reward-weighted logp of validation responses"
     }
     rows, _ = tokenise(SCORED.validation, TASK.template, LM.tokenizer, SHAPES)
-    logps, _ = annotate(LM, fitted(LM).trained, rows, batch_size=4, label="rows")
+    logps, _ = annotate(LM, fitted(LM).trained, rows, batch_size=4, watch=Watch("rows"))
     reward = np.array([row.reward for row in rows])
     weights = [max(row.reward - reward.mean(), 0) for row in rows]
     expected = np.average([logp.sum() for logp in logps], weights=weights)

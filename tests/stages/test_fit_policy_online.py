@@ -7,16 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax.decoding.answers import answer, one_per_prompt
-from alol_jax.decoding.sampling import decoding_of
+from alol_jax.decoding.answers import one_per_prompt
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.rewards import reward as rewards
 from alol_jax.stages import fit_policy_online as stage
 from alol_jax.text.tokens import to_tokens
 from alol_jax.training.batches import tokenise
 from alol_jax.training.metrics import ROLLOUT_METRICS
-from alol_jax.types import Interrupted, RewardSpec, TrainingTable, UserError
-from tests.tiny_run import TASK, context, fitted, scored_splits, scoring, small_options, tiny_lm
+from alol_jax.types import Interrupted, RewardSpec, TrainingTable, UserError, Watch
+from tests.tiny_run import (
+    TASK,
+    context,
+    fitted,
+    scored_splits,
+    setup,
+    small_options,
+    tiny_lm,
+)
 
 SHAPES = ((16, 6),)
 LM = tiny_lm(shapes=SHAPES)
@@ -57,13 +64,9 @@ def _fit(folder, *, lm=LM, reference=None, luck=1.0, policy=(), optimizer=(), st
     small = {"rollouts": 4, "prompts": 8, "epochs": 2, "batch_size": 4, "accumulate": 1}
     config.ppo.update(small | {"top_k": 0, "top_p": 1.0} | ppo)
     return stage.fit_policy_online(
-        lm,
-        JUDGED,
+        setup(lm, JUDGED, {"luck": luck}, config.decode),
         config.policy,
         config.ppo,
-        scoring({"luck": luck}, task=JUDGED),
-        config.decode,
-        0,
         SCORED,
         TABLE,
         fitted(lm) if reference is None else reference,
@@ -115,17 +118,11 @@ def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers
     policy = _fit(tmp_path, rollouts=1)
     config = small_options()
     config.decode.update(DECODE)
-    rows = answer(
-        LM,
-        JUDGED,
-        fitted(LM).trained,
-        one_per_prompt(SCORED.validation),
-        scoring({"luck": 1.0}, task=JUDGED).reward([]),
-        decoding_of(config.decode),
-        batch_size=4,
-        key=jax.random.key(9),
-        label="",
-        say=lambda line: None,
+    config.decode.batch_size = 4
+    given = setup(LM, JUDGED, {"luck": 1.0}, config.decode)
+    asked, reward = one_per_prompt(SCORED.validation), given.reward(SCORED)
+    rows = given.likeliest().answer(
+        fitted(LM).trained, asked, reward, key=jax.random.key(9), watch=Watch("")
     )
     assert policy.validations[0].score == pytest.approx(np.mean([row.reward for row in rows]))
     assert [look.step for look in policy.validations] == [0, 1]

@@ -12,7 +12,7 @@ from tests.tiny_run import (
     fitted,
     scored_rows,
     scored_splits,
-    scoring,
+    setup,
     small_options,
     tiny_lm,
 )
@@ -34,12 +34,8 @@ def _generate(tmp_path, *, said=None, seed=0, policy=0, luck=1.0, positivity=0.5
     config.generate.update(changes)
     given = context(tmp_path, said=said)
     return generate(
-        LM,
-        CHECKED,
-        scoring({"luck": luck, "positivity": positivity}, task=CHECKED),
+        setup(LM, CHECKED, {"luck": luck, "positivity": positivity}, config.decode, seed=seed),
         config.generate,
-        config.decode,
-        seed,
         SCORED,
         fitted(LM, policy),
         context=given,

@@ -11,7 +11,7 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.stages.select import select
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import tokenise
-from alol_jax.types import Value, ValueAudit
+from alol_jax.types import Value, ValueAudit, Watch
 from tests.tiny_run import SHAPES, TASK, context, fitted, scored_splits, small_options, tiny_lm
 
 LM = tiny_lm()
@@ -64,8 +64,8 @@ def test_rows_with_a_positive_advantage_are_kept(selected):
 def test_the_stored_logp_is_that_of_the_reference(selected):
     table, *_ = selected
     rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)
-    logps, none = annotate(LM, fitted(LM).trained, rows, batch_size=3, label="rows")
-    others, _ = annotate(LM, fitted(LM, seed=1).trained, rows, batch_size=3, label="rows")
+    logps, none = annotate(LM, fitted(LM).trained, rows, batch_size=3, watch=Watch("rows"))
+    others, _ = annotate(LM, fitted(LM, seed=1).trained, rows, batch_size=3, watch=Watch("rows"))
     assert not np.any(none)
     for row, logp, other in zip(table.rows, logps, others, strict=True):
         assert len(row.ref_logp) == len(row.response)

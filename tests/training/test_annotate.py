@@ -11,6 +11,7 @@ from jax.extend.core import jaxprs_in_params
 from alol_jax.models.heads import ValueHead
 from alol_jax.training.annotate import annotate, annotator
 from alol_jax.training.batches import collate, single_items
+from alol_jax.types import Watch
 from tests.models.small_models import close, hidden_of
 from tests.tiny_run import annotated, mesh_of, tiny_lm
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 SIZES = ((3, 2), (30, 20), (16, 8), (5, 5), (1, 1), (17, 3))  # of two shapes, mixed
 ROWS = tuple(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(SIZES))
 NARROW = (0, 2)  # rows of the smaller shape, where one shape is enough
+WATCH = Watch("rows")
 HEAD = ValueHead(width=64, max_value=2.0)
 
 
@@ -44,9 +46,7 @@ def value_params():
 
 @pytest.fixture(scope="module")
 def found(lm, trained, value_params):
-    return annotate(
-        lm, trained, ROWS, head=HEAD, value_params=value_params, batch_size=2, label="rows"
-    )
+    return annotate(lm, trained, ROWS, value=(HEAD, value_params), batch_size=2, watch=WATCH)
 
 
 def test_every_row_is_annotated_as_it_would_be_alone_without_padding(
@@ -69,10 +69,9 @@ def test_rows_come_back_in_the_order_in_which_they_were_given(lm, trained, value
         lm,
         trained,
         [ROWS[n] for n in order],
-        head=HEAD,
-        value_params=value_params,
+        value=(HEAD, value_params),
         batch_size=2,
-        label="rows",
+        watch=WATCH,
     )
     assert [len(logp) for logp in logps] == [SIZES[n][1] for n in order]
     for place, n in enumerate(order):
@@ -87,7 +86,7 @@ def test_the_value_of_a_prompt_does_not_depend_on_the_response(lm, trained, valu
         for row in ROWS
     ]
     logps, values = annotate(
-        lm, trained, others, head=HEAD, value_params=value_params, batch_size=2, label="rows"
+        lm, trained, others, value=(HEAD, value_params), batch_size=2, watch=WATCH
     )
     np.testing.assert_array_equal(values, found[1])
     assert not np.allclose(logps[1], found[0][1])
@@ -97,9 +96,7 @@ def test_a_longer_response_in_a_wider_shape_leaves_the_value_alone(
     lm, trained, value_params, found
 ):
     longer = [dataclasses.replace(ROWS[0], response=ROWS[1].response)]
-    _, values = annotate(
-        lm, trained, longer, head=HEAD, value_params=value_params, batch_size=2, label="rows"
-    )
+    _, values = annotate(lm, trained, longer, value=(HEAD, value_params), batch_size=2, watch=WATCH)
     close(values, found[1][:1])
 
 
@@ -108,14 +105,14 @@ def narrow_rows():
 
 
 def test_without_a_head_the_values_are_zero_and_the_log_probabilities_the_same(lm, trained, found):
-    logps, values = annotate(lm, trained, narrow_rows(), batch_size=2, label="rows")
+    logps, values = annotate(lm, trained, narrow_rows(), batch_size=2, watch=WATCH)
     np.testing.assert_array_equal(values, [0.0, 0.0])
     for n, logp in zip(NARROW, logps, strict=True):
         close(logp, found[0][n], 1e-6)
 
 
 def test_values_alone_are_the_same_values(lm, trained, value_params, found):
-    asked = {"head": HEAD, "value_params": value_params, "batch_size": 2, "label": "rows"}
+    asked = {"value": (HEAD, value_params), "batch_size": 2, "watch": WATCH}
     logps, values = annotate(lm, trained, narrow_rows(), logp=False, **asked)
     close(values, found[1][list(NARROW)])
     assert [logp.shape for logp in logps] == [(0,), (0,)]
@@ -144,7 +141,7 @@ def shapes_of(jaxpr):
 
 def test_eight_devices_say_what_one_says(trained, value_params, found):
     lm = tiny_lm(mesh=mesh_of(8, fsdp=2, tensor=2))
-    asked = {"head": HEAD, "value_params": value_params, "batch_size": 4, "label": "rows"}
+    asked = {"value": (HEAD, value_params), "batch_size": 4, "watch": WATCH}
     logps, values = annotate(lm, trained, narrow_rows(), **asked)
     close(values, found[1][list(NARROW)])
     for n, logp in zip(NARROW, logps, strict=True):
@@ -153,7 +150,7 @@ def test_eight_devices_say_what_one_says(trained, value_params, found):
 
 def test_full_fine_tuning_annotates_with_the_trained_weights_alone(lm, value_params):
     full, rows = tiny_lm(rank=0), narrow_rows()
-    asked = {"head": HEAD, "value_params": value_params, "batch_size": 2, "label": "rows"}
+    asked = {"value": (HEAD, value_params), "batch_size": 2, "watch": WATCH}
     weights = full.fresh(jax.random.key(0))
     logps, values = annotate(full, weights, rows, **asked)
     fresh_logps, fresh_values = annotate(lm, lm.fresh(jax.random.key(5)), rows, **asked)
@@ -165,5 +162,5 @@ def test_full_fine_tuning_annotates_with_the_trained_weights_alone(lm, value_par
 
 
 def test_no_rows_give_no_annotations(lm, trained):
-    logps, values = annotate(lm, trained, [], batch_size=2, label="rows")
+    logps, values = annotate(lm, trained, [], batch_size=2, watch=WATCH)
     assert logps == [] and values.shape == (0,)

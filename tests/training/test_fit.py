@@ -15,6 +15,7 @@ from alol_jax.objectives.losses import OBJECTIVES
 from alol_jax.training.batches import read_ahead, shuffled, single_items
 from alol_jax.training.fit import (
     Plan,
+    Validator,
     best,
     fit,
     fit_best,
@@ -200,9 +201,8 @@ def _run(folder, scores=None, *, stop_at=(), steps=6, said=None, killed_at=None)
             batches,
             make_update(_regression, tx, KEY, state),
             Plan(steps, frozenset({2, 4, 6}), 100),
-            metric="smallness",
-            validate=validate,
-            context=context(
+            Validator("smallness", validate),
+            context(
                 folder,
                 said=said,
                 stopping=lambda stop=stop: stop is not None and reached["step"] >= stop,

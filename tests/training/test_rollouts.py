@@ -6,12 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from alol_jax.decoding.answers import texts, write
 from alol_jax.rewards import reward as rewards
 from alol_jax.training.batches import tokenise
 from alol_jax.training.rollouts import ANCHORS, anchor_of, check_rollouts, make_rollouts
-from alol_jax.types import RewardSpec, UserError
-from tests.tiny_run import TASK, fitted, mesh_of, scored_rows, scoring, small_options, tiny_lm
+from alol_jax.types import RewardSpec, UserError, Watch
+from tests.tiny_run import (
+    TASK,
+    fitted,
+    mesh_of,
+    scored_rows,
+    setup,
+    small_options,
+    tiny_lm,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -51,9 +58,9 @@ def _rows():
 
 def _make(seed=0, **changes):
     config = _options(**changes)
-    reward = scoring({"length": 1.0}, task=MEASURED).reward([])
-    given = (LM, MEASURED, reward, config.ppo, config.decode, _rows())
-    return make_rollouts(*given, seed=seed, key=jax.random.key(seed))
+    given = setup(LM, MEASURED, {"length": 1.0}, config.decode)
+    reward = given.scoring.reward([])
+    return make_rollouts(given, reward, config.ppo, _rows(), seed=seed, key=jax.random.key(seed))
 
 
 def _ids(rollouts, asked):
@@ -88,18 +95,9 @@ def test_the_tokens_are_the_very_ones_that_were_drawn_and_the_score_is_of_the_te
     asked = next(rollouts.asked(0, 1))
     written = rollouts.written(trained, asked, 5)
     rows = [dataclasses.replace(scored_rows(1)[0], prompt=p) for p in _prompts(rollouts, asked)]
-    ids = write(
-        LM,
-        MEASURED,
-        trained,
-        rows,
-        rollouts.sampling,
-        batch_size=4,
-        key=jax.random.fold_in(jax.random.key(0), 5),
-        label="",
-        say=lambda line: None,
-    )
-    assert seen == list(texts(LM, MEASURED, ids))
+    key = jax.random.fold_in(jax.random.key(0), 5)
+    ids = rollouts.sampler.write(trained, rows, key=key, watch=Watch(""))
+    assert seen == list(rollouts.sampler.texts(ids))
     np.testing.assert_array_equal(written.score, [len(text) for text in seen])
     for row, mask, drawn in zip(written.tokens.response, written.tokens.mask, ids, strict=True):
         assert row[: len(drawn)].tolist() == list(drawn) and mask.sum() == len(drawn)
