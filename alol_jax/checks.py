@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from alol_jax.decoding.sampling import decoding_of, drawing_of
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, sampling_of
-from alol_jax.objectives.losses import Objective, hyper_parameters
+from alol_jax.objectives.registry import Objective, hyper_parameters
 from alol_jax.rewards.reward import check_weights
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training.batches import RANKINGS

@@ -20,7 +20,7 @@ from alol_jax.checks import COLUMNS, check
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.models.language_model import LanguageModel, open_language_model
-from alol_jax.objectives.losses import get_objective, hyper_parameters
+from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring

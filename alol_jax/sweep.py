@@ -26,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from alol_jax.checks import COLUMNS, check
 from alol_jax.compare import check_out, compare
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
-from alol_jax.objectives.losses import get_objective
+from alol_jax.objectives.registry import get_objective
 from alol_jax.reports.finished_runs import why_not
 from alol_jax.runs.command_line import stop_when_asked
 from alol_jax.runs.progress import say

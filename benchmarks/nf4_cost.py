@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from alol_jax.devices.sharding import make_mesh, place_like_params, place_rows
 from alol_jax.models.language_model import open_language_model
-from alol_jax.objectives.losses import get_objective, hyper_parameters
+from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.annotate import annotator
 from alol_jax.training.batches import collate, single_items, tokenise

@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from alol_jax.devices.sharding import make_mesh, place_like_params, place_rows
 from alol_jax.models.language_model import open_language_model
 from alol_jax.objectives.logprobs import joined, response_logp
-from alol_jax.objectives.losses import get_objective, hyper_parameters, responses_of
+from alol_jax.objectives.registry import get_objective, hyper_parameters, responses_of
 from alol_jax.training.fit import init_state, make_update, policy_loss
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Targets, Tokens

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.models.language_model import LanguageModel, open_language_model
-from alol_jax.objectives.losses import get_objective
+from alol_jax.objectives.registry import get_objective
 from alol_jax.runs.workdir import Run
 from alol_jax.types import Evaluation, Policy
 from configs import common

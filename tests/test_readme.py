@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alol_jax.main import STAGES
-from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.tasks.registry import TASKS
 from configs import hha, jsonl, quickstart
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from alol_jax import sweep as program
 from alol_jax.checks import COLUMNS
 from alol_jax.main import Opened
-from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.runs.workdir import Run, alone_in, finished_stage
 from alol_jax.sweep import (
     SET_HERE,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from alol_jax.objectives.losses import responses_of
+from alol_jax.objectives.registry import responses_of
 from alol_jax.plan.chips import in_gib
 from alol_jax.plan.costs import Cost
 from alol_jax.plan.setting import BATCHES, Setting

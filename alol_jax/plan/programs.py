@@ -21,8 +21,8 @@ from alol_jax.decoding.sampling import decoding_of
 from alol_jax.devices.sharding import ROWS, beside_params, replicated
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.losses import Objective, hyper_parameters, responses_of
 from alol_jax.objectives.ppo import PPOTargets
+from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
 from alol_jax.stages.fit_policy_online import Minibatch, online_loss, value_leaves
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator

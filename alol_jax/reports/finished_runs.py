@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from alol_jax.objectives.losses import get_objective, hyper_parameters
+from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.reports.compare.rows import Fit, RunResult
 from alol_jax.runs.artifacts import load_fields, load_result
 from alol_jax.runs.workdir import FORMAT, Stage, finished_stage, first_difference

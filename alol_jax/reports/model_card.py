@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from alol_jax.models.blocks import LoRA
-from alol_jax.objectives.losses import get_objective, hyper_parameters
+from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.reports.results import result_table, verdict
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.workdir import Stage, finished_stage

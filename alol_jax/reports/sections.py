@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from alol_jax.objectives.losses import get_objective
+from alol_jax.objectives.registry import get_objective
 from alol_jax.reports import figures
 from alol_jax.reports.page import (
     Answer,

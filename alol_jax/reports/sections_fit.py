@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from alol_jax.objectives.losses import get_objective
+from alol_jax.objectives.registry import get_objective
 from alol_jax.reports import figures
 from alol_jax.reports.page import Figure, Section
 from alol_jax.training.metrics import METRICS

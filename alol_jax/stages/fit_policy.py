@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
 from alol_jax.objectives.advantage import SAMPLING, priority, sampling_of
-from alol_jax.objectives.losses import Objective, hyper_parameters, responses_of
+from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
 from alol_jax.training.batches import (
     Items,
     firsts,

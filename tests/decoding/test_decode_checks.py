@@ -3,7 +3,7 @@
 import pytest
 
 from alol_jax.checks import check
-from alol_jax.objectives.losses import get_objective
+from alol_jax.objectives.registry import get_objective
 from alol_jax.types import UserError
 from tests.tiny_run import TASK, small_options, tiny_lm
 

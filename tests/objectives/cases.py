@@ -7,7 +7,7 @@ import functools
 import jax
 import numpy as np
 
-from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.types import Targets
 
 NAMES = sorted(name for name, row in OBJECTIVES.items() if not row.online)

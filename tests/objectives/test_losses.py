@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.types import Targets
 from tests.objectives.cases import (
     NAMES,

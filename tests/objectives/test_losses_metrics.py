@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.training.metrics import OBJECTIVE_METRICS
 from alol_jax.types import Targets
 from tests.objectives.cases import NAMES, PAIRED, SINGLE, WITH_RATIO, B, evaluate, random_case

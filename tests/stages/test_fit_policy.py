@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alol_jax.objectives.losses import OBJECTIVES, Objective, nll
+from alol_jax.objectives.losses import nll
+from alol_jax.objectives.registry import OBJECTIVES, Objective
 from alol_jax.stages import fit_policy as stage
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.training.annotate import annotate

@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import make_mesh, place_like_params
-from alol_jax.objectives.losses import OBJECTIVES
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.training.batches import read_ahead, shuffled, single_items
 from alol_jax.training.fit import (
     Plan,
