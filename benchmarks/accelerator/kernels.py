@@ -1,4 +1,4 @@
-"""Attention and NF4 by every kernel that runs here: first whether it is right, then how fast.
+"""Attention by every kernel that runs here: first whether it is right, then how fast.
 
     error = max |found − plain| / max |plain|        over real tokens
 
@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.models.attention import KERNELS, Attention, choose, visible
-from alol_jax.models.nf4 import BLOCK, LEVELS, NF4, multiply, quantise
+from alol_jax.models.attention import KERNELS, Attention, choose
 from alol_jax.types import Branches
 from benchmarks.accelerator.measuring import Row, Tell, attempt, in_a_row, shares
 from benchmarks.accelerator.subjects import one_device
@@ -65,10 +64,6 @@ def run(tell: Tell, tiny: bool) -> None:
     attempt(tell, "a plain bfloat16 product, the ceiling", lambda: _product(tiny))
     for case in cases(tiny):
         _attention(tell, case, tiny)
-    for double in (False, True):
-        for rows in (8,) if tiny else (4096, 32):
-            name = f"NF4{' double' if double else ''}, {rows} tokens"
-            attempt(tell, name, functools.partial(_nf4, double, rows, tiny))
 
 
 def _product(tiny: bool) -> Row:
@@ -84,7 +79,7 @@ def _product(tiny: bool) -> Row:
 
 
 def _attention(tell: Tell, case: Case, tiny: bool) -> None:
-    """One row per kernel, and on a GPU two of what cuDNN could do."""
+    """One row per kernel, and on a GPU what cuDNN does where no mask is needed."""
     q, k, v, mask, out = _inputs(case)
     plain = _with_gradient(functools.partial(_plain, branches=case.branches))
     with jax.default_matmul_precision("highest"):
@@ -98,11 +93,9 @@ def _attention(tell: Tell, case: Case, tiny: bool) -> None:
             )
             run = functools.partial(_compared, attend, case, (q, k, v, mask, out), right, name)
             attempt(tell, f"{name}: {case}", run)
-    if platform == "gpu" and case.branches is None:
-        for name, attend in (("mask and is_causal", _said_causal), ("no mask", _unmasked)):
-            if name != "no mask" or not case.padded:
-                run = functools.partial(_compared, attend, case, (q, k, v, mask, out), right, "")
-                attempt(tell, f"cudnn, {name} (not ours): {case}", run)
+    if platform == "gpu" and not case.padded:
+        run = functools.partial(_compared, _unmasked, case, (q, k, v, mask, out), right, "")
+        attempt(tell, f"cudnn without a mask (not ours): {case}", run)
 
 
 def _inputs(case: Case) -> tuple[jax.Array, ...]:
@@ -141,15 +134,6 @@ def _plain(q, k, v, mask, *, branches):
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
 
-def _said_causal(q, k, v, mask):
-    """What could be asked of cuDNN: with ``is_causal`` said, it skips what is above the diagonal
-    and still reads the mask, which says the same and more."""
-    allowed = visible(mask, causal=True)[:, None]
-    return jax.nn.dot_product_attention(
-        q, k, v, mask=allowed, is_causal=True, implementation="cudnn"
-    )
-
-
 def _unmasked(q, k, v, mask):
     """The ceiling of cuDNN: rows without padding."""
     return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
@@ -174,14 +158,14 @@ def _compared(attend, case: Case, given, right, name: str) -> Row:
     forward = jax.jit(lambda q, k, v, mask: attend(q, k, v, mask))
     found = jax.device_get(both(*given))
     real = np.asarray(given[3])[..., None, None] > 0
-    error = _error(np.where(real, found[0], 0), np.where(real, right[0], 0))
-    gradient = max(_error(f, r) for f, r in zip(found[1], right[1], strict=True))
+    error = error_of(np.where(real, found[0], 0), np.where(real, right[0], 0))
+    gradient = max(error_of(f, r) for f, r in zip(found[1], right[1], strict=True))
     once = in_a_row(lambda: forward(*given[:4]), seconds=0.1)
     seconds = in_a_row(lambda: both(*given), seconds=0.2)
     pairs = case.rows * case.heads * case.width * (case.width + 1) / 2
     work = 3 * 4.0 * pairs * case.head_width  # branches and padding, which see less, count as more
     row = {"seconds": seconds, "forward_seconds": once, "error": error, "gradient_error": gradient}
-    return row | shares(work, seconds) | _verdict(max(error, gradient))
+    return row | shares(work, seconds) | verdict_of(max(error, gradient))
 
 
 def _check_chosen(name: str, case: Case) -> None:
@@ -197,57 +181,12 @@ def _check_chosen(name: str, case: Case) -> None:
     )
 
 
-def _error(found: Any, right: Any) -> float:
+def error_of(found: Any, right: Any) -> float:
     found, right = np.asarray(found, np.float32), np.asarray(right, np.float32)
     if not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found - right).max() / np.abs(right).max())
 
 
-def _verdict(error: float) -> Row:
+def verdict_of(error: float) -> Row:
     return {"note": "WRONG VALUES"} if error > WRONG else {}
-
-
-# ------------------------------------------------------------------ NF4
-
-
-def _nf4(double: bool, rows: int, tiny: bool) -> Row:
-    """x W and its gradient in x, with W as in the mlp of Llama-7B; the error of both."""
-    width, out = (128, 256) if tiny else (4096, 11_008)
-    keys = jax.random.split(jax.random.key(0), 3)
-    kernel = 0.02 * jax.random.normal(keys[0], (width, out))
-    leaves = jax.jit(functools.partial(quantise, nf4=NF4(double)))(kernel)
-    x = jax.random.normal(keys[1], (rows, width), jnp.bfloat16)
-    above = jax.random.normal(keys[2], (rows, out), jnp.bfloat16)
-    stored = _looked_up(leaves, kernel, double)
-    with jax.default_matmul_precision("highest"):
-        right = x.astype(jnp.float32) @ stored, above.astype(jnp.float32) @ stored.T
-    right = jax.device_get(right)
-
-    @jax.jit
-    def both(x, leaves, above):
-        found, back = jax.vjp(lambda x: multiply(x, leaves), x)
-        return found, back(above)[0]
-
-    forward, dense = jax.jit(multiply), jax.jit(jnp.matmul)
-    found = jax.device_get(both(x, leaves, above))
-    error = max(_error(f, r) for f, r in zip(found, right, strict=True))
-    plain = stored.astype(jnp.bfloat16)
-    unquantised = in_a_row(lambda: dense(x, plain), seconds=0.1)
-    once = in_a_row(lambda: forward(x, leaves), seconds=0.1)
-    seconds = in_a_row(lambda: both(x, leaves, above), seconds=0.1)
-    said = f"forward × {once / unquantised:.2f} of a bfloat16 kernel"
-    row = {"seconds": seconds, "forward_seconds": once, "error": error, "note": said}
-    row |= shares(2 * 2.0 * rows * width * out, seconds)
-    return row | _verdict(error)
-
-
-def _looked_up(leaves: dict[str, jax.Array], kernel: jax.Array, double: bool) -> jax.Array:
-    """f32 W from the codes by a table; scales that were quantised are those of the kernel, which
-    double quantisation changes by less than `WRONG`."""
-    codes = leaves["nf4_codes"].reshape(-1, BLOCK // 2, kernel.shape[1])
-    both = jnp.concatenate([codes & 15, codes >> 4], axis=1)
-    blocks = kernel.reshape(-1, BLOCK, kernel.shape[1])
-    scale = jnp.abs(blocks).max(axis=1) if double else leaves["nf4_scale"]
-    levels = jnp.take(jnp.asarray(LEVELS, jnp.float32), both.astype(jnp.int32))
-    return (levels * scale[:, None]).reshape(kernel.shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks.accelerator import answers, kernels, profile, pytorch, steps, values
+from benchmarks.accelerator import answers, kernels, nf4, profile, pytorch, steps, values
 from benchmarks.accelerator.measuring import Tell
 
 
@@ -21,8 +21,9 @@ class Part(NamedTuple):
 
 
 PARTS: dict[str, Part] = {
-    "kernels": Part(kernels.run, 110),
-    "values": Part(values.run, 60),
+    "kernels": Part(kernels.run, 150),
+    "nf4": Part(nf4.run, 60),
+    "values": Part(values.run, 120),
     "steps-1b": Part(steps.one_b, 100),
     "steps-7b": Part(steps.seven_b, 120),
     "decode-1b": Part(answers.one_b, 60),

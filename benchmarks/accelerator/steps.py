@@ -18,7 +18,7 @@ import jax
 from alol_jax.devices.sharding import place_like_params
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
-from alol_jax.objectives.losses import get_objective
+from alol_jax.objectives.registry import get_objective
 from alol_jax.training import flops
 from alol_jax.training.fit import TrainState, init_state, make_update, policy_loss
 from alol_jax.training.optim import make_optimizer
