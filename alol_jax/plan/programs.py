@@ -23,11 +23,11 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import PPOTargets
 from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
-from alol_jax.stages.fit_policy_online import Minibatch, online_loss, value_leaves
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
 from alol_jax.training.costs import step_flops
 from alol_jax.training.fit import TrainState, make_update, policy_loss
+from alol_jax.training.online import Minibatch, init_values, ppo_loss
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Tokens
 
@@ -130,10 +130,10 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     count = responses_of(objective, config.objective)
     tokens = _tokens(lm, lead, count, 1)
     if objective.online:
-        values = value_leaves(lm)
+        values = init_values(lm)
         trained = trained | described(values, beside_params(values, lm.mesh))
         batch = Minibatch(tokens, PPOTargets(*[tokens.mask] * 5))
-        loss = online_loss(lm, config.ppo)
+        loss = ppo_loss(lm, config.ppo)
     else:
         number = _rows(lm, tokens.response.shape[:-1], jnp.float32, axis=1)
         batch = Batch(tokens, tokens.mask, number, number)
