@@ -345,7 +345,7 @@ def test_a_run_of_another_version_is_refused(root, tmp_path):
 
 def test_a_directory_with_other_things_is_not_written_to(root, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds 'notes.txt', which is of no comparison"):
+    with pytest.raises(UserError, match="holds 'notes.txt', which is not from a comparison"):
         compare([root / "nll-0"], tmp_path, against=None, say=print)
     with pytest.raises(UserError, match="is a file"):
         compare([root / "nll-0"], tmp_path / "notes.txt", against=None, say=print)
