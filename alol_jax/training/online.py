@@ -96,17 +96,17 @@ class PPOIteration:
         targets, moments, kl_coef, metrics = self.targets(
             state.kl_coef, state.moments, written.score, written.tokens.mask, *outputs
         )
-        train, learned = self._learn(state.train, frozen, written.tokens, targets, rollout)
+        train, trained_metrics = self._train(state.train, frozen, written.tokens, targets, rollout)
         step = jax.device_put(state.step + 1, state.step.sharding)
-        metrics |= learned | self.count_work(written.tokens)
+        metrics |= trained_metrics | self.count_work(written.tokens)
         return OnlineState(step, train, kl_coef, moments), metrics
 
-    def _learn(self, train, frozen, tokens, targets, rollout) -> tuple[TrainState, dict[str, Any]]:
+    def _train(self, train, frozen, tokens, targets, rollout) -> tuple[TrainState, dict[str, Any]]:
         """Train for all epochs; return the state and each metric's mean over the steps."""
         whole = Minibatch(tokens, jax.device_get(targets))
         minibatches, logged = self._minibatches(whole, rollout), []
-        for _, reached, metrics in fit(train, frozen, minibatches, self.update):
-            train = reached
+        for _, new_train, metrics in fit(train, frozen, minibatches, self.update):
+            train = new_train
             logged.append(metrics)
         logged = jax.device_get(logged)
         return train, {name: np.mean([line[name] for line in logged]) for name in logged[0]}
