@@ -47,7 +47,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path, cac
     ("config", "said"),
     [
         ("configs/nothing.py", "there is no file 'configs/nothing.py'"),
-        ("configs/quickstart.py:dbug", "knows debug, size=… and objective=…, not 'dbug'"),
+        ("configs/quickstart.py:dbug", "takes debug, size=… and objective=…, not 'dbug'"),
     ],
 )
 def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path, cache):
