@@ -50,8 +50,8 @@ def model_card(of: Exported) -> str:
         f"## Data\n\n{_data(of)}",
         f"## Evaluation\n\n{_evaluation(of)}",
         f"## How to load it\n\n{_merged_use() if merged else _adapter_use(of)}\n\n{_prompt(of)}",
-        "## License\n\nTo be filled in by whoever publishes this model: the license of the base model "
-        "and that of the data apply.",
+        "## License\n\nTo be filled in by whoever publishes this model: the license of the base "
+        "model and that of the data apply.",
     )
     fields = "\n".join(f"{key}: {value}" for key, value in head.items())
     return f"---\n{fields}\n---\n\n" + "\n\n".join(sections) + "\n"
