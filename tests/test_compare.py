@@ -392,11 +392,8 @@ def test_a_refusal_is_one_line_and_exit_code_2_and_a_table_is_code_0(
 
 def test_the_stages_have_the_inputs_by_which_runs_are_told_apart():
     """Their names are the keys of record.json that `finished_runs` reads."""
-    needed = {
-        load: {"task", "files", "options"},
-        score: {"scoring", "options", "splits"},
-        evaluate: {"lm", "scoring", "decoding", "scored", "reference", "policy"},
-    }
-    for stage, names in needed.items():
-        given = inspect.signature(stage).parameters.keys()
-        assert names <= given | (set(Setup._fields) if "setup" in given else set())
+    names = {stage: {*inspect.signature(stage).parameters} for stage in (load, score, evaluate)}
+    assert {"task", "files", "options"} <= names[load]
+    assert {"scoring", "options", "splits"} <= names[score]
+    assert {"setup", "scored", "reference", "policy"} <= names[evaluate]
+    assert {"lm", "scoring", "decoding"} <= {*Setup._fields}
