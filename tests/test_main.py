@@ -22,7 +22,7 @@ def cache(tmp_path_factory):
         ("--config.polcy.epochs=1", "no key 'polcy': did you mean 'policy'?"),
         ("--config.model.lora.alpah=1", "no key 'alpah': did you mean 'alpha'?"),
         ("--config.policy.epochs=many", "could not convert string to float: 'many'"),
-        ("--config.objective.name=alol", "'alol' is no objective: did you mean 'a_lol'?"),
+        ("--config.objective.name=alol", "'alol' is not an objective: did you mean 'a_lol'?"),
         ("--config.task.name=smaltalk", "'smaltalk' is no task: did you mean 'smalltalk'?"),
         ("--stages=load,evalute", "'evalute' is no stage: did you mean 'evaluate'?"),
         ("--stages=evaluate,report", "stage load has no result"),

@@ -44,7 +44,7 @@ def adapters_of(params: Params) -> Params:
     return {path: leaf for path, leaf in params.items() if is_adapter(path)}
 
 
-def summary(trained: Params, frozen: Params) -> tuple[str, ...]:
+def trainable_summary(trained: Params, frozen: Params) -> tuple[str, ...]:
     """What trains, a line per module: its shape, its parameters, and the share of all."""
     count = sum(leaf.size for leaf in trained.values())
     total = count + sum(_weights(path, leaf) for path, leaf in frozen.items())

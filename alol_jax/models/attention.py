@@ -34,7 +34,7 @@ def causal_mask(width: int, branches: Branches | None) -> np.ndarray:
     return seen & ((places[None, :] < branches.prompt) | (branch[None, :] == branch[:, None]))
 
 
-def visible(mask: jax.Array, *, causal: bool, branches: Branches | None = None) -> jax.Array:
+def attention_mask(mask: jax.Array, *, causal: bool, branches: Branches | None = None) -> jax.Array:
     """bool[B, T, T]: a query sees real tokens (where causal, those of `causal_mask`), and always
     itself."""
     width = mask.shape[1]
@@ -44,7 +44,7 @@ def visible(mask: jax.Array, *, causal: bool, branches: Branches | None = None) 
     return seen | jnp.eye(width, dtype=bool)[None]
 
 
-def cached(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.Array:
+def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.Array:
     """One decoding step: q [B, 1, N, H] over the filled slots of k, v [B, S, G, H].
 
     Args:
@@ -59,13 +59,13 @@ def cached(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.A
 
 
 def _xla(q, k, v, mask, *, causal, branches, interpret):
-    allowed = visible(mask, causal=causal, branches=branches)[:, None]
+    allowed = attention_mask(mask, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="xla")
 
 
 def _cudnn(q, k, v, mask, *, causal, branches, interpret):
     """cuDNN's fused kernel; padding may sit on the left, so the mask goes in as it is."""
-    allowed = visible(mask, causal=causal, branches=branches)[:, None]
+    allowed = attention_mask(mask, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="cudnn")
 
 
@@ -183,7 +183,7 @@ class Attention:
         causal: bool,
         branches: Branches | None = None,
     ) -> jax.Array:
-        """softmax(q kᵀ / √H + where(visible, 0, −∞)) v.
+        """softmax(q kᵀ / √H + where(attention_mask, 0, −∞)) v.
 
         Args:
             q: [B, T, N, H].
@@ -202,10 +202,10 @@ class Attention:
 
         if self.kernel == "xla" or self.mesh is None or self.mesh.size == 1:
             return run(q, k, v, mask)
-        return _piecewise(run, self.mesh, q, k, v, mask)
+        return _sharded(run, self.mesh, q, k, v, mask)
 
 
-def _piecewise(run, mesh, q, k, v, mask):
+def _sharded(run, mesh, q, k, v, mask):
     """``run`` under shard_map. Heads that the tensor axis does not divide stay whole."""
     cut, parts = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
     rows = ("data", "fsdp") if q.shape[0] % cut == 0 else None
@@ -218,7 +218,7 @@ def _piecewise(run, mesh, q, k, v, mask):
     )(q, k, v, mask)
 
 
-def choose(
+def choose_kernel(
     wanted: str,
     *,
     platform: str,

@@ -1,6 +1,6 @@
 """One transformer block as Flax NNX modules, and the bridge between a module and flat parameters.
 
-Modules describe; they hold no state of their own beyond a call. `describe` splits one off once,
+Modules graphdef; they hold no state of their own beyond a call. `graphdef` splits one off once,
 `bind` puts arrays back into it inside a jit.
 """
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from alol_jax.models.config import ModelConfig, Rotary
-from alol_jax.models.nf4 import NF4, multiply, shapes_of
+from alol_jax.models.nf4 import NF4, matmul, quantised_shapes
 from alol_jax.types import Params
 
 
@@ -33,7 +33,7 @@ class LoRA:
         return self.alpha / self.rank
 
 
-def describe(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
+def graphdef(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
     """The structure of the module that ``build`` makes, without making its arrays."""
     return nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
 
@@ -50,7 +50,7 @@ def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def below(params: Params, prefix: str) -> Params:
+def subtree(params: Params, prefix: str) -> Params:
     """The leaves whose path starts with ``prefix/``, without the prefix."""
     start = prefix + "/"
     return {path[len(start) :]: leaf for path, leaf in params.items() if path.startswith(start)}
@@ -90,7 +90,7 @@ class Linear(nnx.Module):
         if self.nf4 is None:
             self.kernel = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width, out)))
         else:
-            for name, leaf in shapes_of((width, out), self.nf4).items():
+            for name, leaf in quantised_shapes((width, out), self.nf4).items():
                 setattr(self, name, nnx.Param(jnp.zeros(leaf.shape, leaf.dtype)))
         self.bias = nnx.Param(jnp.zeros((out,))) if made_of.bias else None
         if self.lora is not None:
@@ -115,7 +115,7 @@ class Linear(nnx.Module):
         if self.nf4 is None:
             return x @ self.kernel[...].astype(x.dtype)
         state = nnx.to_flat_state(nnx.split(self)[1])
-        return multiply(x, {path[0]: leaf[...] for path, leaf in state})
+        return matmul(x, {path[0]: leaf[...] for path, leaf in state})
 
 
 class RMSNorm(nnx.Module):
@@ -160,7 +160,7 @@ def make_norm(config: ModelConfig) -> nnx.Module:
     return NORMS[config.norm](config.width, config.norm_epsilon)
 
 
-def rotate(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Array:
+def apply_rotary(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Array:
     """Rotary embedding of the first ``rotary.width`` features. x [B, T, N, H], positions [B, T]."""
     turning = x[..., : rotary.width].astype(jnp.float32)
     frequency = jnp.array(rotary.frequencies())
@@ -228,7 +228,7 @@ class Block(nnx.Module):
         k = self.k_proj(x, keys[1]).reshape(heads)
         v = self.v_proj(x, keys[2]).reshape(heads)
         if self.config.rotary is not None:
-            q, k = (rotate(part, positions, self.config.rotary) for part in (q, k))
+            q, k = (apply_rotary(part, positions, self.config.rotary) for part in (q, k))
         mixed, store = attend(q, k, v)
         return self.o_proj(mixed.reshape(*x.shape[:2], -1), keys[3]), store
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alol_jax.models.blocks import bind, describe, initialise
+from alol_jax.models.blocks import bind, graphdef, initialise
 from alol_jax.models.heads import Affine
 from alol_jax.models.transformer import Transformer
 from alol_jax.types import Params, UserError
@@ -106,17 +106,17 @@ HEADS: dict[str, Head] = {
 # ------------------------------------------------------------------ poolings
 
 
-def first_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+def pool_first(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
     """The first chosen position: [B, T, D], bool[B, T] -> [B, D]."""
     return _at(hidden, jnp.argmax(chosen, axis=1))
 
 
-def last_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+def pool_last(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
     """The last chosen position: [B, T, D], bool[B, T] -> [B, D]."""
     return _at(hidden, chosen.shape[1] - 1 - jnp.argmax(chosen[:, ::-1], axis=1))
 
 
-def mean_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+def pool_mean(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
     """The mean over the chosen positions: [B, T, D], bool[B, T] -> [B, D]."""
     total = jnp.sum(hidden, axis=1, where=chosen[..., None])
     return total / jnp.maximum(jnp.sum(chosen, axis=1, keepdims=True), 1)
@@ -127,9 +127,9 @@ def _at(hidden, index):
 
 
 POOLINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "first": first_of,
-    "last": last_of,
-    "mean": mean_of,
+    "first": pool_first,
+    "last": pool_last,
+    "mean": pool_mean,
 }
 
 PROBLEMS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -172,7 +172,7 @@ class Classifier:
 
     @functools.cached_property
     def _graph(self):
-        return describe(self._build)
+        return graphdef(self._build)
 
     @functools.cached_property
     def head_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -205,7 +205,7 @@ class Classifier:
         logits = self._apply(params, POOLINGS[self.pooling](hidden, chosen))
         return jnp.where(jnp.any(chosen, axis=1, keepdims=True), logits, jnp.nan)
 
-    def everywhere(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    def position_logits(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """The logits that each position would have on its own: one per utterance where ``end`` is
         set. Arguments as above; f32[B, T, labels], NaN where a position does not count."""
         hidden, chosen = self._read(params, tokens, mask)

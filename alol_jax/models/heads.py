@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alol_jax.models.blocks import bind, describe, dropout, initialise
+from alol_jax.models.blocks import bind, dropout, graphdef, initialise
 from alol_jax.types import Params, UserError
 
 
@@ -86,7 +86,7 @@ class ValueHead:
 
     @functools.cached_property
     def _graph(self):
-        return describe(self._build)
+        return graphdef(self._build)
 
     def init(self, key: jax.Array, mean_reward: float) -> Params:
         """Fresh parameters with which V is ``mean_reward`` for every prompt.

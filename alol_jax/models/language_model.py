@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import partition, place_params
-from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, summary
-from alol_jax.models.attention import Attention, choose
+from alol_jax.devices.sharding import param_sharding, place_params
+from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, trainable_summary
+from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.peft_adapter import Adapter, read_adapter
 from alol_jax.models.nf4 import NF4
-from alol_jax.models.transformer import Transformer, quantised
+from alol_jax.models.transformer import Transformer, quantise_params
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
 from alol_jax.text.tokens import Batching
@@ -77,7 +77,7 @@ class LanguageModel:
         """The frozen weights under LoRA, in the compute dtype or NF4, on the mesh."""
         return self._load(self.transformer.dtype, self.transformer.nf4)
 
-    def fresh(self, key: jax.Array) -> Params:
+    def trainable(self, key: jax.Array) -> Params:
         """The leaves that training starts from, float32: ``adapter``, new adapters, or, without
         LoRA, all weights."""
         if self.transformer.lora is None:
@@ -104,7 +104,7 @@ class LanguageModel:
             trains = not adapted or is_adapter(path)
             kept = trains or path.rsplit("/", 1)[-1].startswith("nf4_")
             dtype = leaf.dtype if kept else self.transformer.dtype
-            placed = partition(path, leaf.shape, self.mesh)
+            placed = param_sharding(path, leaf.shape, self.mesh)
             described = jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
             (trained if trains else frozen)[path] = described
         return trained, frozen
@@ -115,13 +115,13 @@ class LanguageModel:
 
     def _load(self, dtype: jax.typing.DTypeLike, nf4: NF4 | None) -> Params:
         if self.checkpoint is not None:
-            where = functools.partial(partition, mesh=self.mesh)
+            where = functools.partial(param_sharding, mesh=self.mesh)
             return self.checkpoint.load(dtype, where, nf4)
 
         def make(key):
             # Without adapters, which would use up keys.
             made = dataclasses.replace(self._unquantised, lora=None).init(key)
-            made = made if nf4 is None else quantised(made, nf4)
+            made = made if nf4 is None else quantise_params(made, nf4)
             return {
                 path: leaf if leaf.dtype != jnp.float32 or "/nf4_" in path else leaf.astype(dtype)
                 for path, leaf in made.items()
@@ -148,7 +148,7 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         checkpoint = open_checkpoint(options.path)
         config, tokenizer = checkpoint.config, _tokenizer(checkpoint.tokenizer)
     _check_generates(options.path, checkpoint, config)
-    tokenizer = tokenizer.fitted(config.vocab_size)
+    tokenizer = tokenizer.for_vocab_size(config.vocab_size)
     shapes = _shapes(options.shapes, config.max_positions)
     if options.dtype not in DTYPES:
         raise UserError.unknown(
@@ -174,7 +174,7 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         ),
     )
     # Also finds out whether every kernel can be quantised, before anything has run.
-    return dataclasses.replace(lm, notes=lm.notes + summary(*lm.abstract()))
+    return dataclasses.replace(lm, notes=lm.notes + trainable_summary(*lm.abstract()))
 
 
 def _preset(name: str) -> ModelConfig:
@@ -237,7 +237,7 @@ def _transformer(
             "above 0, or set quantisation to 'none'"
         )
     device = mesh.devices.flat[0]
-    kernel, said = choose(
+    kernel, said = choose_kernel(
         options.attention,
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),

@@ -80,7 +80,7 @@ def dynamic_map() -> np.ndarray:
     return np.sort(np.concatenate(values)).astype(np.float32)
 
 
-def shapes_of(shape: tuple[int, int], nf4: NF4) -> dict[str, jax.ShapeDtypeStruct]:
+def quantised_shapes(shape: tuple[int, int], nf4: NF4) -> dict[str, jax.ShapeDtypeStruct]:
     """What `quantise` makes of a kernel [D_in, D_out].
 
     Raises:
@@ -122,7 +122,7 @@ def quantise(kernel: jax.Array, *, nf4: NF4) -> dict[str, jax.Array]:
     Raises:
         UserError: D_in is not a multiple of 64.
     """
-    shapes = shapes_of(kernel.shape, nf4)
+    shapes = quantised_shapes(kernel.shape, nf4)
     blocks = kernel.astype(jnp.float32).reshape(-1, BLOCK, kernel.shape[1])
     scale = jnp.max(jnp.abs(blocks), axis=1)
     codes = _nearest(blocks * _inverse(scale)[:, None, :], np.array(LEVELS, np.float32))
@@ -147,7 +147,7 @@ def dequantise(leaves: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> 
     return kernel.reshape(-1, packed.shape[1])
 
 
-def multiply(x: jax.Array, leaves: Mapping[str, jax.Array]) -> jax.Array:
+def matmul(x: jax.Array, leaves: Mapping[str, jax.Array]) -> jax.Array:
     """x W with the kernel W that ``leaves`` stand for, in the dtype of ``x``: [..., D_out].
 
     The backward pass dequantises anew instead of keeping W.

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alol_jax.models.attention import Attention, cached
-from alol_jax.models.blocks import Block, LoRA, below, bind, describe, initialise, make_norm
+from alol_jax.models.attention import Attention, decode_attention
+from alol_jax.models.blocks import Block, LoRA, bind, graphdef, initialise, make_norm, subtree
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.types import Branches, Params
@@ -51,7 +51,7 @@ class Cache(NamedTuple):
         )
 
 
-def positions_of(mask: jax.Array, branches: Branches | None = None) -> jax.Array:
+def position_ids(mask: jax.Array, branches: Branches | None = None) -> jax.Array:
     """Position ids count real tokens: max(cumsum(mask) − 1, 0). mask [B, T] -> i32[B, T].
 
     Every response of a sequence with ``branches`` counts on from the prompt.
@@ -88,11 +88,11 @@ class Transformer:
 
     @functools.cached_property
     def _block(self):
-        return describe(functools.partial(Block, self.config, self.lora, self.nf4))
+        return graphdef(functools.partial(Block, self.config, self.lora, self.nf4))
 
     @functools.cached_property
     def _norm(self):
-        return describe(lambda rngs: make_norm(self.config))
+        return graphdef(lambda rngs: make_norm(self.config))
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters: N(0, 0.02²) kernels and embeddings, unit norms, zero biases, f32.
@@ -117,7 +117,7 @@ class Transformer:
         params |= {f"{place}/{path}": leaf for path, leaf in norm.items()}
         if not c.tied_embeddings:
             params["head/kernel"] = 0.02 * jax.random.normal(head_key, (c.width, c.vocab_size))
-        return params if self.nf4 is None else quantised(params, self.nf4)
+        return params if self.nf4 is None else quantise_params(params, self.nf4)
 
     def hidden(
         self,
@@ -145,7 +145,7 @@ class Transformer:
             causal = self.config.causal
             return self.attention(q, k, v, mask, causal=causal, branches=branches), None
 
-        x, _ = self._layers(params, tokens, positions_of(mask, branches), None, attend, key)
+        x, _ = self._layers(params, tokens, position_ids(mask, branches), None, attend, key)
         return x
 
     def unembedding(self, params: Params) -> jax.Array:
@@ -169,7 +169,7 @@ class Transformer:
             return mixed, _written(store, (k, v), layer, 0)
 
         empty = (jnp.zeros(slots, self.dtype), jnp.zeros(slots, self.dtype))
-        x, (k, v) = self._layers(params, tokens, positions_of(mask), empty, attend, None)
+        x, (k, v) = self._layers(params, tokens, position_ids(mask), empty, attend, None)
         cache = Cache(
             k=k,
             v=v,
@@ -188,7 +188,7 @@ class Transformer:
         def attend(q, k, v, store, layer):
             store = _written(store, (k, v), layer, cache.slot)
             keys, values = (jax.lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in store)
-            return cached(q, keys, values, filled), store
+            return decode_attention(q, keys, values, filled), store
 
         x, (k, v) = self._layers(
             params, token[:, None], cache.position[:, None], (cache.k, cache.v), attend, None
@@ -202,7 +202,7 @@ class Transformer:
         what a scan reads and what it writes are two buffers, what it carries is updated in place.
         """
         x = self._embedded(params, tokens, positions)
-        stacked = below(params, "layers")
+        stacked = subtree(params, "layers")
         indices = jnp.arange(self.config.layers)
 
         def layer(carried, inputs):
@@ -219,7 +219,7 @@ class Transformer:
         (x, store), _ = jax.lax.scan(body, (x, store), (stacked, indices))
         if self.config.post_norm:
             return x, store
-        return bind(self._norm, below(params, "final_norm"))(x), store
+        return bind(self._norm, subtree(params, "final_norm"))(x), store
 
     def _embedded(self, params, tokens, positions):
         """What the first block reads: [B, T, D]."""
@@ -231,11 +231,11 @@ class Transformer:
             x = x + params["token_types/embedding"][:1, None]
         x = x.astype(self.dtype)
         if self.config.post_norm:
-            x = bind(self._norm, below(params, "embed_norm"))(x)
+            x = bind(self._norm, subtree(params, "embed_norm"))(x)
         return x
 
 
-def quantised(params: Params, nf4: NF4) -> Params:
+def quantise_params(params: Params, nf4: NF4) -> Params:
     """``params`` with the stacked kernels [L, in, out] of the blocks as NF4."""
     found: Params = {}
     for path, leaf in params.items():

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
-from alol_jax.objectives.advantage import SAMPLING, priority, sampling_of
-from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
+from alol_jax.objectives.advantage import SAMPLING, priority, resolve_sampling
+from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
 from alol_jax.training.batches import (
     Items,
     firsts,
@@ -93,14 +93,14 @@ def fit_policy(
 
 def _drawable(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
     """The items that may be drawn, the chance of each, and the sampling that gives it."""
-    sampling = sampling_of(options.sampling, objective.draw_by)
+    sampling = resolve_sampling(options.sampling, objective.draw_by)
     by_advantage = "advantage" in objective.reads
     may = np.array([row.kept or not by_advantage for row in table.rows])
     drawn = firsts(table.rows) | (not SAMPLING[sampling].good)
     if by_advantage:
         _check_some_kept(table.rows, may, drawn, sampling)
     rows = [table.rows[index] for index in np.flatnonzero(may & drawn)]
-    count = responses_of(objective, hyper)
+    count = num_responses(objective, hyper)
     if count > 1:
         ranked = ranked_items(rows, lm.shapes, count, options.ranking, hyper.name)
         say(f"{hyper.name}: {ranked.said(count, options.ranking)}")

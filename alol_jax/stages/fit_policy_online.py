@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params, place_rows, replicated
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.logprobs import joined, response_logp, response_states
+from alol_jax.objectives.logprobs import response_logp, response_states, to_sequences
 from alol_jax.objectives.ppo import (
     Moments,
     PPOTargets,
@@ -157,7 +157,7 @@ def _start(lm: LanguageModel, tx: Any, hyper: ConfigDict, reference: Policy) -> 
     """The reference, with values of 0 for every token."""
     trained = place_params(reference.trained, lm.mesh) | value_leaves(lm)
     kl_coef = jnp.float32(hyper.kl_coef)
-    state = OnlineState(jnp.int32(0), init_state(trained, tx), kl_coef, Moments.none())
+    state = OnlineState(jnp.int32(0), init_state(trained, tx), kl_coef, Moments.empty())
     return place_like_params(state, lm.mesh)
 
 
@@ -283,7 +283,7 @@ def _logp_and_values(lm: LanguageModel, params: Params, tokens: Tokens):
 
     V = w · h + b, on the hidden states of the policy itself, in float32.
     """
-    hidden = lm.transformer.hidden(params, *joined(tokens)[:2])
+    hidden = lm.transformer.hidden(params, *to_sequences(tokens)[:2])
     unembedding = lm.transformer.unembedding(params)
     logp = response_logp(hidden, unembedding, tokens, chunk=lm.logprob_chunk)
     before = response_states(hidden, tokens).astype(jnp.float32)
@@ -314,7 +314,7 @@ def _judge(hyper: ConfigDict, mesh: Mesh) -> Callable[..., tuple]:
     def judge(kl_coef, moments, score, mask, *found):
         logp, values, ref_logp = (x.reshape(mask.shape) for x in found)
         moments = moments.update(score)
-        shown = moments.normalised(score) if hyper.normalise_scores else score
+        shown = moments.normalise(score) if hyper.normalise_scores else score
         rewards = ppo_token_rewards(shown, logp, ref_logp, mask, kl_coef=kl_coef)
         advantages, returns = ppo_advantages(
             rewards, values, mask, gamma=hyper.gamma, lam=hyper.lam, whiten=hyper.whiten

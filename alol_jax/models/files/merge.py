@@ -25,7 +25,7 @@ Weight = Callable[[str, int], np.ndarray]
 """(path of a parameter, layer) -> its value in float32; of a parameter without layers, layer 0."""
 
 
-def of_params(params: Mapping[str, Any]) -> Weight:
+def weights_from_params(params: Mapping[str, Any]) -> Weight:
     """The weights of parameters in memory."""
 
     def weight(path: str, layer: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def of_params(params: Mapping[str, Any]) -> Weight:
     return weight
 
 
-def of_checkpoint(checkpoint: Checkpoint) -> Weight:
+def weights_from_checkpoint(checkpoint: Checkpoint) -> Weight:
     """The weights of a checkpoint, read as they are asked for."""
     places = {path: (row, i) for row in checkpoint.rows for i, path in enumerate(row.paths)}
 
@@ -51,7 +51,7 @@ def of_checkpoint(checkpoint: Checkpoint) -> Weight:
     return weight
 
 
-def dequantised(weight: Weight, nf4: NF4) -> Weight:
+def dequantised_weights(weight: Weight, nf4: NF4) -> Weight:
     """The weights that an NF4 base stands for: what its adapters were trained on."""
     there_and_back = jax.jit(lambda kernel: dequantise(quantise(kernel, nf4=nf4), jnp.float32))
 
@@ -64,7 +64,7 @@ def dequantised(weight: Weight, nf4: NF4) -> Weight:
     return found
 
 
-def merged(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> Weight:
+def merged_weights(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> Weight:
     """W + alpha/r · A B where a kernel has an adapter, W elsewhere.
 
     Args:

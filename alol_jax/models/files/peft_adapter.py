@@ -29,13 +29,13 @@ from alol_jax.models.files.peft_config import (
     CONFIG,
     PICKLE,
     WEIGHTS,
+    common_scale,
     config_json,
     is_target,
-    one_scale,
     rank_and_scale,
     read_fields,
 )
-from alol_jax.models.files.weight_names import AS_IS, BODIES, SIDE_BY_SIDE, Row
+from alol_jax.models.files.weight_names import AS_IS, BODIES, CONCATENATED, Row
 from alol_jax.models.transformer import Transformer
 from alol_jax.types import UserError, some_of
 
@@ -113,7 +113,7 @@ def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
     if not 0.0 <= dropout < 1.0:
         raise UserError(f"{fields.where}: lora_dropout = {dropout} must be in [0, 1)")
     names = tuple(name for name in config.projections if f"layers/{name}" in parts)
-    lora = LoRA(rank, float(one_scale(fields, scales) * rank), dropout, names)
+    lora = LoRA(rank, float(common_scale(fields, scales) * rank), dropout, names)
     return Adapter(folder, str(fields.values.get("base_model_name_or_path") or ""), lora, leaves)
 
 
@@ -308,7 +308,7 @@ def _tail(row: Row) -> str:
 
 def _stores_inputs_first(row: Row) -> bool:
     """GPT-2's maps are stored as [in, out]; all others as [out, in]."""
-    return row.layout in (AS_IS, SIDE_BY_SIDE)
+    return row.layout in (AS_IS, CONCATENATED)
 
 
 def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:

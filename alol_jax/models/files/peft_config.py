@@ -106,7 +106,7 @@ def rank_and_scale(fields: Fields, module: str) -> tuple[int, Fraction]:
     return int(rank), Fraction(alpha / rank**0.5) if stable else Fraction(alpha) / int(rank)
 
 
-def one_scale(fields: Fields, scales: Mapping[str, tuple[int, Fraction]]) -> Fraction:
+def common_scale(fields: Fields, scales: Mapping[str, tuple[int, Fraction]]) -> Fraction:
     """The scale of all modules, by module (rank, scale)."""
     found = {scale: module for module, (_, scale) in scales.items()}
     if len(found) > 1:

@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 AS_IS = Layout(lambda c, x: (x,), lambda c, parts: parts[0])
-TURNED = Layout(lambda c, x: (x.T,), lambda c, parts: parts[0].T)
+TRANSPOSED = Layout(lambda c, x: (x.T,), lambda c, parts: parts[0].T)
 
 
 def _packed_heads(c: ModelConfig, x: Array) -> tuple[Array, ...]:
@@ -73,7 +73,7 @@ def _pack_heads(c: ModelConfig, parts: Sequence):
 
 
 INTERLEAVED = Layout(_packed_heads, _pack_heads)
-SIDE_BY_SIDE = Layout(  # GPT-2's Conv1D, which stores [in, out]
+CONCATENATED = Layout(  # GPT-2's Conv1D, which stores [in, out]
     lambda c, x: np.split(x, 3, axis=-1), lambda c, parts: jnp.concatenate(parts, axis=-1)
 )
 
@@ -102,7 +102,7 @@ def _norm(stem: str, ours: str) -> tuple[Row, Row]:
     )
 
 
-def _affine(stem: str, ours: str, kernel: Layout = TURNED) -> tuple[Row, Row]:
+def _affine(stem: str, ours: str, kernel: Layout = TRANSPOSED) -> tuple[Row, Row]:
     """Kernel and bias of a linear map."""
     return (
         Row(f"{stem}.weight", (f"{ours}/kernel",), kernel),
@@ -132,7 +132,7 @@ _LLAMA = (
     Row("model.layers.{i}.input_layernorm.weight", ("layers/attention_norm/scale",), AS_IS),
     Row("model.layers.{i}.post_attention_layernorm.weight", ("layers/mlp_norm/scale",), AS_IS),
     *(
-        Row(f"model.layers.{{i}}.{theirs}.weight", (f"layers/{ours}/kernel",), TURNED)
+        Row(f"model.layers.{{i}}.{theirs}.weight", (f"layers/{ours}/kernel",), TRANSPOSED)
         for ours, theirs in _LLAMA_PROJECTIONS.items()
     ),
     Row("model.norm.weight", ("final_norm/scale",), AS_IS),
@@ -152,7 +152,7 @@ _GPT2 = (
     Row("transformer.wpe.weight", ("positions/embedding",), AS_IS),
     *_norm("transformer.h.{i}.ln_1", "layers/attention_norm"),
     *_norm("transformer.h.{i}.ln_2", "layers/mlp_norm"),
-    *_packed_qkv("transformer.h.{i}.attn.c_attn", SIDE_BY_SIDE, SIDE_BY_SIDE),
+    *_packed_qkv("transformer.h.{i}.attn.c_attn", CONCATENATED, CONCATENATED),
     *_affine("transformer.h.{i}.attn.c_proj", "layers/o_proj", AS_IS),
     *_affine("transformer.h.{i}.mlp.c_fc", "layers/up_proj", AS_IS),
     *_affine("transformer.h.{i}.mlp.c_proj", "layers/down_proj", AS_IS),
@@ -189,7 +189,7 @@ PREFIXES = {
 }
 """`ModelConfig.family` -> what the names above start with; a file of a bare body lacks it."""
 
-_SCORE = (Row("score.weight", ("score/kernel",), TURNED),)
+_SCORE = (Row("score.weight", ("score/kernel",), TRANSPOSED),)
 CRITIC_ROWS = (*_affine("dense", "score/dense"), *_affine("out_proj", "score/out"))
 """The tensors of a critic's head, which is stored in a file beside its RobertaModel."""
 
@@ -206,14 +206,16 @@ class Architecture(NamedTuple):
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "LlamaForCausalLM": Architecture("llama", (Row("lm_head.weight", ("head/kernel",), TURNED),)),
+    "LlamaForCausalLM": Architecture(
+        "llama", (Row("lm_head.weight", ("head/kernel",), TRANSPOSED),)
+    ),
     "LlamaForSequenceClassification": Architecture("llama", _SCORE),
     "GPTNeoXForCausalLM": Architecture(
-        "gpt_neox", (Row("embed_out.weight", ("head/kernel",), TURNED),)
+        "gpt_neox", (Row("embed_out.weight", ("head/kernel",), TRANSPOSED),)
     ),
     "GPTNeoXForSequenceClassification": Architecture("gpt_neox", _SCORE),
     "GPTNeoXRewardModel": Architecture("gpt_neox", _affine("out_proj", "score")),
-    "GPT2LMHeadModel": Architecture("gpt2", (Row("lm_head.weight", ("head/kernel",), TURNED),)),
+    "GPT2LMHeadModel": Architecture("gpt2", (Row("lm_head.weight", ("head/kernel",), TRANSPOSED),)),
     "GPT2ForSequenceClassification": Architecture("gpt2", _SCORE, ignored=r"lm_head\.weight"),
     "GPT2ForOC_S_offensive": Architecture(
         "gpt2", _affine("off_classifier", "score"), ignored=r"lm_head\.weight"
@@ -234,13 +236,13 @@ GGUF: dict[str, tuple[Row, ...]] = {
         Row("blk.{i}.ffn_norm.weight", ("layers/mlp_norm/scale",), AS_IS),
         Row("blk.{i}.attn_q.weight", ("layers/q_proj/kernel",), _pairs(lambda c: c.heads)),
         Row("blk.{i}.attn_k.weight", ("layers/k_proj/kernel",), _pairs(lambda c: c.kv_heads)),
-        Row("blk.{i}.attn_v.weight", ("layers/v_proj/kernel",), TURNED),
-        Row("blk.{i}.attn_output.weight", ("layers/o_proj/kernel",), TURNED),
-        Row("blk.{i}.ffn_gate.weight", ("layers/gate_proj/kernel",), TURNED),
-        Row("blk.{i}.ffn_up.weight", ("layers/up_proj/kernel",), TURNED),
-        Row("blk.{i}.ffn_down.weight", ("layers/down_proj/kernel",), TURNED),
+        Row("blk.{i}.attn_v.weight", ("layers/v_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.attn_output.weight", ("layers/o_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.ffn_gate.weight", ("layers/gate_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.ffn_up.weight", ("layers/up_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.ffn_down.weight", ("layers/down_proj/kernel",), TRANSPOSED),
         Row("output_norm.weight", ("final_norm/scale",), AS_IS),
-        Row("output.weight", ("head/kernel",), TURNED),
+        Row("output.weight", ("head/kernel",), TRANSPOSED),
     )
 }
 """The same for GGUF files, whose rows of queries and keys stand in another order."""
