@@ -236,7 +236,7 @@ def test_of_two_fits_in_a_workdir_the_evaluated_one_is_exported(tmp_path, evalua
         (("--what=adapter", "--dtype=float32"), "an adapter is always float32"),
         (("--what=merged", "--stage=polcy"), "did you mean 'policy'"),
         (("--what=merged", "--base=random:gpt2-tiny"), "the weights differ from those of the run"),
-        (("--what=merged", "--base=/nowhere"), "'/nowhere' is no checkpoint"),
+        (("--what=merged", "--base=/nowhere"), "'/nowhere' is not a checkpoint"),
         (("--what=merged", "--wat"), "unrecognized arguments: --wat"),
         ((), "the following arguments are required: --what"),
     ],

@@ -30,7 +30,7 @@ def cache(tmp_path_factory):
         ("x=3", "unexpected argument 'x=3'"),
         ("--config.mesh.data=3", "does not fit 1 devices"),
         ("--config.model.path=random:llama-tinny", "no preset 'llama-tinny'"),
-        ("--config.model.path=/nowhere/llama", "'/nowhere/llama' is no checkpoint"),
+        ("--config.model.path=/nowhere/llama", "'/nowhere/llama' is not a checkpoint"),
         ("--config.model.dtype=float31", "no dtype 'float31': did you mean 'float32'?"),
         ("--config.model.shapes=(24,16)", "like ((512, 128),)"),
         ("--config.value.heads=0", "config.value.heads=0 must be above 0"),

@@ -102,8 +102,8 @@ def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     def put(leaf):
         if leaf.shape[axis] % cut:
             raise UserError(
-                f"a batch of {leaf.shape[axis]} rows cannot be split over data·fsdp = {cut} devices: "
-                f"make the batch size a multiple of {cut}"
+                f"a batch of {leaf.shape[axis]} rows cannot be split over data·fsdp = {cut} "
+                f"devices: make the batch size a multiple of {cut}"
             )
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 

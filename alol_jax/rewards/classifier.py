@@ -112,7 +112,7 @@ def open_scorer(
     form = form_of(wanted.reads, f"{where}.reads")
     place = functools.partial(param_sharding, mesh=lm.mesh)
     xla = Attention("xla", lm.mesh)
-    stored = open_classifier(wanted.path, dtype=wanted.dtype, where=place, attention=xla)
+    stored = open_classifier(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.classifier.body
     if not 1 <= wanted.max_tokens <= body.config.max_positions:
         raise UserError(

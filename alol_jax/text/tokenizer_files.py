@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
@@ -197,14 +198,15 @@ def _json_object(file: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------ GGUF files
 
 
-class Vocabulary(Protocol):
+@dataclasses.dataclass(frozen=True)
+class GGUFVocabulary:
     """The tokenizer fields of a GGUF file, unconverted."""
 
-    model: str
-    pre: str
-    tokens: tuple[str, ...]
-    token_types: tuple[int, ...]
-    merges: tuple[str, ...]
+    model: str  # "gpt2": byte-level BPE
+    pre: str  # the pre-tokenizer, by its name in llama.cpp
+    tokens: tuple[str, ...]  # by id
+    token_types: tuple[int, ...]  # by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused
+    merges: tuple[str, ...]  # "left right", best first
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
@@ -226,7 +228,7 @@ _PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _smollm}
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 
 
-def from_gguf(fields: Vocabulary) -> Tokenizer:
+def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
     """Load the byte-level BPE tokenizer of a GGUF file.
 
     Raises:

@@ -61,7 +61,7 @@ def padded(texts, width, side, filler):
 
 
 def opened(path, dtype="float32"):
-    return open_classifier(path, dtype=dtype, where=here, attention=Attention("xla", None))
+    return open_classifier(path, dtype=dtype, sharding=here, attention=Attention("xla", None))
 
 
 def refusal(path):
@@ -258,7 +258,7 @@ def test_parameters_land_where_they_are_wanted(tmp_path):
     stored = open_classifier(
         write_classifier(tmp_path / "c", name, params_of(name)),
         dtype="float32",
-        where=functools.partial(param_sharding, mesh=mesh),
+        sharding=functools.partial(param_sharding, mesh=mesh),
         attention=Attention("xla", mesh),
     )
     for path, leaf in stored.params.items():
@@ -338,7 +338,7 @@ def test_masks_and_positions_of_old_exports_and_an_unused_language_head_are_igno
         (
             "GPT2ForOC_S_offensive",
             {"eos_token_id": 50256},
-            "eos_token_id = 50256 is no token of 38",
+            "eos_token_id = 50256 is not one of the 38 tokens",
         ),
     ],
 )
@@ -363,7 +363,7 @@ def test_a_missing_head_is_one_clear_line(tmp_path):
     tensors = load_file(folder / "model.safetensors")
     del tensors["classifier.out_proj.weight"]
     save_file(tensors, folder / "model.safetensors")
-    assert "missing classifier.out_proj.weight; left over none" in refusal(folder)
+    assert "missing classifier.out_proj.weight; unexpected none" in refusal(folder)
 
 
 def test_a_critics_head_must_lie_beside_it_and_be_no_pickle(tmp_path):

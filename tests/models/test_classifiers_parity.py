@@ -48,7 +48,7 @@ def torch_inputs(tokens, mask, offset=0):
 
 def opened(folder):
     return open_classifier(
-        str(folder), dtype="float32", where=here, attention=Attention("xla", None)
+        str(folder), dtype="float32", sharding=here, attention=Attention("xla", None)
     )
 
 
