@@ -22,10 +22,10 @@ from alol_jax.models.files.hf_writer import write_json, write_weights
 from alol_jax.models.files.merge import (
     HFTensors,
     Weight,
-    dequantised,
-    merged,
-    of_checkpoint,
-    of_params,
+    dequantised_weights,
+    merged_weights,
+    weights_from_checkpoint,
+    weights_from_params,
 )
 from alol_jax.models.files.peft_adapter import write_adapter
 from alol_jax.models.files.weight_names import ARCHITECTURES
@@ -168,13 +168,17 @@ def _weights(lm: LanguageModel, trained: Params) -> Weight:
     """A function that returns the weights of the trained model one by one."""
     lora, nf4 = lm.transformer.lora, lm.transformer.nf4
     if lora is None:
-        return of_params(trained)
+        return weights_from_params(trained)
     if lm.checkpoint is not None:
-        weight = of_checkpoint(lm.checkpoint)
+        weight = weights_from_checkpoint(lm.checkpoint)
     else:
         plain = dataclasses.replace(lm.transformer, lora=None, nf4=None)
-        weight = of_params(dataclasses.replace(lm, transformer=plain).fresh(jax.random.key(0)))
-    return merged(weight if nf4 is None else dequantised(weight, nf4), lora, trained)
+        weight = weights_from_params(
+            dataclasses.replace(lm, transformer=plain).trainable(jax.random.key(0))
+        )
+    return merged_weights(
+        weight if nf4 is None else dequantised_weights(weight, nf4), lora, trained
+    )
 
 
 def _causal_lm(family: str) -> str:

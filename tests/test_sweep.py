@@ -216,7 +216,7 @@ def test_a_config_that_does_not_take_the_objective_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("objectives", "seeds", "message"),
     [
-        (["nll", "dpoo"], ["0"], "'dpoo' is no objective: did you mean 'dpo'"),
+        (["nll", "dpoo"], ["0"], "'dpoo' is not an objective: did you mean 'dpo'"),
         (["nll"], ["0", "-1"], "^--seeds=0,-1: expected whole numbers, 0 or more"),
         (["nll"], ["1.5"], "^--seeds=1.5: expected whole numbers"),
         (["nll"], [], "^--seeds is empty: name at least one"),
@@ -275,7 +275,7 @@ def started(workdir, cache, *arguments, config=DEBUG) -> subprocess.CompletedPro
 
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(tmp_path):
     line = refused(started(tmp_path / "sweep", tmp_path, "--objectives=nll,dpoo"))
-    assert "'dpoo' is no objective: did you mean 'dpo'?" in line
+    assert "'dpoo' is not an objective: did you mean 'dpo'?" in line
     assert not (tmp_path / "sweep").exists()
 
 

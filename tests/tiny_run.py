@@ -114,7 +114,7 @@ def annotated(n: int, *, prompt: int = 3, response: int = 2, **changes) -> Annot
 @functools.cache
 def fitted(lm: LanguageModel, seed: int = 0) -> Policy:
     """Random adapters of some size as a fitted policy: another seed gives other answers."""
-    leaves = lm.fresh(jax.random.key(0)).items()
+    leaves = lm.trainable(jax.random.key(0)).items()
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     trained = {
         path: 0.3 * jax.random.normal(key, leaf.shape)

@@ -74,7 +74,10 @@ class Sampler:
         return respond(
             lm.transformer,
             {**lm.frozen(), **place_params(trained, lm.mesh)},
-            [lm.tokenizer.prompt(self.task.template, row.prompt, limit=limit) for row in asked],
+            [
+                lm.tokenizer.encode_prompt(self.task.template, row.prompt, limit=limit)
+                for row in asked
+            ],
             self._ending(),
             batching=lm.batching(self.batch_size),
             key=key,

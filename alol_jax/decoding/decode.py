@@ -101,7 +101,7 @@ def respond(
         watch: gets one line at the end: seconds, and tokens per second.
     """
     decoder = make_decoder(model, sampling)
-    pieces = batching.pieces([len(prompt) for prompt in prompts])
+    pieces = batching.batches([len(prompt) for prompt in prompts])
     found: list[tuple[int, ...]] = [()] * len(prompts)
     batches = []
     for width, indices in progress(pieces, watch, total=len(pieces)):

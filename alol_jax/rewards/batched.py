@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alol_jax.devices.sharding import place_rows
-from alol_jax.models.attention import BLOCK, Attention, choose
+from alol_jax.models.attention import BLOCK, Attention, choose_kernel
 from alol_jax.models.config import ModelConfig
 from alol_jax.runs.progress import progress
 from alol_jax.text.tokens import Batching, to_tokens
@@ -44,7 +44,7 @@ def reading_of(config: ModelConfig, dtype: jax.typing.DTypeLike, mesh: Mesh, lim
     while narrowest < last:
         widths.append(narrowest)
         narrowest *= 2
-    kernel, said = choose(
+    kernel, said = choose_kernel(
         "auto",
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),
@@ -68,7 +68,7 @@ def in_batches(
         apply: tokens i32[B, T], mask f32[B, T] (right-padded) -> f32[B].
         rows: token ids, none longer than the largest width.
     """
-    pieces = batching.pieces([len(row) for row in rows])
+    pieces = batching.batches([len(row) for row in rows])
     found = np.zeros(len(rows), np.float64)
     for width, piece in progress(pieces, watch, total=len(pieces)):
         chosen = [rows[index] for index in np.resize(piece, batching.size)]

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import partition
+from alol_jax.devices.sharding import param_sharding
 from alol_jax.models.attention import Attention
 from alol_jax.models.classifiers import Classifier
 from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
@@ -110,9 +110,9 @@ def open_scorer(
     if wanted.dtype not in DTYPES:
         raise UserError.unknown(f"{where}.dtype: no dtype {wanted.dtype!r}", wanted.dtype, DTYPES)
     form = form_of(wanted.reads, f"{where}.reads")
-    place = functools.partial(partition, mesh=lm.mesh)
+    place = functools.partial(param_sharding, mesh=lm.mesh)
     xla = Attention("xla", lm.mesh)
-    stored = open_classifier(wanted.path, dtype=wanted.dtype, where=place, attention=xla)
+    stored = open_classifier(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.classifier.body
     if not 1 <= wanted.max_tokens <= body.config.max_positions:
         raise UserError(
@@ -125,7 +125,7 @@ def open_scorer(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
     _check_score(stored.classifier, wanted, where)
-    tokenizer = from_directory(stored.tokenizer.directory).fitted(body.config.vocab_size)
+    tokenizer = from_directory(stored.tokenizer.directory).for_vocab_size(body.config.vocab_size)
     options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
     return ClassifierScorer(
         wanted.path, stored, tokenizer, form, options, reading, wanted.batch_size, turns, lm.mesh

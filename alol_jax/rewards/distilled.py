@@ -67,8 +67,8 @@ def base_of(lm: LanguageModel) -> dict[str, Any]:
 def read(lm: LanguageModel, description: Description, prompt: str, response: str) -> tuple:
     """The ids that the base reads: the prompt in its template, and the response."""
     limits = description.limits
-    asked = lm.tokenizer.prompt(description.template, prompt, limit=limits[0])
-    return (*asked, *lm.tokenizer.response(response, limit=limits[1])[0])
+    asked = lm.tokenizer.encode_prompt(description.template, prompt, limit=limits[0])
+    return (*asked, *lm.tokenizer.encode_response(response, limit=limits[1])[0])
 
 
 def reader_of(lm: LanguageModel, description: Description) -> tuple[Transformer, Reading]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from alol_jax.text.tokenizer import Special, Tokenizer
+from alol_jax.text.tokenizer import SpecialToken, Tokenizer
 from alol_jax.types import UserError
 
 Form = Callable[[Tokenizer, Sequence[str], str, int], tuple[int, ...]]
@@ -22,42 +22,42 @@ def oasst(tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int)
 
     OpenAssistant's reward models (oasst-rm-2.1-pythia-1.4b, oasst-rm-2-pythia-6.9b).
     """
-    roles = itertools.cycle((Special("<|prompter|>"), Special("<|assistant|>")))
-    end = Special(tokenizer.eos)
+    roles = itertools.cycle((SpecialToken("<|prompter|>"), SpecialToken("<|assistant|>")))
+    end = SpecialToken(tokenizer.eos)
     parts = [
         part
         for role, said in zip(roles, (*turns, response), strict=False)
         for part in (role, said, end)
     ]
-    return tokenizer.sequence(parts, limit=limit)
+    return tokenizer.encode_sequence(parts, limit=limit)
 
 
 def response(
     tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int
 ) -> tuple[int, ...]:
     """The response alone, between the tokenizer's own special tokens; the last are cut."""
-    return tokenizer.single(response, limit=limit)
+    return tokenizer.encode_single(response, limit=limit)
 
 
 def pair(tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int) -> tuple[int, ...]:
     """The last turn and the response as the tokenizer's pair of texts; the longer is cut."""
-    return tokenizer.pair(turns[-1], response, limit=limit)
+    return tokenizer.encode_pair(turns[-1], response, limit=limit)
 
 
 def between_ends(
     tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int
 ) -> tuple[int, ...]:
     """``q<eos>a<eos>…response``: DialogRPT's context and answer; the oldest are cut."""
-    end = Special(tokenizer.eos)
+    end = SpecialToken(tokenizer.eos)
     parts = [part for said in turns for part in (said, end)]
-    return tokenizer.sequence([*parts, response], limit=limit)
+    return tokenizer.encode_sequence([*parts, response], limit=limit)
 
 
 def ended(tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int) -> tuple[int, ...]:
     """``q<eos>a<eos>…response<eos>``: ToxiChat's utterances; the oldest are cut."""
-    end = Special(tokenizer.eos)
+    end = SpecialToken(tokenizer.eos)
     parts = [part for said in (*turns, response) for part in (said, end)]
-    return tokenizer.sequence(parts, limit=limit)
+    return tokenizer.encode_sequence(parts, limit=limit)
 
 
 FORMS: dict[str, Form] = {

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
-from alol_jax.objectives.advantage import SAMPLING, priority, sampling_of
-from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
+from alol_jax.objectives.advantage import SAMPLING, priority, resolve_sampling
+from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
 from alol_jax.training.batches import (
     Items,
     firsts,
@@ -93,14 +93,14 @@ def fit_policy(
 
 def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
     """The items to sample from, their sampling weights, and the name of the sampling."""
-    sampling = sampling_of(options.sampling, objective.draw_by)
+    sampling = resolve_sampling(options.sampling, objective.draw_by)
     by_advantage = "advantage" in objective.reads
     kept = np.array([row.kept or not by_advantage for row in table.rows])
     candidate = firsts(table.rows) | (not SAMPLING[sampling].good)
     if by_advantage:
         _check_some_kept(table.rows, kept, candidate, sampling)
     rows = [table.rows[index] for index in np.flatnonzero(kept & candidate)]
-    count = responses_of(objective, hyper)
+    count = num_responses(objective, hyper)
     if count > 1:
         ranked = ranked_items(rows, lm.shapes, count, options.ranking, hyper.name)
         say(f"{hyper.name}: {ranked.said(count, options.ranking)}")

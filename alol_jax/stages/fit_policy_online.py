@@ -113,7 +113,7 @@ def _start(lm: LanguageModel, tx: Any, hyper: ConfigDict, reference: Policy) -> 
     """The initial state: the reference's parameters and a value head that outputs 0."""
     trained = place_params(reference.trained, lm.mesh) | init_values(lm)
     kl_coef = jnp.float32(hyper.kl_coef)
-    state = OnlineState(jnp.int32(0), init_state(trained, tx), kl_coef, Moments.none())
+    state = OnlineState(jnp.int32(0), init_state(trained, tx), kl_coef, Moments.empty())
     return place_like_params(state, lm.mesh)
 
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_like_params
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.advantage import SAMPLING, sampling_of
+from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import firsts, read_ahead, shuffled, single_items, tokenise
@@ -46,13 +46,13 @@ def fit_reference(
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     if options.epochs == 0:
         context.say("config.reference.epochs=0: the reference is the model itself, untrained")
-        return Policy(lm.fresh(init_key), 0, (), ())
+        return Policy(lm.trainable(init_key), 0, (), ())
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
     context.say(f"training: {cut.said(len(rows), lm.shapes)}")
     held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
     context.say(f"validation: {cut.said(len(held_out), lm.shapes)}")
     items = single_items(rows, lm.shapes)
-    sampling = sampling_of(options.sampling, None, field="reference")
+    sampling = resolve_sampling(options.sampling, None, field="reference")
     keep = firsts(rows) if SAMPLING[sampling].good else np.ones(len(rows), bool)
     plan = make_plan(options, int(keep.sum()))
     size = options.batch_size * options.accumulate
@@ -60,7 +60,7 @@ def fit_reference(
     for line in late_peak(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
-    state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
+    state = place_like_params(init_state(lm.trainable(init_key), tx), lm.mesh)
 
     batches = read_ahead(items, order, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
 

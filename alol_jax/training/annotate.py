@@ -13,7 +13,7 @@ import numpy as np
 from alol_jax.devices.sharding import place_rows
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.logprobs import joined, response_kl, response_logp
+from alol_jax.objectives.logprobs import response_kl, response_logp, to_sequences
 from alol_jax.runs.progress import progress
 from alol_jax.training.batches import collate, pieces_of, single_items
 from alol_jax.types import Annotated, Params, Watch
@@ -28,7 +28,7 @@ def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
 
     @jax.jit
     def annotate_batch(params, value_params, tokens):
-        read = joined(tokens)[:2] if logp else (tokens.prompt, tokens.prompt_mask)
+        read = to_sequences(tokens)[:2] if logp else (tokens.prompt, tokens.prompt_mask)
         hidden = model.hidden(params, *read)
         found = jnp.zeros(tokens.response.shape, jnp.float32)
         if logp:
@@ -88,7 +88,7 @@ def _divergence(model, chunk: int):
 
     @jax.jit
     def divergence(params, other, tokens):
-        read = joined(tokens)[:2]
+        read = to_sequences(tokens)[:2]
         hidden = (model.hidden(params, *read), model.hidden(other, *read))
         kernels = (model.unembedding(params), model.unembedding(other))
         return response_kl(hidden, kernels, tokens, chunk=chunk)

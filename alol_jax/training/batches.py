@@ -59,7 +59,7 @@ def tokenise(
     limits = max(shapes)
     ready, cut_prompts, cut_responses = [], 0, 0
     for row in rows:
-        response, complete = tokenizer.response(row.response, limit=limits[1])
+        response, complete = tokenizer.encode_response(row.response, limit=limits[1])
         cut_responses += not complete
         cut_prompts += tokenizer.prompt_length(template, row.prompt) > limits[0]
         ready.append(
@@ -68,7 +68,7 @@ def tokenise(
                 source=row.source,
                 prompt_text=row.prompt,
                 response_text=row.response,
-                prompt=tokenizer.prompt(template, row.prompt, limit=limits[0]),
+                prompt=tokenizer.encode_prompt(template, row.prompt, limit=limits[0]),
                 response=response,
                 ref_logp=(),
                 reward=row.reward,

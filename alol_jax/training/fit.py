@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.runs.checkpoint import Checkpoints
 from alol_jax.runs.progress import progress
 from alol_jax.training.metrics import MetricLog, read_curves
@@ -135,7 +135,7 @@ def policy_loss(model: Any, loss: Callable[..., Any], *, chunk: int) -> LossFn:
 
     def loss_fn(trained: Params, frozen: Params, batch: Batch, key: jax.Array):
         params = {**frozen, **trained}
-        read = joined(batch.tokens)
+        read = to_sequences(batch.tokens)
         hidden = model.hidden(params, read.ids, read.mask, key, read.branches)
         logp = response_logp(hidden, model.unembedding(params), batch.tokens, chunk=chunk)
         targets = Targets(batch.tokens.mask, batch.ref_logp, batch.reward, batch.advantage)

@@ -49,7 +49,7 @@ def features_of(
     hidden_of = jax.jit(model.hidden)
     hidden = np.zeros((len(rows), widest, model.config.width), np.float32)
     mask = np.zeros((len(rows), widest), np.float32)
-    pieces = batching.pieces([len(row) for row in rows])
+    pieces = batching.batches([len(row) for row in rows])
     for width, piece in progress(pieces, watch, total=len(pieces)):
         chosen = [rows[index] for index in np.resize(piece, batching.size)]
         tokens = to_tokens(chosen, [()] * batching.size, shape=(width, 1), pad_id=batching.pad_id)

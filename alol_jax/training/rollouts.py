@@ -20,7 +20,7 @@ from alol_jax.decoding.answers import Sampler, Setup
 from alol_jax.decoding.sampling import drawing_of
 from alol_jax.devices.sharding import place_params
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.ppo import KL_CHANGE
+from alol_jax.objectives.ppo import KL_ERROR_CLIP
 from alol_jax.rewards.reward import Reward
 from alol_jax.text.tokens import shape_for, to_tokens
 from alol_jax.training.batches import Items, firsts, shuffled
@@ -144,7 +144,7 @@ def _reference(lm: LanguageModel, reference: Params) -> Params:
 def _base(lm: LanguageModel, reference: Params) -> Params:
     """Adapters that change nothing; without adapters, the weights as they were loaded."""
     if lm.transformer.lora is None:
-        return lm.fresh(jax.random.key(0))
+        return lm.trainable(jax.random.key(0))
     return {
         path: jnp.zeros_like(leaf) if path.endswith("/lora_b") else leaf
         for path, leaf in reference.items()
@@ -199,10 +199,10 @@ def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -
             f"config.ppo.prompts={hyper.prompts} must be a multiple of batch_size · accumulate = "
             f"{per_step}, the responses of an optimizer step"
         )
-    if hyper.kl_horizon <= KL_CHANGE * hyper.prompts:
+    if hyper.kl_horizon <= KL_ERROR_CLIP * hyper.prompts:
         raise UserError(
-            f"config.ppo.kl_horizon={hyper.kl_horizon:g} must be above {KL_CHANGE} · prompts = "
-            f"{KL_CHANGE * hyper.prompts:g}: the KL coefficient could become negative"
+            f"config.ppo.kl_horizon={hyper.kl_horizon:g} must be above {KL_ERROR_CLIP} · prompts = "
+            f"{KL_ERROR_CLIP * hyper.prompts:g}: the KL coefficient could become negative"
         )
     drawing_of(decoding, hyper)
     prompt, response = lm.shapes[-1]

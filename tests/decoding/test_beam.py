@@ -15,7 +15,7 @@ from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models.transformer import Cache
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import SMALL, random_params, small
 
@@ -85,7 +85,7 @@ def logp_by(model):
     """(params, tokens) -> f32[B]: log-probabilities of whole responses, by one forward pass."""
 
     def logp(params, tokens):
-        hidden = model.hidden(params, *joined(tokens)[:2])
+        hidden = model.hidden(params, *to_sequences(tokens)[:2])
         return jnp.sum(response_logp(hidden, model.unembedding(params), tokens, chunk=64), axis=1)
 
     return jax.jit(logp)

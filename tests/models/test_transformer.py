@@ -12,7 +12,7 @@ from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.blocks import dropout
 from alol_jax.models.transformer import Cache
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import (
     ADAPTERS,
@@ -56,7 +56,7 @@ def hidden(model, params):
 
 def real_states(model, params, tokens):
     """The hidden states of each row's real tokens, and logp of its response, both unpadded."""
-    ids, mask, _ = joined(tokens)
+    ids, mask, _ = to_sequences(tokens)
     states = hidden_of(model)(params, ids, mask)
     logp = jax.jit(response_logp, static_argnames="chunk")(
         states, model.unembedding(params), tokens, chunk=1000
@@ -96,7 +96,7 @@ def test_responses_side_by_side_are_read_as_if_each_stood_there_alone(model, par
     )
 
     def logp(params, tokens):
-        ids, mask, branches = joined(tokens)
+        ids, mask, branches = to_sequences(tokens)
         hidden = model.hidden(params, ids, mask, None, branches)
         return response_logp(hidden, model.unembedding(params), tokens, chunk=1000)
 

@@ -291,7 +291,7 @@ def test_explained_variance_is_one_if_perfect_zero_of_a_constant_and_negative_if
 
 def test_the_moments_of_pieces_are_those_of_all():
     numbers = 100.0 + _normal(9, shape=(37,))
-    moments = Moments.none()
+    moments = Moments.empty()
     for piece in (numbers[:1], numbers[1:3], numbers[3:20], numbers[20:]):
         moments = moments.update(jnp.asarray(piece))
     assert float(moments.count) == 37
@@ -300,23 +300,23 @@ def test_the_moments_of_pieces_are_those_of_all():
 
 
 def test_scores_are_normalised_from_the_first_batch_on():
-    moments = Moments.none().update(SCORE)
-    found = np.asarray(moments.normalised(SCORE))
+    moments = Moments.empty().update(SCORE)
+    found = np.asarray(moments.normalise(SCORE))
     assert found.mean() == pytest.approx(0.0, abs=1e-6)
     assert found.std(ddof=1) == pytest.approx(1.0, rel=1e-5)
 
 
 @pytest.mark.parametrize("scores", [np.full(7, 0.1), np.full(7, 1e4 / 3), np.array([0.3])])
 def test_scores_that_are_all_equal_become_zero(scores):
-    moments = Moments.none().update(scores)
+    moments = Moments.empty().update(scores)
     for _ in range(3):
-        _close(moments.normalised(scores), 0.0, 1e-6 * (1.0 + scores[0]))
+        _close(moments.normalise(scores), 0.0, 1e-6 * (1.0 + scores[0]))
         moments = moments.update(scores)
 
 
 def test_a_new_score_after_equal_ones_keeps_its_distance():
-    moments = Moments.none().update(np.full(8, 0.25))
-    _close(moments.normalised(np.array([0.75])), [0.5])
+    moments = Moments.empty().update(np.full(8, 0.25))
+    _close(moments.normalise(np.array([0.75])), [0.5])
 
 
 def test_the_coefficient_follows_the_divergence_within_its_bounds():

@@ -31,7 +31,7 @@ LM = tiny_lm(shapes=SHAPES)
 DECODE = {"max_new_tokens": 6, "end": tuple(range(200, 240))}  # responses of many lengths
 JUDGED = dataclasses.replace(TASK, rewards=(RewardSpec("luck", "judge", "{response}", 1.0),))
 SCORED = scored_splits(train=12)
-FRESH = dataclasses.replace(fitted(LM), trained=LM.fresh(jax.random.key(0)))
+FRESH = dataclasses.replace(fitted(LM), trained=LM.trainable(jax.random.key(0)))
 TABLE = TrainingTable(tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)[0])
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -92,7 +92,7 @@ def _same(one, other):
 
 def test_the_policy_learns_to_write_what_is_rewarded(tmp_path, judge):
     lm = tiny_lm(shapes=SHAPES, rank=0)
-    start = dataclasses.replace(fitted(LM), trained=lm.fresh(jax.random.key(0)))
+    start = dataclasses.replace(fitted(LM), trained=lm.trainable(jax.random.key(0)))
     learning = {"optimizer": {"learning_rate": 1e-2}, "kl_coef": 0.0, "rollouts": 10}
     policy = _fit(tmp_path, lm=lm, reference=start, prompts=32, batch_size=32, epochs=4, **learning)
     score = _curve(policy, "score")

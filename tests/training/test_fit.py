@@ -306,7 +306,7 @@ def _llama(mesh, *, rank=2, dropout=0.0, name="a_lol"):
     """(state, frozen, update, batches) of an objective on rows that all differ."""
     lm = tiny_lm(mesh=mesh, rank=rank, shapes=SHAPE, dropout=dropout)
     tx = make_optimizer(common.optimizer(3e-3), steps=10)
-    state = place_like_params(init_state(lm.fresh(KEY), tx), mesh)
+    state = place_like_params(init_state(lm.trainable(KEY), tx), mesh)
     hyper = {"clip": 0.9} if name in ("a_lol", "a_lol_seq") else {}
     loss = functools.partial(OBJECTIVES[name].loss, **hyper)
     update = make_update(policy_loss(lm.transformer, loss, chunk=64), tx, KEY, state)

@@ -138,7 +138,7 @@ def test_the_base_is_the_model_with_its_adapters_off():
 
 def test_without_adapters_the_base_is_the_model_as_it_was_loaded():
     full = tiny_lm(shapes=LM.shapes, rank=0)
-    loaded = full.fresh(jax.random.key(3))
+    loaded = full.trainable(jax.random.key(3))
     moved = {path: leaf + 1.0 for path, leaf in loaded.items()}
     for path, leaf in anchor_of("base", full, moved).items():
         np.testing.assert_array_equal(leaf, loaded[path])

@@ -1,9 +1,9 @@
 """Hugging Face config.json <-> ModelConfig, for the four families.
 
-Fail closed: a field of a foreign config that changes the mathematics and is not implemented, or
-that this file has never heard of, is an error. A model that is read almost right is read wrong.
-Dropout rates are read and not applied: only adapters have dropout here, so that the importance
-ratio of a policy that equals its reference is exactly 1.
+Unsupported means error: a field that changes the computation and is not implemented, or that is
+unknown here, raises UserError, because an almost correct model is a wrong model. Dropout rates are
+ignored: only adapters have dropout, so that the importance ratio of a policy that equals its
+reference is exactly 1.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.hf_fields import ACTIVATIONS, ROPE, Fields, read_rotary, rope_parameters
 from alol_jax.types import UserError
 
-# Fields without influence on the mathematics of a forward pass: provenance, initialisation,
-# storage, how the weights were sliced, what a forward returns, dropout, and generation settings
-# that old versions kept here.
-_HARMLESS = frozenset(
+# Fields that do not change the forward pass: provenance, initialisation, storage, tensor slicing,
+# return values, dropout, and generation settings of old versions.
+_IGNORED = frozenset(
     "architectures transformers_version _name_or_path _commit_hash torch_dtype dtype torchscript "
     "use_bfloat16 initializer_range use_cache pretraining_tp chunk_size_feed_forward "
     "is_llama_config attn_implementation _attn_implementation _attn_implementation_autoset "
@@ -39,7 +38,7 @@ _HARMLESS = frozenset(
     "summary_first_dropout reorder_and_upcast_attn".split()
 )
 
-# Fields of any family that change the mathematics, with the values that are implemented.
+# Fields of any family that change the computation -> the implemented values.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "is_encoder_decoder": (False, None),
@@ -55,8 +54,10 @@ class Family:
     """How one family's config.json is read and written.
 
     Attributes:
-        reads: the fields that ``read`` understands.
-        implemented: other fields that change the mathematics, with the values that are known.
+        reads: the fields that ``read`` uses.
+        implemented: other fields that change the computation -> the implemented values.
+        read: config.json -> ModelConfig.
+        write: ModelConfig -> the fields of config.json.
     """
 
     reads: frozenset[str]
@@ -66,17 +67,17 @@ class Family:
 
 
 def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
-    """The ModelConfig of a Hugging Face config.json (transformers 4 and 5).
+    """Convert a Hugging Face config.json (transformers 4 or 5) to a ModelConfig.
 
-    A field that transformers itself may leave out has its documented default there.
+    Fields that transformers may omit have its documented defaults.
 
     Args:
       config_json: the parsed file.
-      where: what to call the file in an error.
+      where: the name of the file in errors.
 
     Raises:
-      UserError: a field is missing, has a wrong type, asks for mathematics that is not
-        implemented, or is unknown.
+      UserError: a field is missing or unknown, has the wrong type, or needs a computation that is
+        not implemented.
     """
     kind = config_json.get("model_type")
     if kind is None:
@@ -89,16 +90,16 @@ def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
     for key, value in config_json.items():
         if key in implemented and value not in implemented[key]:
             raise fields.unimplemented(key, value, repr(implemented[key][0]))
-        if key not in family.reads and key not in implemented and key not in _HARMLESS:
+        if key not in family.reads and key not in implemented and key not in _IGNORED:
             raise UserError(
-                f"{where}: unknown field {key} = {value!r}, which may change the mathematics: "
+                f"{where}: unknown field {key} = {value!r}, which may change the computation: "
                 "remove it from the file if it does not"
             )
     return family.read(fields)
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The fields of config.json that `from_hf` reads as ``config``, without ``architectures``."""
+    """Convert ``config`` to the fields of config.json, without ``architectures``."""
     return {"model_type": config.family} | FAMILIES[config.family].write(config)
 
 
@@ -181,7 +182,7 @@ def _write_gpt_neox(config: ModelConfig) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "max_position_embeddings": config.max_positions,
         "layer_norm_eps": config.norm_epsilon,
-        "hidden_act": _their_activation(config),
+        "hidden_act": _hf_activation(config),
         "use_parallel_residual": config.parallel_residual,
         "tie_word_embeddings": config.tied_embeddings,
         "rope_parameters": rope_parameters(config.rotary) | {"partial_rotary_factor": share},
@@ -215,14 +216,14 @@ def _write_gpt2(config: ModelConfig) -> dict[str, Any]:
         "n_inner": config.mlp_width,
         "n_positions": config.max_positions,
         "layer_norm_epsilon": config.norm_epsilon,
-        "activation_function": _their_activation(config),
+        "activation_function": _hf_activation(config),
         "tie_word_embeddings": config.tied_embeddings,
     }
 
 
 def _read_roberta(fields: Fields) -> ModelConfig:
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    offset = fields.size("pad_token_id", 1) + 1  # positions are numbered from the padding id on
+    offset = fields.size("pad_token_id", 1) + 1  # positions start after the padding id
     return ModelConfig(
         family="roberta",
         **_sizes(fields, width, heads),
@@ -252,13 +253,13 @@ def _write_roberta(config: ModelConfig) -> dict[str, Any]:
         "intermediate_size": config.mlp_width,
         "max_position_embeddings": config.max_positions + config.position_offset,
         "layer_norm_eps": config.norm_epsilon,
-        "hidden_act": _their_activation(config),
+        "hidden_act": _hf_activation(config),
         "type_vocab_size": config.token_types,
         "pad_token_id": config.position_offset - 1,
     }
 
 
-def _their_activation(config: ModelConfig) -> str:
+def _hf_activation(config: ModelConfig) -> str:
     return next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
 
 
@@ -310,4 +311,4 @@ FAMILIES: dict[str, Family] = {
         write=_write_roberta,
     ),
 }
-"""config.json's ``model_type`` -> how it is read; `ModelConfig.family` is one of these keys."""
+"""config.json's ``model_type`` -> how to read it; `ModelConfig.family` is one of these keys."""

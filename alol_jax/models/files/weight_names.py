@@ -1,8 +1,8 @@
-"""What each parameter is called elsewhere, and how it is laid out there: one table per family.
+"""Tensor names and layouts in the files of other libraries: one table per model family.
 
-A row is one stored tensor and the parameters that it holds; most hold one, a packed query-key-value
-tensor holds three. ``{i}`` stands for the layer; parameters below ``layers/`` carry all layers on
-their first axis, a row speaks of one layer. Kernels here are [in, out], at PyTorch's [out, in].
+A row is a stored tensor and the parameters that it holds: usually one, or three for a packed
+query-key-value tensor. ``{i}`` is the layer. Parameters under ``layers/`` stack all layers on their
+first axis; a row describes one layer. Kernels are [in, out] here and [out, in] in PyTorch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = np.ndarray
 
 
 class Layout(NamedTuple):
-    """How a stored tensor and the parameters that it holds become each other.
+    """Conversion between a stored tensor and the parameters that it holds.
 
     ``join`` is the inverse of ``split``, in `jax.numpy`, so that it also works on shapes alone.
     """
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One stored tensor: its name, the parameters in it, their layout."""
+    """A stored tensor: its name, the parameters that it holds, and their layout."""
 
     name: str
     paths: tuple[str, ...]
@@ -43,13 +43,13 @@ class Row(NamedTuple):
         return self.paths[0].startswith("layers/")
 
     def names(self, config: ModelConfig) -> list[str]:
-        """The stored names: one, or one per layer."""
+        """Return the tensor names: one, or one per layer."""
         return [self.name.format(i=i) for i in range(config.layers if self.layered else 1)]
 
     def stored_shape(
         self, config: ModelConfig, ours: Mapping[str, jax.ShapeDtypeStruct]
     ) -> tuple[int, ...]:
-        """The shape of the stored tensor, of one layer; ``ours`` are the parameters by path."""
+        """Return the shape of the tensor (of one layer); ``ours`` holds the parameters by path."""
         parts = [
             jax.ShapeDtypeStruct(ours[path].shape[self.layered :], jnp.float32)
             for path in self.paths
@@ -58,11 +58,11 @@ class Row(NamedTuple):
 
 
 AS_IS = Layout(lambda c, x: (x,), lambda c, parts: parts[0])
-TURNED = Layout(lambda c, x: (x.T,), lambda c, parts: parts[0].T)
+TRANSPOSED = Layout(lambda c, x: (x.T,), lambda c, parts: parts[0].T)
 
 
-def _packed_heads(c: ModelConfig, x: Array) -> tuple[Array, ...]:
-    """GPT-NeoX's [N · 3 · H, …]: each head's query, key and value follow one another."""
+def _unpack_heads(c: ModelConfig, x: Array) -> tuple[Array, ...]:
+    """Split GPT-NeoX's [N · 3 · H, …], which has query, key and value of each head in turn."""
     parts = x.reshape(c.heads, 3, c.head_width, *x.shape[1:]).swapaxes(0, 1)
     return tuple(part.reshape(-1, *x.shape[1:]).T for part in parts)
 
@@ -72,15 +72,17 @@ def _pack_heads(c: ModelConfig, parts: Sequence):
     return jnp.concatenate(rows, axis=1).reshape(-1, *parts[0].shape[:-1])
 
 
-INTERLEAVED = Layout(_packed_heads, _pack_heads)
-SIDE_BY_SIDE = Layout(  # GPT-2's Conv1D, which stores [in, out]
+INTERLEAVED = Layout(_unpack_heads, _pack_heads)
+CONCATENATED = Layout(  # GPT-2's Conv1D, which stores [in, out]
     lambda c, x: np.split(x, 3, axis=-1), lambda c, parts: jnp.concatenate(parts, axis=-1)
 )
 
 
 def _pairs(heads_of: Callable[[ModelConfig], int]) -> Layout:
-    """llama.cpp's order of query and key rows: within each head, row 2i is row i here and row
-    2i + 1 is row H/2 + i. [heads · H, D], and [out, in] as PyTorch's."""
+    """llama.cpp's order of query and key rows, for tensors [heads · H, D].
+
+    Within each head, row 2i is our row i and row 2i + 1 is our row H/2 + i.
+    """
 
     def split(c, x):
         pairs = x.reshape(heads_of(c), c.head_width // 2, 2, x.shape[1])
@@ -95,15 +97,15 @@ def _pairs(heads_of: Callable[[ModelConfig], int]) -> Layout:
 
 
 def _norm(stem: str, ours: str) -> tuple[Row, Row]:
-    """Scale and bias of a LayerNorm."""
+    """Return the rows of a LayerNorm's scale and bias."""
     return (
         Row(f"{stem}.weight", (f"{ours}/scale",), AS_IS),
         Row(f"{stem}.bias", (f"{ours}/bias",), AS_IS),
     )
 
 
-def _affine(stem: str, ours: str, kernel: Layout = TURNED) -> tuple[Row, Row]:
-    """Kernel and bias of a linear map."""
+def _affine(stem: str, ours: str, kernel: Layout = TRANSPOSED) -> tuple[Row, Row]:
+    """Return the rows of a linear map's kernel and bias."""
     return (
         Row(f"{stem}.weight", (f"{ours}/kernel",), kernel),
         Row(f"{stem}.bias", (f"{ours}/bias",), AS_IS),
@@ -132,7 +134,7 @@ _LLAMA = (
     Row("model.layers.{i}.input_layernorm.weight", ("layers/attention_norm/scale",), AS_IS),
     Row("model.layers.{i}.post_attention_layernorm.weight", ("layers/mlp_norm/scale",), AS_IS),
     *(
-        Row(f"model.layers.{{i}}.{theirs}.weight", (f"layers/{ours}/kernel",), TURNED)
+        Row(f"model.layers.{{i}}.{theirs}.weight", (f"layers/{ours}/kernel",), TRANSPOSED)
         for ours, theirs in _LLAMA_PROJECTIONS.items()
     ),
     Row("model.norm.weight", ("final_norm/scale",), AS_IS),
@@ -152,7 +154,7 @@ _GPT2 = (
     Row("transformer.wpe.weight", ("positions/embedding",), AS_IS),
     *_norm("transformer.h.{i}.ln_1", "layers/attention_norm"),
     *_norm("transformer.h.{i}.ln_2", "layers/mlp_norm"),
-    *_packed_qkv("transformer.h.{i}.attn.c_attn", SIDE_BY_SIDE, SIDE_BY_SIDE),
+    *_packed_qkv("transformer.h.{i}.attn.c_attn", CONCATENATED, CONCATENATED),
     *_affine("transformer.h.{i}.attn.c_proj", "layers/o_proj", AS_IS),
     *_affine("transformer.h.{i}.mlp.c_fc", "layers/up_proj", AS_IS),
     *_affine("transformer.h.{i}.mlp.c_proj", "layers/down_proj", AS_IS),
@@ -179,7 +181,7 @@ BODIES: dict[str, tuple[Row, ...]] = {
     "gpt2": _GPT2,
     "roberta": _ROBERTA,
 }
-"""`ModelConfig.family` -> all tensors below the head."""
+"""`ModelConfig.family` -> all tensors except the head."""
 
 PREFIXES = {
     "llama": "model.",
@@ -187,17 +189,17 @@ PREFIXES = {
     "gpt2": "transformer.",
     "roberta": "roberta.",
 }
-"""`ModelConfig.family` -> what the names above start with; a file of a bare body lacks it."""
+"""`ModelConfig.family` -> prefix of the names above; files of the body alone lack it."""
 
-_SCORE = (Row("score.weight", ("score/kernel",), TURNED),)
+_SCORE = (Row("score.weight", ("score/kernel",), TRANSPOSED),)
 CRITIC_ROWS = (*_affine("dense", "score/dense"), *_affine("out_proj", "score/out"))
-"""The tensors of a critic's head, which is stored in a file beside its RobertaModel."""
+"""The tensors of a critic's head, which is stored in a separate file."""
 
 
 class Architecture(NamedTuple):
     """A class of transformers: a body of ``family`` and the tensors of its head.
 
-    ``head`` tensors must be there; ``ignored`` (a regex of whole names) may be.
+    ``head`` tensors are required; tensors matching the regex ``ignored`` are optional and unused.
     """
 
     family: str
@@ -206,14 +208,16 @@ class Architecture(NamedTuple):
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "LlamaForCausalLM": Architecture("llama", (Row("lm_head.weight", ("head/kernel",), TURNED),)),
+    "LlamaForCausalLM": Architecture(
+        "llama", (Row("lm_head.weight", ("head/kernel",), TRANSPOSED),)
+    ),
     "LlamaForSequenceClassification": Architecture("llama", _SCORE),
     "GPTNeoXForCausalLM": Architecture(
-        "gpt_neox", (Row("embed_out.weight", ("head/kernel",), TURNED),)
+        "gpt_neox", (Row("embed_out.weight", ("head/kernel",), TRANSPOSED),)
     ),
     "GPTNeoXForSequenceClassification": Architecture("gpt_neox", _SCORE),
     "GPTNeoXRewardModel": Architecture("gpt_neox", _affine("out_proj", "score")),
-    "GPT2LMHeadModel": Architecture("gpt2", (Row("lm_head.weight", ("head/kernel",), TURNED),)),
+    "GPT2LMHeadModel": Architecture("gpt2", (Row("lm_head.weight", ("head/kernel",), TRANSPOSED),)),
     "GPT2ForSequenceClassification": Architecture("gpt2", _SCORE, ignored=r"lm_head\.weight"),
     "GPT2ForOC_S_offensive": Architecture(
         "gpt2", _affine("off_classifier", "score"), ignored=r"lm_head\.weight"
@@ -225,7 +229,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ignored=r"roberta\.pooler\.dense\.(weight|bias)",
     ),
 }
-"""config.json's ``architectures`` -> which tensors its files hold."""
+"""Class name in config.json's ``architectures`` -> the tensors in its files."""
 
 GGUF: dict[str, tuple[Row, ...]] = {
     "llama": (
@@ -234,19 +238,19 @@ GGUF: dict[str, tuple[Row, ...]] = {
         Row("blk.{i}.ffn_norm.weight", ("layers/mlp_norm/scale",), AS_IS),
         Row("blk.{i}.attn_q.weight", ("layers/q_proj/kernel",), _pairs(lambda c: c.heads)),
         Row("blk.{i}.attn_k.weight", ("layers/k_proj/kernel",), _pairs(lambda c: c.kv_heads)),
-        Row("blk.{i}.attn_v.weight", ("layers/v_proj/kernel",), TURNED),
-        Row("blk.{i}.attn_output.weight", ("layers/o_proj/kernel",), TURNED),
-        Row("blk.{i}.ffn_gate.weight", ("layers/gate_proj/kernel",), TURNED),
-        Row("blk.{i}.ffn_up.weight", ("layers/up_proj/kernel",), TURNED),
-        Row("blk.{i}.ffn_down.weight", ("layers/down_proj/kernel",), TURNED),
+        Row("blk.{i}.attn_v.weight", ("layers/v_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.attn_output.weight", ("layers/o_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.ffn_gate.weight", ("layers/gate_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.ffn_up.weight", ("layers/up_proj/kernel",), TRANSPOSED),
+        Row("blk.{i}.ffn_down.weight", ("layers/down_proj/kernel",), TRANSPOSED),
         Row("output_norm.weight", ("final_norm/scale",), AS_IS),
-        Row("output.weight", ("head/kernel",), TURNED),
+        Row("output.weight", ("head/kernel",), TRANSPOSED),
     )
 }
-"""The same for GGUF files, whose rows of queries and keys stand in another order."""
+"""`ModelConfig.family` -> all tensors of a GGUF file, with llama.cpp's order of query rows."""
 
 BUFFERS = re.compile(
     r"(.*\.)?(rotary_emb\.inv_freq|attn\.(bias|masked_bias)|attention\.(bias|masked_bias)"
     r"|embeddings\.position_ids)"
 )
-"""Tensors that old exports store and that the config determines."""
+"""Tensors of old exports that the config determines; they are not loaded."""
