@@ -36,13 +36,13 @@ from alol_jax.training.fit import (
     fit_best,
     init_state,
     make_update,
-    plan_of,
+    plan_steps,
 )
-from alol_jax.training.optim import late_peak, make_optimizer
+from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.rollouts import (
-    Asked,
+    RolloutPrompts,
     Rollouts,
-    anchor_of,
+    anchor_params,
     check_rollouts,
     make_rollouts,
     steps_per_rollout,
@@ -124,12 +124,12 @@ def fit_policy_online(
         f"{hyper.rollouts} rollouts of {hyper.prompts} of {len(rollouts.rows)} prompts, "
         f"{per_rollout} optimizer steps each, anchor: {hyper.anchor}"
     )
-    for line in late_peak(options.optimizer, hyper.rollouts * per_rollout):
+    for line in warmup_warning(options.optimizer, hyper.rollouts * per_rollout):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=hyper.rollouts * per_rollout)
     state = _start(lm, tx, hyper, reference)
-    anchor = anchor_of(hyper.anchor, lm, reference.trained)
-    loss, plan = online_loss(lm, hyper), plan_of(options, hyper.rollouts)
+    anchor = anchor_params(hyper.anchor, lm, reference.trained)
+    loss, plan = online_loss(lm, hyper), plan_steps(options, hyper.rollouts)
     phase = Phase(
         rollouts,
         hyper,
@@ -143,7 +143,7 @@ def fit_policy_online(
     policy = fit_best(
         state,
         lm.frozen(),
-        rollouts.asked,
+        rollouts.prompts,
         phase,
         plan,
         make_validator(setup, scored, options.batch_size, context),
@@ -189,11 +189,11 @@ class Phase:
     bill: Callable[[Tokens], dict[str, float]]
 
     def __call__(
-        self, state: OnlineState, frozen: Params, asked: Asked
+        self, state: OnlineState, frozen: Params, asked: RolloutPrompts
     ) -> tuple[OnlineState, dict[str, Any]]:
         """(state, frozen, prompts) -> (state, metrics); the training state is donated."""
         rollout, mesh = int(state.step), self.rollouts.sampler.lm.mesh
-        written = self.rollouts.written(state.trained, asked, rollout)
+        written = self.rollouts.generate(state.trained, asked, rollout)
         rows = jax.tree.map(
             lambda x: x.reshape(-1, self.hyper.batch_size, *x.shape[1:]), written.tokens
         )

@@ -87,7 +87,7 @@ def _check_stored(
     sample = [rows[place] for place in places]
     if not sample:
         return
-    again = reward.rows(sample, [row.response for row in sample])
+    again = reward.score_rows(sample, [row.response for row in sample])
     gaps = [abs(a.components[0] - b.components[0]) for a, b in zip(sample, again, strict=True)]
     wrong = [place for place in np.argsort(gaps)[::-1] if gaps[place] > options.tolerance]
     if wrong:
@@ -158,7 +158,7 @@ def _by_scorers(
     pieces = [open_ones[first : first + PIECE] for first in range(0, len(open_ones), PIECE)]
     for piece in progress(pieces, context.watch("score"), total=len(pieces)):
         asked = [rows[name][place] for name, place in piece]
-        done = reward.rows(asked, [row.response for row in asked])
+        done = reward.score_rows(asked, [row.response for row in asked])
         for (name, place), row in zip(piece, done, strict=True):
             rows[name][place] = row
     return {name: tuple(those) for name, those in rows.items()}

@@ -1,4 +1,4 @@
-"""The training loop as a generator: state in, state out, control flow stays with the caller."""
+"""The training loop as a generator, and fitting a policy with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Update = Callable[["TrainState", Any, Any], tuple["TrainState", Metrics]]
 
 
 class TrainState(NamedTuple):
-    """What a training run is: everything a resumed run needs to be the undisturbed one."""
+    """The training state: with it, a resumed run continues exactly as an uninterrupted one."""
 
     step: jax.Array  # i32[], optimizer steps done
     trained: Params
@@ -47,7 +47,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(trained: Params, tx: optax.GradientTransformation) -> TrainState:
-    """Step 0. The leaves of ``trained`` are copied, because the loop donates its state."""
+    """Return the state of step 0. Copies ``trained``, because the loop donates its state."""
     copies = jax.tree.map(jnp.copy, trained)
     return TrainState(jnp.int32(0), copies, tx.init(copies))
 
@@ -55,16 +55,17 @@ def init_state(trained: Params, tx: optax.GradientTransformation) -> TrainState:
 def make_update(
     loss_fn: LossFn, tx: optax.GradientTransformation, key: jax.Array, like: TrainState
 ) -> Update:
-    """One jitted optimizer step over A micro-batches; the state is donated.
+    """Make a jitted optimizer step over A micro-batches. It donates the state.
 
     gradient = Σ_a w_a ∇loss_a / Σ_a w_a with w_a the denominator of micro-batch a, summed in
-    float32; metrics likewise. Randomness: key, folded with the step and the micro-batch.
+    float32; metrics likewise. Each micro-batch has its own key: ``key`` folded with the step and
+    the index of the micro-batch.
 
     Args:
-        loss_fn: see `LossFn`; differentiated in its first argument.
+        loss_fn: see `LossFn`; differentiated with respect to its first argument.
         tx: the optimizer.
         key: the stage's key.
-        like: a state; the new state is laid out over the devices as this one.
+        like: a state whose sharding the new state gets.
 
     Returns:
         update(state, frozen, micro_batches with leading axis A) -> (state, metrics).
@@ -104,10 +105,10 @@ def make_update(
 def fit(
     state: TrainState, frozen: Any, batches: Iterable[Any], update: Update
 ) -> Iterator[tuple[int, TrainState, Metrics]]:
-    """Trains on ``batches`` and yields (steps done, state, metrics still on the device) each step.
+    """Train on ``batches``, yielding (steps done, state, metrics on the device) after each step.
 
-    The yielded state is donated to the next step: save it or read it before going on. Reading
-    metrics at once would make the host wait; `metrics.MetricLog` reads them one step late.
+    The next step donates the yielded state, so use it before resuming the generator. Reading the
+    metrics at once makes the host wait; `metrics.MetricLog` reads them one step late.
 
     Raises:
         RuntimeError: a batch shape was compiled more than once.
@@ -123,12 +124,12 @@ def fit(
 
 
 def policy_loss(model: Any, loss: Callable[..., Any], *, chunk: int) -> LossFn:
-    """An objective as a function of parameters: one forward pass of one model, then ``loss``.
+    """Turn an objective into a function of parameters: one forward pass, then ``loss``.
 
     Args:
         model: has ``hidden`` and ``unembedding`` (`models.transformer`).
         loss: an objective with its hyper-parameters bound.
-        chunk: response tokens whose logits exist at once.
+        chunk: response tokens whose logits are in memory at once.
     """
 
     def loss_fn(trained: Params, frozen: Params, batch: Batch, key: jax.Array):
@@ -144,31 +145,31 @@ def policy_loss(model: Any, loss: Callable[..., Any], *, chunk: int) -> LossFn:
 
 
 class Plan(NamedTuple):
-    """How long a policy is fitted and when it is looked at."""
+    """How many steps to train, and when to validate and to save a checkpoint."""
 
     steps: int
     validate_at: frozenset[int]
     checkpoint_every: int
 
 
-def make_plan(options: ConfigDict, items: int) -> Plan:
-    """Steps for ``options.epochs`` passes over ``items``, with evenly spaced validations."""
+def plan_epochs(options: ConfigDict, items: int) -> Plan:
+    """Plan ``options.epochs`` passes over ``items`` items, with evenly spaced validations."""
     per_step = options.batch_size * options.accumulate
-    return plan_of(options, max(1, math.ceil(options.epochs * items / per_step)))
+    return plan_steps(options, max(1, math.ceil(options.epochs * items / per_step)))
 
 
-def plan_of(options: ConfigDict, steps: int) -> Plan:
-    """``steps`` steps with ``options.validations`` evenly spaced validations, one at the end."""
-    looks = min(max(options.validations, 1), steps)
-    at = frozenset(round(steps * (look + 1) / looks) for look in range(looks))
+def plan_steps(options: ConfigDict, steps: int) -> Plan:
+    """Plan ``steps`` steps with evenly spaced validations, the last of them after the last step."""
+    count = min(max(options.validations, 1), steps)
+    at = frozenset(round(steps * (n + 1) / count) for n in range(count))
     return Plan(steps, at, options.checkpoint_every)
 
 
 class Validator(NamedTuple):
-    """What selects the step that is kept."""
+    """The score that selects the best step."""
 
-    metric: str  # what is measured
-    score: Callable[[Params], float]  # of the trained leaves; larger is better
+    metric: str  # name of the score
+    score: Callable[[Params], float]  # trained leaves -> score; larger is better
 
 
 def fit_best(
@@ -208,7 +209,7 @@ def fit_best(
 
     with contextlib.closing(Checkpoints(context.folder / "checkpoints")) as checkpoints:
         if (latest := checkpoints.latest()) is not None:
-            context.say(f"going on at step {latest}/{plan.steps}")
+            context.say(f"resuming at step {latest}/{plan.steps}")
         start, state, seen, spent = _start_or_go_on(checkpoints, state)
         if start in plan.validate_at | {0} and start not in {found.step for found in seen}:
             look(start, state.trained)

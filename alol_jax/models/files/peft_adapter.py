@@ -37,7 +37,7 @@ from alol_jax.models.files.peft_config import (
 )
 from alol_jax.models.files.weight_names import AS_IS, BODIES, SIDE_BY_SIDE, Row
 from alol_jax.models.transformer import Transformer
-from alol_jax.types import UserError, some_of
+from alol_jax.types import UserError, format_names
 
 _PREFIX = "base_model.model."
 
@@ -134,7 +134,7 @@ def _adapted_rows(folder: Path, weights: TensorFiles, config: ModelConfig) -> li
     if missing or left_over or not found:
         raise UserError(
             f"{folder} is an adapter for another base than this {config.family} of {config.layers} "
-            f"layers: missing {some_of(missing)}; left over {some_of(left_over)}"
+            f"layers: missing {format_names(missing)}; left over {format_names(left_over)}"
         )
     return found
 
@@ -151,7 +151,7 @@ def _check_targets(fields: Fields, rows: Sequence[Row], config: ModelConfig) -> 
     if nameless or empty:
         raise UserError(
             f"{fields.where}: target_modules and the weights differ: it does not name "
-            f"{some_of(nameless)}; it names without weights {some_of(empty)}"
+            f"{format_names(nameless)}; it names without weights {format_names(empty)}"
         )
 
 
@@ -176,7 +176,7 @@ def _check_shapes(
     if wrong:
         raise UserError(
             f"{folder} is an adapter for another base, or of another rank than {CONFIG} says: "
-            f"{some_of(wrong)}"
+            f"{format_names(wrong)}"
         )
 
 
