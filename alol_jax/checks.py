@@ -8,7 +8,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from alol_jax.decoding.sampling import decoding_of, drawing_of
+from alol_jax.decoding.sampling import deterministic_decoding, stochastic_decoding
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
@@ -122,8 +122,8 @@ def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
 
 def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
     """Check ranges, that end tokens exist, and that answers fit in the model's positions."""
-    decoding_of(config.decode)
-    drawing_of(config.decode, config.generate)
+    deterministic_decoding(config.decode)
+    stochastic_decoding(config.decode, config.generate)
     vocab_size = lm.tokenizer.vocab_size
     for token in config.decode.end:
         if not isinstance(token, int) or not 0 <= token < vocab_size:

@@ -139,7 +139,7 @@ def test_the_baselines_start_from_the_same_reference(objective, finished, flags,
     config = f"configs/hha.py:debug,objective={objective}"
     result = run(tmp_path / "run", cache, *flags, config=config)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done before") == 3
+    assert result.stdout.count("already done") == 3
     evaluation = load_result(tmp_path / "run" / "08_evaluate", Evaluation)
     undone = load_result(workdir / "08_evaluate", Evaluation)
     assert [r.response for r in evaluation.reference] == [r.response for r in undone.reference]

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from alol_jax.runs.workdir import alone_in
+from alol_jax.runs.workdir import lock_workdir
 from tests.running import DEBUG, ROOT, command, environment, refused, run
 
 JSONL = "configs/jsonl.py:debug"
@@ -98,7 +98,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path, 
     )
     assert "File too large" in refused(stopped)
     later = run(tmp_path / "run", cache, "--stages=load")
-    assert later.returncode == 0 and "done before score, as --stages says" in later.stdout
+    assert (
+        later.returncode == 0 and "finished before score, which --stages leaves out" in later.stdout
+    )
     assert (tmp_path / "run" / "01_load" / "result.json").exists()
 
 
@@ -123,7 +125,7 @@ def test_an_edited_data_file_is_not_taken_for_the_old_one(tmp_path, cache):
 
 
 def test_a_workdir_that_another_run_uses_is_refused(tmp_path, cache):
-    with alone_in(tmp_path / "run"):
+    with lock_workdir(tmp_path / "run"):
         assert "another run is using" in refused(run(tmp_path / "run", cache))
 
 

@@ -12,7 +12,7 @@ from alol_jax import sweep as program
 from alol_jax.checks import COLUMNS
 from alol_jax.main import Opened
 from alol_jax.objectives.registry import OBJECTIVES
-from alol_jax.runs.workdir import Run, alone_in, finished_stage
+from alol_jax.runs.workdir import Run, finished_stage, lock_workdir
 from alol_jax.sweep import (
     SET_BY_SWEEP,
     check_against,
@@ -88,7 +88,7 @@ def test_a_sweep_goes_on_with_what_is_missing(tmp_path, computed):
 
 def test_a_sweep_holds_its_own_folder_and_that_of_the_run(tmp_path, computed):
     for held in (tmp_path, tmp_path / "nll-0"):
-        with alone_in(held), pytest.raises(UserError, match=f"^{held}: another run is using"):
+        with lock_workdir(held), pytest.raises(UserError, match=f"^{held}: another run is using"):
             swept(tmp_path, ["nll"], [0])
     assert [name for name in computed if name != "select"] == []
     swept(tmp_path, ["nll"], [0])

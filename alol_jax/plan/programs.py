@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import make_decoder
-from alol_jax.decoding.sampling import decoding_of
+from alol_jax.decoding.sampling import deterministic_decoding
 from alol_jax.devices.sharding import ROWS, replicated, shardings_like_params
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
@@ -158,7 +158,7 @@ def decode_program(lm: LanguageModel, config: ConfigDict) -> Program:
     """
     trained, frozen = lm.abstract()
     params = {**frozen, **trained}
-    decoding = decoding_of(config.decode)
+    decoding = deterministic_decoding(config.decode)
     sampling = dataclasses.replace(decoding, end=(lm.tokenizer.eos_id, *decoding.end))
     rows, width = config.decode.batch_size, lm.prompt_widths[-1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))

@@ -11,17 +11,17 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
 from alol_jax.training.annotate import annotate
-from alol_jax.training.batches import firsts, read_ahead, shuffled, single_items, tokenise
+from alol_jax.training.batches import first_responses, read_ahead, shuffled, single_items, tokenise
 from alol_jax.training.costs import with_cost
 from alol_jax.training.fit import (
     Validator,
     fit_best,
     init_state,
-    make_plan,
     make_update,
+    plan_epochs,
     policy_loss,
 )
-from alol_jax.training.optim import late_peak, make_optimizer
+from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task
 
 
@@ -48,16 +48,16 @@ def fit_reference(
         context.say("config.reference.epochs=0: the reference is the model itself, untrained")
         return Policy(lm.trainable(init_key), 0, (), ())
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
-    context.say(f"training: {cut.said(len(rows), lm.shapes)}")
+    context.say(f"training: {cut.summary(len(rows), lm.shapes)}")
     held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
-    context.say(f"validation: {cut.said(len(held_out), lm.shapes)}")
+    context.say(f"validation: {cut.summary(len(held_out), lm.shapes)}")
     items = single_items(rows, lm.shapes)
     sampling = resolve_sampling(options.sampling, None, field="reference")
-    keep = firsts(rows) if SAMPLING[sampling].good else np.ones(len(rows), bool)
-    plan = make_plan(options, int(keep.sum()))
+    keep = first_responses(rows) if SAMPLING[sampling].good else np.ones(len(rows), bool)
+    plan = plan_epochs(options, int(keep.sum()))
     size = options.batch_size * options.accumulate
     order = shuffled(items, keep, size=size, seed=seed, steps=plan.steps)
-    for line in late_peak(options.optimizer, plan.steps):
+    for line in warmup_warning(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     state = place_like_params(init_state(lm.trainable(init_key), tx), lm.mesh)

@@ -28,7 +28,7 @@ from alol_jax.objectives.ppo import (
 from alol_jax.training import flops
 from alol_jax.training.costs import step_flops
 from alol_jax.training.fit import LossFn, TrainState, Update, fit
-from alol_jax.training.rollouts import Asked, Rollouts
+from alol_jax.training.rollouts import RolloutPrompts, Rollouts
 from alol_jax.types import Params, Tokens
 
 VALUE_PATHS = ("value/kernel", "value/bias")
@@ -83,11 +83,11 @@ class PPOIteration:
     count_work: Callable[[Tokens], dict[str, float]]
 
     def __call__(
-        self, state: OnlineState, frozen: Params, asked: Asked
+        self, state: OnlineState, frozen: Params, asked: RolloutPrompts
     ) -> tuple[OnlineState, dict[str, Any]]:
         """Map (state, frozen, prompts) to (state, metrics); donates ``state.train``."""
         rollout, mesh = int(state.step), self.rollouts.sampler.lm.mesh
-        written = self.rollouts.written(state.trained, asked, rollout)
+        written = self.rollouts.generate(state.trained, asked, rollout)
         rows = jax.tree.map(
             lambda x: x.reshape(-1, self.hyper.batch_size, *x.shape[1:]), written.tokens
         )

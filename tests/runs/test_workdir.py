@@ -44,7 +44,7 @@ class Trial:
         seed=0,
         numbers=NAMES,
         shared=None,
-        together=(),
+        shared_stages=(),
         **first,
     ):
         self.config = ConfigDict({"size": 3, "inner": {"rate": 0.5}} | first)
@@ -61,7 +61,7 @@ class Trial:
             stopping=lambda: False,
             say=self.said.append,
             shared=shared,
-            together=together,
+            shared_stages=shared_stages,
         )
 
     def first(self, during=lambda context: None) -> Made:
@@ -107,7 +107,7 @@ def test_a_second_run_loads_every_result_and_computes_none(tmp_path):
     assert after.all() == made == Made(3.0, ("first", "0.5", "second", "third"))
     assert before.computed == ["other", "first", "second", "third"]
     assert after.computed == []
-    assert after.said == [f"[{name}] done before" for name in before.computed]
+    assert after.said == [f"[{name}] already done" for name in before.computed]
     assert {path.name for path in tmp_path.iterdir()} == {
         "01_first",
         "02_other",

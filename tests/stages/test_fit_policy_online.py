@@ -122,7 +122,7 @@ def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers
     config.decode.batch_size = 4
     given = setup(LM, JUDGED, {"luck": 1.0}, config.decode)
     asked, reward = one_per_prompt(SCORED.validation), given.reward(SCORED)
-    rows = given.likeliest().answer(
+    rows = given.deterministic_sampler().answer(
         fitted(LM).trained, asked, reward, key=jax.random.key(9), watch=Watch("")
     )
     assert policy.validations[0].score == pytest.approx(np.mean([row.reward for row in rows]))

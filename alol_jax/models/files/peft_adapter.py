@@ -35,7 +35,7 @@ from alol_jax.models.files.peft_config import (
 )
 from alol_jax.models.files.weight_names import AS_IS, BODIES, CONCATENATED, Row
 from alol_jax.models.transformer import is_block_kernel, param_shapes
-from alol_jax.types import UserError, some_of
+from alol_jax.types import UserError, format_names
 
 _PREFIX = "base_model.model."
 
@@ -132,7 +132,7 @@ def _adapted_rows(folder: Path, weights: TensorFiles, config: ModelConfig) -> li
     if missing or unexpected or not found:
         raise UserError(
             f"{folder} is an adapter for another base than this {config.family} of {config.layers} "
-            f"layers: missing {some_of(missing)}; unexpected {some_of(unexpected)}"
+            f"layers: missing {format_names(missing)}; unexpected {format_names(unexpected)}"
         )
     return found
 
@@ -152,7 +152,7 @@ def _check_targets(fields: Fields, rows: Sequence[Row], config: ModelConfig) -> 
     if unnamed or empty:
         raise UserError(
             f"{fields.where}: target_modules and the weights differ: "
-            f"not named: {some_of(unnamed)}; named but without weights: {some_of(empty)}"
+            f"not named: {format_names(unnamed)}; named but without weights: {format_names(empty)}"
         )
 
 
@@ -177,7 +177,7 @@ def _check_shapes(
     if wrong:
         raise UserError(
             f"{folder} is an adapter for another base, or of another rank than {CONFIG} says: "
-            f"{some_of(wrong)}"
+            f"{format_names(wrong)}"
         )
 
 
