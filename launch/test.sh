@@ -9,9 +9,6 @@ source launch/install.sh requirements-dev.txt
 ruff format --check .
 ruff check .
 export JAX_PLATFORMS=cpu
-# Compiling is most of what the tests cost: what one run compiled, the next one reads.
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.pytest_cache/jax}"
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 case "${1:-}" in
 "") exec python -m pytest -n 2 -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
 --all) shift && exec python -m pytest -n 2 "$@" ;;

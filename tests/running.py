@@ -23,31 +23,31 @@ def command(workdir: Path, *arguments: str, config: str = DEBUG) -> list[str]:
     return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
-def environment(cache: Path, *, devices: int = 1) -> dict[str, str]:
-    """Virtual CPU devices, quick compilation, compiled programs kept where the tests keep theirs,
-    or in ``cache``."""
+def environment(*, devices: int = 1) -> dict[str, str]:
+    """Virtual CPU devices; quick compilation, for compiling is most of what the tests cost; and
+    what one process has compiled, the others read, those of a later run too."""
     flags = (
         f"--xla_force_host_platform_device_count={devices}",
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",  # they take longer to compile than all the rest
     )
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
     return os.environ | {
         "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)),
+        "JAX_COMPILATION_CACHE_DIR": kept,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "HF_HUB_OFFLINE": "1",
     }
 
 
-def run(
-    workdir: Path, cache: Path, *arguments: str, config: str = DEBUG
-) -> subprocess.CompletedProcess:
+def run(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.CompletedProcess:
     """Runs to the end and returns what it printed."""
     return subprocess.run(
         command(workdir, *arguments, config=config),
         cwd=ROOT,
-        env=environment(cache),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,

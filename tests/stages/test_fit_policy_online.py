@@ -32,7 +32,6 @@ JUDGED = dataclasses.replace(TASK, rewards=(RewardSpec("luck", "judge", "{respon
 SCORED = scored_splits(train=12)
 FRESH = dataclasses.replace(fitted(LM), trained=LM.fresh(jax.random.key(0)))
 TABLE = TrainingTable(tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)[0])
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 class Judge:
@@ -268,7 +267,7 @@ def test_the_cut_into_micro_batches_does_not_change_what_is_learned(tmp_path, ju
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, quick_compiles):
+def undisturbed(tmp_path_factory):
     """Four rollouts with validations after 2 and 4: the policy, its log, the judge's calls."""
     patch = pytest.MonkeyPatch()
     judge = Judge(lambda text: np.mean([ord(c) < 100 for c in text]) if text else 0.0)
