@@ -1,9 +1,14 @@
-"""Runs the program as its users do: a process, a config, a workdir."""
+"""Runs the program as its users do: a process, a config, a workdir. Or within this process."""
 
+import contextlib
+import functools
+import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 DEBUG = "configs/quickstart.py:debug"
@@ -52,6 +57,33 @@ def run(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.Compl
         text=True,
         timeout=600,
     )
+
+
+def run_here(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.CompletedProcess:
+    """`run` without a process of its own, whose start takes seconds; on one of the devices."""
+    import jax
+    from absl.testing import flagsaver
+
+    from alol_jax import main
+    from alol_jax.devices.sharding import make_mesh
+
+    words = command(workdir, *arguments, config=config)[2:]
+    one = functools.partial(make_mesh, devices=jax.devices()[:1])
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        flagsaver.flagsaver(),
+        mock.patch.object(sys, "argv", words),
+        mock.patch("alol_jax.main.make_mesh", one),
+        mock.patch("signal.signal"),
+        warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # ml_collections'
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main.entry()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def refused(result: subprocess.CompletedProcess) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from alol_jax.runs.workdir import alone_in
-from tests.running import DEBUG, ROOT, command, environment, refused, run
+from tests.running import DEBUG, ROOT, SMALL, command, environment, refused, run, run_here
 
 JSONL = "configs/jsonl.py:debug"
 
@@ -35,7 +35,7 @@ JSONL = "configs/jsonl.py:debug"
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path):
-    assert said in refused(run(tmp_path / "run", argument))
+    assert said in refused(run_here(tmp_path / "run", argument))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path):
     ],
 )
 def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path):
-    assert said in refused(run(tmp_path / "run", config=config))
+    assert said in refused(run_here(tmp_path / "run", config=config))
 
 
 GOOD = [{"prompt": f"question {n}", "response": "a fine answer", "reward": 0.5} for n in range(80)]
@@ -66,18 +66,18 @@ GOOD = [{"prompt": f"question {n}", "response": "a fine answer", "reward": 0.5} 
 def test_a_bad_row_is_one_line_with_file_and_line(bad, said, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join([*map(json.dumps, GOOD), bad]) + "\n")
-    line = refused(run(tmp_path / "r", f"--config.task.train_file={file}", config=JSONL))
+    line = refused(run_here(tmp_path / "r", f"--config.task.train_file={file}", config=JSONL))
     assert str(file) in line and "line 81" in line and said in line
 
 
 def test_a_missing_data_file_is_named(tmp_path):
     arguments = ["--config.task.train_file=/nowhere/rows.jsonl"]
-    assert "/nowhere/rows.jsonl" in refused(run(tmp_path / "r", *arguments, config=JSONL))
+    assert "/nowhere/rows.jsonl" in refused(run_here(tmp_path / "r", *arguments, config=JSONL))
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    assert str(tmp_path / "file") in refused(run(tmp_path / "file" / "run"))
+    assert str(tmp_path / "file") in refused(run_here(tmp_path / "file" / "run"))
 
 
 @pytest.mark.parametrize("kilobytes", [1, 8])  # the first file fails, or a later one
@@ -86,24 +86,24 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path):
     stopped = subprocess.run(
         [*limited, *command(tmp_path / "run", "--stages=load")],
         cwd=ROOT,
-        env=environment(),
+        env=environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"},  # no halves of programs
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert "File too large" in refused(stopped)
-    later = run(tmp_path / "run", "--stages=load")
+    later = run_here(tmp_path / "run", "--stages=load")
     assert later.returncode == 0 and "done before score, as --stages says" in later.stdout
     assert (tmp_path / "run" / "01_load" / "result.json").exists()
 
 
 def test_another_config_is_refused_by_name_and_debug_shows_the_traceback(tmp_path):
-    run(tmp_path / "run", "--stages=load")
-    line = refused(run(tmp_path / "run", "--stages=load", "--config.task.limit=9"))
+    run_here(tmp_path / "run", "--stages=load")
+    line = refused(run_here(tmp_path / "run", "--stages=load", "--config.task.limit=9"))
     assert "config.task.limit = 64, this run has 9" in line and "--redo" in line
     shown = run(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--debug")
     assert shown.returncode == 1 and "Traceback" in shown.stderr
-    redone = run(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--redo")
+    redone = run_here(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--redo")
     assert "task.limit kept 9 of" in redone.stdout
 
 
@@ -111,24 +111,24 @@ def test_an_edited_data_file_is_not_taken_for_the_old_one(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in GOOD))
     arguments = [f"--config.task.train_file={file}", "--stages=load"]
-    assert run(tmp_path / "run", *arguments, config=JSONL).returncode == 0
+    assert run_here(tmp_path / "run", *arguments, config=JSONL).returncode == 0
     with file.open("a") as stream:
         stream.write(json.dumps(GOOD[0] | {"prompt": "one more"}) + "\n")
-    assert "files" in refused(run(tmp_path / "run", *arguments, config=JSONL))
+    assert "files" in refused(run_here(tmp_path / "run", *arguments, config=JSONL))
 
 
 def test_a_workdir_that_another_run_uses_is_refused(tmp_path):
     with alone_in(tmp_path / "run"):
-        assert "another run is using" in refused(run(tmp_path / "run"))
+        assert "another run is using" in refused(run_here(tmp_path / "run"))
 
 
 def test_no_row_with_positive_advantage_says_how_many_the_best_and_what_to_do(tmp_path):
     file = tmp_path / "rows.jsonl"
     rude = [{"prompt": f"question {n}", "response": "I hate this awful mess."} for n in range(99)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rude))
-    arguments = [f"--config.task.train_file={file}", "--config.rewards.positivity=1"]
-    line = refused(run(tmp_path / "run", *arguments, config=JSONL))
-    assert "none of 64 training rows has a positive advantage" in line and "the best is" in line
+    arguments = [f"--config.task.train_file={file}", "--config.rewards.positivity=1", *SMALL]
+    line = refused(run_here(tmp_path / "run", *arguments, config=JSONL))
+    assert "none of 20 training rows has a positive advantage" in line and "the best is" in line
 
 
 def test_the_debug_config_names_the_debug_model():
