@@ -24,7 +24,7 @@ from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
-from alol_jax.runs.command_line import STOPPED, guarded, parse, stop_when_asked
+from alol_jax.runs.command_line import STOPPED, cached, guarded, parse, stop_when_asked
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, alone_in
 from alol_jax.stages.evaluate import evaluate
@@ -176,7 +176,7 @@ def entry(program: Callable[[list[str]], None] = main) -> None:
 
     def run() -> None:
         try:
-            app.run(program, flags_parser=parse)
+            app.run(cached(program), flags_parser=parse)
         except Finished as finished:
             say(str(finished))
         except Interrupted as stopped:

@@ -59,6 +59,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tensorboardX": ("training.metrics",),
     "tqdm": ("runs.progress",),
     "vaderSentiment": ("rewards.text",),
+    "scipy": ("reports.statistics",),
     "sklearn": ("rewards.text",),
     "profanity_check": ("rewards.text",),
     "flax": ("models.blocks", "models.classifiers", "models.heads"),

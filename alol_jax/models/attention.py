@@ -64,9 +64,15 @@ def _xla(q, k, v, mask, *, causal, branches, interpret):
 
 
 def _cudnn(q, k, v, mask, *, causal, branches, interpret):
-    """cuDNN's fused kernel; padding may sit on the left, so the mask goes in as it is."""
+    """cuDNN's fused kernel; padding may sit on the left, so the mask goes in as it is.
+
+    ``is_causal`` says nothing that the mask does not, but lets cuDNN skip what is above the
+    diagonal: a fifth less time on an H200 (docs/results.md).
+    """
     allowed = visible(mask, causal=causal, branches=branches)[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=allowed, is_causal=causal, implementation="cudnn"
+    )
 
 
 def _splash(q, k, v, mask, *, causal, branches, interpret):

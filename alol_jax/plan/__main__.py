@@ -18,7 +18,7 @@ from alol_jax.plan.knobs import advice
 from alol_jax.plan.programs import NAMES
 from alol_jax.plan.setting import BATCHES, Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
-from alol_jax.runs.command_line import guarded, parse
+from alol_jax.runs.command_line import cached, guarded, parse
 from alol_jax.runs.progress import say
 from alol_jax.types import UserError
 
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 
 def entry() -> None:
     """Runs `main`; what the user can mend becomes one line on stderr and exit code 2."""
-    sys.exit(guarded(lambda: app.run(main, flags_parser=parse)))
+    sys.exit(guarded(lambda: app.run(cached(main), flags_parser=parse)))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,26 @@ from pathlib import Path
 
 from absl import flags
 
+from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.runs.progress import say
 from alol_jax.types import UserError
 
 BAD_INPUT = 2  # exit code
 STOPPED = 143  # exit code of a run that was asked to stop
+
+_COMPILE_CACHE = flags.DEFINE_string(
+    "compile_cache", "", "Where compiled programs are kept; 'off' keeps none. Default: user's cache."
+)
+
+
+def cached(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """``program`` with the compilation cache that the flag ``--compile_cache`` asks for."""
+
+    def run(arguments: list[str]) -> None:
+        use_compile_cache(_COMPILE_CACHE.value, say=say)
+        program(arguments)
+
+    return run
 
 
 def guarded(

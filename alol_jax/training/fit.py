@@ -8,12 +8,11 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from alol_jax.objectives.logprobs import joined, response_logp
 from alol_jax.runs.checkpoint import Checkpoints
@@ -30,6 +29,9 @@ from alol_jax.types import (
     Validation,
     Watch,
 )
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Metrics = dict[str, jax.Array]
 LossFn = Callable[[Params, Any, Any, jax.Array], tuple[jax.Array, tuple[jax.Array, Metrics]]]

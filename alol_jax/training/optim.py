@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import optax
-from ml_collections import ConfigDict
 
 from alol_jax.types import Params, UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
     "constant": lambda peak, warmup, steps: optax.join_schedules(

@@ -1,0 +1,60 @@
+"""XLA's persistent compilation cache: a program compiled once is read from disk from then on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from alol_jax.types import UserError
+
+OFF = "off"
+MAX_BYTES = 4 * 2**30  # the least recently used programs go first
+
+
+def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path | None:
+    """Turns the cache on for all that this process compiles, and returns its folder.
+
+    JAX keys a program by its code, its shapes, the devices, XLA's flags and the versions of jax and
+    jaxlib, so a stale program is never read. A cache that ``JAX_COMPILATION_CACHE_DIR`` or
+    ``JAX_ENABLE_COMPILATION_CACHE`` configures is left as it is.
+
+    Args:
+        folder: where programs are kept; "" is `default_folder`, "off" turns the cache off.
+        say: gets one line if the default folder cannot be written.
+
+    Returns:
+        The folder, or None if nothing is cached.
+
+    Raises:
+        UserError: ``folder`` cannot be written.
+    """
+    if folder == OFF:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return None
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    if not folder and jax.config.jax_compilation_cache_dir:
+        return Path(jax.config.jax_compilation_cache_dir)
+    path = Path(folder) if folder else default_folder()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied", str(path))
+    except OSError as error:
+        if folder:
+            raise UserError(f"--compile_cache: {path}: {error.strerror}") from error
+        say(f"compiled programs are not kept: {path}: {error.strerror} (--compile_cache=DIR)")
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    # Also what compiles fast: a start compiles dozens of small programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return path
+
+
+def default_folder() -> Path:
+    """``alol_jax/compiled`` in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "alol_jax", "compiled")

@@ -1,0 +1,96 @@
+"""What decoding costs: the decoder of `decoding.decode`, 32 prompts of 128 tokens, 128 new ones.
+
+    tokens per second = prompts · new tokens / median seconds, reading the prompts included
+
+No token ends a response, so every row writes all its tokens, greedily. Writing one token for every
+row reads each weight once: the least time for it is the weights' bytes over the memory's bandwidth.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+
+from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.sampling import Sampling
+from alol_jax.devices.sharding import place_rows
+from alol_jax.models.transformer import Transformer
+from alol_jax.types import Params
+from benchmarks.accelerator.measuring import (
+    Row,
+    Tell,
+    analysed_bytes,
+    attempt,
+    compiled,
+    median_of,
+    sheet,
+)
+from benchmarks.accelerator.steps import ONE_B, SEVEN_B
+from benchmarks.accelerator.subjects import Subject, one_device, weights
+
+ROWS, PROMPT, NEW = 32, 128, 128
+
+
+def sizes(tiny: bool) -> tuple[int, int, int]:
+    """Prompts, their length, new tokens of each."""
+    return (2, 16, 8) if tiny else (ROWS, PROMPT, NEW)
+
+
+def one_b(tell: Tell, tiny: bool) -> None:
+    """Llama-3.2-1B with its adapters, bfloat16."""
+    _told(tell, ONE_B, tiny, read_alone=True)
+
+
+def seven_b(tell: Tell, tiny: bool) -> None:
+    """Llama-7B in NF4 with its adapters."""
+    _told(tell, SEVEN_B, tiny, read_alone=False)
+
+
+def _told(tell: Tell, subject: Subject, tiny: bool, *, read_alone: bool) -> None:
+    rows, prompt, new = sizes(tiny)
+    quantised = ", NF4" if subject.nf4 else ""
+    try:
+        model, said = subject.open(tiny, (prompt,))
+        trained, frozen = weights(model)
+    except Exception as error:
+        tell({"what": f"decoding, {subject.preset}", "failed": f"{error}"[:300]})
+        return
+    params = {**frozen, **trained}
+    for count in (1, new) if read_alone else (new,):
+        kind = "reading the prompts and one token" if count == 1 else f"{count} tokens"
+        what = f"decoding, {subject.preset}{quantised}, {rows} × {prompt}, {kind}"
+        attempt(tell, what, functools.partial(_row, model, params, (rows, prompt, count), said))
+
+
+def _row(model: Transformer, params: Params, size: tuple[int, int, int], said: str) -> Row:
+    rows, prompt, new = size
+    rng = np.random.default_rng(0)
+    ids = rng.integers(model.config.vocab_size, size=(rows, prompt), dtype=np.int32)
+    batch = place_rows((ids, np.ones((rows, prompt), np.float32)), one_device())
+    decoder = make_decoder(model, Sampling(max_new_tokens=new))
+    arguments = (params, *batch, jax.random.split(jax.random.key(0), rows))
+    call, compiling = compiled(decoder, *arguments)
+    written, lengths = call(*arguments)
+    if int(lengths.min()) != new:
+        raise ValueError(f"a row ended after {int(lengths.min())} of {new} tokens")
+    seconds = median_of(lambda: call(*arguments), most=5, seconds=4.0)
+    row = {
+        "seconds": seconds,
+        "compile_seconds": compiling,
+        "tokens_per_second": rows * new / seconds,
+        "analysed_bytes": analysed_bytes(call),
+        "note": said,
+    }
+    if sheet() is not None and new > 1:
+        least = _read_bytes(model, params) * new / sheet().bandwidth
+        row["bandwidth_share"] = least / seconds
+        row["note"] = f"weights read at {least / seconds:.0%} of the bandwidth; {said}"
+    return row
+
+
+def _read_bytes(model: Transformer, params: Params) -> int:
+    """Bytes of the weights that every token reads; of an untied embedding it reads a row."""
+    tied = model.config.tied_embeddings
+    return sum(x.nbytes for path, x in params.items() if tied or path != "embed/embedding")
