@@ -10,7 +10,7 @@ ruff format --check .
 ruff check .
 export JAX_PLATFORMS=cpu
 case "${1:-}" in
-"") exec python -m pytest -n 2 -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
---all) shift && exec python -m pytest -n 2 "$@" ;;
+"") exec python -m pytest -n 2 --dist worksteal -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
+--all) shift && exec python -m pytest -n 2 --dist worksteal "$@" ;;
 *) exec python -m pytest "$@" ;;
 esac

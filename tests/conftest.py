@@ -1,5 +1,6 @@
 """Settings of every test: 8 virtual CPU devices, no silent rank promotion, quick compilation."""
 
+import gc
 import os
 from importlib.util import find_spec
 
@@ -10,6 +11,7 @@ os.environ.update(environment(devices=8))  # before jax is imported
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+gc.set_threshold(50_000, 20, 20)  # tracing makes many objects; a tenth of the time was their count
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
 

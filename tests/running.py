@@ -59,8 +59,10 @@ def run(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.Compl
     )
 
 
-def run_here(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.CompletedProcess:
-    """`run` without a process of its own, whose start takes seconds; on one of the devices."""
+def run_here(
+    workdir: Path, *arguments: str, config: str = DEBUG, devices: int = 1
+) -> subprocess.CompletedProcess:
+    """`run` without a process of its own, whose start takes seconds; on the first devices."""
     import jax
     from absl.testing import flagsaver
 
@@ -68,12 +70,12 @@ def run_here(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.
     from alol_jax.devices.sharding import make_mesh
 
     words = command(workdir, *arguments, config=config)[2:]
-    one = functools.partial(make_mesh, devices=jax.devices()[:1])
+    make = functools.partial(make_mesh, devices=jax.devices()[:devices])
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         flagsaver.flagsaver(),
         mock.patch.object(sys, "argv", words),
-        mock.patch("alol_jax.main.make_mesh", one),
+        mock.patch("alol_jax.main.make_mesh", make),
         mock.patch("signal.signal"),
         warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # ml_collections'
         contextlib.redirect_stdout(out),

@@ -14,7 +14,7 @@ from alol_jax.stages.score import score
 from alol_jax.tasks import hha
 from alol_jax.types import Evaluation, Policy, Splits, TrainingTable, UserError
 from configs import common
-from tests.running import SMALL, run
+from tests.running import SMALL, run, run_here
 from tests.tasks.hha_cases import row, task_options, transcripts, write
 from tests.tiny_run import context
 
@@ -64,7 +64,7 @@ def flags(tmp_path_factory):
 def finished(tmp_path_factory, flags):
     """A run of a_lol_seq, the objective of the config, and what it printed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    result = run(workdir, *flags, config="configs/hha.py:debug")
+    result = run_here(workdir, *flags, config="configs/hha.py:debug")
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 

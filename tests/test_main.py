@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from alol_jax.runs.workdir import alone_in
-from tests.running import DEBUG, ROOT, SMALL, command, environment, refused, run, run_here
+from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 
 JSONL = "configs/jsonl.py:debug"
 
@@ -47,6 +47,10 @@ def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path):
 )
 def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path):
     assert said in refused(run_here(tmp_path / "run", config=config))
+
+
+def test_a_process_prints_the_line_alone_and_exits_with_2(tmp_path):
+    assert "no key 'polcy'" in refused(run(tmp_path / "run", "--config.polcy.epochs=1"))
 
 
 GOOD = [{"prompt": f"question {n}", "response": "a fine answer", "reward": 0.5} for n in range(80)]
@@ -120,15 +124,6 @@ def test_an_edited_data_file_is_not_taken_for_the_old_one(tmp_path):
 def test_a_workdir_that_another_run_uses_is_refused(tmp_path):
     with alone_in(tmp_path / "run"):
         assert "another run is using" in refused(run_here(tmp_path / "run"))
-
-
-def test_no_row_with_positive_advantage_says_how_many_the_best_and_what_to_do(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    rude = [{"prompt": f"question {n}", "response": "I hate this awful mess."} for n in range(99)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rude))
-    arguments = [f"--config.task.train_file={file}", "--config.rewards.positivity=1", *SMALL]
-    line = refused(run_here(tmp_path / "run", *arguments, config=JSONL))
-    assert "none of 20 training rows has a positive advantage" in line and "the best is" in line
 
 
 def test_the_debug_config_names_the_debug_model():

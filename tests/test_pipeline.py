@@ -13,7 +13,7 @@ import pytest
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.types import Policy
-from tests.running import ROOT, SMALL, command, environment, run
+from tests.running import ROOT, SMALL, command, environment, run, run_here
 
 STAGES = "load score fit_reference generate fit_value select fit_policy evaluate report".split()
 FITS = ("03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained")
@@ -77,14 +77,7 @@ def test_eight_devices_train_the_same_policy_as_one(undisturbed, tmp_path):
     workdir, _ = undisturbed
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
     arguments = (*SMALL, *mesh, "--stages=load,score,fit_reference")
-    result = subprocess.run(
-        command(tmp_path / "run", *arguments),
-        cwd=ROOT,
-        env=environment(devices=8),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    result = run_here(tmp_path / "run", *arguments, devices=8)
     assert result.returncode == 0, result.stderr
     assert "done before generate, as --stages says" in result.stdout
 
@@ -194,7 +187,7 @@ def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = [argument for argument in SMALL if "test" not in argument]
     arguments = [f"--config.task.train_file={file}", "--config.task.test=8", *small]
-    result = run(tmp_path / "run", *arguments, config="configs/jsonl.py:debug")
+    result = run_here(tmp_path / "run", *arguments, config="configs/jsonl.py:debug")
     assert result.returncode == 0, result.stderr
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout
