@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a config before the first stage runs."""
+"""Checks of a config before the first stage runs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from alol_jax.training.rollouts import check_rollouts
 from alol_jax.types import Task, UserError
 
 SPLITS = ("train", "validation", "test")
-COLUMNS = ("ref_logp", "reward", "advantage")  # what an objective can read
+COLUMNS = ("ref_logp", "reward", "advantage")  # the columns that an objective can read
 
 
 def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageModel) -> None:
-    """Refuses a config that cannot run to its end.
+    """Check that a config can run to its end.
 
     Raises:
-        UserError: names the field, its value and what is expected.
+        UserError: it cannot; the message names the field, its value and what is expected.
     """
     _check_sampling(config, objective)
     for field, weights in (
@@ -38,7 +38,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     if config.evaluate.rewards and not any(config.evaluate.rewards.values()):
         raise UserError(
             "config.evaluate.rewards: every weight is 0, so nothing would score the test prompts: "
-            "give one a weight, or none at all ({}) to score them as in training"
+            "give one a weight above 0, or leave the dict empty to score them as in training"
         )
     _check_decoding(config, lm)
     for section in ("reference", "policy", "value"):
@@ -76,7 +76,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
 
 
 def _check_sampling(config: ConfigDict, objective: Objective) -> None:
-    """What is drawn, how responses rank, and what is annotated fit the objective."""
+    """Check that sampling, ranking and annotated columns suit the objective."""
     sampling = sampling_of(config.policy.sampling, objective.draw_by)
     if objective.responses > 1 and SAMPLING[sampling].good:
         raise UserError(
@@ -109,27 +109,27 @@ def _check_scorer(config: ConfigDict) -> None:
 
 
 def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
-    """Every batch is cut evenly over the devices of the mesh."""
-    cut = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    """Check that every batch can be divided evenly over the mesh."""
+    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
     for section in ("reference", "policy", "decode", "value", "select", "evaluate"):
         size = config[section].batch_size
         _positive(f"{section}.batch_size", size)
-        if size % cut:
+        if size % shards:
             raise UserError(
-                f"config.{section}.batch_size={size} must be a multiple of data · fsdp = {cut}"
+                f"config.{section}.batch_size={size} must be a multiple of data · fsdp = {shards}"
             )
 
 
 def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
-    """Numbers in their ranges, end tokens that the model has, answers that fit in its positions."""
+    """Check ranges, that end tokens exist, and that answers fit in the model's positions."""
     decoding_of(config.decode)
     drawing_of(config.decode, config.generate)
     vocab_size = lm.tokenizer.vocab_size
     for token in config.decode.end:
         if not isinstance(token, int) or not 0 <= token < vocab_size:
             raise UserError(
-                f"config.decode.end={config.decode.end}: {token!r} is no token id, which are whole "
-                f"numbers below {vocab_size}"
+                f"config.decode.end={config.decode.end}: {token!r} is not a token id: expected "
+                f"whole numbers below {vocab_size}"
             )
     longest, positions = lm.prompt_widths[-1], lm.transformer.config.max_positions
     if longest + config.decode.max_new_tokens > positions:
@@ -141,12 +141,12 @@ def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
 
 
 def _check_template(template: str, tokenizer: Tokenizer) -> None:
-    """What looks like a special token is one."""
+    """Check that everything that looks like a special token is one."""
     for marker in re.findall(r"<\|[^|<>]*\|>|<s>|</s>|\[INST\]", template):
         if len(tokenizer.encode(marker)) != 1:
             raise UserError(
-                f"config.task.template: {marker!r} is no special token of this model's tokenizer; "
-                "write the template that the model was trained with"
+                f"config.task.template: {marker!r} is not a special token of this model's "
+                "tokenizer; use the template that the model was trained with"
             )
 
 

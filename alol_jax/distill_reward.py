@@ -1,14 +1,14 @@
-"""A small reward model from stored rewards, for who has no room (or network) for a large one.
+"""Distil stored rewards into a small reward model, for when a large one does not fit.
 
     python -m alol_jax.distill_reward --config=configs/hha.py:size=smollm2 --out=rewards/small \
         --config.task.train_files="('helpful_base.jsonl',)" …
 
-A value head over prompt and response is fitted on the frozen base of ``config.model`` to the stored
-rewards of the training rows, with the epoch that is best on the validation rows, and measured on
-the test rows, which nothing was chosen by. All stored rewards must be of one scorer, those of the
-test rows too (HHA's test files have another than its training files: split test rows off). An entry
-of ``config.reward_models`` with this path then scores with it; where the run stands on the same
-base, that costs no second model.
+Fits a value head over prompt and response, on the frozen base of ``config.model``, to the stored
+rewards of the training rows. The best epoch is chosen on the validation rows, and the result is
+measured on the test rows. All stored rewards must come from one scorer, those of the test rows too
+(HHA's test files have a different one than its training files: split test rows off instead). To
+use the model, add an entry with this path to ``config.reward_models``. A run on the same base then
+needs no second model.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from alol_jax.rewards.distilled import (
     save_distilled,
 )
 from alol_jax.runs.progress import progress, say
-from alol_jax.stages.load import checked
+from alol_jax.stages.load import check_splits
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.head_fit import Features, HeadFitter, features_of, make_head_fitter
 from alol_jax.types import Example, Interval, Params, UserError, Watch
 
-_OUT = flags.DEFINE_string("out", None, "Where the reward model goes; must not exist.")
+_OUT = flags.DEFINE_string("out", None, "The folder to create for the reward model.")
 
 DRAWS, CONFIDENCE = 10_000, 0.95
 
@@ -56,27 +56,27 @@ class Rows(NamedTuple):
     prompt: tuple[str, ...]
     response: tuple[str, ...]
     reward: np.ndarray  # f64[rows]
-    example: np.ndarray  # i64[rows], the prompt it answers
+    example: np.ndarray  # i64[rows], index of the prompt
     source: np.ndarray  # str[rows]
 
 
 class Agreement(NamedTuple):
-    """How well predictions order rows as their stored rewards do."""
+    """How well predictions agree with the stored rewards."""
 
     rows: int
     pearson: float
     spearman: float
     mse: float
     variance: float  # the error of always predicting the mean
-    pairs: Interval | None  # share of pairs of one prompt that are ordered alike; None without any
-    by_length: float  # the same share if the longer response were always the better one
+    pairs: Interval | None  # accuracy on pairs of responses to a prompt; None without pairs
+    by_length: float  # the same accuracy if the longer response is always preferred
 
 
 def rows_of(split: str, examples: Sequence[Example]) -> Rows:
-    """Every response of a split.
+    """The responses of a split as rows.
 
     Raises:
-        UserError: one without a stored reward, or with one outside [0, 1].
+        UserError: a response has no stored reward, or one outside [0, 1].
     """
     found = [
         (one.prompt, text, reward, n, one.source)
@@ -96,16 +96,16 @@ def rows_of(split: str, examples: Sequence[Example]) -> Rows:
 
 
 def agreement(predicted: np.ndarray, rows: Rows) -> Agreement:
-    """What `Agreement` says of f64[rows] predictions.
+    """Compare f64[rows] predictions with the stored rewards.
 
-    A pair is two responses of one prompt with different stored rewards; equal predictions of it
-    count one half. The interval is a bootstrap over pairs.
+    A pair is two responses to the same prompt with different stored rewards. It counts ½ if its
+    predictions are equal. The interval is a bootstrap over pairs.
     """
     length = np.array([len(text) for text in rows.response], np.float64)
-    ours, theirs = _ordered_alike(predicted, rows), _ordered_alike(length, rows)
+    correct, correct_by_length = _pairs_correct(predicted, rows), _pairs_correct(length, rows)
     pairs = None
-    if len(ours):
-        pairs = bootstrap(ours, draws=DRAWS, confidence=CONFIDENCE, seed=0)
+    if len(correct):
+        pairs = bootstrap(correct, draws=DRAWS, confidence=CONFIDENCE, seed=0)
     return Agreement(
         rows=len(predicted),
         pearson=pearson(predicted, rows.reward),
@@ -113,12 +113,12 @@ def agreement(predicted: np.ndarray, rows: Rows) -> Agreement:
         mse=float(np.mean((predicted - rows.reward) ** 2)),
         variance=float(np.var(rows.reward)),
         pairs=pairs,
-        by_length=float(np.mean(theirs)) if len(theirs) else float("nan"),
+        by_length=float(np.mean(correct_by_length)) if len(correct) else float("nan"),
     )
 
 
-def _ordered_alike(predicted: np.ndarray, rows: Rows) -> np.ndarray:
-    """f64[pairs]: 1 where the pair is ordered as the rewards order it, ½ where it is not at all."""
+def _pairs_correct(predicted: np.ndarray, rows: Rows) -> np.ndarray:
+    """f64[pairs]: 1 if predictions and rewards order the pair alike, ½ for a tie, else 0."""
     found = []
     for example in np.unique(rows.example):
         members = np.flatnonzero(rows.example == example)
@@ -134,18 +134,18 @@ def _ordered_alike(predicted: np.ndarray, rows: Rows) -> np.ndarray:
 def distil(
     config: ConfigDict, lm: LanguageModel, out: Path
 ) -> tuple[Description, dict[str, Agreement]]:
-    """Fits, measures and saves the reward model.
+    """Fit, evaluate and save the reward model.
 
     Returns:
         What was saved, and the agreement on all test rows and on those of each source.
 
     Raises:
-        UserError: see `rows_of`; ``out`` exists.
+        UserError: ``out`` exists; also see `rows_of`.
     """
     refuse_taken(out)
     _check_options(config.distill, lm.transformer.config.width)
     options, task = config.distill, get_task(config.task)
-    splits = checked(task, task.load(config.task), say)
+    splits = check_splits(task, task.load(config.task), say)
     named = {
         split: rows_of(split, getattr(splits, split)) for split in ("train", "validation", "test")
     }
@@ -163,7 +163,7 @@ def distil(
     found = {EVERY: agreement(predicted, named["test"])}
     for source in sorted(set(named["test"].source)):
         where = np.flatnonzero(named["test"].source == source)
-        found[str(source)] = agreement(predicted[where], _part(named["test"], where))
+        found[str(source)] = agreement(predicted[where], _take(named["test"], where))
     figures = {name: getattr(found[EVERY], name) for name in ("pearson", "spearman", "mse")}
     figures["rows"] = len(named["train"].reward)
     described = dataclasses.replace(described, figures=figures)
@@ -171,7 +171,7 @@ def distil(
     return described, found
 
 
-def _part(rows: Rows, where: np.ndarray) -> Rows:
+def _take(rows: Rows, where: np.ndarray) -> Rows:
     return Rows(
         tuple(rows.prompt[i] for i in where),
         tuple(rows.response[i] for i in where),
@@ -196,20 +196,20 @@ def _features(
 
 
 def _check_memory(lm: LanguageModel, described: Description, rows: int) -> None:
-    """The features of all rows lie in host memory."""
+    """Check that the features of all rows fit in host memory."""
     model, reading = reader_of(lm, described)
     needed = rows * max(reading.widths) * model.config.width * 4
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > 0.7 * there:
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.7 * installed:
         raise UserError(
             f"the features of these rows take {needed / 2**30:.0f} GiB, this machine has "
-            f"{there / 2**30:.0f}: take fewer rows (config.task.limit), shorter ones "
+            f"{installed / 2**30:.0f}: take fewer rows (config.task.limit), shorter ones "
             "(config.model.shapes) or a smaller model"
         )
 
 
 def _check_options(options: ConfigDict, width: int) -> None:
-    """The fields of ``config.distill``."""
+    """Check the fields of ``config.distill``."""
     for field in ("heads", "epochs", "batch_size"):
         if options[field] < 1:
             raise UserError(f"config.distill.{field}={options[field]} must be 1 or more")
@@ -236,7 +236,7 @@ def _best_epoch(fitter: HeadFitter, train: Features, validation: Features, epoch
 
 
 def table(found: dict[str, Agreement]) -> str:
-    """The agreements as aligned text."""
+    """The agreement as aligned text, one line per set of rows."""
     head = f"{'test rows':<22}{'rows':>6}{'Pearson':>9}{'Spearman':>10}{'R²':>8}"
     lines = [f"{head}{'pairs ordered alike':>24}{'by length':>11}"]
     for name, one in found.items():
@@ -256,14 +256,14 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
     if CONFIG.value is None or not _OUT.value:
         raise UserError("--config and --out are needed: see README.md for a command to copy")
-    logging.set_verbosity(logging.WARNING)  # optax tells about a warm-up of 0
-    began, config = time.monotonic(), CONFIG.value
+    logging.set_verbosity(logging.WARNING)  # optax logs a warm-up of 0
+    started, config = time.monotonic(), CONFIG.value
     lm = open_language_model(config.model, make_mesh(**config.mesh))
     _, found = distil(config, lm, Path(_OUT.value))
     say(table(found))
     say(
-        f"done in {time.monotonic() - began:.0f} s; an entry of config.reward_models with "
-        f"path={_OUT.value} scores with it"
+        f"done in {time.monotonic() - started:.0f} s; to use it, add an entry with "
+        f"path={_OUT.value} to config.reward_models"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run trained, taken back to transformers, PEFT and vLLM.
+"""Export a trained model to transformers, PEFT and vLLM.
 
 python -m alol_jax.export --workdir=runs/quickstart --what=adapter --out=adapters/quickstart
 """
@@ -38,7 +38,7 @@ from alol_jax.runs.workdir import Stage, finished_stage
 from alol_jax.types import Params, Policy, UserError
 
 MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_reference",)}
-"""What can be exported -> the stages of which one fits it."""
+"""Model to export -> the stages that can train it."""
 
 
 class Options(argparse.Namespace):
@@ -55,32 +55,32 @@ class Options(argparse.Namespace):
 
 
 def export(options: Options) -> None:
-    """Writes the directory ``options.out``: model files, tokenizer files, README.md.
+    """Write the directory ``options.out``: model files, tokenizer files and README.md.
 
     Raises:
-        UserError: the run has no such model, the directory is not empty, or the base is another
-            one than the run's. Nothing is left half-written.
+        UserError: the run has no such model, the directory is not empty, or the base model is not
+            the one of the run. Nothing is left half-written.
     """
-    if options.what not in FORMS:
-        raise UserError.unknown(f"--what: no form {options.what!r}", options.what, FORMS)
+    if options.what not in WRITERS:
+        raise UserError.unknown(f"--what: no form {options.what!r}", options.what, WRITERS)
     if options.stage not in MODELS:
         raise UserError.unknown(f"--stage: no model {options.stage!r}", options.stage, MODELS)
     if options.dtype not in ("", *DTYPES):
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
     options.out = options.out.expanduser().resolve()
-    _refuse_full(options.out)
-    stage = _stage_of(options.workdir, options.stage)
+    _check_empty(options.out)
+    stage = _trained_stage(options.workdir, options.stage)
     config = stage.config()
     config.model.path = options.base or config.model.path
     config.model.adapter = options.adapter or config.model.adapter
-    config.model.attention = "xla"  # nothing is computed with it, and every machine has it
+    config.model.attention = "xla"  # available everywhere; nothing is computed with it
     lm = open_language_model(
         config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
     )
     _check_base(lm, stage, config.model.path)
     policy = load_result(stage.folder, Policy)
-    with _appearing(options.out) as folder:
-        dtype = FORMS[options.what](folder, lm, policy.trained, config.model.path, options.dtype)
+    with _atomic_folder(options.out) as folder:
+        dtype = WRITERS[options.what](folder, lm, policy.trained, config.model.path, options.dtype)
         lm.tokenizer.save(folder)
         about = Exported(
             options.workdir,
@@ -96,10 +96,10 @@ def export(options: Options) -> None:
     say(f"the {options.stage} of {options.workdir} as {options.what}: {options.out}")
 
 
-def _stage_of(workdir: Path, name: str) -> Stage:
-    """The stage that fitted the model; of several, the one that was evaluated."""
-    made = [finished_stage(workdir, stage) for stage in MODELS[name]]
-    found = [stage for stage in made if stage is not None]
+def _trained_stage(workdir: Path, name: str) -> Stage:
+    """The stage that trained the model; if there are several, the one that was evaluated."""
+    stages = [finished_stage(workdir, stage) for stage in MODELS[name]]
+    found = [stage for stage in stages if stage is not None]
     if len(found) > 1:
         evaluated = finished_stage(workdir, "evaluate")
         inputs = {} if evaluated is None else evaluated.record["inputs"]
@@ -118,11 +118,11 @@ def _stage_of(workdir: Path, name: str) -> Stage:
 
 
 def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
-    """Writes what peft loads on the base."""
+    """Write an adapter that PEFT loads onto the base model."""
     if lm.transformer.lora is None:
         raise UserError(
-            "--what=adapter: this run trained every weight (config.model.lora.rank = 0), there is "
-            "no adapter: use --what=merged"
+            "--what=adapter: this run trained every weight (config.model.lora.rank = 0), so there "
+            "is no adapter: use --what=merged"
         )
     if dtype:
         raise UserError("--dtype: an adapter is always float32; leave it out, or use --what=merged")
@@ -131,10 +131,10 @@ def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype:
 
 
 def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
-    """Writes what transformers loads on its own, in the dtype of the run unless one is given."""
+    """Write a whole model for transformers, in the run's dtype unless one is given."""
     dtype = dtype or lm.transformer.dtype.name
     config, checkpoint = lm.transformer.config, lm.checkpoint
-    architecture = _generating(config.family) if checkpoint is None else checkpoint.architecture
+    architecture = _causal_lm(config.family) if checkpoint is None else checkpoint.architecture
     tensors = HFTensors(config, architecture, _weights(lm, trained))
     write_weights(folder, tensors.shapes, dtype, tensors.read)
     if checkpoint is not None and isinstance(checkpoint.weights, HFDirectory):
@@ -144,7 +144,7 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
             shutil.copyfile(generation, folder / generation.name)
     else:
         fields = {"architectures": [architecture]} | to_hf(config) | _token_ids(lm)
-        if config.rotary is not None:  # transformers 4 looks for it here
+        if config.rotary is not None:  # where transformers 4 reads it
             fields["rope_theta"] = config.rotary.theta
     fields.pop("dtype", None)
     write_json(folder / "config.json", fields | {"torch_dtype": dtype})
@@ -152,20 +152,20 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
 
 
 def _token_ids(lm: LanguageModel) -> dict[str, int]:
-    """Which tokens end and pad what the model generates."""
+    """The end and padding tokens of generation."""
     return {"eos_token_id": lm.tokenizer.eos_id, "pad_token_id": lm.tokenizer.pad_id}
 
 
-FORMS: dict[str, Callable[[Path, LanguageModel, Params, str, str], str]] = {
+WRITERS: dict[str, Callable[[Path, LanguageModel, Params, str, str], str]] = {
     "adapter": _adapter,
     "merged": _merged,
 }
-"""--what -> who writes it: (folder, model, trained leaves, where the base lies, dtype or "") -> the
-dtype of the merged weights, "" for an adapter."""
+"""--what -> its writer: (folder, model, trained leaves, path of the base, dtype or "") -> the dtype
+of the merged weights, or "" for an adapter."""
 
 
 def _weights(lm: LanguageModel, trained: Params) -> Weight:
-    """The trained model, weight by weight."""
+    """A function that returns the weights of the trained model one by one."""
     lora, nf4 = lm.transformer.lora, lm.transformer.nf4
     if lora is None:
         return of_params(trained)
@@ -177,8 +177,8 @@ def _weights(lm: LanguageModel, trained: Params) -> Weight:
     return merged(weight if nf4 is None else dequantised(weight, nf4), lora, trained)
 
 
-def _generating(family: str) -> str:
-    """The class of transformers that generates with a body of ``family``."""
+def _causal_lm(family: str) -> str:
+    """The causal language model class of ``family`` in transformers."""
     return next(
         name
         for name, kind in ARCHITECTURES.items()
@@ -187,7 +187,7 @@ def _generating(family: str) -> str:
 
 
 def _check_base(lm: LanguageModel, stage: Stage, path: str) -> None:
-    """The trained leaves belong to the base that they were trained on."""
+    """Check that the base model is the one that the leaves were trained on."""
     trained_on = stage.record["inputs"]["lm"]
     for key in ("weights", "tokenizer", "adapter"):
         if trained_on.get(key) != lm.fingerprint.get(key):
@@ -197,17 +197,17 @@ def _check_base(lm: LanguageModel, stage: Stage, path: str) -> None:
             )
 
 
-def _refuse_full(out: Path) -> None:
+def _check_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} exists and is not empty: choose another name")
 
 
 @contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name at the end, or goes."""
+def _atomic_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to ``out`` on success and deleted on failure."""
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
-        raise UserError(f"{partial} is what an export left that was killed: delete it")
+        raise UserError(f"{partial} was left by an export that was killed: delete it")
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -222,26 +222,28 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The flags of a command line.
+    """Parse the command line.
 
     Raises:
-        UserError: one is unknown or missing.
+        UserError: a flag is unknown or missing.
     """
     parser = _Parser("alol_jax.export", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
-    flag("--workdir", type=Path, required=True, help="of the run")
-    flag("--what", required=True, help=f"one of {', '.join(FORMS)}")
-    flag("--out", type=Path, required=True, help="the directory to make; must not hold anything")
+    flag("--workdir", type=Path, required=True, help="workdir of the run")
+    flag("--what", required=True, help=f"one of {', '.join(WRITERS)}")
+    flag(
+        "--out", type=Path, required=True, help="the directory to create; must be empty or missing"
+    )
     flag("--stage", default="policy", help=f"one of {', '.join(MODELS)}")
-    flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; the run's if absent")
-    flag("--base", default="", help="where the base model lies now, if it was moved")
-    flag("--adapter", default="", help="where the adapter that training began from lies now")
+    flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; default: the run's")
+    flag("--base", default="", help="path of the base model, if it was moved")
+    flag("--adapter", default="", help="path of the adapter that training began from, if moved")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())
 
 
 def entry() -> None:
-    """Runs `export`; what the user can mend becomes one line on stderr and exit code 2."""
+    """Run `export`; a `UserError` is printed as one line on stderr, with exit code 2."""
     code = guarded(lambda: export(parse(sys.argv[1:])), debug=lambda: "--debug" in sys.argv)
     sys.exit(code)
 

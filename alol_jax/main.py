@@ -1,4 +1,4 @@
-"""The recipe: nine stages in order.
+"""Train a policy with A-LoL: nine stages from data to report.
 
 python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
@@ -48,30 +48,30 @@ STAGES = {
     "fit_value": 5,
     "select": 6,
     "fit_policy": 7,
-    "fit_policy_online": 7,  # in its place, where the objective needs rollouts
+    "fit_policy_online": 7,  # instead of fit_policy if the objective needs rollouts
     "evaluate": 8,
     "report": 9,
 }
-"""Stage -> its number, as in the names of its folder."""
+"""Stage -> its number, which is part of its folder's name."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; a finished stage is kept.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; finished stages are reused.")
 _STAGES = flags.DEFINE_list("stages", list(STAGES), "The stages that may run.")
-REDO = flags.DEFINE_bool("redo", False, "Compute stages anew where the config differs.")
+REDO = flags.DEFINE_bool("redo", False, "Recompute stages whose config has changed.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 class Opened(NamedTuple):
-    """What a run opens before its first stage; several runs can share it."""
+    """The models that a run opens before its first stage; several runs can share them."""
 
     lm: LanguageModel
-    scoring: Scoring  # what the reward is in training
-    test_scoring: Scoring  # and on the test prompts
+    scoring: Scoring  # the reward in training
+    test_scoring: Scoring  # the reward on the test prompts
 
 
 def prepare(config: ConfigDict) -> Opened:
-    """Opens the models and refuses a config that cannot run to its end."""
+    """Open the models; raise `UserError` if the config cannot run to its end."""
     c, task = config, get_task(config.task)
     lm = open_language_model(c.model, make_mesh(**c.mesh))
     check(c, task, get_objective(c.objective.name), lm)
@@ -86,11 +86,14 @@ def prepare(config: ConfigDict) -> Opened:
 
 
 def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
-    """Raw data to report. Every stage is loaded from the workdir if its inputs made it before."""
+    """Run all stages, from raw data to report.
+
+    A stage whose inputs have not changed is loaded from the workdir instead.
+    """
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
     lm, scoring, test_scoring = opened
-    wanted = {*(c.select.columns or objective.reads), "reward"}  # which every row has
+    wanted = {*(c.select.columns or objective.reads), "reward"}  # every row has a reward
     columns = tuple(column for column in COLUMNS if column in wanted)
 
     setup = Setup(lm, task, scoring, c.decode, c.seed)
@@ -130,7 +133,7 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
 
 
 def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:
-    """What the report says about the run."""
+    """Describe the run for the report."""
     values = config.ppo if get_objective(config.objective.name).online else config.objective
     return RunSummary(
         objective=config.objective.name,
@@ -149,9 +152,9 @@ def main(arguments: list[str]) -> None:
         raise UserError("--config and --workdir are needed: see README.md for a command to copy")
     for name in _STAGES.value:
         if name not in STAGES:
-            raise UserError.unknown(f"--stages: {name!r} is no stage", name, STAGES)
+            raise UserError.unknown(f"--stages: {name!r} is not a stage", name, STAGES)
     stopping = stop_when_asked()
-    logging.set_verbosity(logging.WARNING)  # orbax tells about every file
+    logging.set_verbosity(logging.WARNING)  # orbax logs every file
     started = time.monotonic()
     run = Run(
         Path(WORKDIR.value),
@@ -172,7 +175,7 @@ def main(arguments: list[str]) -> None:
 
 
 def entry(program: Callable[[list[str]], None] = main) -> None:
-    """Runs the program; what the user can mend becomes one line on stderr and exit code 2."""
+    """Run a program; a `UserError` is printed as one line on stderr, with exit code 2."""
 
     def run() -> None:
         try:
@@ -180,7 +183,7 @@ def entry(program: Callable[[list[str]], None] = main) -> None:
         except Finished as finished:
             say(str(finished))
         except Interrupted as stopped:
-            print(f"stopped: {stopped}; run the same command again to go on", file=sys.stderr)
+            print(f"stopped: {stopped}; run the same command again to resume", file=sys.stderr)
             sys.exit(STOPPED)
 
     sys.exit(

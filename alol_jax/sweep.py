@@ -1,15 +1,15 @@
-"""Several objectives × seeds on one reference: what they share is computed once.
+"""Train several objectives × seeds on one reference, computing shared stages once.
 
     python -m alol_jax.sweep --config=configs/quickstart.py --workdir=runs/sweep \
         --objectives=nll,a_lol,dpo --seeds=0,1,2
 
-Everything up to `select` lies in ``<workdir>/shared``; each run has a workdir of its own beside it,
-``<objective>-<seed>``, as complete as any other (with links to what is shared; `main` on it needs
-the same ``--config.policy.seed`` and ``--config.select.columns``). A seed is
+The stages up to `select` are in ``<workdir>/shared``. Each run has its own workdir
+``<workdir>/<objective>-<seed>``, which is complete: it links to the shared stages (to run `main` on
+it, pass the same ``--config.policy.seed`` and ``--config.select.columns``). A seed is
 ``config.policy.seed``: it changes row order, dropout and rollouts, not the reference. At the end
-all runs are compared (`compare`), with those of earlier sweeps in the same workdir. Run the same
-command again to go on. Objectives that read what no objective of the first sweep reads (advantage,
-log-probabilities of the reference) cannot be added later: name them all at once.
+all runs are compared (`compare`), including those of earlier sweeps in the same workdir. Run the
+same command again to resume. Objectives that read a column (advantage, log-probabilities of the
+reference) that the first sweep did not compute cannot be added later: name all objectives at once.
 """
 
 from __future__ import annotations
@@ -27,36 +27,39 @@ from alol_jax.checks import COLUMNS, check
 from alol_jax.compare import check_out, compare
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
 from alol_jax.objectives.registry import get_objective
-from alol_jax.reports.finished_runs import why_not
+from alol_jax.reports.finished_runs import why_not_comparable
 from alol_jax.runs.command_line import stop_when_asked
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, alone_in, finished_stage, first_difference
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import UserError
 
-COMMON = (
+SHARED_KEYS = (
     *("seed", "task", "rewards", "reward_models", "score", "model", "mesh", "reference"),
     *("decode", "generate", "value", "select", "evaluate"),
 )
-"""Keys of the config that the runs of a sweep have in common: what is computed or opened once."""
-POLICY = STAGES["fit_policy"]  # the first stage that no two runs share
-SET_HERE = {
+"""Config keys that are the same in all runs of a sweep, because what they control is shared."""
+FIRST_OWN_STAGE = STAGES["fit_policy"]  # earlier stages are shared
+SET_BY_SWEEP = {
     "objective.name": "use --objectives",
     "policy.seed": "use --seeds",
     "select.columns": "it follows from --objectives",
 }
-"""Fields that a sweep sets in each run."""
+"""Config keys that a sweep sets in each run -> what to use instead."""
 
 _OBJECTIVES = flags.DEFINE_list("objectives", ["a_lol"], "Names of objectives.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Whole numbers, 0 or more.")
 _AGAINST = flags.DEFINE_string("against", None, "The row that all others are compared with.")
 
 
-def asked(objectives: Sequence[str], seeds: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    """The objectives and seeds of the command line.
+def parse_lists(
+    objectives: Sequence[str], seeds: Sequence[str]
+) -> tuple[tuple[str, ...], list[int]]:
+    """Check the objectives and seeds of the command line.
 
     Raises:
-        UserError: none or one of them twice, no objective of this name, no whole number.
+        UserError: a list is empty or has duplicates, an objective is unknown, or a seed is not a
+            whole number.
     """
     for name in objectives:
         get_objective(name)
@@ -72,15 +75,15 @@ def asked(objectives: Sequence[str], seeds: Sequence[str]) -> tuple[tuple[str, .
 
 
 def columns_of(objectives: Sequence[str], shared: Path) -> tuple[str, ...]:
-    """What `select` annotates so that all these objectives can read it.
+    """The columns that `select` computes for these objectives.
 
-    What was annotated before stays, so that a sweep can be continued with objectives that read no
-    more than that; others need --redo, or a workdir of their own.
+    The columns of a finished `select` are kept if they suffice, so that a sweep can be extended.
+    Objectives that need more columns need --redo, or another workdir.
     """
     wanted = {column for name in objectives for column in get_objective(name).reads}
-    if (made := finished_stage(shared, "select")) is not None:
-        before = set(made.config().select.columns)
-        new = wanted - before - {"reward"}  # which every row has
+    if (finished := finished_stage(shared, "select")) is not None:
+        before = set(finished.config().select.columns)
+        new = wanted - before - {"reward"}  # every row has a reward
         wanted = before | wanted if new else before
     return tuple(column for column in COLUMNS if column in wanted)
 
@@ -94,13 +97,13 @@ def sweep(
     redo: bool,
     stopping: Callable[[], bool],
 ) -> tuple[Path, ...]:
-    """Runs every objective with every seed; returns their workdirs.
+    """Run every objective with every seed; return their workdirs.
 
     Args:
         config_of: objective -> the config of its runs.
 
     Raises:
-        UserError: as a run; or configs of two objectives that differ in what is shared.
+        UserError: as in `main`; or the configs of two objectives differ in a shared key.
         Interrupted: the sweep was asked to stop.
     """
     configs = {name: config_of(name) for name in objectives}
@@ -109,10 +112,10 @@ def sweep(
         columns = columns_of(objectives, shared)
         for config in configs.values():
             config.select.columns = columns
-        opened = _prepared(configs)
+        opened = _prepare_all(configs)
         for seed in seeds:
             for name, config in configs.items():
-                began = time.monotonic()
+                started = time.monotonic()
                 config.policy.seed = seed
                 folders.append(workdir / f"{name}-{seed}")
                 say(f"--- {name}, seed {seed}")
@@ -125,28 +128,32 @@ def sweep(
                     stopping=stopping,
                     say=say,
                     shared=shared,
-                    together=[stage for stage, number in STAGES.items() if number < POLICY],
+                    together=[
+                        stage for stage, number in STAGES.items() if number < FIRST_OWN_STAGE
+                    ],
                 )
                 with alone_in(run.folder):
                     recipe(config, run, opened)
-                say(f"--- {name}, seed {seed}: {time.monotonic() - began:.0f} s")
+                say(f"--- {name}, seed {seed}: {time.monotonic() - started:.0f} s")
     return tuple(folders)
 
 
-def _prepared(configs: Mapping[str, ConfigDict]) -> Opened:
-    """The models of all runs, once it is known that every config can run to its end.
+def _prepare_all(configs: Mapping[str, ConfigDict]) -> Opened:
+    """Check all configs and open the models that their runs share.
 
     Raises:
-        UserError: one cannot; or two of them do not share what a sweep computes once.
+        UserError: a config cannot run to its end, or two configs differ in a shared key.
     """
     (first, config), *others = configs.items()
     for name, other in others:
-        parts = [{f"config.{key}": c.to_dict()[key] for key in COMMON} for c in (config, other)]
+        parts = [
+            {f"config.{key}": c.to_dict()[key] for key in SHARED_KEYS} for c in (config, other)
+        ]
         found = first_difference(*parts)
         if found is not None:
             raise UserError(
                 f"{first} and {name} cannot share a reference: {found.field} = {found.one} for "
-                f"the one and {found.other} for the other; sweep them apart"
+                f"{first} and {found.other} for {name}: run separate sweeps"
             )
     opened = prepare(config)
     for name, other in others:
@@ -155,47 +162,52 @@ def _prepared(configs: Mapping[str, ConfigDict]) -> Opened:
 
 
 def config_from(file: str, overrides: Mapping[str, Any]) -> Callable[[str], ConfigDict]:
-    """objective -> the config in ``file`` (with its argument) for it, with what flags changed.
+    """Return a function from an objective to its config: ``file`` with the flags' overrides.
+
+    Args:
+        file: path of the config, with ``:argument`` if it has one.
+        overrides: config key -> value from the command line.
 
     Raises:
-        UserError: a flag changes what a sweep sets itself (`SET_HERE`); or, of what is returned,
-            the config does not know the objective.
+        UserError: a flag sets a key of `SET_BY_SWEEP`. The returned function raises it if the
+            config does not accept the objective.
     """
     path, _, arg = file.partition(":")
-    for field, instead in SET_HERE.items():
+    for field, instead in SET_BY_SWEEP.items():
         if field in overrides:
             raise UserError(f"--config.{field}: a sweep sets it in each run: {instead}")
 
     def config_of(objective: str) -> ConfigDict:
-        said = ",".join(filter(None, (arg, f"objective={objective}")))
+        argument = ",".join(filter(None, (arg, f"objective={objective}")))
         try:
-            config = runpy.run_path(path)["get_config"](said)
+            config = runpy.run_path(path)["get_config"](argument)
         except (TypeError, ValueError) as error:
-            raise UserError(f"--config={file}: get_config({said!r}) says: {error}") from error
+            raise UserError(f"--config={file}: get_config({argument!r}) says: {error}") from error
         config.update_from_flattened_dict(overrides)
         if config.objective.name != objective:
             raise UserError(
-                f"--config={file}: its get_config({said!r}) is for {config.objective.name}: a "
-                "config of a sweep takes the objective as its argument, as those of configs/ do"
+                f"--config={file}: its get_config({argument!r}) is for {config.objective.name}: a "
+                "config of a sweep must take objective=NAME as its argument, as those in configs/ "
+                "do"
             )
         return config
 
     return config_of
 
 
-def earlier(workdir: Path) -> tuple[Path, ...]:
-    """The finished runs that are in the workdir of a sweep already."""
+def earlier_runs(workdir: Path) -> tuple[Path, ...]:
+    """The finished runs that are already in the workdir of a sweep."""
     found = sorted(workdir.glob("*-*"))
     return tuple(folder for folder in found if finished_stage(folder, "evaluate") is not None)
 
 
-def comparable(folders: Sequence[Path], others: Sequence[Path]) -> tuple[Path, ...]:
-    """``folders``, and those of the others that can be compared with them; says what cannot."""
+def comparable_runs(folders: Sequence[Path], others: Sequence[Path]) -> tuple[Path, ...]:
+    """``folders`` and the others that can be compared with them; prints why the rest cannot."""
     found = list(folders)
     for other in others:
         if other in folders:
             continue
-        if reason := why_not(folders[0], other):
+        if reason := why_not_comparable(folders[0], other):
             say(f"not in the comparison: {reason}")
         else:
             found.append(other)
@@ -208,7 +220,7 @@ def check_against(
     seeds: Sequence[int],
     others: Sequence[Path] = (),
 ) -> None:
-    """Raises UserError where no row of the comparison will have this name."""
+    """Raise UserError if no row of the comparison will have the name ``against``."""
     runs = [f"{name}-{seed}" for name in objectives for seed in seeds]
     runs += [folder.name for folder in others]
     rows = ("reference", "data", *dict.fromkeys(run.rpartition("-")[0] for run in runs), *runs)
@@ -222,24 +234,24 @@ def main(arguments: list[str]) -> None:
     if CONFIG.value is None or not WORKDIR.value:
         raise UserError("--config and --workdir are needed: see README.md for a command to copy")
     if flags.FLAGS["stages"].present:
-        raise UserError("--stages: a sweep runs them all; alol_jax.main runs some of one run")
-    objectives, seeds = asked(_OBJECTIVES.value, _SEEDS.value)
+        raise UserError("--stages: a sweep runs all stages; use alol_jax.main to run only some")
+    objectives, seeds = parse_lists(_OBJECTIVES.value, _SEEDS.value)
     workdir = Path(WORKDIR.value)
-    before = earlier(workdir)
+    before = earlier_runs(workdir)
     check_against(_AGAINST.value, objectives, seeds, before)
     check_out(workdir / "compare")
-    logging.set_verbosity(logging.WARNING)  # orbax tells about every file
-    holder = flags.FLAGS["config"]
-    file, changed = config_flags.get_config_filename(holder), holder.override_values
+    logging.set_verbosity(logging.WARNING)  # orbax logs every file
+    flag = flags.FLAGS["config"]
+    file, overrides = config_flags.get_config_filename(flag), flag.override_values
     folders = sweep(
-        config_from(file, changed),
+        config_from(file, overrides),
         workdir,
         objectives,
         seeds,
         redo=REDO.value,
         stopping=stop_when_asked(),
     )
-    runs = comparable(folders, before)
+    runs = comparable_runs(folders, before)
     compare(runs, workdir / "compare", against=_AGAINST.value, say=say)
 
 

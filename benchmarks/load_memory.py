@@ -1,10 +1,10 @@
-"""What reading a checkpoint costs: peak resident memory of the host against the parameters.
+"""Measure the peak host memory of loading a checkpoint, compared with its parameters.
 
     python -m benchmarks.load_memory --gigabytes=1
 
-Writes a Llama of about that many gigabytes in bfloat16 to a temporary folder, then reads it in a
-fresh process each, as it is and as NF4, and prints what that process held at most. On a CPU the
-parameters lie in host memory too, so the peak holds them once; anything beyond is the cost.
+Writes a Llama of about this size in bfloat16 to a temporary folder, then loads it in fresh
+processes, unquantised and as NF4, and prints each process's peak resident memory. On a CPU the
+parameters are in host memory too, so the peak includes them once; anything beyond is overhead.
 """
 
 import json
@@ -26,13 +26,13 @@ from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.language_model import QUANTISATIONS
 
 GIGABYTES = flags.DEFINE_float("gigabytes", 1.0, "Size of the checkpoint.")
-READ = flags.DEFINE_string("read", "", "Internal: read this folder and print figures as JSON.")
-QUANTISATION = flags.DEFINE_string("quantisation", "none", "Internal: how it is read.")
+READ = flags.DEFINE_string("read", "", "Internal: load this folder and print results as JSON.")
+QUANTISATION = flags.DEFINE_string("quantisation", "none", "Internal: how to load it.")
 MIB = 2**20
 
 
 def write(folder: Path, gigabytes: float) -> None:
-    """A Llama of TinyLlama's width, as deep as the size allows; all weights are 0.01."""
+    """Write a Llama of TinyLlama's width, as deep as the size allows; all weights are 0.01."""
     c = PRESETS["tinyllama-1.1b"]
     shapes = {f"self_attn.{n}_proj": (c.width, c.width) for n in "qo"}
     shapes |= {f"self_attn.{n}_proj": (c.kv_heads * c.head_width, c.width) for n in "kv"}
@@ -56,17 +56,17 @@ def write(folder: Path, gigabytes: float) -> None:
 
 
 def resident(field: str) -> float:
-    """VmRSS (now) or VmHWM (at most) of this process, in MiB."""
+    """Resident memory of this process in MiB: VmRSS (now) or VmHWM (peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
 def read(folder: str, quantisation: str) -> dict[str, float]:
-    """Reads the checkpoint and reports MiB and seconds."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """Load the checkpoint and return MiB and seconds."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     checkpoint = open_checkpoint(folder)
     before, start = resident("VmRSS"), time.perf_counter()
-    load = checkpoint.load("bfloat16", lambda path, shape: here, QUANTISATIONS[quantisation])
+    load = checkpoint.load("bfloat16", lambda path, shape: sharding, QUANTISATIONS[quantisation])
     params = jax.block_until_ready(load)
     return {
         "parameters": sum(leaf.nbytes for leaf in params.values()) / MIB,
@@ -85,8 +85,8 @@ def main(_):
         for quantisation in QUANTISATIONS:
             arguments = [f"--read={folder}", f"--quantisation={quantisation}"]
             program = [sys.executable, "-m", "benchmarks.load_memory", *arguments]
-            said = subprocess.run(program, check=True, capture_output=True, text=True).stdout
-            found = json.loads(said)
+            output = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+            found = json.loads(output)
             print(
                 f"{quantisation:10}",
                 *(f"{k} {v:.0f}{'' if k == 'seconds' else ' MiB'}" for k, v in found.items()),

@@ -1,12 +1,12 @@
-"""What an NF4 base costs: loss on real text and step time, against the same base in bfloat16.
+"""Measure the loss and step time of an NF4 base, compared with the same base in bfloat16.
 
     python -m benchmarks.nf4_cost --config=configs/quickstart.py
 
-Prints for each base its size, the mean NLL per response token on the task's test rows, and the
-difference to bfloat16 with its 95% interval (paired bootstrap over rows). Activations are float32
-here, so that only the weights differ; under NF4 all but the kernels of the blocks is bfloat16.
-Then, for each dtype of activations, the median seconds of a policy step of the config's objective
-on test rows. Steps alternate, so that a slow moment of the machine falls on all of them.
+For each base, prints its size, the mean NLL per response token on the task's test rows, and the
+difference to bfloat16 with a 95% interval (paired bootstrap over rows). Activations are float32
+here, so that only the weights differ; with NF4, everything except the blocks' kernels is bfloat16.
+Then prints, for each activation dtype, the median seconds of a policy step of the config's
+objective on test rows. Steps of the bases alternate, so that machine noise affects all equally.
 """
 
 import copy
@@ -32,8 +32,8 @@ from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Scored
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py")
-DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Activations of the timed steps.")
-STEPS = flags.DEFINE_integer("steps", 10, "Timed steps of each.")
+DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Activation dtypes to time.")
+STEPS = flags.DEFINE_integer("steps", 10, "Timed steps of each base.")
 
 BASES = {  # name -> config.model.quantisation, dtype of the leaves that are not quantised
     "float32": ("none", jnp.float32),
@@ -62,12 +62,12 @@ def test_items(config, lm):
         for response in example.responses
     ]
     ready, _ = tokenise(rows, task.template, lm.tokenizer, lm.shapes)
-    # The advantage is what a typical kept row has; no cost depends on it.
+    # The advantage of a typical kept row; no result depends on it.
     return single_items([dataclasses.replace(row, advantage=0.1) for row in ready], lm.shapes)
 
 
 def row_nll(lm, frozen, items, size):
-    """Summed NLL and number of response tokens of every row: f64[rows] each."""
+    """Summed NLL and number of response tokens of every row: f64[2, rows]."""
     run = annotator(lm.transformer, None, lm.logprob_chunk, True)
     params = {**frozen, **lm.fresh(jax.random.key(0))}  # fresh adapters add nothing
     found = np.zeros((2, len(items.rows)))
@@ -82,7 +82,7 @@ def row_nll(lm, frozen, items, size):
 
 
 def interval(nll, reference, draws=2000):
-    """95% bootstrap interval of the difference in mean NLL per token, over rows."""
+    """95% bootstrap interval over rows of the difference in mean NLL per token."""
     rng = np.random.default_rng(0)
     chosen = rng.integers(0, nll.shape[1], (draws, nll.shape[1]))
     tokens = nll[1][chosen].sum(-1)
@@ -90,7 +90,7 @@ def interval(nll, reference, draws=2000):
 
 
 def timed_steps(config, opened, batch, dtype):
-    """Median seconds of a policy step on each base, alternating."""
+    """Median seconds of a policy step on each base; steps alternate."""
     objective = get_objective(config.objective.name)
     chosen = {key: config.objective[key] for key in hyper_parameters(objective)}
     loss = functools.partial(objective.loss, **chosen)

@@ -1,12 +1,12 @@
-"""What an objective costs: one fit_policy step of each, at the same shapes, alternating.
+"""Time one fit_policy step of each objective, at the same shapes.
 
     python -m benchmarks.policy_step --config=configs/quickstart.py --objectives=nll,a_lol,dpo,pro
 
-Prints for each objective the median seconds of a step, the ratio to the first one, and the number
-of matrix products in its lowered program. Steps alternate, in another order in each round, so that
-a slow moment of the machine falls on all of them and none always follows the same one. Objectives
-that compare K responses get as many prompts as the others get rows; they are timed a second time
-with each prompt read K times, once before each response.
+For each objective, prints the median seconds of a step, the ratio to the first objective, and the
+number of matrix products in its lowered program. Steps alternate in random order, so that machine
+noise affects all objectives equally. Objectives that compare K responses get as many prompts as
+the others get rows. They are timed a second time without prompt sharing: each prompt is then read
+K times, once per response.
 """
 
 import functools
@@ -30,11 +30,11 @@ from alol_jax.types import Batch, Targets, Tokens
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py")
 OBJECTIVES = flags.DEFINE_list("objectives", ["nll", "a_lol"], "Objectives to time.")
-STEPS = flags.DEFINE_integer("steps", 10, "Timed steps of each.")
+STEPS = flags.DEFINE_integer("steps", 10, "Timed steps of each objective.")
 
 
 def random_batch(lm, size, responses, rng):
-    """Full-length random rows of the largest shape: [1, size, …]."""
+    """A batch of full-length random rows of the largest shape: [1, size, …]."""
     prompt, response = lm.shapes[-1]
     lead = (1, size) if responses == 1 else (1, size, responses)
     ids = functools.partial(rng.integers, lm.transformer.config.vocab_size, dtype=np.int32)
@@ -49,8 +49,8 @@ def random_batch(lm, size, responses, rng):
     return place_rows(Batch(tokens, -5 * ones, reward, 0.1 * ones[..., 0]), lm.mesh, axis=1)
 
 
-def apart(model, loss, *, chunk):
-    """`fit.policy_loss` with a prompt before each of its responses."""
+def unshared_policy_loss(model, loss, *, chunk):
+    """`fit.policy_loss` without prompt sharing: the prompt is repeated for each response."""
 
     def loss_fn(trained, frozen, batch, key):
         params, tokens = {**frozen, **trained}, batch.tokens
@@ -70,18 +70,18 @@ def apart(model, loss, *, chunk):
 
 
 def losses_of(lm, config, names):
-    """What is timed -> (its loss of parameters, its responses)."""
+    """Name of what is timed -> (loss function, responses per prompt)."""
     found = {}
     for name in names:
         objective = get_objective(name)
         chosen = {key: config.objective[key] for key in hyper_parameters(objective)}
         loss = functools.partial(objective.loss, **chosen)
-        made = policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
+        loss_fn = policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
         count = responses_of(objective, config.objective)
-        found[name] = (made, count)
+        found[name] = (loss_fn, count)
         if count > 1:
-            made = apart(lm.transformer, loss, chunk=lm.logprob_chunk)
-            found[f"{name}, prompts apart"] = (made, count)
+            loss_fn = unshared_policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
+            found[f"{name}, prompts apart"] = (loss_fn, count)
     return found
 
 

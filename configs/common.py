@@ -1,10 +1,10 @@
-"""Every key that a config can have, with the values that most tasks share. No library code here."""
+"""The default config: every key that a config can have. Imports no library code."""
 
 from ml_collections import ConfigDict
 
 
 def optimizer(learning_rate: float) -> ConfigDict:
-    """AdamW with a short warm-up and a cosine end."""
+    """AdamW options: a cosine schedule and no warm-up by default."""
     return ConfigDict(
         {
             "learning_rate": learning_rate,
@@ -20,57 +20,57 @@ def optimizer(learning_rate: float) -> ConfigDict:
 
 
 def fitting(learning_rate: float) -> ConfigDict:
-    """How a policy is fitted: the reference and the A-LoL policy have the same knobs."""
+    """Training options of a policy, the same for the reference and for the policy."""
     return ConfigDict(
         {
-            "epochs": 1.0,  # passes over the rows it may draw (the policy: the kept rows)
-            "batch_size": 16,  # items of one micro-batch, all devices together
+            "epochs": 1.0,  # passes over the training rows (for the policy: the kept rows)
+            "batch_size": 16,  # items per micro-batch, all devices together
             "accumulate": 1,  # micro-batches per optimizer step
-            "validations": 4,  # looks at the validation prompts, evenly spaced, the last at the end
-            "checkpoint_every": 100,  # steps (PPO: rollouts); every validation saves one too
+            "validations": 4,  # number of validations, evenly spaced, the last at the end
+            "checkpoint_every": 100,  # steps (PPO: rollouts); every validation also saves one
             "optimizer": optimizer(learning_rate),
         }
     )
 
 
 def ppo() -> ConfigDict:
-    """PPO, where the objective is ppo: it writes its own training responses (rollouts)."""
+    """PPO options, for objective ppo, which generates its own training responses (rollouts)."""
     return ConfigDict(
         {
-            "rollouts": 100,  # phases of rollout and update
-            "prompts": 16,  # of one phase; one response each
-            "epochs": 4,  # passes over a phase's responses
-            "batch_size": 4,  # responses of one micro-batch
+            "rollouts": 100,  # PPO iterations: a rollout, then updates
+            "prompts": 16,  # prompts per rollout, one response each
+            "epochs": 4,  # passes over the responses of a rollout
+            "batch_size": 4,  # responses per micro-batch
             "accumulate": 4,  # micro-batches per optimizer step
             "gamma": 1.0,
             "lam": 0.95,
             "clip": 0.2,
             "value_clip": 0.2,
             "value_weight": 0.1,
-            "kl_coef": 0.2,  # at the start; adapts towards kl_target
+            "kl_coef": 0.2,  # initial value; adapted to reach kl_target
             "kl_target": 6.0,  # nats per response
             "kl_horizon": 10_000.0,  # responses
             "temperature": 1.0,
             "top_k": 50,
             "top_p": 0.95,
-            "whiten": True,  # advantages
+            "whiten": True,  # the advantages
             "normalise_scores": True,  # by their running mean and standard deviation
-            "anchor": "reference",  # of the KL: reference, or base (adapters off)
+            "anchor": "reference",  # what the KL is measured from: reference or base (adapters off)
         }
     )
 
 
 def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict:
-    """A network that scores responses, in [0, 1].
+    """A classifier that scores responses in [0, 1].
 
-    What `distill_reward` wrote knows itself how it reads: of it only path and batch_size count.
+    For a reward model made by `distill_reward` only path and batch_size are used.
     """
     return ConfigDict(
         {
-            "path": path,  # a directory, a hub name, or what distill_reward wrote
-            "reads": reads,  # oasst, response, pair, between_ends, ended
-            "score": score,  # sigmoid (of the only logit), or the label whose probability it is
-            "max_tokens": 1024,  # oasst: the oldest are cut; response, pair: the last
+            "path": path,  # a directory, a hub name, or the --out of distill_reward
+            "reads": reads,  # input format: oasst, response, pair, between_ends, ended
+            "score": score,  # sigmoid (of the only logit), or a label, whose probability is used
+            "max_tokens": 1024,  # longer inputs lose their start (oasst) or end (response, pair)
             "batch_size": 16,
             "dtype": "float32",
         }
@@ -85,17 +85,17 @@ def get_config() -> ConfigDict:
         {
             "name": "",
             "template": "",  # "" = the task's own
-            "swapped": 0.0,  # share of training responses given to other prompts, as noise
+            "swapped": 0.0,  # share of training responses moved to other prompts, as noise
         }
     )
-    # Weight of each reward: those of the task and those of ``reward_models``; 0 leaves it out.
+    # Weight of each reward, of the task or of ``reward_models``; 0 switches it off.
     config.rewards = ConfigDict()
     config.reward_models = ConfigDict()  # name -> reward_model(…)
     config.score = ConfigDict(
         {
-            "stored": (),  # splits whose stored rewards stand; in the others they are ignored
-            "checked": 64,  # so many of each are scored again, to see whether they are the scorer's
-            "tolerance": 0.01,  # by which the two may differ
+            "stored": (),  # splits whose stored rewards are used; in others they are ignored
+            "checked": 64,  # stored rewards per split that are scored again, as a check
+            "tolerance": 0.01,  # the largest difference allowed in that check
         }
     )
     config.model = ConfigDict(
@@ -105,31 +105,30 @@ def get_config() -> ConfigDict:
             "quantisation": "none",  # of the frozen base: none, nf4, nf4-double (QLoRA)
             "attention": "auto",  # kernel: auto, xla, cudnn (GPU), splash (TPU)
             "remat": True,  # recompute activations in the backward pass: less memory, more time
-            "logprob_chunk": 4096,  # tokens whose [V] logits exist at once
-            "shapes": ((512, 128),),  # (prompt, response) lengths that are compiled for
-            # what peft wrote, a directory or a hub name: training starts from it, and it decides,
-            # not ``lora``
+            "logprob_chunk": 4096,  # tokens whose [V] logits are in memory at once
+            "shapes": ((512, 128),),  # (prompt, response) lengths to compile for
+            # A PEFT adapter to start from, a directory or a hub name; overrides ``lora``.
             "adapter": "",
-            # rank 0 trains every weight
+            # Rank 0 trains every weight.
             "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "modules": ("all-linear",)},
         }
     )
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all remaining devices
     config.reference = fitting(2e-4)  # epochs 0: the model and its adapter are the reference
     config.reference.sampling = "uniform"  # or good_uniform: first responses only
-    # How reference and policy answer: to be validated, to be evaluated, and for `generate`.
+    # How reference and policy answer prompts: in validation, evaluation and `generate`.
     config.decode = ConfigDict(
         {
             "max_new_tokens": 128,
-            "batch_size": 32,  # prompts; with beams so many times as many rows are decoded
-            "beams": 1,  # unfinished answers kept side by side; 1 = greedy
-            "repetition_penalty": 1.0,  # of tokens of the prompt and the answer so far; 1 = none
+            "batch_size": 32,  # prompts; batch_size · beams rows are decoded at once
+            "beams": 1,  # beam width; 1 = greedy
+            "repetition_penalty": 1.0,  # on tokens of the prompt and the answer so far; 1 = none
             "end": (),  # ids of tokens that end an answer, besides the tokenizer's end token
         }
     )
     config.generate = ConfigDict(
         {
-            "temperature": 0.0,  # 0 = as config.decode says; above 0 = drawn, without beams
+            "temperature": 0.0,  # 0 = decode as in config.decode; above 0 = sample, without beams
             "top_k": 0,  # 0 = all
             "top_p": 1.0,
             "samples": 1,  # answers per validation prompt for the value head
@@ -148,42 +147,42 @@ def get_config() -> ConfigDict:
     config.select = ConfigDict(
         {
             "batch_size": 32,
-            # () = what the objective reads; ("ref_logp", "advantage") lets all objectives share it
+            # () = those the objective reads; ("ref_logp", "advantage") suits every objective
             "columns": (),
         }
     )
     config.objective = ConfigDict(
         {
             "name": "a_lol",
-            # Each objective reads those of these that its formula has.
+            # Hyper-parameters; each objective reads the ones in its formula.
             "clip": 0.9,  # importance ratios are clipped to [1 - clip, 1 + clip]; inf = never
             "beta": 0.1,
             "floor": 0.1,
             "sft_weight": 0.05,
             "scale": 1.0,  # of PRO's reward gaps
-            "responses": 2,  # of a prompt, that PRO ranks: 2 or more
+            "responses": 2,  # per prompt, ranked by PRO: 2 or more
         }
     )
     config.policy = fitting(2e-4)
     config.policy.seed = 0  # added to ``seed`` for row order, dropout and rollouts of the policy
-    # uniform, all_priority, all_random; good_… of these: first responses only (good_uniform);
-    # auto: all_priority where the objective has a column to draw by
+    # uniform, all_priority or all_random; with good_ (as in good_uniform) first responses only;
+    # auto = all_priority if the objective has a column to sample by, else uniform
     config.policy.sampling = "auto"
-    config.policy.ranking = "reward"  # of K responses: reward, or data (the first is the best)
+    config.policy.ranking = "reward"  # how K responses are ranked: by reward, or data order
     config.ppo = ppo()
     config.evaluate = ConfigDict(
         {
             "bootstrap": 10_000,  # resamples
             "batch_size": 16,  # rows, for the KL to the reference
-            "rewards": {},  # weights for the test prompts; {} = config.rewards
+            "rewards": {},  # weights on the test prompts; {} = config.rewards
         }
     )
-    # Of `python -m alol_jax.distill_reward` alone: the head that is fitted to stored rewards.
+    # Only for `python -m alol_jax.distill_reward`: the head that is fitted to stored rewards.
     config.distill = ConfigDict(
         {
             "heads": 8,
             "dropout": 0.1,
-            "epochs": 20,  # at most: the best one on the validation rows is kept
+            "epochs": 20,  # at most; the best one on the validation rows is kept
             "batch_size": 32,
             "optimizer": optimizer(3e-4),
         }
@@ -194,31 +193,31 @@ def get_config() -> ConfigDict:
 
 
 def arguments(arg: str | None, *, sizes: tuple[str, ...] = ()) -> dict[str, str]:
-    """The argument of a config, ``a=b,c=d``; ``debug`` alone is size=debug."""
+    """Parse the argument of a config, ``a=b,c=d``; ``debug`` is short for size=debug."""
     known = {"objective": None, "size": ("debug", *sizes)}
     found = {}
     for part in filter(None, (arg or "").split(",")):
         key, _, value = ("size=debug" if part == "debug" else part).partition("=")
         if key not in known or not value:
-            raise ValueError(f"this config knows debug, size=… and objective=…, not {part!r}")
+            raise ValueError(f"this config takes debug, size=… and objective=…, not {part!r}")
         if known[key] and value not in known[key]:
-            raise ValueError(f"this config knows the sizes {', '.join(known[key])}, not {value!r}")
+            raise ValueError(f"this config has the sizes {', '.join(known[key])}, not {value!r}")
         found[key] = value
     return found
 
 
 def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
-    """Applies the argument of a config (``configs/x.py:debug``) and locks the keys."""
-    said = arguments(arg)
-    if "size" in said:
+    """Apply the argument of a config (``configs/x.py:debug``) and lock the keys."""
+    given = arguments(arg)
+    if "size" in given:
         shrink(config)
-    config.objective.name = said.get("objective", config.objective.name)
+    config.objective.name = given.get("objective", config.objective.name)
     config.lock()
     return config
 
 
 def shrink(config: ConfigDict) -> None:
-    """A tiny random Llama with a byte tokenizer and a few rows: all stages in about a minute."""
+    """Use a tiny random Llama with a byte tokenizer and few rows: all stages in about a minute."""
     config.task.update({"validation": 16, "test": 16, "limit": 64})
     config.model.update(
         {"path": "random:llama-tiny", "dtype": "float32", "remat": False, "shapes": ((160, 48),)}

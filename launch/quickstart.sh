@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole recipe on SmolLM2-135M and small talk, on what is here: TPU, GPU or CPU.
-# Results go to runs/quickstart (WORKDIR=… for another place); run again, it shows what is done.
-# Further arguments go to the program: bash launch/quickstart.sh --config.seed=1 --redo
+# Runs the whole recipe with SmolLM2-135M on small talk, on the available hardware: TPU, GPU or CPU.
+# Results go to runs/quickstart (or to WORKDIR=…). Run again, it repeats nothing and shows the results.
+# Further arguments are passed on: bash launch/quickstart.sh --config.seed=1 --redo
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 workdir=${WORKDIR:-$root/runs/quickstart}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What a contributor runs before each commit: format, lint, tests with coverage.
+# Run this before each commit: format, lint, tests with coverage.
 #   bash launch/test.sh              the default run
-#   bash launch/test.sh --all        slow tests too
+#   bash launch/test.sh --all        include slow tests
 #   bash launch/test.sh tests/training/test_fit.py -k resumed      any pytest arguments; no coverage floor
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from alol_jax.compare import FILES, compare, entry, parse
+from alol_jax.decoding.answers import Setup
 from alol_jax.reports.compare.files import LATEX, escaped
 from alol_jax.reports.results import EVERY
 from alol_jax.stages.evaluate import evaluate
@@ -345,7 +346,7 @@ def test_a_run_of_another_version_is_refused(root, tmp_path):
 
 def test_a_directory_with_other_things_is_not_written_to(root, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds 'notes.txt', which is of no comparison"):
+    with pytest.raises(UserError, match="holds 'notes.txt', which is not from a comparison"):
         compare([root / "nll-0"], tmp_path, against=None, say=print)
     with pytest.raises(UserError, match="is a file"):
         compare([root / "nll-0"], tmp_path / "notes.txt", against=None, say=print)
@@ -391,10 +392,8 @@ def test_a_refusal_is_one_line_and_exit_code_2_and_a_table_is_code_0(
 
 def test_the_stages_have_the_inputs_by_which_runs_are_told_apart():
     """Their names are the keys of record.json that `finished_runs` reads."""
-    needed = {
-        load: {"task", "files", "options"},
-        score: {"scoring", "options", "splits"},
-        evaluate: {"lm", "scoring", "decoding", "scored", "reference", "policy"},
-    }
-    for stage, names in needed.items():
-        assert names <= inspect.signature(stage).parameters.keys()
+    names = {stage: {*inspect.signature(stage).parameters} for stage in (load, score, evaluate)}
+    assert {"task", "files", "options"} <= names[load]
+    assert {"scoring", "options", "splits"} <= names[score]
+    assert {"setup", "scored", "reference", "policy"} <= names[evaluate]
+    assert {"lm", "scoring", "decoding"} <= {*Setup._fields}

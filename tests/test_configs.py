@@ -92,11 +92,11 @@ def test_debug_is_the_tiny_random_model_whatever_else_is_said(name):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("hha.py:size=huge", "knows the sizes debug, llama-7b, .*, smollm2, not 'huge'"),
+        ("hha.py:size=huge", "has the sizes debug, llama-7b, .*, smollm2, not 'huge'"),
         ("hha.py:objective=dpo,size=huge", "not 'huge'"),
-        ("hha.py:size=", "knows debug, size=… and objective=…, not 'size='"),
-        ("quickstart.py:nonsense", "knows debug, size=… and objective=…, not 'nonsense'"),
-        ("quickstart.py:size=smollm2", "knows the sizes debug, not 'smollm2'"),
+        ("hha.py:size=", "takes debug, size=… and objective=…, not 'size='"),
+        ("quickstart.py:nonsense", "takes debug, size=… and objective=…, not 'nonsense'"),
+        ("quickstart.py:size=smollm2", "has the sizes debug, not 'smollm2'"),
         ("jsonl.py:debug,colour=red", "not 'colour=red'"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_quantised_base_is_merged_as_it_was_trained_on(base_of, tmp_path):
     ours = policy_logits(lm, random_policy(lm, 2).trained, TOKENS)
     merged = policy_logits(again, again.fresh(None), TOKENS)
     np.testing.assert_allclose(merged, ours, atol=1e-4, rtol=0)
-    assert "quantised in training (nf4)" in (out / "README.md").read_text()
+    assert "quantised during training (nf4)" in (out / "README.md").read_text()
 
 
 def test_full_training_is_exported_as_it_is_and_has_no_adapter(tmp_path):
@@ -157,7 +157,7 @@ def test_what_an_adapter_holds_is_part_of_the_fingerprint_and_where_it_lies_is_n
 def test_the_card_says_what_was_trained_how_and_how_to_load_it(llama, tmp_path):
     workdir, _ = llama
     for what, words in {
-        "adapter": ("library_name: peft", "PeftModel.from_pretrained", "the adapter alone"),
+        "adapter": ("library_name: peft", "PeftModel.from_pretrained", "only the adapter"),
         "merged": ("library_name: transformers", "vllm serve THIS_FOLDER", "stored as float32"),
     }.items():
         card = (exported(workdir, tmp_path / what, what) / "README.md").read_text()

@@ -113,7 +113,7 @@ def test_what_is_wrong_with_the_rows_is_counted_not_hidden(finished):
         "Rows in task.bad_test_indices of helpful_online.json, which is no test file: 1.",
     ):
         assert f"[load] {note}" in said
-    assert "[score] train: stored rewards are ignored: the weights ask for positivity" in said
+    assert "[score] train: stored rewards are ignored, the weights ask for positivity" in said
     assert "warning: no answer has the stop text '###'" in said
 
 
@@ -196,7 +196,7 @@ def test_stored_scores_are_on_the_scale_of_the_model_that_gave_them(tmp_path):
     raw = {"Yes.": 2.0, "No.": -3.0, "Aha.": 0.0, "Oh.": 1.0}
     model = RewardModel({text: sigmoid(logit) for text, logit in raw.items()})
     found = scored(tmp_path, splits, model, said=said, stored=("train",))
-    assert said[0].startswith("train: stored rewards stand; of 4 scored again none differs by more")
+    assert said[0].startswith("train: stored rewards are used; 4 were scored again")
     assert {r.response: r.reward for r in found.train} == pytest.approx(model.scores)
     assert found.max_reward == 1.0
 

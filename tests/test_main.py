@@ -19,7 +19,7 @@ JSONL = "configs/jsonl.py:debug"
         ("--config.policy.epochs=many", "could not convert string to float: 'many'"),
         ("--config.objective.name=alol", "'alol' is no objective: did you mean 'a_lol'?"),
         ("--config.task.name=smaltalk", "'smaltalk' is no task: did you mean 'smalltalk'?"),
-        ("--stages=load,evalute", "'evalute' is no stage: did you mean 'evaluate'?"),
+        ("--stages=load,evalute", "'evalute' is not a stage: did you mean 'evaluate'?"),
         ("--stages=evaluate,report", "stage load has no result"),
         ("--confg=x", "Unknown command line flag 'confg'. Did you mean: config ?"),
         ("x=3", "unexpected argument 'x=3'"),
@@ -30,7 +30,7 @@ JSONL = "configs/jsonl.py:debug"
         ("--config.model.shapes=(24,16)", "like ((512, 128),)"),
         ("--config.value.heads=0", "config.value.heads=0 must be above 0"),
         ("--config.seed=-1", "config.seed=-1 must be 0 or more"),
-        ("--config.task.template=<|go|>{prompt}", "'<|go|>' is no special token"),
+        ("--config.task.template=<|go|>{prompt}", "'<|go|>' is not a special token"),
         ("--config.policy.sampling=al_priority", "'al_priority': did you mean 'all_priority'?"),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path):
     ("config", "said"),
     [
         ("configs/nothing.py", "there is no file 'configs/nothing.py'"),
-        ("configs/quickstart.py:dbug", "knows debug, size=… and objective=…, not 'dbug'"),
+        ("configs/quickstart.py:dbug", "takes debug, size=… and objective=…, not 'dbug'"),
     ],
 )
 def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path):

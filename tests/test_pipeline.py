@@ -159,7 +159,7 @@ def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, tmp_pa
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert "saved at step" in said and "run the same command again to go on" in said
+    assert "saved at step" in said and "run the same command again to resume" in said
     assert "Traceback" not in said
     result = run(tmp_path / "run", *SMALL)
     assert "going on at step" in result.stdout

@@ -14,13 +14,13 @@ from alol_jax.main import Opened
 from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.runs.workdir import Run, alone_in, finished_stage
 from alol_jax.sweep import (
-    SET_HERE,
-    asked,
+    SET_BY_SWEEP,
     check_against,
     columns_of,
-    comparable,
+    comparable_runs,
     config_from,
-    earlier,
+    earlier_runs,
+    parse_lists,
     sweep,
 )
 from alol_jax.types import StageContext, UserError
@@ -165,9 +165,9 @@ def test_runs_of_earlier_sweeps_are_compared_too_where_they_can_be(tmp_path, cap
     finish(tmp_path / "wbc-0", config_of("wbc", decode__max_new_tokens=3))
     (tmp_path / "dpo-0" / "08_evaluate.partial").mkdir(parents=True)
     (tmp_path / "compare").mkdir()
-    before = earlier(tmp_path)
+    before = earlier_runs(tmp_path)
     assert [folder.name for folder in before] == ["a_lol-0", "nll-0", "wbc-0"]
-    runs = comparable([tmp_path / "a_lol-0"], before)
+    runs = comparable_runs([tmp_path / "a_lol-0"], before)
     assert runs == (tmp_path / "a_lol-0", tmp_path / "nll-0")
     said = capsys.readouterr().out
     assert said.count("not in the comparison: ") == 1
@@ -197,7 +197,7 @@ def test_configs_of_one_file_share_nothing_that_changes():
     assert config_of("nll").policy.seed == 0
 
 
-@pytest.mark.parametrize("field", SET_HERE)
+@pytest.mark.parametrize("field", SET_BY_SWEEP)
 def test_what_a_sweep_sets_itself_cannot_be_set(field):
     with pytest.raises(UserError, match=f"^--config.{field}: a sweep sets it in each run: "):
         config_from(DEBUG, {field: None})
@@ -227,11 +227,11 @@ def test_a_config_that_does_not_take_the_objective_is_refused(tmp_path):
 )
 def test_a_wrong_list_is_one_clear_line(objectives, seeds, message):
     with pytest.raises(UserError, match=message):
-        asked(objectives, seeds)
+        parse_lists(objectives, seeds)
 
 
 def test_lists_are_read():
-    assert asked(["nll", "a_lol"], ["0", "12"]) == (("nll", "a_lol"), [0, 12])
+    assert parse_lists(["nll", "a_lol"], ["0", "12"]) == (("nll", "a_lol"), [0, 12])
 
 
 def test_a_config_that_cannot_run_to_its_end_is_refused_before_any_run(tmp_path, computed):
@@ -253,7 +253,7 @@ def test_objectives_whose_configs_share_no_reference_are_refused_by_the_field(tm
         swept(tmp_path, ["nll", "dpo"], [0], config_of=config_of)
     assert str(caught.value) == (
         "nll and dpo cannot share a reference: config.reference.optimizer.learning_rate = 0.001 "
-        "for the one and 0.5 for the other; sweep them apart"
+        "for nll and 0.5 for dpo: run separate sweeps"
     )
     assert computed == []
 

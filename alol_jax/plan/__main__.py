@@ -1,9 +1,9 @@
-"""Does it fit, and what will it cost? Asked before the hardware is paid for.
+"""Check whether a config fits on a TPU, and estimate what a step costs, without a TPU.
 
 python -m alol_jax.plan --config=configs/quickstart.py --topology=v5e:2x4
 
-Compiles the programs of a config for a TPU on any machine with ``requirements-plan.txt``; nothing
-runs and no weights are read.
+Compiles the programs of a config for a TPU, on any machine with ``requirements-plan.txt``. Nothing
+is executed and no weights are read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from alol_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, like v5e:2x4 or v5p:2x2x1.")
-_CHIPS = flags.DEFINE_integer("chips", 0, "The first so many chips of the topology; 0 = all.")
-_BATCH = flags.DEFINE_integer("batch", 0, "Rows of every batch; 0 = as the config says.")
-_PROGRAMS = flags.DEFINE_list("programs", list(NAMES), "Which are compiled.")
-_JSON = flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
+_CHIPS = flags.DEFINE_integer("chips", 0, "Use only the first chips of the topology; 0 = all.")
+_BATCH = flags.DEFINE_integer("batch", 0, "Rows of every batch; 0 = as in the config.")
+_PROGRAMS = flags.DEFINE_list("programs", list(NAMES), "The programs to compile.")
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
 
 def main(arguments: list[str]) -> None:
@@ -37,25 +37,25 @@ def main(arguments: list[str]) -> None:
         raise UserError("--config and --topology are needed, like --topology=v5e:2x4")
     for name in _PROGRAMS.value:
         if name not in NAMES:
-            raise UserError.unknown(f"--programs: {name!r} is no program", name, NAMES)
-    where = read_topology(_TOPOLOGY.value)
+            raise UserError.unknown(f"--programs: {name!r} is not a program", name, NAMES)
+    topology = read_topology(_TOPOLOGY.value)
     prepare()
     logging.set_verbosity(logging.WARNING)
     config = ConfigDict(_CONFIG.value.to_dict())
     if _BATCH.value:
         for section in BATCHES:
             config[section].batch_size = _BATCH.value
-    setting = Setting(config, where, _CHIPS.value or where.chips)
-    tell = (lambda line: None) if _JSON.value else say
+    setting = Setting(config, topology, _CHIPS.value or topology.chips)
+    log = (lambda line: None) if _JSON.value else say
     for note in setting.open().notes:
-        tell(note)
+        log(note)
     costs = []
     for cost in setting.costs(_PROGRAMS.value):
-        tell(f"  {cost.name}: {in_gib(cost.peak)}, compiled in {cost.compile_seconds:.0f} s")
+        log(f"  {cost.name}: {in_gib(cost.peak)}, compiled in {cost.compile_seconds:.0f} s")
         costs.append(cost)
     if not costs:
         raise UserError(f"--programs: {_CONFIG.value.objective.name} needs none of them")
-    knob = "" if all(cost.fits for cost in costs) else advice(setting, costs, tell)
+    knob = "" if all(cost.fits for cost in costs) else advice(setting, costs, log)
     if _JSON.value:
         say(as_json(setting, costs, knob))
     else:
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
 
 
 def entry() -> None:
-    """Runs `main`; what the user can mend becomes one line on stderr and exit code 2."""
+    """Run `main`; a `UserError` is printed as one line on stderr, with exit code 2."""
     sys.exit(guarded(lambda: app.run(cached(main), flags_parser=parse)))
 
 

@@ -1,10 +1,10 @@
-"""Known TPU chips and how many of them a topology has.
+"""TPU chips and topologies.
 
 Numbers are per chip, from Google Cloud's public pages https://cloud.google.com/tpu/docs/v4, /v5e,
-/v5p and /v6e (peak bf16 compute, HBM bandwidth). The interconnect is what one chip can
-send: the all-reduce bandwidth of a pod divided by its chips (v4: 1.1 PB/s / 4096, v5e: 51.2 TB/s /
-256, v6e: 102.4 TB/s / 256), and 4800 Gbps for v5p. ``usable`` is what XLA leaves to a program of
-the HBM, as its compiler says where a program is too large (libtpu 0.0.52).
+/v5p and /v6e (peak bf16 compute, HBM bandwidth). The interconnect is what one chip can send: the
+all-reduce bandwidth of a pod divided by its chips (v4: 1.1 PB/s / 4096, v5e: 51.2 TB/s / 256,
+v6e: 102.4 TB/s / 256), and 4800 Gbps for v5p. ``usable`` is the HBM that XLA leaves to a program,
+taken from the compiler's message when a program is too large (libtpu 0.0.52).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """What a chip can do at best."""
+    """The peak performance of a chip."""
 
-    usable: float  # bytes of HBM, for a program
+    usable: float  # bytes of HBM available to a program
     flops: float  # bf16 FLOP/s
     bandwidth: float  # bytes/s between HBM and the chip
     interconnect: float  # bytes/s that a chip can send to others
     dimensions: int  # of a topology
     slices: tuple[str, ...]  # usual topologies, ascending
-    settings: dict[str, str]  # of the topology, so that a device is a chip
+    settings: dict[str, str]  # topology options with which one device is one chip
 
 
 _PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -61,22 +61,22 @@ class Slice(NamedTuple):
 
     @property
     def settings(self) -> dict[str, object]:
-        """What else the compiler must know of the topology: a host of one chip is no usual host."""
+        """Topology options for the compiler; one chip alone needs a one-chip host."""
         alone = {"chips_per_host_bounds": (1, 1, 1)} if self.chips == 1 else {}
         return self.chip.settings | alone
 
     @property
     def larger(self) -> Slice | None:
-        """The next usual topology of the same chip with twice as many chips or more."""
+        """The next usual topology of the same chip with at least twice as many chips."""
         all_of_them = (Slice(self.kind, shape) for shape in self.chip.slices)
         return next((one for one in all_of_them if one.chips >= 2 * self.chips), None)
 
 
 def read_topology(text: str) -> Slice:
-    """``v5e:2x4`` as a `Slice`.
+    """Parse a topology like ``v5e:2x4``.
 
     Raises:
-        UserError: an unknown chip, or a shape that it does not have.
+        UserError: the chip is unknown, or the shape has the wrong number of dimensions.
     """
     kind, _, shape = text.partition(":")
     if kind not in CHIPS:
@@ -89,5 +89,5 @@ def read_topology(text: str) -> Slice:
 
 
 def in_gib(size: float) -> str:
-    """Bytes, as a person reads them."""
+    """Format a number of bytes as GiB."""
     return f"{size / GIB:.2f} GiB"

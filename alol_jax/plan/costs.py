@@ -1,4 +1,4 @@
-"""What a program costs on a chip: compiled for it, without it."""
+"""The cost of a compiled program on a chip."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from alol_jax.types import UserError
 
 
 class Memory(NamedTuple):
-    """Bytes per chip. ``peak`` is all of it together."""
+    """Memory use in bytes per chip; ``peak`` is the sum."""
 
     weights: float
     optimizer: float
-    batch: float  # other arguments, results, and what padding to tiles adds to all of them
-    activations: float  # temporaries: what is kept for the backward pass, copies, gradients
+    batch: float  # other arguments, results, and the padding of all arguments to tiles
+    activations: float  # temporaries: saved for the backward pass, copies, gradients
     program: float  # instructions
 
     @property
@@ -30,10 +30,10 @@ class Memory(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """One program on one topology. Times are what the chip could do at best.
+    """The cost of one program on one topology. Times are lower bounds, at peak performance.
 
-    ``memory`` is None where the compiler gave up and said only what is needed in all; ``traffic``
-    is None there, and where a libtpu newer than jaxlib makes a program that jaxlib cannot print.
+    ``memory`` and ``traffic`` are None if the program does not fit: the compiler then reports only
+    the total. ``traffic`` is also None if jaxlib cannot print the program of a newer libtpu.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Cost(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """What takes longest: compute, memory or network."""
+        """The bottleneck: compute, memory or network."""
         return max(self.times, key=self.times.get)
 
     @property
     def times(self) -> dict[str, float]:
-        """Seconds that each part of the chip is busy, of what is known."""
+        """Seconds that compute, memory and network are busy; unknown ones are left out."""
         times = {"compute": self.flops / self.chip.flops}
         if self.traffic is not None:
             times["memory"] = self.traffic.memory / self.chip.bandwidth
@@ -67,8 +67,8 @@ class Cost(NamedTuple):
         return times
 
 
-def per_chip(tree: Any) -> float:
-    """Bytes of described arrays that lie on one chip."""
+def bytes_per_chip(tree: Any) -> float:
+    """The bytes of described arrays that are on one chip."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -76,17 +76,17 @@ def per_chip(tree: Any) -> float:
 
 
 def cost_of(program: Program, chip: Chip, chips: int) -> Cost:
-    """Compiles a described program for ``chips`` chips and reads what it needs."""
+    """Compile a described program for ``chips`` chips and analyse it."""
     started = time.monotonic()
     lowered = program.function.trace(*program.arguments).lower(lowering_platforms=("tpu",))
     memory = traffic = None
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        peak = needed(str(error))
+        peak = bytes_needed(str(error))
         if peak is None:
-            said = str(error).strip().splitlines()[0]
-            raise UserError(f"{program.name} cannot be compiled for this TPU: {said}") from error
+            message = str(error).strip().splitlines()[0]
+            raise UserError(f"{program.name} cannot be compiled for this TPU: {message}") from error
     else:
         memory, traffic = _memory(program, compiled.memory_analysis()), _traffic(compiled)
         peak = memory.peak
@@ -102,21 +102,21 @@ def _traffic(compiled: jax.stages.Compiled) -> Traffic | None:
 
 
 def _memory(program: Program, analysis: Any) -> Memory:
-    """The parts of what XLA's analysis of one device's program sums up."""
-    weights, optimizer = per_chip(program.weights), per_chip(program.optimizer)
-    beside = optimizer if program.optimizer_waits else 0.0  # in memory, but no argument
+    """Split XLA's memory analysis of one device's program into its parts."""
+    weights, optimizer = bytes_per_chip(program.weights), bytes_per_chip(program.optimizer)
+    idle = optimizer if program.optimizer_idle else 0.0  # in memory, but not an argument
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return Memory(
         weights=weights,
         optimizer=optimizer,
-        batch=analysis.argument_size_in_bytes + results + beside - weights - optimizer,
+        batch=analysis.argument_size_in_bytes + results + idle - weights - optimizer,
         activations=analysis.temp_size_in_bytes,
         program=analysis.generated_code_size_in_bytes,
     )
 
 
-def needed(message: str) -> float | None:
-    """Bytes that XLA says a program needs that does not fit; None for another error."""
+def bytes_needed(message: str) -> float | None:
+    """The memory that XLA's out-of-memory message says is needed; None for other errors."""
     units = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
     found = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM", message)
     return float(found[1]) * units[found[2]] if found else None

@@ -1,6 +1,6 @@
-"""The programs of a config as shapes: what `select`, `fit_policy` and decoding run, without arrays.
+"""The jitted functions of `select`, `fit_policy` and decoding, with the shapes of their arguments.
 
-They are the very functions that the stages call. Only their arguments are described, not made.
+They are the same functions that the stages call; their arguments are described, not allocated.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import PPOTargets
 from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
-from alol_jax.stages.fit_policy_online import Minibatch, online_loss, value_leaves
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
 from alol_jax.training.costs import step_flops
 from alol_jax.training.fit import TrainState, make_update, policy_loss
+from alol_jax.training.online import Minibatch, init_values, ppo_loss
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Tokens
 
@@ -36,24 +36,24 @@ NAMES = ("select", "policy step", "decode")
 
 
 class Program(NamedTuple):
-    """A jitted function, and descriptions of what it is called with."""
+    """A jitted function and descriptions of its arguments."""
 
     name: str
     function: Any
     arguments: tuple
-    weights: Any  # the part of the arguments that is parameters
-    optimizer: Any  # its state, in memory while the program runs
-    optimizer_waits: bool  # it is no argument: the program runs between optimizer steps
-    flops: float  # of one call, all chips together, in closed form
+    weights: Any  # the arguments that are parameters
+    optimizer: Any  # the optimizer state in memory while the program runs
+    optimizer_idle: bool  # the optimizer state is in memory but not an argument
+    flops: float  # of one call, on all chips together, in closed form
 
 
 def programs_of(
     lm: LanguageModel, config: ConfigDict, objective: Objective
 ) -> dict[str, Callable[[], Program]]:
-    """Name -> how to describe it: the programs that need most memory and time.
+    """Name -> builder of the program, for the programs that need most memory and time.
 
-    Each is for the longest of ``lm.shapes``. `select` runs only where the objective reads what it
-    computes.
+    Each is for the longest of ``lm.shapes``. `select` is left out if the objective does not read
+    what it computes.
     """
     builders = {
         "select": lambda: select_program(lm, config, objective),
@@ -65,20 +65,22 @@ def programs_of(
     return builders
 
 
-def described(tree: Any, places: Any) -> Any:
-    """Shape, dtype and sharding of every leaf."""
+def described(tree: Any, shardings: Any) -> Any:
+    """The shape, dtype and sharding of every leaf."""
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
     )
 
 
 def _rows(lm: LanguageModel, shape: tuple[int, ...], dtype: Any, *, axis: int = 0) -> Any:
-    cut = NamedSharding(lm.mesh, P(*[None] * axis, ROWS))
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=cut)
+    sharding = NamedSharding(lm.mesh, P(*[None] * axis, ROWS))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def _tokens(lm: LanguageModel, lead: tuple[int, ...], responses: int, axis: int) -> Tokens:
-    """Tokens of the longest shape, ``lead`` rows, K responses each where K > 1."""
+    """Tokens of the longest shape: ``lead`` rows, with K responses each if K > 1."""
     prompt, response = lm.shapes[-1]
     each = lead if responses == 1 else (*lead, responses)
     rows = functools.partial(_rows, lm, axis=axis)
@@ -91,7 +93,7 @@ def _tokens(lm: LanguageModel, lead: tuple[int, ...], responses: int, axis: int)
 
 
 def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
-    """The frozen pass over a batch of training rows."""
+    """The forward pass that annotates a batch of training rows."""
     trained, frozen = lm.abstract()
     params, shape, rows = {**frozen, **trained}, lm.transformer.config, config.select.batch_size
     (prompt, response), logp = lm.shapes[-1], "ref_logp" in objective.reads
@@ -115,14 +117,14 @@ def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
 
 
 def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tuple[Any, Any]:
-    """The policy's optimizer and its described state."""
+    """The policy's optimizer and a description of its state."""
     tx = make_optimizer(config.policy.optimizer, steps=1)
     opt_state = jax.eval_shape(tx.init, trained)
     return tx, described(opt_state, beside_params(opt_state, lm.mesh))
 
 
 def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
-    """One optimizer step of the policy, or of the reference where its batch is the larger one."""
+    """One optimizer step of the policy, or of the reference if its batch is larger."""
     trained, frozen = lm.abstract()
     fitting = config.ppo if objective.online else config.policy
     fits = config.reference.epochs > 0
@@ -130,10 +132,10 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     count = responses_of(objective, config.objective)
     tokens = _tokens(lm, lead, count, 1)
     if objective.online:
-        values = value_leaves(lm)
+        values = init_values(lm)
         trained = trained | described(values, beside_params(values, lm.mesh))
         batch = Minibatch(tokens, PPOTargets(*[tokens.mask] * 5))
-        loss = online_loss(lm, config.ppo)
+        loss = ppo_loss(lm, config.ppo)
     else:
         number = _rows(lm, tokens.response.shape[:-1], jnp.float32, axis=1)
         batch = Batch(tokens, tokens.mask, number, number)
@@ -150,9 +152,9 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
 
 
 def decode_program(lm: LanguageModel, config: ConfigDict) -> Program:
-    """Prefill of the longest prompts, then all steps of the longest response.
+    """Prefill of the longest prompts, then all decoding steps of the longest response.
 
-    It runs between steps of `fit_policy` too, so the optimizer's state is in memory beside it.
+    It also runs between steps of `fit_policy`, so the optimizer state is in memory too.
     """
     trained, frozen = lm.abstract()
     params = {**frozen, **trained}

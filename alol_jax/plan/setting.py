@@ -1,4 +1,4 @@
-"""What is compiled: a config on so many chips of a topology, without a chip."""
+"""A config on the chips of a topology, opened without a TPU."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from alol_jax.tasks.registry import get_task
 from alol_jax.types import UserError
 
 ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU to ask
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor one to lock
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU to query
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # and none to lock
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -34,28 +34,29 @@ BATCHES = ("reference", "policy", "select", "decode")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is compiled: a config on so many chips of a topology."""
+    """A config on the first ``chips`` chips of a topology."""
 
     config: ConfigDict
-    where: Slice
+    topology: Slice
     chips: int
 
     def open(self) -> LanguageModel:
-        """The model on the mesh of those chips.
+        """Open the model on the mesh of these chips.
 
         Raises:
-            UserError: the topology has fewer chips, or the config cannot be cut over them.
+            UserError: the topology has fewer chips, or the config cannot be sharded over them.
         """
-        if not 0 < self.chips <= self.where.chips:
-            raise UserError(f"--chips={self.chips}: {self.where.name} has {self.where.chips} chips")
+        where = self.topology
+        if not 0 < self.chips <= where.chips:
+            raise UserError(f"--chips={self.chips}: {where.name} has {where.chips} chips")
         try:
             described = topologies.get_topology_desc(
-                platform="tpu", topology_name=self.where.name, **self.where.settings
+                platform="tpu", topology_name=where.name, **where.settings
             )
         except jax.errors.JaxRuntimeError as error:
-            usual = ", ".join(f"{self.where.kind}:{shape}" for shape in self.where.chip.slices)
+            usual = ", ".join(f"{where.kind}:{shape}" for shape in where.chip.slices)
             raise UserError(
-                f"--topology={self.where.name} is no topology of libtpu; there are {usual}"
+                f"--topology={where.name} is not a topology of libtpu; there are {usual}"
             ) from error
         mesh = make_mesh(**self.config.mesh, devices=described.devices[: self.chips])
         lm = open_language_model(self.config.model, mesh)
@@ -64,23 +65,23 @@ class Setting:
 
     @property
     def objective(self) -> Objective:
-        """The row of the table of objectives."""
+        """The objective of the config."""
         return get_objective(self.config.objective.name)
 
     def costs(self, names: Collection[str] = NAMES) -> Iterator[Cost]:
-        """The cost of each program of the config that is in ``names``."""
+        """Yield the cost of each program of the config that is in ``names``."""
         lm = self.open()
         programs = programs_of(lm, self.config, self.objective)
-        for name, describe in programs.items():
+        for name, build in programs.items():
             if name in names:
-                yield cost_of(describe(), self.where.chip, self.chips)
+                yield cost_of(build(), self.topology.chip, self.chips)
 
 
 def prepare() -> None:
-    """Makes libtpu compile without a TPU.
+    """Set up libtpu to compile without a TPU.
 
     Raises:
-        UserError: it is not installed.
+        UserError: libtpu is not installed.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("plan compiles with libtpu: pip install -r requirements-plan.txt")

@@ -1,4 +1,4 @@
-"""What was found, for a person and for a program."""
+"""The result of a plan as a text table, a one-line verdict and JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alol_jax.plan.setting import BATCHES, Setting
 
 
 def table(costs: list[Cost]) -> str:
-    """One line per program, everything per chip; what is not known is "-"."""
+    """One line per program, all numbers per chip; unknown ones are "-"."""
     head = (
         "per chip", "weights", "optimizer", "activations", "other", "peak GiB", "TFLOP", "GB moved",
         "GB sent", "seconds", "bound", "compiled in",
@@ -47,18 +47,18 @@ def _line(cost: Cost) -> tuple[str, ...]:
 
 
 def verdict(setting: Setting, costs: list[Cost], knob: str) -> str:
-    """One line: fits or not, and what helps."""
+    """Say in one line whether it fits, and what would help."""
     worst = max(costs, key=lambda cost: cost.peak)
-    room = f"{worst.name} needs {in_gib(worst.peak)} of {in_gib(worst.chip.usable)} per chip"
-    on = f"{setting.chips} × {setting.where.kind} ({setting.where.name})"
+    memory = f"{worst.name} needs {in_gib(worst.peak)} of {in_gib(worst.chip.usable)} per chip"
+    on = f"{setting.chips} × {setting.topology.kind} ({setting.topology.name})"
     if all(cost.fits for cost in costs):
-        return f"fits on {on}: {room}"
-    helps = f"fits with {knob}" if knob else "no knob that was tried brings it under"
-    return f"does not fit on {on}: {room}; {helps}"
+        return f"fits on {on}: {memory}"
+    helps = f"fits with {knob}" if knob else "nothing that was tried makes it fit"
+    return f"does not fit on {on}: {memory}; {helps}"
 
 
 def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
-    """Everything that the table and the verdict say, and the parts of it."""
+    """The table, the verdict and their parts as JSON."""
     programs = [
         {
             "name": cost.name,
@@ -77,7 +77,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
         for cost in costs
     ]
     found = {
-        "topology": setting.where.name,
+        "topology": setting.topology.name,
         "chips": setting.chips,
         "model": setting.config.model.to_dict(),
         "mesh": setting.config.mesh.to_dict(),

@@ -1,8 +1,8 @@
-"""Bytes that a compiled program moves: between memory and chip, and from chip to chip.
+"""The bytes that a compiled program moves between HBM and chip, and between chips.
 
-Read from the text of XLA's scheduled program of one device. A loop's body counts as often as it
-runs, by the constant in its condition; XLA's own cost analysis would count it once. Arrays that the
-compiler keeps in on-chip memory (a layout with ``S(1)``) cost nothing.
+Read from the HLO text of XLA's scheduled program for one device. A loop body counts once per
+iteration, taken from the constant in the loop condition (XLA's cost analysis counts it once).
+Arrays that the compiler keeps in on-chip memory (a layout with ``S(1)``) are free.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-ITEM = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-ITEM |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}
+ITEM_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2}
+ITEM_BYTES |= {"s16": 2, "u16": 2, "s32": 4, "u32": 4, "f32": 4}
+ITEM_BYTES |= {"s64": 8, "u64": 8, "f64": 8, "c64": 8}
 
-# What each collective sends from a device, as a multiple of its operands, for groups of n.
+# Bytes that each collective sends per device in groups of n, as a multiple of its operands.
 COLLECTIVES = {
     "all-gather": lambda n: n - 1,
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -30,7 +31,7 @@ FREE = set(
     "partition-id replica-id opt-barrier optimization-barrier copy-done slice-done async-done "
     "all-gather-done all-reduce-done collective-permute-done send-done recv-done domain".split()
 )
-RENAMING = ("ConcatBitcast", "AllocateBuffer", "Sharding")  # custom calls that move nothing
+FREE_CALLS = ("ConcatBitcast", "AllocateBuffer", "Sharding")  # custom calls that move nothing
 VIEWS = ("bitcast", "reshape", "convert", "copy", "transpose")
 
 
@@ -41,15 +42,15 @@ class Instruction(NamedTuple):
     type: str
     opcode: str
     operands: tuple[str, ...]
-    rest: str  # what is in the brackets, and attributes
+    rest: str  # the text in the brackets, and the attributes
     root: bool
 
 
 class Traffic(NamedTuple):
-    """Per device and call."""
+    """Bytes moved per device and call."""
 
-    memory: float  # bytes read from and written to HBM
-    collectives: dict[str, float]  # bytes sent to other devices, by operation
+    memory: float  # read from and written to HBM
+    collectives: dict[str, float]  # sent to other devices, by operation
 
     @property
     def network(self) -> float:
@@ -60,7 +61,7 @@ Computation = dict[str, Instruction]
 
 
 def traffic_of(text: str) -> Traffic:
-    """What one call of a compiled program moves."""
+    """The traffic of one call of a compiled program."""
     computations, entry = parse(text)
     memory = 0.0
     channels: dict[str, tuple[float, str, float]] = {}  # channel -> (times, collective, bytes)
@@ -68,7 +69,7 @@ def traffic_of(text: str) -> Traffic:
         for instruction in computations[name].values():
             memory += times * _moved(instruction, computations[name], computations)
             for channel, kind, size in _sent(instruction, computations[name], computations):
-                # An asynchronous one has pieces, also in a loop between its start and its end.
+                # An asynchronous collective is in pieces, some in a loop: count it once.
                 channels[channel] = min((times, kind, size), channels.get(channel, (times + 1,)))
     sent = dict.fromkeys(COLLECTIVES, 0.0)
     for times, kind, size in channels.values():
@@ -77,7 +78,7 @@ def traffic_of(text: str) -> Traffic:
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """Computations by name, and the name of the entry."""
+    """Parse HLO text into computations by name, and the name of the entry computation."""
     computations: dict[str, Computation] = {}
     current, entry = None, ""
     for line in text.splitlines():
@@ -100,22 +101,22 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The bracketed part that ``text`` starts with, and the rest."""
+    """Split ``text`` after the bracketed part that it starts with."""
     depth = 0
-    for place, letter in enumerate(text):
+    for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
-            return text[: place + 1], text[place + 1 :]
+            return text[: index + 1], text[index + 1 :]
     return text, ""
 
 
 def size_of(kind: str, *, everywhere: bool = False) -> float:
-    """Bytes of the arrays of a type that lie in HBM, or ``everywhere``; padding not counted."""
+    """Bytes of a type's arrays in HBM, or in any memory with ``everywhere``, without padding."""
     total = 0.0
     for item, sides, layout in re.findall(r"(\w+)\[([\d,]*)\](\{[^}]*\})?", kind):
-        if item not in ITEM or (not everywhere and re.search(r"S\([1-9]", layout)):
+        if item not in ITEM_BYTES or (not everywhere and re.search(r"S\([1-9]", layout)):
             continue
-        total += math.prod(map(int, filter(None, sides.split(",")))) * ITEM[item]
+        total += math.prod(map(int, filter(None, sides.split(",")))) * ITEM_BYTES[item]
     return total
 
 
@@ -126,7 +127,7 @@ def _called(instruction: Instruction, *keys: str) -> list[str]:
 def _executed(
     computations: dict[str, Computation], name: str, times: float = 1
 ) -> Iterator[tuple[str, float]]:
-    """(computation, how often it runs), loops and calls entered, fusions not."""
+    """Yield (computation, how often it runs), following loops and calls but not fusions."""
     yield name, times
     for instruction in computations[name].values():
         if instruction.opcode == "while":
@@ -142,7 +143,7 @@ def _executed(
 
 
 def _trips(loop: Instruction, condition: Computation) -> int:
-    """How often a loop runs that counts from 0 to a constant."""
+    """The trip count of a loop that counts from 0 to a constant."""
     known = re.search(r"known_trip_count\D*(\d+)", loop.rest)
     if known:
         return int(known[1])
@@ -157,7 +158,7 @@ def _trips(loop: Instruction, condition: Computation) -> int:
 
 def _moved(one: Instruction, around: Computation, computations: dict[str, Computation]) -> float:
     """Bytes that an instruction reads from and writes to HBM."""
-    if one.opcode in FREE or (one.opcode == "custom-call" and _renames(one)):
+    if one.opcode in FREE or (one.opcode == "custom-call" and _is_free_call(one)):
         return 0.0
     if one.opcode.endswith("-start"):
         return _copied(one, around)
@@ -170,61 +171,62 @@ def _moved(one: Instruction, around: Computation, computations: dict[str, Comput
     return size_of(one.type) + sum(size_of(around[name].type) for name in one.operands)
 
 
-def _renames(one: Instruction) -> bool:
-    return any(f'custom_call_target="{name}"' in one.rest for name in RENAMING)
+def _is_free_call(one: Instruction) -> bool:
+    return any(f'custom_call_target="{name}"' in one.rest for name in FREE_CALLS)
 
 
 def _copied(one: Instruction, around: Computation) -> float:
-    """An asynchronous copy, slice or collective: what it writes, and as much read where it lies.
+    """Bytes of an asynchronous copy, slice or collective: its result, read and written.
 
-    The type holds operands and results; the part that a slice takes is as large as its result.
+    The type lists operands and results. A slice reads only as much as its result. Reads count only
+    if an operand is in HBM.
     """
     result = one.type
     for name in one.operands:
         result = result.replace(around[name].type, "", 1)
     whole = sum(size_of(around[name].type, everywhere=True) for name in one.operands)
     read = min(whole, size_of(result, everywhere=True))
-    lies_here = any(size_of(around[name].type) for name in one.operands)
-    return size_of(result) + (read if lies_here else 0.0)
+    from_hbm = any(size_of(around[name].type) for name in one.operands)
+    return size_of(result) + (read if from_hbm else 0.0)
 
 
 def _fused(one: Instruction, around: Computation, computations: dict[str, Computation]) -> float:
-    """A fusion: its results, and of each operand what is used (a slice of it, rows of it)."""
+    """Bytes of a fusion: its results, and the part of each operand that it reads (e.g. rows)."""
     inner = computations[_called(one, "calls")[0]]
     users: dict[str, list[Instruction]] = {}
     for instruction in inner.values():
         for name in instruction.operands:
             users.setdefault(name, []).append(instruction)
-    handed_on = _handed_on(one, inner)
-    total = sum(_written(one, inner, i.name, handed_on) for i in inner.values() if i.root)
+    passed = _passed_through(one, inner)
+    total = sum(_written(one, inner, i.name, passed) for i in inner.values() if i.root)
     for value in inner.values():
         if value.opcode != "parameter":
             continue
-        place = int(re.match(r"\((\d+)\)", value.rest)[1])
-        here = size_of(around[one.operands[place]].type)
-        if here and place not in handed_on.values():
-            total += min(here, _used(value, users, computations))
+        index = int(re.match(r"\((\d+)\)", value.rest)[1])
+        size = size_of(around[one.operands[index]].type)
+        if size and index not in passed.values():
+            total += min(size, _used(value, users, computations))
     return total
 
 
-def _handed_on(one: Instruction, inner: Computation) -> dict[int, int]:
-    """Result -> operand of the buffers of a collective that only passes through a fusion."""
+def _passed_through(one: Instruction, inner: Computation) -> dict[int, int]:
+    """Result -> operand, for the buffers of a collective that a fusion only passes through."""
     if not any(each.opcode in COLLECTIVES for each in inner.values()):
         return {}
     pairs = re.findall(r"\{(\d+)\}: \((\d+), \{\}", one.rest)
     return {int(result): int(operand) for result, operand in pairs}
 
 
-def _written(one: Instruction, inner: Computation, root: str, handed_on: dict[int, int]) -> float:
-    """What a fusion writes: its results, and of those updated in place the new slices."""
-    together = inner[root].opcode == "tuple"
-    ends = [_seen_through(end, inner) for end in (inner[root].operands if together else [root])]
+def _written(one: Instruction, inner: Computation, root: str, passed: dict[int, int]) -> float:
+    """Bytes that a fusion writes: its results, or only the slices that it updates in place."""
+    results = inner[root].operands if inner[root].opcode == "tuple" else [root]
+    results = [_skip_views(name, inner) for name in results]
     total = 0.0
-    for place, (end, kind) in enumerate(zip(ends, _arrays(one.type), strict=False)):
-        if size_of(kind) and place not in handed_on:
-            updated = inner[end].opcode == "dynamic-update-slice"
-            new = inner[inner[end].operands[1]].type if updated else kind
-            total += size_of(new, everywhere=True)
+    for index, (name, kind) in enumerate(zip(results, _arrays(one.type), strict=False)):
+        if size_of(kind) and index not in passed:
+            in_place = inner[name].opcode == "dynamic-update-slice"
+            written = inner[inner[name].operands[1]].type if in_place else kind
+            total += size_of(written, everywhere=True)
     return total
 
 
@@ -233,7 +235,8 @@ def _arrays(kind: str) -> list[str]:
     return re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", kind)
 
 
-def _seen_through(name: str, inner: Computation) -> str:
+def _skip_views(name: str, inner: Computation) -> str:
+    """The instruction behind bitcasts and reshapes."""
     while inner[name].opcode in ("bitcast", "reshape"):
         name = inner[name].operands[0]
     return name
@@ -244,7 +247,7 @@ def _used(
     users: dict[str, list[Instruction]],
     computations: dict[str, Computation],
 ) -> float:
-    """Bytes of a value inside of a fusion that its users read."""
+    """Bytes of a value inside a fusion that its users read."""
     total = 0.0
     for user in users.get(value.name, []):
         if user.opcode in ("dynamic-slice", "slice", "gather"):
@@ -257,7 +260,7 @@ def _used(
 
 
 def _is_view(one: Instruction, computations: dict[str, Computation]) -> bool:
-    """It only renames or rearranges, and is computed where it is used."""
+    """Does it only rearrange or convert, so that it is computed where it is used?"""
     if one.opcode != "fusion":
         return one.opcode in VIEWS
     inner = computations[_called(one, "calls")[0]].values()
@@ -267,21 +270,21 @@ def _is_view(one: Instruction, computations: dict[str, Computation]) -> bool:
 def _sent(
     one: Instruction, around: Computation, computations: dict[str, Computation]
 ) -> Iterator[tuple[str, str, float]]:
-    """(channel, collective, bytes sent) of an instruction, or of what is fused into it."""
+    """Yield (channel, collective, bytes sent) for an instruction and what is fused into it."""
     kind = one.opcode.removesuffix("-start")
     if kind in COLLECTIVES:
         operands = sum(size_of(around[name].type, everywhere=True) for name in one.operands)
         channel = re.search(r"channel_id=(\d+)", one.rest)
-        where = channel[1] if channel else one.name
-        yield where, kind, operands * COLLECTIVES[kind](_group(one.rest))
+        name = channel[1] if channel else one.name
+        yield name, kind, operands * COLLECTIVES[kind](_group_size(one.rest))
     elif one.opcode in ("fusion", "async-start"):
         for name in _called(one, "calls"):
             for inner in computations[name].values():
                 yield from _sent(inner, computations[name], computations)
 
 
-def _group(rest: str) -> int:
-    """Devices of one group of a collective; 1 if it does not say (a permutation)."""
+def _group_size(rest: str) -> int:
+    """The number of devices in a collective's group; 1 if not given (a permutation)."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
     if listed:
         return len(listed[1].split(","))

@@ -1,7 +1,7 @@
-"""What a person reads after a run.
+"""Reports about finished runs.
 
-Start at `results`: the figures that page, terminal, JSON and CSV share. `statistics` has the
-bootstrap, `sections` and `sections_fit` the parts of the page, `page` the HTML, `figures` the
-plots, `model_card` the card of an export, `finished_runs` finds runs on disk. Several runs side by
-side are in `compare`.
+Start at `results`: the numbers shared by page, terminal, JSON and CSV. `statistics` has the
+bootstrap; `sections` and `sections_fit` the parts of the page; `page` the HTML; `figures` the
+plots; `model_card` the card of an export. `finished_runs` reads runs from disk, and `compare`
+shows several of them side by side.
 """

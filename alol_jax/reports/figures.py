@@ -1,9 +1,10 @@
-"""Figures of the report: arrays in, SVG text out. Besides ``comparison_figures``, which draws
-several runs with what is public here, the only door of matplotlib.
+"""The plots of the report: arrays in, SVG text out.
 
-Every SVG is a fragment for an HTML page: no prolog, no fixed size, text as text. Ink and grid are
-``currentColor`` and the colours are CSS variables with a light-mode default, so that the page
-decides between light and dark. The palette is that of Okabe and Ito, safe for colour-blind readers.
+Only this module and ``compare.figures`` import matplotlib.
+
+Each SVG is a fragment for an HTML page: no prolog, no fixed size, text as text. Axes and grid are
+``currentColor`` and colours are CSS variables with a light-mode default, so that the page controls
+light and dark mode. The palette is Okabe and Ito's, safe for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ COLOURS = {
     "series5": "#01020c",
     "series6": "#01020d",
 }
-"""Name -> the stand-in that matplotlib draws with; ``PAINT`` turns it into CSS."""
+"""Name -> the placeholder colour that matplotlib draws with; ``PAINT`` maps it to CSS."""
 
 PAINT = {
     INK: "currentColor",
@@ -86,13 +87,13 @@ STYLE = {
     "ytick.labelsize": 9.5,
 }
 
-WIDTH, HEIGHT = 6.0, 3.5  # inches of 72 SVG units: legible from 360 px up
+WIDTH, HEIGHT = 6.0, 3.5  # inches of 72 SVG units; legible at widths of 360 px and above
 
 
 def forest(
     names: Sequence[str], means: np.ndarray, lows: np.ndarray, highs: np.ndarray, *, label: str
 ) -> str:
-    """Means with their intervals, one line each, the last one emphasised, around a line at 0."""
+    """Forest plot: means with intervals, one per line, around a line at 0; the last is bold."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(height=1.1 + 0.42 * len(names))
         rows = np.arange(len(names))[::-1]
@@ -126,10 +127,10 @@ def forest(
 def distributions(systems: Sequence[tuple[str, np.ndarray]], *, label: str) -> str:
     """Histograms over common bins, as shares; a triangle marks each mean.
 
-    The data is an area, the systems are outlines, so that three of them stay apart without colour.
+    The data is filled and the systems are outlines, so that they can be told apart without colour.
 
     Args:
-        systems: (name, f32[n]) with names of ``COLOURS``.
+        systems: (name, f32[n]) with names from ``COLOURS``.
         label: what the values are, with their unit.
     """
     with matplotlib.rc_context(STYLE):
@@ -160,20 +161,20 @@ def curve(
     over: str,
     colour: str,
     chosen: int | None,
-    wide: bool = False,
+    symlog: bool = False,
 ) -> str:
-    """One metric over the steps of a fit: every value pale, the running mean bold.
+    """One metric over the steps of a fit: values pale, running mean bold.
 
     Args:
-        steps, values: i32[n] and f32[n], n ≥ 1; thinned to the means of at most 500 groups.
+        steps, values: i32[n] and f32[n], n ≥ 1; averaged to at most 500 points.
         label: the metric, with its unit; over: what a step is.
-        colour: a name of ``COLOURS``.
-        chosen: the step whose parameters were kept, marked; None for no mark.
-        wide: the values span magnitudes.
+        colour: a name from ``COLOURS``.
+        chosen: the step whose parameters were kept, which is marked; None for no mark.
+        symlog: use a logarithmic y axis above 1.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(height=HEIGHT)
-        x, y = thin(np.asarray(steps, float), np.asarray(values, float), most=500)
+        x, y = downsample(np.asarray(steps, float), np.asarray(values, float), most=500)
         window = max(1, len(x) // 25)
         paint = COLOURS[colour]
         if window > 1:
@@ -183,8 +184,8 @@ def curve(
             axes.plot(middle, np.convolve(y, np.ones(window) / window, "valid"), color=paint, lw=2)
         else:
             axes.plot(x, y, color=paint, marker="o", ms=3.5)
-        if wide:
-            span_magnitudes(axes)
+        if symlog:
+            set_symlog(axes)
         _mark_step(axes, chosen)
         _label_steps(axes, label, over)
         return to_svg(figure, f"{label} over {over}s")
@@ -193,7 +194,7 @@ def curve(
 def validation(
     steps: np.ndarray, scores: np.ndarray, *, label: str, over: str, colour: str, chosen: int
 ) -> str:
-    """The looks at the validation set, each a dot; the chosen step is marked and ringed."""
+    """Validation scores over the steps of a fit; the chosen step is marked and ringed."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(height=HEIGHT)
         paint = COLOURS[colour]
@@ -207,7 +208,7 @@ def validation(
 
 
 def kept_and_dropped(values: np.ndarray, kept: np.ndarray, *, label: str) -> str:
-    """Histogram of f32[n] values; rows that were kept (bool[n]) in their own colour."""
+    """Stacked histogram of f32[n] values, coloured by ``kept`` (bool[n])."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(height=HEIGHT)
         edges = _edges(values, bins=40)
@@ -229,10 +230,10 @@ def kept_and_dropped(values: np.ndarray, kept: np.ndarray, *, label: str) -> str
 def calibration(
     predicted: np.ndarray, observed: np.ndarray, error: np.ndarray, count: np.ndarray
 ) -> str:
-    """Mean prediction against mean observation per bin, with the bins' counts below.
+    """Calibration plot: mean observed against mean predicted per bin, with counts below.
 
     Args:
-        predicted, observed: f32[bins], the means of each bin.
+        predicted, observed: f32[bins], the mean of each bin.
         error: f32[bins], half the length of the bar around ``observed``.
         count: i32[bins], rows per bin.
     """
@@ -267,7 +268,7 @@ def calibration(
 
 
 def new_figure(*, height: float) -> tuple[Figure, Axes]:
-    """Axes of the common width, `height` inches high; to be drawn on within ``STYLE``."""
+    """A figure of the common width, ``height`` inches high; use it within ``STYLE``."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=72)
     return figure, figure.subplots()
 
@@ -284,8 +285,8 @@ def _label_steps(axes: Axes, label: str, over: str) -> None:
     axes.set_ylabel(label)
 
 
-def span_magnitudes(axes: Axes) -> None:
-    """A y axis that is linear up to 1 and logarithmic above."""
+def set_symlog(axes: Axes) -> None:
+    """Make the y axis linear up to 1 and logarithmic above."""
     axes.set_yscale("symlog", linthresh=1.0, linscale=0.5)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
@@ -304,15 +305,15 @@ def _mark_step(axes: Axes, chosen: int | None) -> None:
 
 
 def _edges(values: np.ndarray, *, bins: int) -> np.ndarray:
-    """About ``bins`` equal bins that cover the values; 0 is an edge, so no bar straddles it."""
+    """Edges of about ``bins`` equal bins over the values; 0 is an edge, so no bar straddles it."""
     low, high = float(values.min()), float(values.max())
     width = (high - low) / bins if high > low else 1.0
     first, last = np.floor(low / width), np.floor(high / width) + 1
     return np.arange(first, last + 1) * width
 
 
-def thin(x: np.ndarray, y: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means over consecutive groups, so that at most ``most`` points are left."""
+def downsample(x: np.ndarray, y: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Average consecutive points so that at most ``most`` are left."""
     size = -(-len(x) // most)
     starts = np.arange(0, len(x), size)
     counts = np.diff(np.append(starts, len(x)))
@@ -320,7 +321,7 @@ def thin(x: np.ndarray, y: np.ndarray, *, most: int) -> tuple[np.ndarray, np.nda
 
 
 def shorten(text: str, most: int) -> str:
-    """A name for a tick."""
+    """Cut a name to at most ``most`` characters for a tick label."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -329,14 +330,14 @@ def _percent(share: float, _: int | None) -> str:
 
 
 def to_svg(figure: Figure, description: str) -> str:
-    """The figure as an HTML fragment: themed, sized by its container, ids apart from others'."""
+    """The figure as an HTML fragment: CSS colours, sized by its container, with unique ids."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     inner = text[text.index(">") + 1 :]
-    for stand_in, css in PAINT.items():
-        inner = inner.replace(stand_in, css)
+    for placeholder, css in PAINT.items():
+        inner = inner.replace(placeholder, css)
     inner = re.sub(
         r'\s+id="(?:figure|axes|patch|line2d|text|xtick|ytick|matplotlib)[^"]*"', "", inner
     )

@@ -1,7 +1,7 @@
-"""Workdirs -> the runs in them; runs that cannot be compared are refused with the reason.
+"""Read finished runs from their workdirs, and check that they can be compared.
 
-Comparable are runs on the same data, scored by the same reward on the same test prompts, whose
-answers were decoded alike. The model, the reference and the fit may be others.
+Runs are comparable if they have the same data, reward, test prompts and decoding. The model, the
+reference and the training may differ.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from alol_jax.runs.workdir import FORMAT, Stage, finished_stage, first_differenc
 from alol_jax.training.rollouts import steps_per_rollout
 from alol_jax.types import Evaluation, Policy, UserError
 
-POLICY = ("fit_policy", "fit_policy_online")
-"""The stages that fit a policy; a run has one of them."""
-BEFORE = ("load", "score", "fit_reference", "select")
-COMPARED = ("task", "rewards", "reward_models", "score")
-"""Sections of the config that comparable runs have in common, as far as they matter."""
-WITHOUT_EFFECT = (
+POLICY_STAGES = ("fit_policy", "fit_policy_online")
+"""The stages that train a policy; a run has one of them."""
+EARLIER_STAGES = ("load", "score", "fit_reference", "select")
+CHECKED_SECTIONS = ("task", "rewards", "reward_models", "score")
+"""Config sections that comparable runs share wherever they matter; `_check_comparable` checks."""
+IGNORED_KEYS = (
     *("seed", "select", "evaluate", "report", "tensorboard", "mesh", "distill"),
     *("policy.seed", "policy.checkpoint_every", "reference.checkpoint_every", "decode.batch_size"),
 )
-"""Keys of the config that make no other kind of policy."""
+"""Config keys that do not distinguish one kind of run from another."""
 
 
-class Finished(NamedTuple):
-    """The stages of one workdir that tell what its evaluation is an evaluation of."""
+class FinishedRun(NamedTuple):
+    """The stages of a run that say what was evaluated, and on what."""
 
     workdir: Path
     load: Stage
@@ -43,11 +43,11 @@ class Finished(NamedTuple):
 
 
 def read_runs(workdirs: Sequence[Path]) -> tuple[RunResult, ...]:
-    """The runs of the workdirs, in order.
+    """Read the runs of the workdirs, in order.
 
     Raises:
-        UserError: a workdir is given twice, is not there or not finished, or holds a run that
-            cannot be compared with the first one.
+        UserError: a workdir is given twice, is missing or unfinished, or holds a run that cannot
+            be compared with the first one.
     """
     if not workdirs:
         raise UserError("there is nothing to compare: give at least one workdir")
@@ -56,47 +56,48 @@ def read_runs(workdirs: Sequence[Path]) -> tuple[RunResult, ...]:
         if workdir.resolve() in places:
             raise UserError(f"{workdir} is given twice: leave one of them out")
         places[workdir.resolve()] = workdir
-    stages = [finished(workdir) for workdir in workdirs]
-    for number, other in enumerate(stages):
-        for one in stages[:number]:
+    found = [finished_run(workdir) for workdir in workdirs]
+    for number, other in enumerate(found):
+        for one in found[:number]:
             if one.evaluate.fingerprint == other.evaluate.fingerprint:
                 raise UserError(
                     f"{other.workdir} holds the same run as {one.workdir}, seeds included: leave "
                     "one of them out"
                 )
         if number:
-            _check_alike(stages[0], other)
-    runs = tuple(_read(found) for found in stages)
+            _check_comparable(found[0], other)
+    runs = tuple(_read(run) for run in found)
     for run in runs[1:]:
         _check_prompts(runs[0], run)
     return runs
 
 
-def why_not(one: Path, other: Path) -> str:
-    """Why the run in ``other`` cannot be compared with the one in ``one``; "" where it can."""
+def why_not_comparable(one: Path, other: Path) -> str:
+    """Why the runs in the two workdirs cannot be compared; "" if they can."""
     try:
-        _check_alike(finished(one), finished(other))
+        _check_comparable(finished_run(one), finished_run(other))
     except UserError as error:
         return str(error)
     return ""
 
 
-def finished(workdir: Path) -> Finished:
-    """The stages of a workdir.
+def finished_run(workdir: Path) -> FinishedRun:
+    """Find the stages of a finished run.
 
     Raises:
-        UserError: one has no result, is of another version, or its result was made from another
-            result than the one that lies there.
+        UserError: a stage has no result or was made by another version, or its result was made
+            from a different result than the one now in the workdir.
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir}: there is no such workdir")
-    found = {name: finished_stage(workdir, name) for name in (*BEFORE, *POLICY, "evaluate")}
-    fits = [found[name] for name in POLICY if found[name] is not None]
-    for name in (*BEFORE, POLICY[0], "evaluate"):
-        if found[name] is None and not (name == POLICY[0] and fits):
+    names = (*EARLIER_STAGES, *POLICY_STAGES, "evaluate")
+    found = {name: finished_stage(workdir, name) for name in names}
+    fits = [found[name] for name in POLICY_STAGES if found[name] is not None]
+    for name in (*EARLIER_STAGES, POLICY_STAGES[0], "evaluate"):
+        if found[name] is None and not (name == POLICY_STAGES[0] and fits):
             raise UserError(
                 f"{workdir} has no finished {name}: run alol_jax.main with its config and this "
-                "--workdir again to go on"
+                "--workdir again to continue"
             )
     evaluate = found["evaluate"]
     for stage in (found["load"], found["score"], *fits, evaluate):
@@ -105,12 +106,12 @@ def finished(workdir: Path) -> Finished:
                 f"{stage.folder} was made by another version of alol_jax: run alol_jax.main with "
                 "--redo"
             )
-    made_from = evaluate.record["inputs"]
-    policy = next((fit for fit in fits if fit.fingerprint == made_from["policy"]), fits[0])
+    inputs = evaluate.record["inputs"]
+    policy = next((fit for fit in fits if fit.fingerprint == inputs["policy"]), fits[0])
     chain = (
         (found["load"], found["score"].record["inputs"]["splits"]),
-        (found["score"], made_from["scored"]),
-        (policy, made_from["policy"]),
+        (found["score"], inputs["scored"]),
+        (policy, inputs["policy"]),
     )
     for stage, fingerprint in chain:
         if stage.fingerprint != fingerprint:
@@ -118,19 +119,19 @@ def finished(workdir: Path) -> Finished:
                 f"{evaluate.folder} was made from another result than {stage.folder}: run "
                 "alol_jax.main with this --workdir and --redo"
             )
-    return Finished(workdir, found["load"], found["score"], policy, evaluate)
+    return FinishedRun(workdir, found["load"], found["score"], policy, evaluate)
 
 
-def _check_alike(one: Finished, other: Finished) -> None:
+def _check_comparable(one: FinishedRun, other: FinishedRun) -> None:
     models = [run.evaluate.record["inputs"]["lm"] for run in (one, other)]
-    described: dict[str, Callable[[Finished], dict[str, Any]]] = {
+    aspects: dict[str, Callable[[FinishedRun], dict[str, Any]]] = {
         "other data": _data,
         "another reward": _reward,
         "another reward of the answers": _answers_reward,
-        "other decoding settings": _decoding if models[0] == models[1] else _decoding_but_end,
+        "other decoding settings": _decoding if models[0] == models[1] else _decoding_without_end,
     }
-    for what, of in described.items():
-        found = first_difference(of(one), of(other))
+    for what, aspect in aspects.items():
+        found = first_difference(aspect(one), aspect(other))
         if found is not None:
             raise UserError(
                 f"{other.workdir} cannot be compared with {one.workdir}, it has {what}: "
@@ -138,8 +139,8 @@ def _check_alike(one: Finished, other: Finished) -> None:
             )
 
 
-def _data(run: Finished) -> dict[str, Any]:
-    """What `load` read, whatever form the model is told it in."""
+def _data(run: FinishedRun) -> dict[str, Any]:
+    """What `load` read, without the prompt template."""
     inputs = run.load.record["inputs"]
     files: dict[str, list[str]] = {}
     for file in inputs["files"]:
@@ -151,20 +152,20 @@ def _data(run: Finished) -> dict[str, Any]:
     }
 
 
-def _reward(run: Finished) -> dict[str, Any]:
-    """What made rewards of the data's responses; how they were checked does not matter."""
+def _reward(run: FinishedRun) -> dict[str, Any]:
+    """How the data's responses were scored, without the options for checking stored rewards."""
     inputs = run.score.record["inputs"]
     options = _only(inputs["config.score"], ("stored",))
     return inputs["scoring"] | {"config.score": options}
 
 
-def _answers_reward(run: Finished) -> dict[str, Any]:
-    """What made rewards of the answers to the test prompts."""
+def _answers_reward(run: FinishedRun) -> dict[str, Any]:
+    """How the answers to the test prompts were scored."""
     return run.evaluate.record["inputs"]["scoring"]
 
 
-def _decoding(run: Finished) -> dict[str, Any]:
-    """How prompts were answered; how many at once changes no answer."""
+def _decoding(run: FinishedRun) -> dict[str, Any]:
+    """How answers were decoded, without the batch size, which changes no answer."""
     settings = run.evaluate.record["inputs"]["config.decode"]
     return {
         "config.decode": _without(settings, ("batch_size",)),
@@ -172,8 +173,8 @@ def _decoding(run: Finished) -> dict[str, Any]:
     }
 
 
-def _decoding_but_end(run: Finished) -> dict[str, Any]:
-    """Without the end tokens: those of another vocabulary are others."""
+def _decoding_without_end(run: FinishedRun) -> dict[str, Any]:
+    """`_decoding` without the end tokens, whose ids depend on the vocabulary."""
     settings = _decoding(run)
     return settings | {"config.decode": _without(settings["config.decode"], ("end",))}
 
@@ -186,7 +187,7 @@ def _without(section: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
     return {name: value for name, value in section.items() if name not in names}
 
 
-def _read(found: Finished) -> RunResult:
+def _read(found: FinishedRun) -> RunResult:
     config = found.evaluate.config()
     inputs = found.evaluate.record["inputs"]
     fields = ("step", "validations", "curves", "cost")
@@ -206,15 +207,15 @@ def _read(found: Finished) -> RunResult:
 
 
 def _updates(config: ConfigDict) -> int:
-    """Optimizer steps in what the fit counts as a step."""
+    """Optimizer steps per step of the fit."""
     if get_objective(config.objective.name).online:
         return steps_per_rollout(config.ppo)
     return 1
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, flat, as far as it tells kinds of runs of one objective apart."""
-    kept = _without(config, (*COMPARED, *WITHOUT_EFFECT))
+    """The flat config, reduced to the keys that distinguish runs of one objective."""
+    kept = _without(config, (*CHECKED_SECTIONS, *IGNORED_KEYS))
     objective = get_objective(config["objective"]["name"])
     if objective.online:
         kept = _without(kept, ("objective",))
@@ -223,7 +224,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         read = (*hyper_parameters(objective), *["responses"] * objective.more)
         kept["objective"] = _only(config["objective"], read)
     flat = {"task.template": config["task"]["template"]} | dict(_flat(kept, ""))
-    return _without(flat, WITHOUT_EFFECT)
+    return _without(flat, IGNORED_KEYS)
 
 
 def _flat(section: Mapping[str, Any], where: str):
@@ -235,10 +236,10 @@ def _flat(section: Mapping[str, Any], where: str):
 
 
 def _check_prompts(one: RunResult, other: RunResult) -> None:
-    """Both were asked the same in the same order; the records say so already, the rows must too."""
-    asked = [[(r.example_id, r.prompt) for r in run.evaluation.policy] for run in (one, other)]
-    if asked[0] != asked[1]:
-        pairs = zip(*asked, strict=False)
+    """Check that both runs answered the same prompts in the same order."""
+    prompts = [[(r.example_id, r.prompt) for r in run.evaluation.policy] for run in (one, other)]
+    if prompts[0] != prompts[1]:
+        pairs = zip(*prompts, strict=False)
         first = next((theirs for ours, theirs in pairs if ours != theirs), None)
         said = "their numbers differ" if first is None else f"the first is {first[0]!r}"
         raise UserError(

@@ -1,4 +1,4 @@
-"""The model card of an export: what was trained on what, how it did, how to load it."""
+"""The model card of an export: training, data, evaluation and how to load it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from alol_jax.runs.workdir import Stage, finished_stage
 from alol_jax.types import Evaluation, Policy
 
 _FILES_SHOWN = 12
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank accepts
 
 
 class Exported(NamedTuple):
-    """What the card is about."""
+    """The exported model that the card describes."""
 
     workdir: Path
     name: str  # "policy" or "reference"
-    stage: Stage  # that trained it
+    stage: Stage  # the stage that trained it
     policy: Policy
-    config: ConfigDict  # that it was trained with
+    config: ConfigDict  # the config it was trained with
     family: str
     lora: LoRA | None
-    dtype: str  # of the merged weights; "" for an adapter
+    dtype: str  # dtype of the merged weights; "" for an adapter
 
 
 def model_card(of: Exported) -> str:
-    """README.md as model hubs read it: fields, then sections."""
+    """The text of README.md as model hubs read it: YAML fields, then sections."""
     task = of.stage.record["inputs"]["task"]["name"]
     title = of.config.report.title or f"A model trained on {task}"
     merged = bool(of.dtype)
@@ -50,8 +50,8 @@ def model_card(of: Exported) -> str:
         f"## Data\n\n{_data(of)}",
         f"## Evaluation\n\n{_evaluation(of)}",
         f"## How to load it\n\n{_merged_use() if merged else _adapter_use(of)}\n\n{_prompt(of)}",
-        "## License\n\nTo be filled in by who publishes this: the license of the base model and "
-        "that of the data apply.",
+        "## License\n\nTo be filled in by whoever publishes this model: the license of the base "
+        "model and that of the data apply.",
     )
     fields = "\n".join(f"{key}: {value}" for key, value in head.items())
     return f"---\n{fields}\n---\n\n" + "\n\n".join(sections) + "\n"
@@ -69,17 +69,17 @@ def _what(of: Exported) -> str:
         )
     if lora is not None and model.adapter:
         trained += f" Training began from the adapter `{model.adapter}`."
-    form = "These files hold the adapter alone, in float32."
+    form = "These files hold only the adapter, in float32."
     if of.dtype:
-        form = f"These files hold the whole model, summed in float32 and stored as {of.dtype}."
+        form = f"These files hold the whole model, merged in float32 and stored as {of.dtype}."
     quantised = ""
     if model.quantisation != "none":
-        quantised = f" The base was quantised in training ({model.quantisation}). " + (
+        quantised = f" The base was quantised during training ({model.quantisation}). " + (
             "The merged weights are those of the quantised base, dequantised, plus the adapter."
             if of.dtype
             else "On the unquantised base the adapter computes slightly different numbers."
         )
-    step = f"Step {of.policy.step} of the fit, the best on validation prompts."
+    step = f"Step {of.policy.step} of training, the best on the validation prompts."
     return f"{trained} {form}{quantised} {step}"
 
 
@@ -94,7 +94,7 @@ def _objective(of: Exported) -> str:
     weights = inputs["scoring"]["config.rewards"].items()
     rewards = ", ".join(f"{weight:g} × {key}" for key, weight in weights if weight)
     fit, optimizer = inputs["config.policy"], inputs["config.policy"]["optimizer"]
-    long = (
+    length = (
         f"{values['rollouts']} rollouts of {values['prompts']} prompts, {values['epochs']} epochs "
         f"each, anchor {values['anchor']}"
         if objective.online
@@ -102,20 +102,20 @@ def _objective(of: Exported) -> str:
         f"sampling {fit['sampling']}"
     )
     return (
-        f"`{name}`{tuned}. Reward: {rewards or 'as stored with the data'}. {long}, learning rate "
+        f"`{name}`{tuned}. Reward: {rewards or 'as stored with the data'}. {length}, learning rate "
         f"{optimizer['learning_rate']:g} ({optimizer['schedule']}), seed "
         f"{inputs['config.seed'] + fit['seed']}."
     )
 
 
 def _data(of: Exported) -> str:
-    """The chain of fingerprints from raw files to the training table, as far as it is whole."""
+    """The fingerprints from raw files to training table, as far as the chain is unbroken."""
     inputs = of.stage.record["inputs"]
     task = inputs["task"]["name"]
     lines = [f"Task `{task}`. Fingerprints of what was read:", ""]
     lines.append(f"- scored rows: `{inputs['scored']}`")
-    score = _made_as(of.workdir, "score", inputs["scored"])
-    load = score and _made_as(of.workdir, "load", score.record["inputs"].get("splits"))
+    score = _stage_with(of.workdir, "score", inputs["scored"])
+    load = score and _stage_with(of.workdir, "load", score.record["inputs"].get("splits"))
     if load:
         files = load.record["inputs"].get("files") or []
         shown = [f"`{file['file']}` {file['content']}" for file in files[:_FILES_SHOWN]]
@@ -123,7 +123,7 @@ def _data(of: Exported) -> str:
         lines.append(f"- splits: `{load.fingerprint}`")
         lines += [f"  - {line}" for line in shown] + [f"  - and {more} more"] * (more > 0)
     if "table" in inputs:
-        table = _made_as(of.workdir, "select", inputs["table"])
+        table = _stage_with(of.workdir, "select", inputs["table"])
         report = table and _json(table.folder / "data_report.json")
         kept = f": {report['kept']} of {report['rows']} rows kept" if report else ""
         lines.append(f"- training table: `{inputs['table']}`{kept}")
@@ -171,7 +171,7 @@ def _adapter_use(of: Exported) -> str:
 
 
 def _is_for_transformers(path: str) -> bool:
-    """A directory or a hub name."""
+    """Is it a directory or a hub name?"""
     return not path.startswith(("random:", "package:")) and not path.endswith(".gguf")
 
 
@@ -182,8 +182,8 @@ def _prompt(of: Exported) -> str:
     return f"Prompts have this form, as a JSON string:\n\n```\n{template}\n```{stop}"
 
 
-def _made_as(workdir: Path, name: str, fingerprint: Any) -> Stage | None:
-    """The stage, if its result is the one of that fingerprint."""
+def _stage_with(workdir: Path, name: str, fingerprint: Any) -> Stage | None:
+    """The finished stage, if its result has this fingerprint."""
     stage = finished_stage(workdir, name)
     return stage if stage is not None and stage.fingerprint == fingerprint else None
 

@@ -1,8 +1,7 @@
-"""A report as one HTML page: plain values in, text out. The only door of jinja2.
+"""A report as one HTML page: plain values in, text out. Only this module imports jinja2.
 
-A page is a list of sections and every section may hold text, tables, figures and answers side by
-side. All text is escaped by the template; only ``Figure.svg`` goes in as it is. The page needs no
-network and no JavaScript.
+A page is a list of sections, and a section can have text, tables, figures and answers side by side.
+The template escapes all text except ``Figure.svg``. The page needs no network and no JavaScript.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import jinja2
 
 
 class Cell(NamedTuple):
-    """One table cell. A number carries its exact value besides the rounded text."""
+    """One table cell. A number has its exact value as well as the rounded text."""
 
     text: str
     exact: float | None = None
-    interval: str = ""  # printed small behind the number
-    share: float | None = None  # 0 to 1: drawn as a bar behind the text
-    full: str = ""  # the whole of a text that was shortened; opens on a click
+    interval: str = ""  # in small print after the number
+    share: float | None = None  # 0 to 1, drawn as a bar before the text
+    full: str = ""  # the full text if it was shortened; opens on click
     mark: str = ""  # CSS classes of a coloured mark before the text
 
 
@@ -43,22 +42,22 @@ class Table(NamedTuple):
 
 class Figure(NamedTuple):
     title: str
-    svg: str  # of ``alol_jax.reports.figures``; trusted, not escaped
+    svg: str  # from ``alol_jax.reports.figures``; trusted, not escaped
     caption: str
 
 
 class Answer(NamedTuple):
     system: str
     text: str
-    reward: str  # printed; empty where nothing scored it
-    components: str  # printed small; may be empty
+    reward: str  # as text; empty if nothing scored it
+    components: str  # in small print; may be empty
 
 
 class Comparison(NamedTuple):
     """One prompt with the answers of several systems."""
 
     prompt: Cell
-    difference: str  # printed; empty where nothing scored the answers
+    difference: str  # as text; empty if nothing scored the answers
     answers: tuple[Answer, ...]
 
 
@@ -66,11 +65,11 @@ class Section(NamedTuple):
     anchor: str
     title: str
     text: tuple[str, ...] = ()  # paragraphs
-    notes: tuple[str, ...] = ()  # a list behind a click
+    notes: tuple[str, ...] = ()  # a list that opens on click
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
-    folded: str = ""  # preformatted text behind a click
+    folded: str = ""  # preformatted text that opens on click
 
 
 class Page(NamedTuple):
@@ -78,13 +77,13 @@ class Page(NamedTuple):
     badge: str  # the verdict in a word or two
     tone: str  # CSS class of the verdict: "better", "worse" or "open"
     verdict: str
-    facts: tuple[tuple[str, str], ...]  # (what, how much): the tiles below the verdict
-    run: tuple[tuple[str, str], ...]  # (what, which): the line below the title
+    facts: tuple[tuple[str, str], ...]  # (name, value): the tiles below the verdict
+    run: tuple[tuple[str, str], ...]  # (name, value): the line below the title
     sections: tuple[Section, ...]
 
 
 def render(page: Page) -> str:
-    """The page as one self-contained HTML text."""
+    """Render the page as one self-contained HTML text."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -93,14 +92,14 @@ def render(page: Page) -> str:
 
 
 def shorten(text: str, most: int) -> Cell:
-    """A long text by its beginning, cut between words; the whole behind a click."""
+    """Cut a long text at the end, between words; the full text opens on click."""
     if len(text) <= most:
         return Cell(text)
     return Cell(text[:most].rsplit(maxsplit=1)[0] + " …", full=text)
 
 
 def shorten_start(text: str, most: int) -> Cell:
-    """A long text by its end, where a dialogue's last turn is; the whole behind a click."""
+    """Cut a long text at the start, to keep a dialogue's last turn; the rest opens on click."""
     if len(text) <= most:
         return Cell(text)
     return Cell("… " + text[-most:].split(maxsplit=1)[-1], full=text)

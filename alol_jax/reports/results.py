@@ -1,6 +1,6 @@
-"""The figures of an evaluation as flat measures, a verdict in words, a table, CSV and JSON.
+"""The results of an evaluation: measures, verdict, text table and CSV.
 
-All of them read the same ``measures``, so the page, the files and the terminal cannot disagree.
+Page, files and terminal all read the same ``measures``, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudi
 DIFFERENCE = "policy-reference"
 KL = "kl"
 TOTAL = "total"
-EVERY = "(all)"  # the name of all test prompts together, beside those of the test sets
-TEXT = ("distinct-1", "distinct-2", "distinct-3", "length")
-SETS = 6  # test sets that the plain table still lists
-FEW = 30  # prompts below which a bootstrap percentile interval is known to be too narrow
+EVERY = "(all)"  # the "test set" of all test prompts
+TEXT_METRICS = ("distinct-1", "distinct-2", "distinct-3", "length")
+MAX_SETS = 6  # the text table lists test sets only up to this number
+FEW_PROMPTS = 30  # below this, a bootstrap percentile interval is known to be too narrow
 
 
 class Measure(NamedTuple):
-    """One figure of one system; ``None`` where it does not exist."""
+    """One metric of one system; ``None`` where it does not exist."""
 
     system: str  # "data", "reference", "policy" or ``DIFFERENCE``
     metric: str
@@ -41,11 +41,13 @@ class Verdict(NamedTuple):
 
 
 def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
-    """Systems × metrics, the paired differences (components, total) and the KL; then, where there
-    are several test sets, systems × metrics and the difference of the total in each.
+    """All measures of an evaluation, as a flat list.
+
+    Every metric of every system, the paired differences (components and total) and the KL; then,
+    if there are several test sets, every metric and the difference in total reward for each.
 
     Raises:
-        ValueError: a system has another number of components than ``component_names``.
+        ValueError: a system's number of components is not that of ``component_names``.
     """
     names = (*evaluation.component_names, TOTAL)
     found = [m for s in evaluation.systems for m in _of_system(s, names)]
@@ -63,22 +65,22 @@ def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
 
 
 def in_set(found: Sequence[Measure], name: str) -> dict[tuple[str, str], Measure]:
-    """(system, metric) -> the measure on a test set, or on ``EVERY`` prompt."""
+    """(system, metric) -> the measure on a test set, or on all prompts (``EVERY``)."""
     return {(m.system, m.metric): m for m in found if m.set == name}
 
 
 def metric_names(evaluation: Evaluation) -> tuple[str, ...]:
-    """Rows of the result table, in order."""
-    return (*evaluation.component_names, TOTAL, *TEXT)
+    """The rows of the result table, in order."""
+    return (*evaluation.component_names, TOTAL, *TEXT_METRICS)
 
 
 def prompt_count(evaluation: Evaluation) -> int:
-    """How many test prompts the policy answered."""
+    """The number of test prompts that the policy answered."""
     return len({row.example_id for row in evaluation.policy})
 
 
 def verdict(evaluation: Evaluation) -> Verdict:
-    """One sentence in plain words: did the policy beat the reference?"""
+    """Say in one sentence whether the policy beat the reference."""
     count = prompt_count(evaluation)
     scores = {system.name: system.reward for system in evaluation.systems}
     if not evaluation.differences or scores["policy"] is None or scores["reference"] is None:
@@ -90,7 +92,7 @@ def verdict(evaluation: Evaluation) -> Verdict:
         )
     change = evaluation.differences[-1]
     ends = (change.mean, change.low, change.high)
-    digits = 2 if min(map(abs, ends)) >= 0.005 else 3  # no bound but 0 reads as 0.00
+    digits = 2 if min(map(abs, ends)) >= 0.005 else 3  # so that only 0 is printed as 0.00
     prompts = f"{count:,} test prompt{'s' if count != 1 else ''}"
     earned = (
         f"policy earns {scores['policy'].mean:.{digits}f} against the reference's "
@@ -102,7 +104,7 @@ def verdict(evaluation: Evaluation) -> Verdict:
     within = (
         f"(95% interval {signed(change.low, digits)} to {signed(change.high, digits)}, paired)."
     )
-    few = " With so few prompts the interval is too narrow." if count < FEW else ""
+    few = " With so few prompts the interval is too narrow." if count < FEW_PROMPTS else ""
     if change.low > 0:
         return Verdict("Better", "better", f"The {earned} {within}{few}")
     if change.high < 0:
@@ -112,13 +114,13 @@ def verdict(evaluation: Evaluation) -> Verdict:
 
 
 def result_table(evaluation: Evaluation) -> str:
-    """The measures as aligned plain text of at most 100 columns, ASCII but for the names."""
+    """The measures as aligned text, at most 100 columns wide and ASCII except for names."""
     every = measures(evaluation)
     found = in_set(every, EVERY)
     systems = [system.name for system in evaluation.systems]
     metrics = metric_names(evaluation)
     sets = evaluation.sets if len(evaluation.sets) > 1 else ()
-    shown = sets if len(sets) <= SETS else ()
+    shown = sets if len(sets) <= MAX_SETS else ()
     names = ("paired difference", *metrics, *(f"  {one.name}" for one in shown))
     first = min(24, max(map(len, names)))
     count = prompt_count(evaluation)
@@ -137,7 +139,7 @@ def result_table(evaluation: Evaluation) -> str:
     if evaluation.kl is not None:
         lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")
     if sets:
-        lines.append("total reward by test set" + ": in the report" * (len(sets) > SETS))
+        lines.append("total reward by test set" + ": in the report" * (len(sets) > MAX_SETS))
     for one in shown:
         there = in_set(every, one.name)
         cells = (f"{_plain(there[name, TOTAL], one.prompts):>25}" for name in systems)
@@ -146,16 +148,19 @@ def result_table(evaluation: Evaluation) -> str:
 
 
 def by_prompt(rows: Sequence[Scored]) -> tuple[tuple[str, ...], np.ndarray]:
-    """The ids of the prompts in order, and f64[prompts, components + 1]: components and total of
-    each, averaged over its responses."""
+    """Average the rewards of each prompt over its responses.
+
+    Returns:
+        Prompt ids in order, and f64[prompts, components + 1]: the components, then the total.
+    """
     prompts: dict[str, list[tuple[float, ...]]] = {}
     for row in rows:
         prompts.setdefault(row.example_id, []).append((*row.components, row.reward))
     return tuple(prompts), np.array([np.mean(found, axis=0) for found in prompts.values()])
 
 
-def pairs(evaluation: Evaluation) -> list[tuple[Scored, Scored]]:
-    """(reference, policy) answers of the same prompt, in test order.
+def answer_pairs(evaluation: Evaluation) -> list[tuple[Scored, Scored]]:
+    """(reference, policy) answers to the same prompt, in test order.
 
     Raises:
         ValueError: the two systems did not answer the same prompts in the same order.
@@ -169,12 +174,12 @@ def pairs(evaluation: Evaluation) -> list[tuple[Scored, Scored]]:
     return rows
 
 
-def chosen_pairs(evaluation: Evaluation, count: int) -> list[tuple[Scored, Scored]]:
-    """``count`` pairs, evenly spaced from the largest paired difference to the smallest.
+def sample_pairs(evaluation: Evaluation, count: int) -> list[tuple[Scored, Scored]]:
+    """``count`` answer pairs, evenly spaced from the largest paired difference to the smallest.
 
-    Where nothing scored the answers the pairs are evenly spaced over the test set instead.
+    If nothing scored the answers, the pairs are evenly spaced over the test set instead.
     """
-    rows = pairs(evaluation)
+    rows = answer_pairs(evaluation)
     if evaluation.differences:
         rows.sort(key=lambda pair: pair[0].reward - pair[1].reward)
     picked = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
@@ -182,11 +187,12 @@ def chosen_pairs(evaluation: Evaluation, count: int) -> list[tuple[Scored, Score
 
 
 def calibration_bins(audit: ValueAudit, *, bins: int) -> tuple[np.ndarray, ...]:
-    """Equal bins over the predictions; bins without rows are left out.
+    """Sort rows into bins of equal width over the predictions; empty bins are left out.
 
     Returns:
-        predicted, observed, error f32[≤ bins] (means; two standard errors of the observed mean,
-        0 for a single row) and count i32[≤ bins].
+        predicted, observed: f32[≤ bins], the means of each bin.
+        error: f32[≤ bins], two standard errors of the observed mean; 0 for a single row.
+        count: i32[≤ bins].
     """
     predicted, observed = np.asarray(audit.predicted), np.asarray(audit.observed)
     edges = np.linspace(predicted.min(), predicted.max(), bins + 1)
@@ -203,12 +209,12 @@ def calibration_bins(audit: ValueAudit, *, bins: int) -> tuple[np.ndarray, ...]:
 
 
 def explained_variance(audit: ValueAudit) -> float | None:
-    """1 − mse / mse_of_mean; None where all observed rewards are equal."""
+    """1 − mse / mse_of_mean; None if all observed rewards are equal."""
     return 1 - audit.mse / audit.mse_of_mean if audit.mse_of_mean > 0 else None
 
 
 def to_csv(found: tuple[Measure, ...]) -> str:
-    """The measures, one a line, in full precision; an empty field where a figure is missing."""
+    """The measures as CSV, one per line, in full precision; missing numbers are empty fields."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Measure._fields)
@@ -217,7 +223,7 @@ def to_csv(found: tuple[Measure, ...]) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """A difference with its sign, in typographic form."""
+    """Format a difference with its sign; the minus is U+2212."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
@@ -227,7 +233,7 @@ def _of_system(system: SystemScores, names: tuple[str, ...]) -> list[Measure]:
         rewards = (*system.components, system.reward)
     found = []
     for name, interval in zip(
-        (*names, *TEXT), (*rewards, *system.distinct, system.length), strict=True
+        (*names, *TEXT_METRICS), (*rewards, *system.distinct, system.length), strict=True
     ):
         bounds = (None,) * 3 if interval is None else _ends(interval)
         found.append(Measure(system.name, name, *bounds))
@@ -239,7 +245,7 @@ def _ends(interval: Interval) -> tuple[float, float, float]:
 
 
 def _plain(measure: Measure, prompts: int | None = None) -> str:
-    """The figure with its interval, which one prompt has not."""
+    """The mean with its interval; without it if there is only one prompt."""
     if measure.mean is None:
         return "-"
     mean, low, high = (f"{x:.{digits_of(measure.metric)}f}" for x in measure[2:5])
@@ -247,5 +253,5 @@ def _plain(measure: Measure, prompts: int | None = None) -> str:
 
 
 def digits_of(metric: str) -> int:
-    """Behind the point, as tables print the metric."""
+    """The number of decimals with which tables print the metric."""
     return 1 if metric == "length" else 3

@@ -1,4 +1,4 @@
-"""The sections of the report: a run's values in, text, tables and figures out."""
+"""The sections of the report: a run's results in; text, tables and figures out."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from alol_jax.reports.results import (
     TOTAL,
     Measure,
     calibration_bins,
-    chosen_pairs,
     digits_of,
     explained_variance,
     in_set,
     metric_names,
     prompt_count,
+    sample_pairs,
     signed,
 )
 from alol_jax.types import (
@@ -44,13 +44,13 @@ from alol_jax.types import (
     Value,
 )
 
-ASKED = "What the policy was trained on"
-EXTREMES = 10  # rows shown at either end of the advantage
-BINS = 10  # of the value head's calibration
+TRAINED_ON = "What the policy was trained on"
+EXTREMES = 10  # rows shown at each end of the advantage
+BINS = 10  # bins of the calibration plot
 
 
 def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
-    """Systems × metrics with intervals, the paired differences in the last column."""
+    """The result table: metrics × systems with intervals; the last column is the difference."""
     at = in_set(found, EVERY)
     systems = [system.name for system in evaluation.systems]
     columns = [Column("metric", False), *(Column(name, True, name) for name in systems)]
@@ -100,7 +100,7 @@ def _by_set(evaluation: Evaluation, found: Sequence[Measure]) -> Table:
 
 
 def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
-    """Forest plot of the paired differences; histograms of the total and of each component."""
+    """Forest plot of the paired differences, and histograms of total and components."""
     title = "Policy against reference"
     drawn = []
     rows = [m for m in found if m.system == DIFFERENCE and m.set == EVERY]
@@ -139,16 +139,16 @@ def _distributions(evaluation: Evaluation) -> list[Figure]:
 def advantages(
     scored: ScoredSplits, table: TrainingTable, value: Value | None, summary: RunSummary
 ) -> Section:
-    """Which training rows were kept, by advantage and source; online, what was asked."""
+    """Which training rows were kept, by advantage and source; for PPO, the prompts used."""
     rows = table.rows
     if get_objective(summary.objective).online:
-        asked = len({row.example_id for row in rows})
+        prompts = len({row.example_id for row in rows})
         said = (
-            f"Of the {len(scored.train):,} training rows only the prompts: {asked:,} different "
-            f"ones. The policy was trained on its own answers to them, {len(scored.validation):,} "
-            f"validation and {len(scored.test):,} test rows were scored."
+            f"Of the {len(scored.train):,} training rows only the {prompts:,} different prompts "
+            "were used: the policy was trained on its own answers to them. "
+            f"{len(scored.validation):,} validation and {len(scored.test):,} test rows were scored."
         )
-        return Section("advantages", ASKED, (said,), tuple(scored.notes))
+        return Section("advantages", TRAINED_ON, (said,), tuple(scored.notes))
     kept = np.array([row.kept for row in rows], bool)
     text = [
         f"{len(scored.train):,} training, {len(scored.validation):,} validation and "
@@ -165,17 +165,17 @@ def advantages(
     else:
         advantage = np.array([row.advantage for row in rows])
         svg = figures.kept_and_dropped(advantage, kept, label="advantage A = R − V(x), in reward")
-        caption = "Left of 0 a row earns less than the reference is expected to earn."
+        caption = "A row left of 0 earns less than the reference is expected to earn."
         drawn.append(Figure("Advantage of the training rows", svg, caption))
         caption = (
-            "The same rows by reward: one and the same reward is kept where V(x) is low and "
-            "dropped where it is high."
+            "The same rows by reward: the same reward is kept where V(x) is low and dropped where "
+            "it is high."
         )
     svg = figures.kept_and_dropped(np.array([r.reward for r in rows]), kept, label="reward R")
     drawn.append(Figure("Reward of the training rows", svg, caption))
     return Section(
         "advantages",
-        ASKED,
+        TRAINED_ON,
         tuple(text),
         tuple(scored.notes),
         tuple(drawn),
@@ -212,7 +212,7 @@ def _source_row(name: str, rows: Sequence[Annotated], value: Value | None) -> Ro
 
 
 def extremes(table: TrainingTable, value: Value | None) -> Section:
-    """The rows at either end of the advantage, or of the reward where there is none."""
+    """The rows with the highest and lowest advantage, or reward if there is no advantage."""
     what = "reward" if value is None else "advantage"
     ranked = sorted(table.rows, key=lambda row: row.reward if value is None else row.advantage)
     least = ranked[: min(EXTREMES, len(ranked) // 2)]
@@ -236,7 +236,7 @@ def extremes(table: TrainingTable, value: Value | None) -> Section:
 
 
 def value_head(value: Value | None, summary: RunSummary) -> Section:
-    """How well the value head predicts, in one sentence, a table and a calibration plot."""
+    """How well the value head predicts: a sentence, a table and a calibration plot."""
     title = "Value head"
     if value is None:
         said = f"The objective {summary.objective} does not read the advantage: no value head."
@@ -251,7 +251,7 @@ def value_head(value: Value | None, summary: RunSummary) -> Section:
         )
     else:
         said = (
-            "The value head is not better than always predicting the mean reward (explained "
+            "The value head is no better than always predicting the mean reward (explained "
             f"variance {signed(100 * gained, 1)}%): it tells easy prompts from hard ones no better "
             "than a constant, so the advantage ranks rows about as the reward alone would."
         )
@@ -281,7 +281,7 @@ def value_head(value: Value | None, summary: RunSummary) -> Section:
 def side_by_side(evaluation: Evaluation, count: int) -> Section:
     """Prompts with the answers of the reference and the policy."""
     scored = bool(evaluation.differences)
-    shown = chosen_pairs(evaluation, count)
+    shown = sample_pairs(evaluation, count)
     how = (
         "evenly spaced over all prompts sorted by policy − reference, so that the best, the "
         "neutral and the worst are all shown, best first"
@@ -306,14 +306,14 @@ def _answer(name: str, row: Scored, evaluation: Evaluation) -> Answer:
 
 
 def versions(summary: RunSummary) -> Section:
-    """The packages of the run."""
+    """The package versions of the run."""
     columns = (Column("package", False), Column("version", False))
     rows = tuple(Row((Cell(name), Cell(version))) for name, version in summary.versions)
     return Section("versions", "Versions", tables=(Table("", columns, rows),))
 
 
 def _measure(measure: Measure) -> Cell:
-    """A figure of the result table: rounded for reading, exact for machines."""
+    """A cell of the result table: rounded text and exact value."""
     if measure.mean is None:
         return Cell("–")
     if measure.system == DIFFERENCE:

@@ -1,4 +1,4 @@
-"""The sections of the report about the fits: curves and looks at the validation set."""
+"""The sections of the report about training: logged curves and validation scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alol_jax.reports.page import Figure, Section
 from alol_jax.training.metrics import METRICS
 from alol_jax.types import Policy, RunSummary
 
-UPDATE = "optimizer step"
+OPTIMIZER_STEP = "optimizer step"
 TRAINING = {
     "loss": "loss",
     "kl_to_reference": "KL to the reference (nats)",
@@ -29,25 +29,25 @@ WEIGHTS = {
     "effective_sample_size": "effective sample size (0 to 1)",
     "ratio_mean": "mean ratio π / π_ref",
 }
-"""Logged metric -> its axis label; the captions are those of ``metrics.METRICS``."""
-WIDE = ("kl_to_reference",)  # of magnitudes: one response far away outweighs all others
+"""Logged metric -> its axis label; captions come from ``metrics.METRICS``."""
+SYMLOG = ("kl_to_reference",)  # spans magnitudes: a single far response outweighs all others
 
 
-def unit(summary: RunSummary) -> str:
-    """What a step of the policy's fit is."""
-    return "rollout" if get_objective(summary.objective).online else UPDATE
+def step_name(summary: RunSummary) -> str:
+    """What a step of the policy's training is called."""
+    return "rollout" if get_objective(summary.objective).online else OPTIMIZER_STEP
 
 
 def training(policy: Policy, summary: RunSummary) -> Section:
-    """The policy's curves and its looks at the validation set."""
-    over = unit(summary)
-    drawn = _looks(policy, "policy", over) + _curves(policy, TRAINING, "policy", over)
+    """The policy's validation scores and training curves."""
+    over = step_name(summary)
+    drawn = _validations(policy, "policy", over) + _curves(policy, TRAINING, "policy", over)
     text = () if drawn else ("The policy's training logged nothing.",)
     return Section("training", "Training of the policy", text, figures=tuple(drawn))
 
 
 def weights(policy: Policy, summary: RunSummary) -> Section:
-    """How the importance weights behaved, or why the objective has none."""
+    """Statistics of the importance weights, or why there are none."""
     logged = {curve.name for curve in policy.curves}
     text = []
     if "fraction_clipped" not in logged:
@@ -56,28 +56,29 @@ def weights(policy: Policy, summary: RunSummary) -> Section:
         )
     if "effective_sample_size" not in logged:
         text.append(
-            f"No effective sample size: the objective {summary.objective} does not weigh responses."
+            f"No effective sample size: the objective {summary.objective} does not weight "
+            "responses."
         )
-    drawn = _curves(policy, WEIGHTS, "policy", unit(summary))
+    drawn = _curves(policy, WEIGHTS, "policy", step_name(summary))
     return Section("weights", "Importance weights", tuple(text), figures=tuple(drawn))
 
 
 def reference_fit(reference: Policy) -> Section:
-    """The reference's curves and its looks at the validation set."""
-    drawn = _looks(reference, "reference", UPDATE)
-    drawn += _curves(reference, TRAINING, "reference", UPDATE)
-    text = () if drawn else ("The reference's fitting logged nothing.",)
-    return Section("reference", "Fitting of the reference", text, figures=tuple(drawn))
+    """The reference's validation scores and training curves."""
+    drawn = _validations(reference, "reference", OPTIMIZER_STEP)
+    drawn += _curves(reference, TRAINING, "reference", OPTIMIZER_STEP)
+    text = () if drawn else ("The training of the reference logged nothing.",)
+    return Section("reference", "Training of the reference", text, figures=tuple(drawn))
 
 
-def _looks(policy: Policy, colour: str, over: str) -> list[Figure]:
+def _validations(policy: Policy, colour: str, over: str) -> list[Figure]:
     """The validation scores, one figure per metric."""
     drawn = []
-    for metric in dict.fromkeys(look.metric for look in policy.validations):
-        looks = [look for look in policy.validations if look.metric == metric]
+    for metric in dict.fromkeys(one.metric for one in policy.validations):
+        points = [one for one in policy.validations if one.metric == metric]
         svg = figures.validation(
-            np.array([look.step for look in looks]),
-            np.array([look.score for look in looks]),
+            np.array([one.step for one in points]),
+            np.array([one.score for one in points]),
             label=metric,
             over=over,
             colour=colour,
@@ -89,7 +90,7 @@ def _looks(policy: Policy, colour: str, over: str) -> list[Figure]:
 
 
 def _curves(policy: Policy, labels: dict[str, str], colour: str, over: str) -> list[Figure]:
-    """The logged ones of these metrics, in the order of ``labels``."""
+    """The metrics of ``labels`` that were logged, in that order."""
     logged = {curve.name: curve for curve in policy.curves if curve.steps}
     drawn = []
     for name in (name for name in labels if name in logged):
@@ -101,7 +102,7 @@ def _curves(policy: Policy, labels: dict[str, str], colour: str, over: str) -> l
             over=over,
             colour=colour,
             chosen=policy.step,
-            wide=name in WIDE,
+            symlog=name in SYMLOG,
         )
         caption = f"{METRICS[name]} Pale: as logged; bold: running mean."
         title = labels[name].split(" (")[0]

@@ -1,4 +1,4 @@
-"""The figures of the evaluation: bootstrap intervals and how varied texts are. Host arrays."""
+"""The statistics of the evaluation, on host arrays: bootstrap, correlation, distinct-n."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -
 
     Args:
         values: f64[N], one per prompt.
-        draws: resamples; each takes N values with replacement.
+        draws: number of resamples, each of N values with replacement.
         confidence: in (0, 1), for example 0.95.
     """
     if draws < 1 or not 0.0 < confidence < 1.0:
@@ -24,7 +24,7 @@ def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -
     values = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
-    rows = max(1, 2_000_000 // len(values))  # at most this many resamples in memory
+    rows = max(1, 2_000_000 // len(values))  # resamples held in memory at once
     for first in range(0, draws, rows):
         count = min(rows, draws - first)
         means[first : first + count] = values[
@@ -52,7 +52,7 @@ def _correlation(name: str, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams / all n-grams of lower-cased, whitespace-separated words; 0 without any."""
+    """Distinct n-grams / all n-grams of lower-cased, whitespace-separated words; 0 if none."""
     grams = _grams(texts, n)
     total = sum(map(len, grams))
     return len(set().union(*map(set, grams))) / total if total else 0.0
@@ -61,10 +61,10 @@ def distinct(texts: Sequence[str], n: int) -> float:
 def distinct_interval(
     texts: Sequence[str], n: int, *, draws: int, confidence: float, seed: int
 ) -> Interval:
-    """`distinct` with a bootstrap interval over the texts.
+    """`distinct` with a bias-corrected bootstrap interval over the texts.
 
-    A resample holds some texts twice, which alone makes it less varied; so the quantiles are moved
-    by what the mean of the resamples is off: the interval shows their spread around the estimate.
+    A resample has some texts twice, which alone lowers its diversity. So the quantiles are shifted
+    by the difference between the estimate and the mean of the resamples.
 
     Args:
         draws, confidence, seed: as in `bootstrap`.
@@ -95,5 +95,5 @@ def _grams(texts: Sequence[str], n: int) -> list[list[tuple[str, ...]]]:
 
 
 def word_counts(texts: Sequence[str]) -> np.ndarray:
-    """f64[texts], whitespace-separated words of each."""
+    """f64[texts]: the number of whitespace-separated words of each."""
     return np.array([len(text.split()) for text in texts], np.float64)

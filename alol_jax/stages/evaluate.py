@@ -1,4 +1,4 @@
-"""evaluate: the data's own responses, the reference and the policy on the test prompts."""
+"""evaluate: compare the data's responses, the reference and the policy on the test prompts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from alol_jax.types import (
     TestSet,
 )
 
-CONFIDENCE = 0.95  # of every interval; the report's words say so
-DISTINCT_DRAWS = 1000  # at most: a resample of texts costs more than one of numbers
+CONFIDENCE = 0.95  # of every interval; the report's text says 95%
+DISTINCT_DRAWS = 1000  # at most, because resampling texts is slower than resampling numbers
 
-Answered = dict[str, Sequence[Scored]]
-"""System -> its rows: "data", "reference", "policy"."""
+SystemRows = dict[str, Sequence[Scored]]
+"""System ("data", "reference", "policy") -> its rows."""
 
 
 def evaluate(
@@ -41,20 +41,19 @@ def evaluate(
     *,
     context: StageContext,
 ) -> Evaluation:
-    """The likeliest answers of reference and policy to every test prompt, scored, with intervals.
+    """Score the likeliest answers of the reference and the policy to every test prompt.
 
-    The difference policy − reference is paired by prompt. A prompt's several data responses count
-    as one, their mean. The same figures for the prompts of each source, and how far the policy's
-    answers are from the reference.
+    The difference policy − reference is paired by prompt. If the data has several responses to a
+    prompt, their mean is used. Results have bootstrap intervals and are also given per source,
+    together with the KL of the policy to the reference on the policy's answers.
 
     Args:
-        setup: its seed is that of the bootstrap.
-        options: ``config.evaluate``; where it has rewards of its own, the data's responses are
-            scored anew.
+        setup: its seed seeds the bootstrap.
+        options: ``config.evaluate``; if it sets ``rewards``, the data's responses are rescored.
     """
     asked, seed, sampler = one_per_prompt(scored.test), setup.seed, setup.likeliest()
     reward = setup.reward(scored)
-    rows: Answered = {"data": scored.test}
+    rows: SystemRows = {"data": scored.test}
     if options.rewards and reward.names:
         rows["data"] = reward.rows(scored.test, [row.response for row in scored.test])
     for name, fitted in (("reference", reference), ("policy", policy)):
@@ -65,7 +64,7 @@ def evaluate(
             key=jax.random.key(seed),
             watch=context.watch(f"{name} answers"),
         )
-    systems, differences = _compared(rows, bool(reward.names), options, seed)
+    systems, differences = _compare(rows, bool(reward.names), options, seed)
     return Evaluation(
         data=rows["data"],
         reference=rows["reference"],
@@ -78,13 +77,13 @@ def evaluate(
     )
 
 
-def _compared(
-    rows: Answered, has_reward: bool, options: ConfigDict, seed: int
+def _compare(
+    rows: SystemRows, has_reward: bool, options: ConfigDict, seed: int
 ) -> tuple[tuple[SystemScores, ...], tuple[Interval, ...]]:
-    """The figures of each system, and the paired differences policy − reference."""
+    """The scores of each system, and the paired differences policy − reference."""
     systems = tuple(
-        _figures(name, those, has_reward or name == "data", options, seed)
-        for name, those in rows.items()
+        _system_scores(name, its_rows, has_reward or name == "data", options, seed)
+        for name, its_rows in rows.items()
     )
     if not has_reward:
         return systems, ()
@@ -93,22 +92,23 @@ def _compared(
 
 
 def _by_source(
-    rows: Answered, has_reward: bool, options: ConfigDict, seed: int
+    rows: SystemRows, has_reward: bool, options: ConfigDict, seed: int
 ) -> tuple[TestSet, ...]:
-    """The same for the prompts of each source."""
+    """The scores on the prompts of each source."""
     found = []
     for source in dict.fromkeys(row.source for row in rows["reference"]):
         part = {
-            name: [row for row in those if row.source == source] for name, those in rows.items()
+            name: [row for row in its_rows if row.source == source]
+            for name, its_rows in rows.items()
         }
-        systems, differences = _compared(part, has_reward, options, seed)
+        systems, differences = _compare(part, has_reward, options, seed)
         last = differences[-1] if differences else None
         found.append(TestSet(source, len(part["reference"]), systems, last))
     return tuple(found)
 
 
 def _kl(setup, policy, reference, answers, options, context) -> Interval:
-    """`logprobs.response_kl` of the policy's answers, as their text is tokenised."""
+    """`logprobs.response_kl` on the policy's answers, tokenised again from their text."""
     lm = setup.lm
     rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.shapes)
     found = divergence(
@@ -122,7 +122,7 @@ def _kl(setup, policy, reference, answers, options, context) -> Interval:
     return _interval(found, options, setup.seed)
 
 
-def _figures(
+def _system_scores(
     name: str, rows: Sequence[Scored], has_reward: bool, options: ConfigDict, seed: int
 ) -> SystemScores:
     columns = [_interval(column, options, seed) for column in by_prompt(rows)[1].T]

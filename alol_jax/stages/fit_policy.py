@@ -1,4 +1,4 @@
-"""fit_policy: the policy π, from the reference, on the kept rows with the chosen objective."""
+"""fit_policy: the policy π, trained from the reference on the kept rows with an objective."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ def fit_policy(
     *,
     context: StageContext,
 ) -> Policy:
-    """Fits π and keeps the step whose likeliest answers to the validation prompts earn most.
+    """Train π and keep the step whose likeliest validation answers have the highest mean reward.
 
-    An epoch is one pass over the items that may be drawn: the kept rows, or pairs of them. Where
+    An epoch is one pass over the items that can be sampled: the kept rows, or pairs of them. If
     nothing can score an answer, the step is chosen by the reward-weighted likelihood of the
     validation responses.
 
     Args:
-        setup: its seed plus ``options.seed`` is that of row order and dropout.
-        objective: a row of the table of objectives.
-        hyper: ``config.objective``; the objective takes those it names.
+        setup: its seed plus ``options.seed`` seeds row order and dropout.
+        objective: a row of `registry.OBJECTIVES`.
+        hyper: ``config.objective``; the objective takes the hyper-parameters that it names.
         options: ``config.policy``.
 
     Raises:
         UserError: the objective reads the advantage and no row has a positive one, or it needs
-            several responses of a prompt and none has them.
+            several responses per prompt and no prompt has them.
     """
     lm, seed = setup.lm, setup.seed + options.seed
-    items, chance, sampling = _drawable(lm, objective, hyper, options, table, context.say)
-    plan = make_plan(options, int(np.count_nonzero(chance)))
-    draw = _order(items, chance, sampling, options, seed, plan)
-    context.say(f"{np.count_nonzero(chance)} items, {sampling} sampling, {plan.steps} steps")
+    items, weight, sampling = _sampling_items(lm, objective, hyper, options, table, context.say)
+    plan = make_plan(options, int(np.count_nonzero(weight)))
+    draw = _draw_order(items, weight, sampling, options, seed, plan)
+    context.say(f"{np.count_nonzero(weight)} items, {sampling} sampling, {plan.steps} steps")
     for line in late_peak(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
-    # Not under a name: what the policy starts from need not stay in memory beside it.
+    # No name for the copy on the mesh, so that its memory is freed before training.
     state = place_like_params(init_state(place_params(reference.trained, lm.mesh), tx), lm.mesh)
 
     batches = read_ahead(items, draw, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
@@ -91,15 +91,15 @@ def fit_policy(
     return with_cost(policy, lm, items, draw, steps=plan.steps, accumulate=options.accumulate)
 
 
-def _drawable(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
-    """The items that may be drawn, the chance of each, and the sampling that gives it."""
+def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
+    """The items to sample from, their sampling weights, and the name of the sampling."""
     sampling = sampling_of(options.sampling, objective.draw_by)
     by_advantage = "advantage" in objective.reads
-    may = np.array([row.kept or not by_advantage for row in table.rows])
-    drawn = firsts(table.rows) | (not SAMPLING[sampling].good)
+    kept = np.array([row.kept or not by_advantage for row in table.rows])
+    candidate = firsts(table.rows) | (not SAMPLING[sampling].good)
     if by_advantage:
-        _check_some_kept(table.rows, may, drawn, sampling)
-    rows = [table.rows[index] for index in np.flatnonzero(may & drawn)]
+        _check_some_kept(table.rows, kept, candidate, sampling)
+    rows = [table.rows[index] for index in np.flatnonzero(kept & candidate)]
     count = responses_of(objective, hyper)
     if count > 1:
         ranked = ranked_items(rows, lm.shapes, count, options.ranking, hyper.name)
@@ -112,28 +112,29 @@ def _drawable(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndar
 
 
 def _check_some_kept(
-    rows: Sequence[Annotated], kept: np.ndarray, drawn: np.ndarray, sampling: str
+    rows: Sequence[Annotated], kept: np.ndarray, candidate: np.ndarray, sampling: str
 ) -> None:
-    if kept.any() and not (kept & drawn).any():
+    if kept.any() and not (kept & candidate).any():
         raise UserError(
-            f"config.policy.sampling={sampling}: none of the {drawn.sum()} first responses has a "
-            f"positive advantage, {kept.sum()} others have: draw from all responses (all_priority, "
-            "all_random or uniform)"
+            f"config.policy.sampling={sampling}: none of the {candidate.sum()} first responses has "
+            f"a positive advantage, but {kept.sum()} others have: sample from all responses "
+            "(all_priority, all_random or uniform)"
         )
     if not kept.any():
         best = max(row.advantage for row in rows)
         raise UserError(
             f"none of {len(rows)} training rows has a positive advantage (the best is {best:.4f}): "
-            "the reference already earns more than the data; add better rows, or train longer "
-            "on value (config.value.epochs), or use an objective that reads the reward (r_lol)"
+            "the reference already earns more than the data: add better rows, or train the value "
+            "head for longer (config.value.epochs), or use an objective that reads the reward "
+            "(r_lol)"
         )
 
 
-def _order(
-    items: Items, chance: np.ndarray, sampling: str, options: ConfigDict, seed: int, plan: Plan
+def _draw_order(
+    items: Items, weight: np.ndarray, sampling: str, options: ConfigDict, seed: int, plan: Plan
 ) -> Callable[[int], np.ndarray]:
-    """Equal chances go in shuffled epochs; unequal ones are drawn with replacement."""
+    """step -> the items of its batch: shuffled epochs, or weighted draws with replacement."""
     size = options.batch_size * options.accumulate
     if SAMPLING[sampling].weigh is priority:
-        return priority_draw(items, chance, size=size, seed=seed)
-    return shuffled(items, chance > 0, size=size, seed=seed, steps=plan.steps)
+        return priority_draw(items, weight, size=size, seed=seed)
+    return shuffled(items, weight > 0, size=size, seed=seed, steps=plan.steps)

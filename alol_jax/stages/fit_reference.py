@@ -1,4 +1,4 @@
-"""fit_reference: the reference policy π_ref, by plain NLL on all training rows."""
+"""fit_reference: the reference policy π_ref, fine-tuned with NLL on the training rows."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def fit_reference(
     *,
     context: StageContext,
 ) -> Policy:
-    """Fits π_ref on the training rows and keeps the step with the best validation likelihood.
+    """Fine-tune π_ref on the training rows and keep the step with the best validation likelihood.
 
-    With ``options.epochs`` 0 the model (with the adapter that the config names, if it names one) is
-    the reference as it is.
+    With ``options.epochs`` = 0 nothing is trained: the reference is the model itself, with
+    ``config.model.adapter`` if there is one.
 
     Args:
-        options: ``config.reference``; its sampling is uniform, over all rows or good ones.
-        seed: of adapters, dropout and row order.
+        options: ``config.reference``; sampling is uniform, over all rows or only the good ones.
+        seed: for adapter initialisation, dropout and row order.
     """
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     if options.epochs == 0:
-        context.say("config.reference.epochs=0: the model is the reference as it is")
+        context.say("config.reference.epochs=0: the reference is the model itself, untrained")
         return Policy(lm.fresh(init_key), 0, (), ())
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
     context.say(f"training: {cut.said(len(rows), lm.shapes)}")

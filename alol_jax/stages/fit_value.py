@@ -1,4 +1,4 @@
-"""fit_value: V(x), what the reference can expect for a prompt, on its frozen hidden states."""
+"""fit_value: V(x), the reference's expected reward for a prompt, from its hidden states."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def fit_value(
     *,
     context: StageContext,
 ) -> Value:
-    """Minimises mean (V(x) − R)² over the reference's own scored answers.
+    """Minimise mean (V(x) − R)² over the reference's own scored answers.
 
-    The number of epochs is chosen on held-out rows: each of ``options.folds`` parts of the prompts
-    is predicted by a head fitted on the others, after every epoch; the epoch with the lowest
-    held-out error is used for the final head, fitted on all rows. Epoch 0 (a head that predicts
-    the mean) takes part. The audit of a part takes the epoch that is best on the other parts
-    (`held_out`): the rows that measure the head do not choose its epoch.
+    The number of epochs is chosen by cross-validation over ``options.folds`` folds of the prompts:
+    each fold is predicted, after every epoch, by a head fitted on the other folds. The final head
+    is fitted on all rows for the number of epochs with the lowest held-out error; 0 epochs (a head
+    that predicts the mean) is allowed. In the audit, each fold is predicted at the epoch that is
+    best on the other folds (`held_out`), so the rows that test the head never choose its epoch.
+    The reference is frozen.
 
     Args:
         options: ``config.value``.
-        seed: of initial weights, dropout, row order and folds.
+        seed: for initial weights, dropout, row order and folds.
     """
     watch = context.watch("value prompts")
     data = _features(lm, task, reference, answers, options.batch_size, watch)
@@ -70,7 +71,7 @@ def fit_value(
 
 
 def _features(lm, task, reference, answers, batch_size, watch) -> Features:
-    """Hidden states of the prompts under the reference, padded to the largest prompt width."""
+    """The reference's hidden states for the prompts, padded to the largest prompt width."""
     if not answers.rows:
         raise UserError("no answer to fit the value head on: raise config.task.validation")
     width = lm.prompt_widths[-1]
@@ -85,7 +86,7 @@ def _features(lm, task, reference, answers, batch_size, watch) -> Features:
 
 
 def _folds(example_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """i64[N]: the part of each row; answers to one prompt stay together."""
+    """i64[N]: the fold of each row; answers to the same prompt share a fold."""
     names = sorted(set(example_ids))
     if not 2 <= folds <= len(names):
         raise UserError(
@@ -97,18 +98,18 @@ def _folds(example_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
 
 
 def held_out(curve: np.ndarray, reward: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, int]:
-    """Predictions that measure the head without favour, and the epochs for a head on all rows.
+    """Unbiased held-out predictions, and the number of epochs for a head fitted on all rows.
 
-    The lowest point of a curve is lower than the truth, by luck. So each part is predicted at the
-    epoch that is best on the other parts; the epoch that is best on all is only used, not reported.
+    The minimum of an error curve is optimistic. So each fold is predicted at the epoch that is
+    best on the other folds; the epoch that is best on all rows is used but its error not reported.
 
     Args:
-        curve: f64[epochs + 1, N] predictions of each row by a head that was not fitted on it.
+        curve: f64[epochs + 1, N], predictions of each row by a head that was not fitted on it.
         reward: [N].
-        fold: i64[N], the part of each row, at least two of them.
+        fold: i64[N], the fold of each row; at least two folds.
 
     Returns:
-        f64[N] and the number of epochs.
+        Predictions f64[N] and the number of epochs.
     """
     error = (curve - reward) ** 2
     predicted = np.zeros(len(reward))
@@ -119,14 +120,14 @@ def held_out(curve: np.ndarray, reward: np.ndarray, fold: np.ndarray) -> tuple[n
 
 
 def _audit(predicted: np.ndarray, data: Features, fold: np.ndarray, epochs: int) -> ValueAudit:
-    """Held-out errors of the head, of the mean, and of a straight line in the prompt length."""
+    """Held-out errors of the head, the mean, and a linear fit to the prompt length."""
     observed = data.reward.astype(np.float64)
     length = data.mask.sum(1).astype(np.float64)
     mean, line = np.zeros_like(observed), np.zeros_like(observed)
     for part in np.unique(fold):
         fitted, out = fold != part, fold == part
         mean[out] = observed[fitted].mean()
-        slope, intercept = _line(length[fitted], observed[fitted])
+        slope, intercept = _fit_line(length[fitted], observed[fitted])
         line[out] = slope * length[out] + intercept
     return ValueAudit(
         predicted=tuple(predicted.tolist()),
@@ -138,8 +139,8 @@ def _audit(predicted: np.ndarray, data: Features, fold: np.ndarray, epochs: int)
     )
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Least squares y = slope · x + intercept; slope 0 where x does not vary."""
+def _fit_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least squares y = slope · x + intercept; slope 0 if x does not vary."""
     spread = np.sum((x - x.mean()) ** 2)
     slope = float(np.sum((x - x.mean()) * (y - y.mean())) / spread) if spread > 0 else 0.0
     return slope, float(y.mean() - slope * x.mean())

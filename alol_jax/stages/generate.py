@@ -1,4 +1,4 @@
-"""generate: the reference answers the validation prompts, and its answers are scored."""
+"""generate: the reference's scored answers to the validation prompts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def generate(
     *,
     context: StageContext,
 ) -> Answers:
-    """What the reference can expect for a prompt shows in what its own answers earn.
+    """Generate and score the reference's answers, the targets of the value head.
 
-    Where nothing can score an answer, the data's own validation responses stand in: the reference
-    was fitted to imitate them.
+    If nothing can score an answer, the data's validation responses are used instead: the reference
+    was trained to imitate them.
 
     Args:
-        setup: its seed is that of the draws, where the temperature is above 0.
+        setup: its seed seeds the sampling if the temperature is above 0.
         options: ``config.generate``.
     """
     reward = setup.reward(scored)

@@ -1,4 +1,4 @@
-"""load: the task's raw files -> prompts with responses, in three splits that share no prompt."""
+"""load: read the task's files into train, validation and test splits that share no prompt."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ import numpy as np
 
 from alol_jax.types import Example, Splits, StageContext, Task, UserError
 
-SWAPPING = 7  # seed of which responses are swapped: the same in every run
+SWAP_SEED = 7  # fixed, so that every run swaps the same responses
 
 
 def load(task: Task, options: Any, files: Sequence[Path], *, context: StageContext) -> Splits:
-    """Reads the task's data and checks what every task promises.
+    """Read the task's data and check it.
 
     Args:
-      task: how to read the data.
-      options: ``config.task``.
-      files: what the task reads; an input, so that an edited file makes the result stale.
+        task: how to read the data.
+        options: ``config.task``.
+        files: what the task reads; an input, so that editing a file makes the result stale.
 
     Raises:
-      UserError: ``options.swapped`` is no share; an empty split; an empty prompt or response; a
-        number of stored rewards that is not the number of responses; an id that occurs twice; a
-        prompt in two splits. Names the example.
+        UserError: ``options.swapped`` is outside [0, 1]; a split, prompt or response is empty; the
+            number of stored rewards differs from the number of responses; an id occurs twice; a
+            prompt is in two splits. The message names the example.
     """
-    return checked(task, swapped(task.load(options), options.swapped), context.say)
+    splits = swap_responses(task.load(options), options.swapped)
+    return check_splits(task, splits, context.say)
 
 
-def checked(task: Task, splits: Splits, say: Callable[[str], None]) -> Splits:
-    """``splits``, if they keep what every task promises; says what they hold.
+def check_splits(task: Task, splits: Splits, say: Callable[[str], None]) -> Splits:
+    """Check the splits, print a summary, and return them unchanged.
 
     Raises:
-      UserError: see `load`.
+        UserError: see `load`.
     """
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for name, examples in named.items():
@@ -56,35 +57,34 @@ def checked(task: Task, splits: Splits, say: Callable[[str], None]) -> Splits:
     return splits
 
 
-def swapped(splits: Splits, share: float) -> Splits:
-    """The splits with this share of the training responses exchanged among their prompts.
+def swap_responses(splits: Splits, share: float) -> Splits:
+    """Add noise: move this share of the training responses to other prompts.
 
-    Noise in the data on purpose: the chosen responses go round in a circle, each to another prompt
-    (unless one prompt has more than half of them).
-    Their stored rewards are gone, since they were given to another answer; so are the others', for
-    stored and scored rewards do not mix.
+    The chosen responses are rotated among their prompts, so that each gets another prompt (unless
+    one prompt has more than half of them). All stored training rewards are dropped: those of the
+    moved responses belong to other prompts, and stored and computed rewards must not be mixed.
 
     Args:
-      share: of the training responses, from 0 (nothing changes) to 1.
+        share: of the training responses, from 0 (no change) to 1.
     """
     if not 0 <= share <= 1:
         raise UserError(f"config.task.swapped={share} must be a share from 0 to 1")
     places = [(n, k) for n, one in enumerate(splits.train) for k in range(len(one.responses))]
-    order = np.random.default_rng(SWAPPING).permutation(len(places))
+    order = np.random.default_rng(SWAP_SEED).permutation(len(places))
     chosen = [places[index] for index in order[: round(share * len(places))]]
     if len({n for n, _ in chosen}) < 2:
         return splits
-    # By prompt, and on by as many as the busiest prompt has, so that none gets its own back.
+    # Sorted by prompt and rotated by the largest count per prompt, so none stays with its prompt.
     chosen.sort()
-    on = max(collections.Counter(n for n, _ in chosen).values())
+    shift = max(collections.Counter(n for n, _ in chosen).values())
     new = [list(one.responses) for one in splits.train]
-    for (n, k), (other, place) in zip(chosen, chosen[on:] + chosen[:on], strict=True):
+    for (n, k), (other, place) in zip(chosen, chosen[shift:] + chosen[:shift], strict=True):
         new[n][k] = splits.train[other].responses[place]
     train = tuple(
         dataclasses.replace(one, responses=tuple(responses), rewards=())
         for one, responses in zip(splits.train, new, strict=True)
     )
-    note = f"{len(chosen)} of {len(places)} training responses were given to others."
+    note = f"{len(chosen)} of {len(places)} training responses were given to other prompts."
     return dataclasses.replace(splits, train=train, notes=(*splits.notes, note))
 
 
@@ -107,7 +107,7 @@ def _check_ids(named: dict[str, Sequence[Example]]) -> None:
             if example.id in owner:
                 raise UserError(
                     f"the id {example.id!r} occurs twice ({owner[example.id]} and {split}) for "
-                    "different prompts: give every prompt its own id, or none an id"
+                    "different prompts: give every prompt its own id, or no prompt an id"
                 )
             owner[example.id] = split
 
@@ -120,7 +120,7 @@ def _check_prompts(named: dict[str, Sequence[Example]]) -> None:
             if other != split:
                 raise UserError(
                     f"the prompt {example.prompt[:80]!r} is in {other} and in {split} "
-                    f"(id {example.id!r}): take it out of one of them"
+                    f"(id {example.id!r}): remove it from one of them"
                 )
 
 

@@ -1,7 +1,7 @@
-"""Stage 9, report: everything of a run that a reader should see, as one page and two tables.
+"""report: the results of a run as one HTML page, JSON and CSV.
 
-``report.html`` opens without a network; ``results.json`` and ``results.csv`` carry the page's
-figures in full precision.
+``report.html`` needs no network; ``results.json`` and ``results.csv`` have the same numbers in full
+precision.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def report(
     *,
     context: StageContext,
 ) -> Report:
-    """Writes the report into the stage's folder.
+    """Write the report into the stage's folder.
 
     Args:
-        options: ``title`` of the page and ``examples``, how many prompts are shown side by side.
-        value: None where the objective does not read the advantage.
+        options: ``title`` of the page and ``examples``, the number of prompts to show.
+        value: None if the objective does not read the advantage.
 
     Raises:
-        ValueError: a figure is not finite, or reference and policy answered different prompts.
+        ValueError: a number is not finite, or reference and policy answered different prompts.
     """
     found = measures(evaluation)
     judged = verdict(evaluation)
@@ -61,7 +61,7 @@ def report(
         judged.tone,
         judged.sentence,
         _facts(table, value, policy, evaluation, summary),
-        _about(summary),
+        _run_line(summary),
         (
             sections.results(evaluation, found),
             sections.comparison(evaluation, found),
@@ -86,7 +86,8 @@ def report(
     return Report(files=tuple(files))
 
 
-def _about(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+def _run_line(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """What was trained, for the line below the title."""
     tuned = ((name, f"{number:g}") for name, number in summary.hyper_parameters)
     names = (("objective", summary.objective), *tuned)
     return (*names, ("task", summary.task), ("model", summary.model))
@@ -99,12 +100,13 @@ def _facts(
     evaluation: Evaluation,
     summary: RunSummary,
 ) -> tuple[tuple[str, str], ...]:
+    """The tiles below the verdict."""
     kept, rows = sum(row.kept for row in table.rows), len(table.rows)
-    over = sections_fit.unit(summary)
+    step = sections_fit.step_name(summary)
     facts = [("test prompts", f"{prompt_count(evaluation):,}")]
-    if over == sections_fit.UPDATE:
+    if step == sections_fit.OPTIMIZER_STEP:
         facts.append(("training rows kept", f"{kept:,} of {rows:,}"))
-    facts.append((f"chosen {over}", f"{policy.step:,}"))
+    facts.append((f"chosen {step}", f"{policy.step:,}"))
     if value is not None:
         gained = explained_variance(value.audit)
         said = "–" if gained is None else f"{100 * gained:.1f}%".replace("-", "−")
@@ -120,7 +122,7 @@ def _to_json(
     policy: Policy,
     summary: RunSummary,
 ) -> str:
-    """The page's figures for a program; ``measures`` are those of ``results.csv``."""
+    """The page's numbers as JSON; ``measures`` has the rows of ``results.csv``."""
     audit = None
     if value is not None:
         audit = {

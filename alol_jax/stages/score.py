@@ -1,4 +1,4 @@
-"""score: every (prompt, response) row gets its reward, from scorers or as stored with the data."""
+"""score: give every (prompt, response) row a reward, from scorers or as stored with the data."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from alol_jax.rewards import reward as rewards
 from alol_jax.runs.progress import progress
 from alol_jax.types import Example, Scored, ScoredSplits, Splits, StageContext, UserError
 
-PIECE = 256  # rows scored between two looks at the clock and at who wants to stop
+CHUNK = 256  # rows scored between progress updates and checks for a stop request
 
 
 def score(
     scoring: rewards.Scoring, options: ConfigDict, splits: Splits, *, context: StageContext
 ) -> ScoredSplits:
-    """Flattens the examples to rows with rewards.
+    """Flatten the examples to rows with rewards.
 
-    With a weight above 0 the scorers give the reward, Σ weight · component, and ``max_reward`` is
-    Σ weight · bound. Stored rewards are ignored then, but in the splits of ``options.stored``:
-    there a stored reward is the score of the only component, and some rows are scored again to see
-    whether it is.
-    With all weights at 0 the reward is the stored one, there are no components, and ``max_reward``
-    is the largest stored reward of the training rows (nothing else is known about the scale).
+    If any weight is above 0, the scorers give the reward: Σ weight · component, and ``max_reward``
+    is Σ weight · bound. Stored rewards are then ignored, except in the splits of
+    ``options.stored``: there the stored reward is the score of the only component, and a sample of
+    rows is scored again to verify it.
+    If all weights are 0, the reward is the stored one, there are no components, and ``max_reward``
+    is the largest stored training reward (nothing else is known about the scale).
 
     Args:
-      scoring: what the reward is.
-      options: ``config.score``.
-      splits: the result of ``load``.
+        scoring: how rewards are computed.
+        options: ``config.score``.
+        splits: the result of ``load``.
 
     Raises:
-      UserError: a bad score; stored rewards that the scorer contradicts; all weights 0 and a row
-        without a stored reward, with a negative or non-finite one, or no training reward above 0.
+        UserError: a score is out of bounds; stored rewards disagree with the scorer; or all
+            weights are 0 and a row has no stored reward, a negative or a non-finite one, or no
+            training reward is above 0.
     """
     train_responses = [text for example in splits.train for text in example.responses]
     reward = scoring.reward(train_responses)
@@ -44,10 +45,10 @@ def score(
         for name, examples in named.items():
             if any(example.rewards for example in examples):
                 _check_stored(name, examples, reward, options, context)
-        scored = _by_scorers(named, reward, options.stored, context)
+        scored = _score_rows(named, reward, options.stored, context)
         max_reward = reward.max_reward
     else:
-        scored = {name: _as_stored(name, examples) for name, examples in named.items()}
+        scored = {name: _stored_rows(name, examples) for name, examples in named.items()}
         max_reward = max((row.reward for row in scored["train"]), default=0.0)
         if max_reward <= 0:
             raise UserError("no stored training reward is above 0: there is nothing to learn from")
@@ -70,21 +71,22 @@ def _check_stored(
     options: ConfigDict,
     context: StageContext,
 ) -> None:
-    """Scores some of the rows again that have a stored reward which is to stand.
+    """Score a sample of the rows whose stored reward is used, and compare.
 
     Raises:
-      UserError: several components; or the two differ, with the rows where they differ most.
+        UserError: there are several components, or the scores differ; the message shows the rows
+            that differ most.
     """
     if split not in options.stored:
         context.say(
-            f"{split}: stored rewards are ignored: the weights ask for {_join(reward.names)}"
+            f"{split}: stored rewards are ignored, the weights ask for {_join(reward.names)}"
         )
         return
-    way_out = f"take {split!r} out of config.score.stored to score its rows anew"
+    way_out = f"remove {split!r} from config.score.stored to score its rows again"
     rows = [row for row in _rows(examples, stored=True) if row.components]
     _check_is_one_score(rows, reward, way_out)
-    places = np.linspace(0, len(rows) - 1, min(options.checked, len(rows))).round().astype(int)
-    sample = [rows[place] for place in places]
+    indices = np.linspace(0, len(rows) - 1, min(options.checked, len(rows))).round().astype(int)
+    sample = [rows[index] for index in indices]
     if not sample:
         return
     again = reward.rows(sample, [row.response for row in sample])
@@ -102,13 +104,13 @@ def _check_stored(
             f"gave them, or {way_out}"
         )
     context.say(
-        f"{split}: stored rewards stand; of {len(sample)} scored again none differs by more than "
+        f"{split}: stored rewards are used; {len(sample)} were scored again and differ by at most "
         f"{max(gaps):.4f}"
     )
 
 
 def _check_is_one_score(rows: Sequence[Scored], reward: rewards.Reward, way_out: str) -> None:
-    """A stored reward can be the score of one component, within its bound."""
+    """Check that there is one component and that every stored reward is within its bound."""
     if len(reward.names) != 1:
         raise UserError(
             f"config.score.stored: a stored reward is one score, but {_join(reward.names)} make up "
@@ -123,7 +125,7 @@ def _check_is_one_score(rows: Sequence[Scored], reward: rewards.Reward, way_out:
 
 
 def _rows(examples: Sequence[Example], *, stored: bool) -> list[Scored]:
-    """A row per response; with ``stored``, its stored reward as the only component."""
+    """One row per response; with ``stored``, the stored reward is its only component."""
     return [
         Scored(
             example.id,
@@ -138,41 +140,42 @@ def _rows(examples: Sequence[Example], *, stored: bool) -> list[Scored]:
     ]
 
 
-def _by_scorers(
+def _score_rows(
     named: Mapping[str, Sequence[Example]],
     reward: rewards.Reward,
     stored: Collection[str],
     context: StageContext,
 ) -> dict[str, tuple[Scored, ...]]:
-    """Every row with its score; stored ones stand."""
+    """Score every row that has no stored score to use."""
     rows = {
-        name: [_totalled(row, reward.weights) for row in _rows(examples, stored=name in stored)]
+        name: [_with_total(row, reward.weights) for row in _rows(examples, stored=name in stored)]
         for name, examples in named.items()
     }
-    open_ones = [
-        (name, place)
-        for name, those in rows.items()
-        for place, row in enumerate(those)
+    unscored = [
+        (name, index)
+        for name, split_rows in rows.items()
+        for index, row in enumerate(split_rows)
         if not row.components
     ]
-    pieces = [open_ones[first : first + PIECE] for first in range(0, len(open_ones), PIECE)]
-    for piece in progress(pieces, context.watch("score"), total=len(pieces)):
-        asked = [rows[name][place] for name, place in piece]
-        done = reward.rows(asked, [row.response for row in asked])
-        for (name, place), row in zip(piece, done, strict=True):
-            rows[name][place] = row
-    return {name: tuple(those) for name, those in rows.items()}
+    chunks = [unscored[start : start + CHUNK] for start in range(0, len(unscored), CHUNK)]
+    for chunk in progress(chunks, context.watch("score"), total=len(chunks)):
+        batch = [rows[name][index] for name, index in chunk]
+        scored = reward.rows(batch, [row.response for row in batch])
+        for (name, index), row in zip(chunk, scored, strict=True):
+            rows[name][index] = row
+    return {name: tuple(split_rows) for name, split_rows in rows.items()}
 
 
-def _totalled(row: Scored, weights: Sequence[float]) -> Scored:
-    """The row with Σ weight · component, where it has components."""
+def _with_total(row: Scored, weights: Sequence[float]) -> Scored:
+    """Set the reward to Σ weight · component if the row has components."""
     if not row.components:
         return row
     total = sum(w * score for w, score in zip(weights, row.components, strict=True))
     return dataclasses.replace(row, reward=float(total))
 
 
-def _as_stored(split: str, examples: Sequence[Example]) -> tuple[Scored, ...]:
+def _stored_rows(split: str, examples: Sequence[Example]) -> tuple[Scored, ...]:
+    """One row per response, with its stored reward."""
     rows = []
     for example in examples:
         place = f"{split} example {example.id!r}"

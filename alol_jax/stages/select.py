@@ -1,4 +1,4 @@
-"""select: annotate every training row once, keep those with positive advantage."""
+"""select: annotate every training row and keep those with positive advantage."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def select(
     *,
     context: StageContext,
 ) -> TrainingTable:
-    """The training table: tokens, and ``ref_logp``, ``value``, ``advantage`` where they are read.
+    """Make the training table: tokens, with ``ref_logp``, ``value`` and ``advantage`` if needed.
 
-    Writes ``data_report.json`` beside the table.
+    Also writes ``data_report.json``.
 
     Args:
-        reads: what is annotated: what the objective reads, and what else the config asks for, so
-            that the runs of several objectives can share the table.
+        reads: the columns to compute: those the objective reads and any others the config asks
+            for, so that runs of several objectives can share the table.
         heads: ``config.value``, the architecture of the value head.
         options: ``config.select``.
     """
@@ -84,7 +84,7 @@ def _annotated(lm, rows, reads, heads, options, reference, value, context):
 
 
 def data_report(rows: Sequence[Annotated], cut: Cut) -> dict:
-    """What was kept and dropped, by source, response length and reward, and the extreme rows."""
+    """Count kept and dropped rows by source, response length and reward; list extreme rows."""
     ranked = sorted(rows, key=lambda row: -row.advantage)
     thirds = np.quantile([row.reward for row in rows], [1 / 3, 2 / 3])
     return {
@@ -92,13 +92,13 @@ def data_report(rows: Sequence[Annotated], cut: Cut) -> dict:
         "kept": sum(row.kept for row in rows),
         "cut": cut.responses,
         "cut_prompts": cut.prompts,
-        "by_source": _kept_by(rows, lambda row: row.source),
-        "by_response_tokens": _kept_by(rows, lambda row: _length_class(len(row.response))),
-        "by_reward": _kept_by(
+        "by_source": _count_by(rows, lambda row: row.source),
+        "by_response_tokens": _count_by(rows, lambda row: _length_class(len(row.response))),
+        "by_reward": _count_by(
             rows, lambda row: ("low", "middle", "high")[np.searchsorted(thirds, row.reward)]
         ),
-        "most_advantageous": [_shown(row) for row in ranked[:EXTREMES]],
-        "least_advantageous": [_shown(row) for row in ranked[::-1][:EXTREMES]],
+        "most_advantageous": [_row_json(row) for row in ranked[:EXTREMES]],
+        "least_advantageous": [_row_json(row) for row in ranked[::-1][:EXTREMES]],
     }
 
 
@@ -107,14 +107,14 @@ def _length_class(tokens: int) -> str:
     return f"{high // 2 + 1 if high > 4 else 1} to {high}"
 
 
-def _kept_by(rows, group):
+def _count_by(rows, group):
     counts = collections.defaultdict(lambda: {"kept": 0, "dropped": 0})
     for row in rows:
         counts[group(row)]["kept" if row.kept else "dropped"] += 1
     return dict(sorted(counts.items()))
 
 
-def _shown(row: Annotated) -> dict:
+def _row_json(row: Annotated) -> dict:
     return {
         "prompt": row.prompt_text,
         "response": row.response_text,

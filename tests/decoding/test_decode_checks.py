@@ -30,9 +30,9 @@ def test_the_published_way_to_decode_passes_with_draws_for_generate():
         ({"repetition_penalty": -1.0}, "decoding: repetition_penalty=-1.0 must be above 0"),
         ({"max_new_tokens": 0}, "decoding: max_new_tokens=0 must be 1 or more"),
         ({"max_new_tokens": 993}, "max_new_tokens=993 after prompts of 32 tokens .* at most 992"),
-        ({"end": (5, 100_000)}, "config.decode.end=.* 100000 is no token id"),
-        ({"end": (-1,)}, "config.decode.end=.* -1 is no token id"),
-        ({"end": (".",)}, r"config.decode.end=.* '\.' is no token id"),
+        ({"end": (5, 100_000)}, "config.decode.end=.* 100000 is not a token id"),
+        ({"end": (-1,)}, "config.decode.end=.* -1 is not a token id"),
+        ({"end": (".",)}, r"config.decode.end=.* '\.' is not a token id"),
     ],
 )
 def test_a_setting_that_no_model_can_decode_with_is_named(decode, said):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from alol_jax.plan.chips import CHIPS, GIB, read_topology
-from alol_jax.plan.costs import Cost, Memory, needed
+from alol_jax.plan.costs import Cost, Memory, bytes_needed
 from alol_jax.plan.knobs import KNOBS, advice
 from alol_jax.plan.setting import BATCHES, Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
@@ -101,7 +101,7 @@ def test_a_quantised_llama_7b_trains_on_one_chip_of_v5e_within_12_gib():
 @pytest.mark.tpu
 def test_a_topology_that_the_compiler_does_not_know_is_one_line():
     prepare()
-    with pytest.raises(UserError, match="v5e:3x5 is no topology of libtpu; there are v5e:1x1"):
+    with pytest.raises(UserError, match="v5e:3x5 is not a topology of libtpu; there are v5e:1x1"):
         Setting(debug_config(), read_topology("v5e:3x5"), 8).open()
 
 
@@ -157,8 +157,8 @@ def test_what_the_compiler_says_is_too_much_is_read():
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
         "required for HLO temporaries (185.28G) exceeds available HBM (15.75G). HLO module: f."
     )
-    assert needed(said) == pytest.approx(185.28 * GIB)
-    assert needed("INTERNAL: something else") is None
+    assert bytes_needed(said) == pytest.approx(185.28 * GIB)
+    assert bytes_needed("INTERNAL: something else") is None
 
 
 def test_the_longest_time_is_the_bound():
@@ -189,7 +189,7 @@ def test_the_verdict_names_the_largest_program_and_what_helps():
     assert "fits with config.model.remat=True" in verdict(
         setting, too_large, "config.model.remat=True"
     )
-    assert "no knob" in verdict(setting, too_large, "")
+    assert "nothing that was tried" in verdict(setting, too_large, "")
 
 
 BIG = {
@@ -214,22 +214,22 @@ def big(monkeypatch):
 
 @pytest.mark.parametrize("knob", KNOBS)
 def test_every_knob_changes_what_it_says(big, knob):
-    said, turned = KNOBS[knob].turn(big)
+    said, turned = KNOBS[knob].apply(big)
     for word in said.replace(" with config.mesh data=1, fsdp=-1", "").split(", "):
         key, value = word.split("=")
         if key == "--topology":
-            assert turned.where.name == value and turned.chips == turned.where.chips == 16
+            assert turned.topology.name == value and turned.chips == turned.topology.chips == 16
             assert (turned.config.mesh.data, turned.config.mesh.fsdp) == (1, -1)
             continue
         place = turned.config
         for part in key.removeprefix("config.").split("."):
             before, place = place, place[part]
         assert str(place) == value and before is not None
-    assert turned.config.to_json() != big.config.to_json() or turned.where != big.where
+    assert turned.config.to_json() != big.config.to_json() or turned.topology != big.topology
 
 
 def test_half_the_batch_and_twice_the_accumulation_are_as_many_rows_a_step(big):
-    turned = KNOBS["batch"].turn(big)[1].config.policy
+    turned = KNOBS["batch"].apply(big)[1].config.policy
     before = big.config.policy
     assert turned.batch_size * turned.accumulate == before.batch_size * before.accumulate
 
@@ -237,7 +237,7 @@ def test_half_the_batch_and_twice_the_accumulation_are_as_many_rows_a_step(big):
 def test_knobs_that_do_not_apply_are_left_out(big):
     done = {"model.remat": True, "model.quantisation": "nf4", "policy.batch_size": 4}
     setting = Setting(debug_config(**BIG | done), read_topology("v5e:16x16"), 256)
-    left = {name for name, knob in KNOBS.items() if knob.turn(setting)}
+    left = {name for name, knob in KNOBS.items() if knob.apply(setting)}
     assert left == set()
 
 

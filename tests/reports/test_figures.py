@@ -33,7 +33,7 @@ def drawn() -> dict[str, str]:
             STEPS, 1 / STEPS, label="loss", over="rollout", colour="policy", chosen=20
         ),
         "wide": figures.curve(
-            STEPS, 10.0 ** (STEPS % 5), label="kl", over="x", colour="policy", chosen=2, wide=True
+            STEPS, 10.0 ** (STEPS % 5), label="kl", over="x", colour="policy", chosen=2, symlog=True
         ),
         "validation": figures.validation(
             STEPS, 1 / STEPS, label="mean reward", over="optimizer step", colour="policy", chosen=20
@@ -129,16 +129,18 @@ def test_a_single_value_can_be_drawn_by_every_figure():
     assert figures.calibration(one, one, np.array([0.0]), np.array([1]))
 
 
-@pytest.mark.parametrize("wide", [True, False])
-def test_magnitudes_have_ticks_of_their_own_on_a_wide_axis(wide):
+@pytest.mark.parametrize("symlog", [True, False])
+def test_magnitudes_have_ticks_of_their_own_on_a_wide_axis(symlog):
     values = 10.0 ** (STEPS % 5)
-    one = figures.curve(STEPS, values, label="x", over="y", colour="policy", chosen=None, wide=wide)
+    one = figures.curve(
+        STEPS, values, label="x", over="y", colour="policy", chosen=None, symlog=symlog
+    )
     many = comparison_figures.curves(
-        [Series("a", ((STEPS, values),))], label="x", over="y", marks=True, wide=wide
+        [Series("a", ((STEPS, values),))], label="x", over="y", marks=True, symlog=symlog
     )
     for svg in (one, many):
         found = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
-        assert ({"10", "100", "1k", "10k"} <= set(found)) == wide
+        assert ({"10", "100", "1k", "10k"} <= set(found)) == symlog
 
 
 def test_a_long_curve_is_thinned_and_a_short_one_is_not():

@@ -1,6 +1,6 @@
 """What is read of a finished run: the settings that tell kinds of runs apart, and no others."""
 
-from alol_jax.reports.compare.rows import differing
+from alol_jax.reports.compare.rows import differing_settings
 from alol_jax.reports.finished_runs import read_runs
 from tests.reports.runs import config_of, finish
 
@@ -9,7 +9,7 @@ def _differing(folder, objective, **changed):
     """The settings that tell a run from another one of the same objective."""
     finish(folder / "one", config_of(objective))
     finish(folder / "other", config_of(objective, policy_seed=1, **changed))
-    return differing(read_runs([folder / "one", folder / "other"]))
+    return differing_settings(read_runs([folder / "one", folder / "other"]))
 
 
 def test_an_objective_is_told_by_what_it_reads(tmp_path):

@@ -5,7 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alol_jax.reports.results import calibration_bins, chosen_pairs, pairs, result_table, verdict
+from alol_jax.reports.results import (
+    answer_pairs,
+    calibration_bins,
+    result_table,
+    sample_pairs,
+    verdict,
+)
 from alol_jax.types import Interval, ValueAudit
 from tests.reports.cases import evaluated, valued
 
@@ -39,8 +45,8 @@ def test_few_prompts_are_said_to_be_few():
 
 def test_the_prompts_shown_run_from_the_best_to_the_worst_difference():
     evaluation = evaluated(count=31)
-    changes = [theirs.reward - ours.reward for ours, theirs in chosen_pairs(evaluation, 5)]
-    every = [theirs.reward - ours.reward for ours, theirs in pairs(evaluation)]
+    changes = [theirs.reward - ours.reward for ours, theirs in sample_pairs(evaluation, 5)]
+    every = [theirs.reward - ours.reward for ours, theirs in answer_pairs(evaluation)]
     assert changes == sorted(changes, reverse=True) and len(changes) == 5
     assert (changes[0], changes[2], changes[-1]) == (max(every), sorted(every)[15], min(every))
 
@@ -49,7 +55,7 @@ def test_systems_that_answered_other_prompts_are_refused():
     evaluation = evaluated()
     swapped = dataclasses.replace(evaluation, policy=evaluation.policy[::-1])
     with pytest.raises(ValueError, match="t0 where the policy answers t29"):
-        pairs(swapped)
+        answer_pairs(swapped)
 
 
 def test_the_calibration_bins_hold_every_row_once_and_keep_the_means():

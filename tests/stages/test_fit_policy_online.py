@@ -14,6 +14,7 @@ from alol_jax.stages import fit_policy_online as stage
 from alol_jax.text.tokens import to_tokens
 from alol_jax.training.batches import tokenise
 from alol_jax.training.metrics import ROLLOUT_METRICS
+from alol_jax.training.online import logp_and_values
 from alol_jax.types import Interrupted, RewardSpec, TrainingTable, UserError, Watch
 from tests.tiny_run import (
     TASK,
@@ -165,7 +166,7 @@ def test_the_value_of_a_token_is_said_before_the_token_is_known():
     written = np.full((7, 6), 70)
     written[np.arange(6) + 1, np.arange(6)] = 71  # row n + 1 has another token n
     tokens = to_tokens(rows, written.tolist(), shape=(16, 6), pad_id=0)
-    logp, values = stage._logp_and_values(LM, params, tokens)
+    logp, values = logp_and_values(LM, params, tokens)
     for n in range(6):
         same = np.isclose(values[n + 1], values[0], atol=1e-5)
         assert same[: n + 1].all() and not same[n + 1 : n + 2].any()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from ml_collections import ConfigDict
 
-from alol_jax.stages.load import load, swapped
+from alol_jax.stages.load import load, swap_responses
 from alol_jax.types import Example, Splits, StageContext, Task, UserError
 
 
@@ -73,7 +73,7 @@ def _many(count: int) -> Splits:
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 def test_swapped_responses_go_to_other_prompts_and_none_is_lost(share):
     splits = _many(30)
-    noisy = swapped(splits, share)
+    noisy = swap_responses(splits, share)
     before = [text for one in splits.train for text in one.responses]
     after = [text for one in noisy.train for text in one.responses]
     assert sorted(before) == sorted(after)
@@ -84,19 +84,22 @@ def test_swapped_responses_go_to_other_prompts_and_none_is_lost(share):
     assert moved == round(share * len(before))
     assert all(one.rewards == () for one in noisy.train)
     assert (noisy.validation, noisy.test) == (splits.validation, splits.test)
-    assert noisy.notes[-1] == f"{moved} of {len(before)} training responses were given to others."
+    said = f"{moved} of {len(before)} training responses were given to other prompts."
+    assert noisy.notes[-1] == said
 
 
 def test_nothing_swapped_is_nothing_changed():
     splits = _many(30)
-    assert swapped(splits, 0.0) is splits
+    assert swap_responses(splits, 0.0) is splits
 
 
 def test_more_noise_keeps_what_less_noise_moved():
     less, more = (
         {
             one.id
-            for one, was in zip(swapped(_many(30), share).train, _many(30).train, strict=True)
+            for one, was in zip(
+                swap_responses(_many(30), share).train, _many(30).train, strict=True
+            )
             if one.responses != was.responses
         }
         for share in (0.25, 0.5)
@@ -107,4 +110,4 @@ def test_more_noise_keeps_what_less_noise_moved():
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_what_is_no_share_is_one_clear_line(share):
     with pytest.raises(UserError, match="config.task.swapped=.* must be a share from 0 to 1"):
-        swapped(_many(3), share)
+        swap_responses(_many(3), share)

@@ -198,7 +198,7 @@ def test_without_a_value_head_the_page_says_why(tmp_path):
 
 def test_a_value_head_no_better_than_the_mean_is_called_so(tmp_path):
     done = write(tmp_path, evaluated(), value=valued(mse=0.3), policy=FULL, reference=EMPTY)
-    assert "not better than always predicting the mean reward" in done.html
+    assert "no better than always predicting the mean reward" in done.html
     assert done.json["value_head"]["explained_variance"] < 0
 
 
@@ -207,7 +207,7 @@ def test_without_weights_the_page_says_why_there_are_no_curves(tmp_path):
     done = write(tmp_path, evaluated(), value=valued(), policy=policy, reference=EMPTY)
     assert "No clipped fraction: the objective a_lol" in done.html
     assert "No effective sample size: the objective a_lol" in done.html
-    assert "fitting logged nothing" in done.html
+    assert "training of the reference logged nothing" in done.html
 
 
 def test_where_nothing_scores_a_generation_the_page_says_so(tmp_path):

@@ -90,7 +90,7 @@ def test_many_rows_are_scored_in_pieces_as_they_would_be_at_once(tmp_path, monke
         _splits(), train=tuple(Example(f"{n}", "p", ("x" * (n % 9),), "s") for n in range(17))
     )
     at_once = _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits)
-    monkeypatch.setattr("alol_jax.stages.score.PIECE", 5)
+    monkeypatch.setattr("alol_jax.stages.score.CHUNK", 5)
     assert _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits) == at_once
     with pytest.raises(Interrupted, match="score: 1 of 4"):
         _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits, stopping=lambda: True)
@@ -111,7 +111,7 @@ def test_stored_rewards_are_used_when_all_weights_are_zero(tmp_path):
 def test_stored_rewards_that_weights_overrule_are_mentioned(tmp_path):
     said = []
     scored = _score(tmp_path, {"long": 1.0, "seen": 0.0}, _splits((5.0, 5.0), (5.0,), (5.0,)), said)
-    assert said[0] == "train: stored rewards are ignored: the weights ask for long"
+    assert said[0] == "train: stored rewards are ignored, the weights ask for long"
     assert [row.reward for row in scored.train] == [0.3, 0.5]
 
 
@@ -151,8 +151,8 @@ def test_stored_scores_stand_and_a_row_without_one_is_scored(tmp_path):
     splits = _splits((0.3, 0.5), (), (0.9,))
     scored = _score(tmp_path, ONLY, splits, said, stored=("train",))
     assert said[:2] == [
-        "train: stored rewards stand; of 2 scored again none differs by more than 0.0000",
-        "test: stored rewards are ignored: the weights ask for long",
+        "train: stored rewards are used; 2 were scored again and differ by at most 0.0000",
+        "test: stored rewards are ignored, the weights ask for long",
     ]
     assert [row.components for row in scored.train] == [(0.3,), (0.5,)]
     assert [row.reward for row in scored.train] == [0.15, 0.25]
@@ -169,7 +169,7 @@ def test_stored_scores_that_the_scorer_contradicts_are_shown(tmp_path):
     said = str(caught.value)
     assert said.startswith("1 of 2 stored train rewards differ by more than 0.02 from what long gi")
     assert "'maybe': stored 0.900, scored 0.500" in said
-    assert said.endswith("take 'train' out of config.score.stored to score its rows anew")
+    assert said.endswith("remove 'train' from config.score.stored to score its rows again")
 
 
 def test_a_stored_score_beyond_the_bound_of_its_scorer_is_one_line(tmp_path):

@@ -1,6 +1,6 @@
-"""Several finished runs side by side.
+"""Comparisons of several finished runs.
 
-Start at `table`: the rows, the mean over seeds and the paired differences, from which all the rest
-is made. `rows` names the runs, `words` is the verdict, `curves` and `figures` draw, `page` is the
-HTML and `files` the CSV, JSON and LaTeX.
+Start at `table`: the rows, the means over seeds and the paired differences, from which all else is
+made. `rows` groups and names the runs, `words` writes the verdict, `curves` and `figures` plot,
+`page` makes the HTML and `files` the CSV, JSON and LaTeX.
 """

@@ -1,6 +1,7 @@
-"""Figures of several runs: arrays in, SVG text out, in the style of ``figures``.
+"""Plots of several runs: arrays in, SVG text out, in the style of ``reports.figures``.
 
-Series ``i`` has a colour, a marker and a dash; six colours, then the same six hollow and dashed.
+Every series has a colour, a marker and a line style: six colours, then the same six hollow and
+dashed.
 """
 
 from __future__ import annotations
@@ -18,38 +19,38 @@ from alol_jax.reports.figures import (
     HEIGHT,
     INK,
     STYLE,
+    downsample,
     new_figure,
+    set_symlog,
     shorten,
-    span_magnitudes,
-    thin,
     to_svg,
 )
 from alol_jax.types import Interval
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("solid", (0, (3.5, 1.4)), (0, (1.2, 1.2)))
-LEGEND = 24  # characters of a name in a legend
+LEGEND = 24  # longest name in a legend, in characters
 ROUND = (1, 2, 5, 10)  # ticks at multiples of these
 
 
 class Series(NamedTuple):
-    """One group of runs: of each run its points, x and y f64[n]."""
+    """One group of runs: for each run its points x and y, f64[n]."""
 
     name: str
     runs: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
 class Bar(NamedTuple):
-    """One line of a forest plot; ``series`` None for a row that has no curves."""
+    """One line of a forest plot; ``series`` is None for a row without curves."""
 
     name: str
     difference: Interval
-    seeds: tuple[float, ...]  # each seed's own mean; one or none is not drawn
+    seeds: tuple[float, ...]  # the mean of each seed; drawn if there are two or more
     series: int | None
 
 
 class Point(NamedTuple):
-    """One group on the way from the reference: where it is, and its seeds, as (x, y)."""
+    """One group in the plot of reward (y) against KL (x), and its seeds as (x, y)."""
 
     name: str
     x: float
@@ -59,18 +60,17 @@ class Point(NamedTuple):
 
 
 def is_hollow(series: int) -> bool:
-    """Is it drawn like the series six before it, but hollow and dashed?"""
+    """Is the series drawn like the one six before it, but hollow and dashed?"""
     return series // len(MARKERS) % 2 == 1
 
 
 def paint_of(series: int) -> str:
-    """The name of its colour in ``COLOURS``."""
+    """The series' colour, as a name in ``COLOURS``."""
     return f"series{series % len(MARKERS) + 1}"
 
 
 def differences(bars: Sequence[Bar], *, label: str) -> str:
-    """Paired differences with their intervals around a line at 0, in the order given, seeds as
-    small marks."""
+    """Forest plot of paired differences with intervals, in the order given; seeds are ticks."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(height=1.0 + 0.36 * len(bars))
         for row, bar in zip(range(len(bars))[::-1], bars, strict=True):
@@ -95,16 +95,18 @@ def differences(bars: Sequence[Bar], *, label: str) -> str:
 
 
 def curves(
-    series: Sequence[Series], *, label: str, over: str, marks: bool, wide: bool = False
+    series: Sequence[Series], *, label: str, over: str, marks: bool, symlog: bool = False
 ) -> str:
-    """Curves of many runs: every run thin, and bold the mean of a group's n-th points.
+    """Curves of many runs: each run thin, the mean of a group bold.
 
-    Where the runs of a group have unequal numbers of points, each is drawn as it is.
+    The mean is taken point by point. If the runs of a group have different numbers of points, only
+    the runs are drawn.
 
     Args:
-        series: drawn in the style of their place.
+        series: the position of each determines its style.
         label, over: what y and x are, with their units.
-        marks: the points are few, and each is marked; wide: y spans magnitudes.
+        marks: mark every point.
+        symlog: use a logarithmic y axis above 1.
     """
     with matplotlib.rc_context(STYLE):
         names = [one.name for one in series if one.runs]
@@ -114,8 +116,8 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=ROUND))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
-        if wide:
-            span_magnitudes(axes)
+        if symlog:
+            set_symlog(axes)
         axes.set_xlabel(over)
         axes.set_ylabel(label)
         _legend(axes, names)
@@ -140,10 +142,10 @@ def _draw_series(axes: Axes, number: int, series: Series, marks: bool) -> None:
 
 
 def frontier(points: Sequence[Point], reference: float | None, *, label: str, over: str) -> str:
-    """Where each group ended: reward against the distance from the reference.
+    """Reward of each group against its KL to the reference.
 
     Args:
-        reference: its own reward, drawn at 0; None where the groups have several.
+        reference: the reward of the reference, drawn at x = 0; None if there are several.
     """
     with matplotlib.rc_context(STYLE):
         names = [point.name for point in points]
@@ -176,8 +178,8 @@ def _marker(series: int | None) -> dict[str, Any]:
 
 
 def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of about 40 consecutive groups of a long curve, a short one as it is."""
-    return thin(np.asarray(x, float), np.asarray(y, float), most=40)
+    """Average a long curve to at most 40 points."""
+    return downsample(np.asarray(x, float), np.asarray(y, float), most=40)
 
 
 def _columns(names: Sequence[str]) -> int:

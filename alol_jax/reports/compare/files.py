@@ -1,4 +1,4 @@
-"""A comparison as CSV, JSON, a LaTeX table and plain text for the terminal."""
+"""A comparison as CSV, JSON, LaTeX tables and plain text for the terminal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 
-from alol_jax.reports.compare.rows import RUN, Group, RunResult, differing
-from alol_jax.reports.compare.table import CONFIDENCE, TEXT, Comparison, Estimate
-from alol_jax.reports.compare.words import about, in_parts, printed, rounded, set_name
-from alol_jax.reports.results import TOTAL, prompt_count
+from alol_jax.reports.compare.rows import RUN, Group, RunResult, differing_settings
+from alol_jax.reports.compare.table import CONFIDENCE, Comparison, Estimate
+from alol_jax.reports.compare.words import (
+    description,
+    format_estimate,
+    format_value,
+    in_chunks,
+    set_name,
+)
+from alol_jax.reports.results import TEXT_METRICS, TOTAL, prompt_count
 
-WIDTH = 100  # columns of the terminal: a name and the columns of the table
-NAME, WIDTHS = 25, (24, 24, 7, 8, 12)
+WIDTH = 100  # of the text table, in characters
+NAME, WIDTHS = 25, (24, 24, 7, 8, 12)  # of its columns
 COSTS = ("tokens", "seconds", "flops")
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,11 +39,11 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
-"""Character -> what LaTeX prints as that character."""
+"""Character -> the LaTeX that prints it."""
 
 
 def to_csv(found: Comparison) -> str:
-    """The estimates, one a line, in full precision; an empty field where there is no figure."""
+    """The estimates, one per line, in full precision; missing numbers are empty fields."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Estimate._fields)
@@ -46,10 +52,10 @@ def to_csv(found: Comparison) -> str:
 
 
 def to_json(found: Comparison) -> str:
-    """The runs and what tells them apart, and the estimates of the CSV file.
+    """The runs, the settings in which they differ, and the estimates of the CSV file.
 
     Raises:
-        ValueError: a figure is not finite.
+        ValueError: a number is not finite.
     """
     numbers = {
         "against": found.against,
@@ -66,7 +72,7 @@ def to_json(found: Comparison) -> str:
                 for row in found.rows
                 if row.kind == RUN and field in row.run.settings
             }
-            for field in differing(found.runs)
+            for field in differing_settings(found.runs)
         },
         "estimates": [estimate._asdict() for estimate in found.estimates.values()],
     }
@@ -84,35 +90,36 @@ def _described(name: str, group: Group, run: RunResult) -> dict[str, object]:
         "reference": run.reference,
         "validations": [
             {
-                "step": look.step * run.updates,
-                "metric": look.metric,
-                "score": look.score if math.isfinite(look.score) else None,
+                "step": one.step * run.updates,
+                "metric": one.metric,
+                "score": one.score if math.isfinite(one.score) else None,
             }
-            for look in run.fit.validations
+            for one in run.fit.validations
         ],
     }
 
 
 def to_latex(found: Comparison) -> str:
-    """Tables for booktabs, one row per group with the means over its seeds and their intervals:
-    all figures, then the total reward of the test sets, a few in a table, then what the fits
-    took."""
+    """LaTeX tables (booktabs) with one row per group: means over seeds, with intervals.
+
+    One table of all metrics, then tables of the total reward by test set, then the training cost.
+    """
     names = found.rewards[:-1]
     heads = [TOTAL, f"{TOTAL} $-$ {escaped(found.against)}", *["sd over seeds"] * found.has_spread]
-    heads += [*map(escaped, names), *TEXT, "KL"]
+    heads += [*map(escaped, names), *TEXT_METRICS, "KL"]
     tables = [_tabular(found, heads, lambda group: _all_cells(found, group))]
-    for some in in_parts(found.sets):
+    for sets in in_chunks(found.sets):
         tables.append(
             _tabular(
                 found,
-                [escaped(set_name(name)) for name in some],
-                lambda group, some=some: [
-                    _latex(found.value(group.line, TOTAL, name)) for name in some
+                [escaped(set_name(name)) for name in sets],
+                lambda group, sets=sets: [
+                    _latex(found.value(group.row_name, TOTAL, name)) for name in sets
                 ],
             )
         )
-    tables.append(_tabular(found, COSTS, lambda group: _cost_cells(found, group), beside=False))
-    notes = ("\\usepackage{booktabs}", *about(found))
+    tables.append(_tabular(found, COSTS, lambda group: _cost_cells(found, group), untrained=False))
+    notes = ("\\usepackage{booktabs}", *description(found))
     return "\n".join([*(f"% {line}" for line in notes), *tables])
 
 
@@ -121,12 +128,12 @@ def _tabular(
     heads: Sequence[str],
     cells: Callable[[Group], Sequence[str]],
     *,
-    beside: bool = True,
+    untrained: bool = True,
 ) -> str:
-    """``beside``: the references and the data have rows too."""
+    """One LaTeX table; with ``untrained``, the references and the data have rows too."""
 
     def row(group: Group) -> str:
-        return " & ".join([escaped(group.line), *cells(group)]) + r" \\"
+        return " & ".join([escaped(group.row_name), *cells(group)]) + r" \\"
 
     lines = [
         f"\\begin{{tabular}}{{l{'r' * len(heads)}}}",
@@ -134,8 +141,8 @@ def _tabular(
         " & ".join(["", *heads]) + r" \\",
         "\\midrule",
         *(row(group) for group in found.groups if group.kind == RUN),
-        *(["\\midrule"] * beside),
-        *(row(group) for group in found.groups if group.kind != RUN and beside),
+        *(["\\midrule"] * untrained),
+        *(row(group) for group in found.groups if group.kind != RUN and untrained),
         "\\bottomrule",
         "\\end{tabular}",
     ]
@@ -143,44 +150,44 @@ def _tabular(
 
 
 def _all_cells(found: Comparison, group: Group) -> list[str]:
-    total = found.value(group.line, TOTAL)
-    gain = None if found.is_base(group) else found.difference(group.line)
+    total = found.value(group.row_name, TOTAL)
+    gain = None if found.is_base(group) else found.difference(group.row_name)
     cells = [_latex(total), _latex(gain)]
     if found.has_spread:
         sd = None if total is None else total.sd
-        cells.append("--" if sd is None else f"${rounded(TOTAL, sd)}$")
-    cells += [_latex(found.value(group.line, name)) for name in found.rewards[:-1]]
-    return cells + [_latex(found.value(group.line, name)) for name in (*TEXT, "kl")]
+        cells.append("--" if sd is None else f"${format_value(TOTAL, sd)}$")
+    cells += [_latex(found.value(group.row_name, name)) for name in found.rewards[:-1]]
+    return cells + [_latex(found.value(group.row_name, name)) for name in (*TEXT_METRICS, "kl")]
 
 
 def _cost_cells(found: Comparison, group: Group) -> list[str]:
-    return [_latex(found.value(group.line, name)) for name in COSTS]
+    return [_latex(found.value(group.row_name, name)) for name in COSTS]
 
 
 def _latex(estimate: Estimate | None) -> str:
     if estimate is None:
         return "--"
-    mean, interval = printed(estimate)
+    mean, interval = format_estimate(estimate)
     return f"${mean}$" + (f" {{\\scriptsize ${interval}$}}" if interval else "")
 
 
 def escaped(text: str) -> str:
-    """A name that LaTeX prints as it is."""
+    """Escape a name for LaTeX."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
 def plain_table(found: Comparison) -> str:
-    """Aligned text of at most ``WIDTH`` columns: a line per group, then the totals by seed."""
+    """Aligned text, at most ``WIDTH`` wide: one line per group, then the totals by seed."""
     heads = ("total", f"- {_cut(found.against, NAME - 4)}", "KL", "length", "distinct-2")
-    lines = [line for said in about(found) for line in textwrap.wrap(said, WIDTH)]
+    lines = [line for said in description(found) for line in textwrap.wrap(said, WIDTH)]
     lines.append(_line("", heads))
     for group in found.groups:
-        gain = None if found.is_base(group) else found.difference(group.line)
-        cells = [found.value(group.line, TOTAL), gain]
-        cells += [found.value(group.line, name) for name in ("kl", "length", "distinct-2")]
-        texts = ["-" if e is None else " ".join(printed(e)).rstrip() for e in cells]
-        texts[2:] = [text.split(" ")[0] for text in texts[2:]]  # their intervals would not fit
-        lines.append(_line(group.line, texts))
+        gain = None if found.is_base(group) else found.difference(group.row_name)
+        cells = [found.value(group.row_name, TOTAL), gain]
+        cells += [found.value(group.row_name, name) for name in ("kl", "length", "distinct-2")]
+        texts = ["-" if e is None else " ".join(format_estimate(e)).rstrip() for e in cells]
+        texts[2:] = [text.split(" ")[0] for text in texts[2:]]  # no room for their intervals
+        lines.append(_line(group.row_name, texts))
     if found.has_spread and found.rows[0].values is not None:
         lines.append(_line("total by seed", ("mean", "sd")))
         lines += [_seeds(found, group) for group in found.groups if len(group.rows) > 1]
@@ -197,8 +204,8 @@ def _seeds(found: Comparison, group: Group) -> str:
     if mean is None:
         return _line(group.name, ("-", "-"))
     each = (found.value(row.name, TOTAL).mean for row in group.rows)
-    texts = " ".join(rounded(TOTAL, value) for value in each)
-    line = _line(group.name, (rounded(TOTAL, mean.mean), rounded(TOTAL, mean.sd)))
+    texts = " ".join(format_value(TOTAL, value) for value in each)
+    line = _line(group.name, (format_value(TOTAL, mean.mean), format_value(TOTAL, mean.sd)))
     return _cut(f"{line}   {texts}", WIDTH)
 
 

@@ -1,4 +1,4 @@
-"""The page of a comparison: its sections, from the estimates and the curves of the runs."""
+"""The HTML page of a comparison."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from collections.abc import Sequence
 
 from alol_jax.reports.compare.curves import curve_section
 from alol_jax.reports.compare.figures import Bar, Point, differences, frontier, is_hollow, paint_of
-from alol_jax.reports.compare.rows import RUN, Group, differing
-from alol_jax.reports.compare.table import FITTING, Comparison, Estimate
-from alol_jax.reports.compare.words import about, in_parts, printed, rounded, set_name, verdict
+from alol_jax.reports.compare.rows import RUN, Group, differing_settings
+from alol_jax.reports.compare.table import COST_METRICS, Comparison, Estimate
+from alol_jax.reports.compare.words import (
+    description,
+    format_estimate,
+    format_value,
+    in_chunks,
+    set_name,
+    verdict,
+)
 from alol_jax.reports.page import Cell, Column, Figure, Page, Section, Table, render
 from alol_jax.reports.page import Row as Line
 from alol_jax.reports.results import EVERY, TOTAL, prompt_count
 from alol_jax.types import Interval
 
 HEADS = {"kl": "KL", "flops": "FLOPs", "step": "chosen step", "tokens": "trained tokens"}
-"""Metric -> its column, where that is not the metric's name."""
-REST = ("kl", "length", "distinct-1", "distinct-2", "distinct-3")
+"""Metric -> its column head, if that is not the metric's name."""
+OTHER_METRICS = ("kl", "length", "distinct-1", "distinct-2", "distinct-3")
 UNITS = (
     "KL is to the reference, on the policy's own answers, in nats; length is in words; distinct-n "
     "is the share of different n-grams over all answers."
@@ -63,29 +70,29 @@ def _results(found: Comparison) -> Section:
     columns = [Column("", False), Column("total reward", True)]
     columns.append(Column(f"difference to {found.against}", True))
     columns += [Column("sd over seeds", True)] * found.has_spread
-    columns += [Column(HEADS.get(metric, metric), True) for metric in REST]
+    columns += [Column(HEADS.get(metric, metric), True) for metric in OTHER_METRICS]
     lines = []
     for group in found.groups:
-        total = found.value(group.line, TOTAL)
+        total = found.value(group.row_name, TOTAL)
         cells = [_name(found, group), _cell(total), _gain(found, group)]
         cells += [_spread(total, "sd")] * found.has_spread
-        for metric in REST:
-            estimate = found.value(group.line, metric)
+        for metric in OTHER_METRICS:
+            estimate = found.value(group.row_name, metric)
             bare = None if estimate is None else estimate._replace(low=None, high=None)
             cells.append(_cell(bare))
         lines.append(Line(tuple(cells)))
-    text = (f"{' '.join(about(found))} {UNITS}", *_warnings(found))
+    text = (f"{' '.join(description(found))} {UNITS}", *_warnings(found))
     return Section("results", "Results", text, tables=(Table("", tuple(columns), tuple(lines)),))
 
 
 def _warnings(found: Comparison) -> list[str]:
-    """What a reader must know before he trusts the table."""
+    """What a reader must know before trusting the table."""
     said = []
     models = {run.model for run in found.runs}
     if len(models) > 1:
         said.append(
             f"The runs began from {len(models)} different base models or adapters (see Settings): "
-            "a difference may be the model's and not the objective's."
+            "a difference may be due to the model rather than the objective."
         )
     if len(found.references) > 1:
         said.append(
@@ -98,7 +105,7 @@ def _warnings(found: Comparison) -> list[str]:
 
 
 def _against(found: Comparison) -> Section:
-    """Forest plot of the differences, best first, and reward against distance."""
+    """Forest plot of the differences, best first, and a plot of reward against KL."""
     bars, points = _bars(found), _points(found)
     drawn = []
     if bars:
@@ -115,13 +122,13 @@ def _against(found: Comparison) -> Section:
             points, start, label="total reward", over="KL to the reference on own answers (nats)"
         )
         caption = (
-            "What each objective earned, and how far from the reference it went for it. The line "
-            "is the 95% interval of the reward."
+            "The reward of each objective against its KL to the reference. The line is the 95% "
+            "interval of the reward."
         ) + " Small marks are seeds." * found.has_spread
         drawn.append(Figure("Reward against distance", svg, caption))
     text = (
-        "Every interval stands for itself: of twenty rows without any difference, one is expected "
-        "to show one."
+        "The intervals are not corrected for multiple comparisons: of twenty rows without any "
+        "difference, one is expected to show one."
     )
     if not bars:
         text = "No paired differences: nothing can score a generated answer."
@@ -132,25 +139,25 @@ def _bars(found: Comparison) -> list[Bar]:
     series = {group.name: number for number, group in enumerate(found.trained)}
     bars = []
     for group in found.groups:
-        change = found.difference(group.line)
+        change = found.difference(group.row_name)
         if change is not None and not found.is_base(group):
             each = tuple(found.difference(row.name).mean for row in group.rows)
             ends = Interval(change.mean, change.low, change.high)
-            bars.append(Bar(group.line, ends, each, series.get(group.name)))
+            bars.append(Bar(group.row_name, ends, each, series.get(group.name)))
     return sorted(bars, key=lambda bar: -bar.difference.mean)
 
 
 def _points(found: Comparison) -> list[Point]:
     points = []
     for number, group in enumerate(found.trained):
-        kl, total = found.value(group.line, "kl"), found.value(group.line, TOTAL)
+        kl, total = found.value(group.row_name, "kl"), found.value(group.row_name, TOTAL)
         if kl is not None and total is not None:
             each = tuple(
                 (found.value(row.name, "kl").mean, found.value(row.name, TOTAL).mean)
                 for row in group.rows
             )
             ends = Interval(total.mean, total.low, total.high)
-            points.append(Point(group.line, kl.mean, ends, each, number))
+            points.append(Point(group.row_name, kl.mean, ends, each, number))
     return points
 
 
@@ -159,11 +166,11 @@ def _sets(found: Comparison) -> Section | None:
     if not found.sets or found.rows[0].values is None:
         return None
     tables = []
-    for some in in_parts(found.sets):
-        tables += _set_tables(found, some)
+    for sets in in_chunks(found.sets):
+        tables += _set_tables(found, sets)
     text = [
-        "By the source of the test prompts; in brackets behind a name, how many it has. One prompt "
-        "has no interval."
+        "By the source of the test prompts; the number of prompts is in brackets. One prompt has "
+        "no interval."
     ]
     return Section("sets", "Test sets", tuple(text), tables=tuple(tables))
 
@@ -174,14 +181,14 @@ def _set_tables(found: Comparison, sets: Sequence[str]) -> tuple[Table, Table]:
     columns += [Column(f"{set_name(name)} ({sizes[name]:,})", True) for name in sets]
     values, gains = [], []
     for group in found.groups:
-        cells = [_cell(found.value(group.line, TOTAL, name)) for name in sets]
+        cells = [_cell(found.value(group.row_name, TOTAL, name)) for name in sets]
         changes = [_gain(found, group, TOTAL, name) for name in sets]
         for row, lines in ((cells, values), (changes, gains)):
-            told = (
+            shown = (
                 cell if sizes[name] > 1 else cell._replace(interval="")
                 for name, cell in zip(sets, row, strict=True)
             )
-            lines.append(Line((_name(found, group), *told)))
+            lines.append(Line((_name(found, group), *shown)))
     return (
         Table("Total reward", tuple(columns), tuple(values)),
         Table(f"Difference to {found.against}", tuple(columns), tuple(gains)),
@@ -197,7 +204,7 @@ def _components(found: Comparison) -> Section | None:
     values, gains = [], []
     for group in found.groups:
         name = _name(found, group)
-        values.append(Line((name, *(_cell(found.value(group.line, part)) for part in names))))
+        values.append(Line((name, *(_cell(found.value(group.row_name, part)) for part in names))))
         gains.append(Line((name, *(_gain(found, group, part) for part in names))))
     tables = (
         Table("Unweighted", columns, tuple(values)),
@@ -207,8 +214,8 @@ def _components(found: Comparison) -> Section | None:
 
 
 def _seeds(found: Comparison) -> Section | None:
-    """How far apart the seeds of a group lie."""
-    groups = [group for group in found.groups if found.value(group.line, TOTAL) is not None]
+    """The spread over the seeds of each group."""
+    groups = [group for group in found.groups if found.value(group.row_name, TOTAL) is not None]
     groups = [group for group in groups if len(group.rows) > 1]
     if not groups:
         return None
@@ -216,38 +223,37 @@ def _seeds(found: Comparison) -> Section | None:
     columns = (Column("", False), *(Column(name, True) for name in heads))
     lines = []
     for group in groups:
-        total = found.value(group.line, TOTAL)
+        total = found.value(group.row_name, TOTAL)
         count = Cell(str(total.seeds), exact=total.seeds)
         mean = _cell(total._replace(low=None, high=None))
         spread = (_spread(total, name) for name in ("sd", "least", "most"))
         lines.append(Line((_name(found, group), count, mean, *spread)))
     text = (
-        "Spread of the runs' means over seeds: what another seed may change, beside what other "
-        "prompts may change (the bootstrap intervals).",
+        "Spread of the runs' means over seeds: what another seed may change, as opposed to what "
+        "other prompts may change (the bootstrap intervals).",
     )
     table = Table("", columns, tuple(lines))
     return Section("seeds", "Seeds", text, tables=(table,))
 
 
 def _cost(found: Comparison) -> Section:
-    """What the fits of the policies took."""
-    metrics = FITTING[1:]
-    columns = (Column("", False), *(Column(HEADS.get(name, name), True) for name in metrics))
-    lines = tuple(
-        Line((_name(found, group), *(_cell(found.value(group.line, name)) for name in metrics)))
-        for group in found.trained
-    )
+    """The training cost of the policies."""
+    columns = (Column("", False), *(Column(HEADS.get(name, name), True) for name in COST_METRICS))
+    lines = []
+    for group in found.trained:
+        cells = (_cell(found.value(group.row_name, name)) for name in COST_METRICS)
+        lines.append(Line((_name(found, group), *cells)))
     text = (
-        "Of the policy's fit alone: tokens as often as they were trained on, wall-clock seconds on "
-        "whatever it ran on, FLOPs counted in closed form with padding. Looks at the validation "
-        "set are not counted.",
+        "For training the policy only: tokens count as often as they were trained on, seconds are "
+        "wall-clock time on whatever hardware was used, FLOPs are counted in closed form, padding "
+        "included. Validations are not counted.",
     )
-    return Section("cost", "Training cost", text, tables=(Table("", columns, lines),))
+    return Section("cost", "Training cost", text, tables=(Table("", columns, tuple(lines)),))
 
 
 def _settings(found: Comparison) -> Section:
-    """The settings that are not the same in all runs."""
-    fields = differing(found.runs)
+    """The settings that differ between runs."""
+    fields = differing_settings(found.runs)
     columns = (Column("setting", False), Column("values", False))
     lines = []
     for field in fields:
@@ -261,15 +267,15 @@ def _settings(found: Comparison) -> Section:
         said = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
         lines.append(Line((Cell(field), Cell(said))))
     if not fields:
-        text = "Besides objective and seed all runs have the same settings."
+        text = "Apart from objective and seed, all runs have the same settings."
         return Section("settings", "Settings that differ", (text,))
-    text = ("Besides objective and seed. What is not listed is the same in all runs.",)
+    text = ("Apart from objective and seed. Settings not listed are the same in all runs.",)
     table = Table("", columns, tuple(lines))
     return Section("settings", "Settings that differ", text, tables=(table,))
 
 
 def _runs(found: Comparison) -> Section:
-    """Every run by itself."""
+    """One line per run."""
     columns = [Column("", False), Column("workdir", False), Column("total reward", True)]
     columns.append(Column(f"difference to {found.against}", True))
     columns += [Column("KL", True), Column("chosen step", True)]
@@ -289,27 +295,27 @@ def _runs(found: Comparison) -> Section:
 
 
 def _name(found: Comparison, group: Group) -> Cell:
-    """The name of a group with the colour of its curves."""
+    """The name of a group, marked with the colour of its curves."""
     if group.kind != RUN:
-        return Cell(group.line, mark="plain")
+        return Cell(group.row_name, mark="plain")
     series = found.trained.index(group)
-    return Cell(group.line, mark=paint_of(series) + " hollow" * is_hollow(series))
+    return Cell(group.row_name, mark=paint_of(series) + " hollow" * is_hollow(series))
 
 
 def _gain(found: Comparison, group: Group, metric: str = TOTAL, test_set: str = EVERY) -> Cell:
     if found.is_base(group):
         return Cell("–")
-    return _cell(found.difference(group.line, metric, test_set))
+    return _cell(found.difference(group.row_name, metric, test_set))
 
 
 def _cell(estimate: Estimate | None) -> Cell:
-    """Rounded for reading, exact for machines."""
+    """A table cell: rounded text and exact value."""
     if estimate is None:
         return Cell("–")
-    mean, interval = (text.replace("-", "−") for text in printed(estimate))
+    mean, interval = (text.replace("-", "−") for text in format_estimate(estimate))
     return Cell(mean, exact=estimate.mean, interval=interval)
 
 
 def _spread(estimate: Estimate | None, field: str) -> Cell:
     value = None if estimate is None else getattr(estimate, field)
-    return Cell("–") if value is None else Cell(rounded(TOTAL, value), exact=value)
+    return Cell("–") if value is None else Cell(format_value(TOTAL, value), exact=value)

@@ -1,7 +1,7 @@
-"""The rows of a comparison: which systems there are, what they are called, which are seeds of one.
+"""The rows of a comparison: group runs by seed, and name the groups and rows.
 
-A run is called by its objective and seed. Runs whose configs differ by seeds alone are one group;
-where two groups have the same objective, the settings that tell them apart are in their names.
+A run is named by its objective and seed. Runs whose configs differ only in seeds form a group. If
+two groups have the same objective, their names include the settings in which they differ.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from alol_jax.types import Cost, Curve, Evaluation, Scored, SystemScores, Valida
 
 REFERENCE, DATA, RUN = "reference", "data", "run"
 """The kinds of rows; the first two are also names of rows."""
-LONGEST = 24  # characters of a setting in a name
+MAX_SETTING = 24  # longest value of a setting in a name, in characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a comparison reads of one run.
+    """What a comparison needs to know about one run.
 
     Attributes:
-        seed: of the policy's own randomness; ``shared_seed`` of everything else.
-        settings: the rest of the config, flat; runs of one objective and equal settings are seeds
-            of the same thing.
-        model, reference: what identifies the base model and the reference policy.
-        draws: resamples of a bootstrap.
-        updates: optimizer steps in a step of its fit: 1, but for rollouts.
+        seed: of the policy's training; ``shared_seed`` is that of everything else.
+        settings: the flat config without seeds; runs with the same objective, model and settings
+            are one group.
+        model, reference: identify the base model and the reference policy.
+        draws: number of bootstrap resamples.
+        updates: optimizer steps per step of the fit: 1, except for PPO.
     """
 
     workdir: Path
@@ -63,42 +63,43 @@ class Row:
 
     name: str
     kind: str  # ``RUN``, ``REFERENCE`` or ``DATA``
-    run: RunResult  # of a reference and of the data: the first run that has it
+    run: RunResult  # for a reference and for the data: the first run that has it
     scores: SystemScores
     sets: Mapping[str, SystemScores]
-    values: np.ndarray | None  # f64[prompts, components + 1], the total last; None: not scored
+    values: np.ndarray | None  # f64[prompts, components + 1], the total last; None if not scored
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Rows that differ by nothing but seeds."""
+    """Rows that differ only in their seeds."""
 
     name: str
     kind: str
     rows: tuple[Row, ...]
 
     @property
-    def line(self) -> str:
-        """The row of the group's figures: its own name, or that of its only row."""
+    def row_name(self) -> str:
+        """The row with the group's results: the group's name, or that of its only row."""
         return self.name if len(self.rows) > 1 else self.rows[0].name
 
 
-def grouped(runs: Sequence[RunResult]) -> tuple[Group, ...]:
-    """Runs by objective and settings in the order given, then the references, then the data."""
-    alike: dict[tuple[str, str, str], list[RunResult]] = {}
+def group_runs(runs: Sequence[RunResult]) -> tuple[Group, ...]:
+    """Group runs by objective and settings, in order; then the references, then the data."""
+    by_settings: dict[tuple[str, str, str], list[RunResult]] = {}
     for run in runs:
         settings = repr(sorted(run.settings.items()))
-        alike.setdefault((run.objective, run.model, settings), []).append(run)
+        by_settings.setdefault((run.objective, run.model, settings), []).append(run)
+    seeds = list(by_settings.values())
     groups = []
-    for name, members in zip(_group_names(list(alike.values())), alike.values(), strict=True):
-        called = _apart(name, members, [run.seed for run in members])
-        rows = tuple(_row(*pair, RUN) for pair in zip(called, members, strict=True))
+    for name, members in zip(_group_names(seeds), seeds, strict=True):
+        names = _run_names(name, members, [run.seed for run in members])
+        rows = tuple(_row(*pair, RUN) for pair in zip(names, members, strict=True))
         groups.append(Group(name, RUN, rows))
     references = list({run.reference: run for run in reversed(runs)}.values())[::-1]
-    called = (REFERENCE,)
+    names = (REFERENCE,)
     if len(references) > 1:
-        called = _apart(REFERENCE, references, [run.shared_seed for run in references])
-    rows = tuple(_row(*pair, REFERENCE) for pair in zip(called, references, strict=True))
+        names = _run_names(REFERENCE, references, [run.shared_seed for run in references])
+    rows = tuple(_row(*pair, REFERENCE) for pair in zip(names, references, strict=True))
     return (
         *groups,
         Group(REFERENCE, REFERENCE, rows),
@@ -106,8 +107,8 @@ def grouped(runs: Sequence[RunResult]) -> tuple[Group, ...]:
     )
 
 
-def differing(runs: Iterable[RunResult]) -> tuple[str, ...]:
-    """The settings that are not the same in all runs that have them, in the order of the config."""
+def differing_settings(runs: Iterable[RunResult]) -> tuple[str, ...]:
+    """The settings that differ between the runs that have them, in config order."""
     found: dict[str, set[str]] = {}
     for run in runs:
         for name, value in run.settings.items():
@@ -116,18 +117,18 @@ def differing(runs: Iterable[RunResult]) -> tuple[str, ...]:
 
 
 def _group_names(groups: Sequence[Sequence[RunResult]]) -> list[str]:
-    """The objective, with the settings that tell groups of one objective apart."""
+    """The objective of each group, with settings if several groups have the same objective."""
     names = []
     for group in groups:
         objective = group[0].objective
         rivals = [other[0] for other in groups if other[0].objective == objective]
-        names.append(objective + (_told_apart(group[0], rivals) if len(rivals) > 1 else ""))
+        names.append(objective + (_name_suffix(group[0], rivals) if len(rivals) > 1 else ""))
     return names
 
 
-def _told_apart(run: RunResult, rivals: Sequence[RunResult]) -> str:
-    """`` (clip=0.2)``: as few settings as it takes, the workdir where no setting does it."""
-    fields = differing(rivals)
+def _name_suffix(run: RunResult, rivals: Sequence[RunResult]) -> str:
+    """`` (clip=0.2)``: the fewest settings that separate the rivals, or else the workdir."""
+    fields = differing_settings(rivals)
     chosen: list[str] = []
     parts = 1
     while parts < len(rivals):
@@ -136,26 +137,26 @@ def _told_apart(run: RunResult, rivals: Sequence[RunResult]) -> str:
         if best is None or split[best] == parts:
             return f" ({run.workdir.name})"
         chosen, parts = [*chosen, best], split[best]
-    said = (f"{field.rsplit('.', 1)[-1]}={_said(run.settings.get(field))}" for field in chosen)
-    return f" ({', '.join(said)})"
+    texts = (f"{field.rsplit('.', 1)[-1]}={_format(run.settings.get(field))}" for field in chosen)
+    return f" ({', '.join(texts)})"
 
 
 def _parts(runs: Sequence[RunResult], fields: Sequence[str]) -> int:
-    """Into how many the settings divide the runs, as they are printed."""
-    return len({tuple(_said(run.settings.get(field)) for field in fields) for run in runs})
+    """The number of different combinations of these settings, as printed."""
+    return len({tuple(_format(run.settings.get(field)) for field in fields) for run in runs})
 
 
-def _said(value: Any) -> str:
+def _format(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
+    return text if len(text) <= MAX_SETTING else "…" + text[1 - MAX_SETTING :]
 
 
-def _apart(name: str, runs: Sequence[RunResult], seeds: Sequence[int]) -> Sequence[str]:
-    """Names for runs of one group: by seed, or by workdir where seeds are shared."""
-    numbered = [f"{name} · seed {seed}" for seed in seeds]
-    placed = [f"{name} · {run.workdir.name}" for run in runs]
-    paths = [f"{name} · {run.workdir}" for run in runs]
-    return next((n for n in (numbered, placed) if len(set(n)) == len(n)), paths)
+def _run_names(name: str, runs: Sequence[RunResult], seeds: Sequence[int]) -> Sequence[str]:
+    """Names for the runs of a group: by seed, or by workdir if seeds repeat."""
+    by_seed = [f"{name} · seed {seed}" for seed in seeds]
+    by_folder = [f"{name} · {run.workdir.name}" for run in runs]
+    by_path = [f"{name} · {run.workdir}" for run in runs]
+    return next((n for n in (by_seed, by_folder) if len(set(n)) == len(n)), by_path)
 
 
 def _row(name: str, run: RunResult, kind: str) -> Row:
@@ -176,10 +177,10 @@ def _scores(name: str, systems: Sequence[SystemScores]) -> SystemScores:
 
 
 def _values(rows: Sequence[Scored], policy: Sequence[Scored]) -> np.ndarray:
-    """The rewards of a system, prompt by prompt in the order of the policy's answers.
+    """The rewards of a system by prompt, in the order of the policy's answers.
 
     Raises:
-        ValueError: they are not of the same prompts.
+        ValueError: the system answered other prompts than the policy.
     """
     names, values = by_prompt(rows)
     if names != by_prompt(policy)[0]:

@@ -1,6 +1,6 @@
-"""Several finished runs side by side: their rows, the mean over seeds, the paired differences.
+"""The numbers of a comparison: every row's metrics, means over seeds and paired differences.
 
-All that is shown of a comparison (page, files, terminal) reads the same ``estimates``.
+Page, files and terminal all read the same ``estimates``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alol_jax.reports.compare.rows import DATA, REFERENCE, RUN, Group, Row, RunResult, grouped
-from alol_jax.reports.results import EVERY, TOTAL, by_prompt
+from alol_jax.reports.compare.rows import DATA, REFERENCE, RUN, Group, Row, RunResult, group_runs
+from alol_jax.reports.results import EVERY, TEXT_METRICS, TOTAL, by_prompt
 from alol_jax.reports.statistics import bootstrap
 from alol_jax.runs.progress import progress
-from alol_jax.types import Evaluation, Interval, UserError
+from alol_jax.types import Evaluation, Interval, UserError, Watch
 
 CONFIDENCE = 0.95  # of every interval, as in `evaluate`
-TEXT = ("distinct-1", "distinct-2", "distinct-3", "length")
-FITTING = ("kl", "tokens", "seconds", "flops", "step")
-"""Metrics that only a run has: nats on its own answers, what the fit took, the optimizer step that
-was kept."""
+COST_METRICS = ("tokens", "seconds", "flops", "step")
+"""Metrics of a run's training: its cost, and the optimizer step that was kept."""
 
 
 class Estimate(NamedTuple):
-    """One figure of one row, or of the mean over the seeds of a group."""
+    """One metric of one row, or of the mean over the seeds of a group."""
 
     row: str
-    against: str  # "" for a value; else the row that was taken away from it, prompt by prompt
+    against: str  # "" for a value; for a paired difference, the row that was subtracted
     set: str  # ``EVERY`` or the name of a test set
     metric: str
     mean: float
     low: float | None = None  # bootstrap interval over the test prompts
     high: float | None = None
-    seeds: int = 1  # below 2, the spread over seeds is None
+    seeds: int = 1  # with fewer than 2, the next three are None
     sd: float | None = None
     least: float | None = None
     most: float | None = None
@@ -43,12 +41,12 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All that the page, the files and the terminal show.
+    """Everything that the page, the files and the terminal show.
 
     Attributes:
-        against: the name of what every row is compared with; "reference" is each run's own one.
+        against: the name of what every row is compared with; "reference" means each run's own.
         rewards: the components, then the total.
-        sets: the test sets; none where there is only one.
+        sets: the test sets; empty if there is only one.
         estimates: by (row, against or "", set, metric).
     """
 
@@ -76,19 +74,19 @@ class Comparison:
 
     @property
     def has_spread(self) -> bool:
-        """Does a group have several seeds?"""
+        """Does any group have several seeds?"""
         return any(len(group.rows) > 1 for group in self.groups)
 
     def is_base(self, group: Group) -> bool:
-        """Is it what the others are compared with?"""
-        return self.against in (group.name, group.line)
+        """Is the group what the others are compared with?"""
+        return self.against in (group.name, group.row_name)
 
     def value(self, row: str, metric: str, test_set: str = EVERY) -> Estimate | None:
-        """The figure of a row; None where there is none."""
+        """A metric of a row; None if it has none."""
         return self.estimates.get((row, "", test_set, metric))
 
     def difference(self, row: str, metric: str = TOTAL, test_set: str = EVERY) -> Estimate | None:
-        """Row − ``against``; None where nothing scored one of the two."""
+        """Row − ``against``; None if one of the two was not scored."""
         return self.estimates.get((row, self.against, test_set, metric))
 
 
@@ -96,33 +94,33 @@ class Base(NamedTuple):
     """What the rows are compared with."""
 
     name: str
-    of: Callable[[Sequence[Row]], np.ndarray | None]  # rows -> the values to take from theirs
+    values: Callable[[Sequence[Row]], np.ndarray | None]  # rows -> what to subtract from theirs
 
 
-def compared(runs: Sequence[RunResult], *, against: str | None) -> Comparison:
-    """The comparison of runs that are comparable.
+def compare_runs(runs: Sequence[RunResult], *, against: str | None) -> Comparison:
+    """Compare runs that `finished_runs.read_runs` found comparable.
 
     Args:
-        against: a group, a row or a workdir; None for nll, or the reference where no row, or more
-            than one, is of nll.
+        against: a group, a row or a workdir; None for nll if exactly one group is nll, otherwise
+            the reference.
 
     Raises:
-        UserError: ``against`` names none of them, or two.
+        UserError: ``against`` matches none of them, or several.
     """
     first = runs[0].evaluation
     sets = tuple(found.name for found in first.sets) if len(first.sets) > 1 else ()
     rewards = (*first.component_names, TOTAL)
-    groups = grouped(runs)
+    groups = group_runs(runs)
     base = _base(groups, against)
-    places = _places(first, sets)
+    masks = _set_masks(first, sets)
     found = []
-    for group in progress(groups, total=len(groups), label="intervals"):
-        mine = [list(_values(row, rewards, sets)) for row in group.rows]
-        gains = _gains(group, base, rewards, places)
-        for values, gained in zip(mine, gains, strict=True):
-            found += [*values, *gained]
+    for group in progress(groups, Watch("intervals"), total=len(groups)):
+        values = [list(_values(row, rewards, sets)) for row in group.rows]
+        differences = _differences(group, base, rewards, masks)
+        for its_values, its_differences in zip(values, differences, strict=True):
+            found += [*its_values, *its_differences]
         if len(group.rows) > 1:
-            found += _over_seeds(group, mine, gains, rewards, places, base)
+            found += _over_seeds(group, values, differences, rewards, masks, base)
     return Comparison(
         tuple(runs),
         groups,
@@ -133,40 +131,40 @@ def compared(runs: Sequence[RunResult], *, against: str | None) -> Comparison:
     )
 
 
-def _places(evaluation: Evaluation, sets: Sequence[str]) -> dict[str, np.ndarray]:
-    """The name of a set -> bool[prompts]: which of the test prompts it has."""
+def _set_masks(evaluation: Evaluation, sets: Sequence[str]) -> dict[str, np.ndarray]:
+    """Test set -> bool[prompts], the test prompts that are in it."""
     source = {row.example_id: row.source for row in evaluation.policy}
     sources = np.array([source[name] for name in by_prompt(evaluation.policy)[0]])
     return {EVERY: np.ones(len(sources), bool)} | {name: sources == name for name in sets}
 
 
 def _values(row: Row, rewards: Sequence[str], sets: Sequence[str]):
-    """The figures of a row as its run stored them."""
+    """The metrics of a row, as its run stored them."""
     scored = {EVERY: row.scores} | {name: row.sets[name] for name in sets}
     for name, scores in scored.items():
         if scores.reward is not None:
             for metric, found in zip(rewards, (*scores.components, scores.reward), strict=True):
                 yield Estimate(row.name, "", name, metric, *_ends(found))
-        for metric, found in zip(TEXT, (*scores.distinct, scores.length), strict=True):
+        for metric, found in zip(TEXT_METRICS, (*scores.distinct, scores.length), strict=True):
             yield Estimate(row.name, "", name, metric, *_ends(found))
     if row.kind == RUN:
         fit, kl = row.run.fit, row.run.evaluation.kl
         if kl is not None:
             yield Estimate(row.name, "", EVERY, "kl", *_ends(kl))
         cost = (fit.cost.tokens, fit.cost.seconds, fit.cost.flops, fit.step * row.run.updates)
-        for metric, mean in zip(FITTING[1:], cost, strict=True):
+        for metric, mean in zip(COST_METRICS, cost, strict=True):
             yield Estimate(row.name, "", EVERY, metric, mean)
 
 
-def _gains(
-    group: Group, base: Base, rewards: Sequence[str], places: Mapping[str, np.ndarray]
+def _differences(
+    group: Group, base: Base, rewards: Sequence[str], masks: Mapping[str, np.ndarray]
 ) -> list[list[Estimate]]:
-    """Of each row, the paired differences to the base."""
+    """For each row, its paired differences to the base."""
     found = []
     for row in group.rows:
-        theirs = base.of((row,))
+        theirs = base.values((row,))
         gain = None if row.values is None or theirs is None else row.values - theirs
-        found.append(_intervals(row.name, base.name, gain, rewards, places, row.run))
+        found.append(_intervals(row.name, base.name, gain, rewards, masks, row.run))
     return found
 
 
@@ -175,16 +173,19 @@ def _intervals(
     against: str,
     values: np.ndarray | None,
     rewards: Sequence[str],
-    places: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
     run: RunResult,
 ) -> list[Estimate]:
-    """Means of f64[prompts, components + 1] with intervals: all rewards over all prompts, the total
-    over each set. The resamples are those of the run's own evaluation."""
+    """Means of f64[prompts, components + 1] with bootstrap intervals.
+
+    All rewards over all prompts, and the total over each test set. The resamples are those of the
+    run's own evaluation.
+    """
     if values is None:
         return []
     found = []
-    for test_set, place in places.items():
-        for metric, column in zip(rewards, values[place].T, strict=True):
+    for test_set, mask in masks.items():
+        for metric, column in zip(rewards, values[mask].T, strict=True):
             if test_set == EVERY or metric == TOTAL:
                 ends = bootstrap(
                     column, draws=run.draws, confidence=CONFIDENCE, seed=run.shared_seed
@@ -196,28 +197,27 @@ def _intervals(
 def _over_seeds(
     group: Group,
     values: Sequence[Sequence[Estimate]],
-    gains: Sequence[Sequence[Estimate]],
+    differences: Sequence[Sequence[Estimate]],
     rewards: Sequence[str],
-    places: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
     base: Base,
 ) -> list[Estimate]:
-    """The means over the seeds of a group with their spread.
+    """The means over the seeds of a group, with their spread.
 
-    The interval of a mean is still one over prompts: of each prompt's mean over the seeds.
+    The interval of a mean is still over prompts: each prompt's values are averaged over the seeds
+    before the bootstrap.
     """
     intervals = {}
     scored = [row.values for row in group.rows if row.values is not None]
     if len(scored) == len(group.rows):
         mean = np.mean(scored, axis=0)
-        theirs = base.of(group.rows)
+        theirs = base.values(group.rows)
         gain = None if theirs is None else mean - theirs
-        for against, over_prompts in (("", mean), (base.name, gain)):
-            for e in _intervals(
-                group.name, against, over_prompts, rewards, places, group.rows[0].run
-            ):
+        for against, by_prompts in (("", mean), (base.name, gain)):
+            for e in _intervals(group.name, against, by_prompts, rewards, masks, group.rows[0].run):
                 intervals[against, e.set, e.metric] = (e.mean, e.low, e.high)
     seeds: dict[tuple[str, str, str], list[float]] = {}
-    for e in (e for row in (*values, *gains) for e in row):
+    for e in (e for row in (*values, *differences) for e in row):
         seeds.setdefault((e.against, e.set, e.metric), []).append(e.mean)
     return [
         Estimate(
@@ -235,7 +235,7 @@ def _over_seeds(
 
 
 def _base(groups: Sequence[Group], against: str | None) -> Base:
-    """What ``against`` names."""
+    """Find what ``against`` names."""
     if against is None:
         nll = [g.name for g in groups if g.kind == RUN and g.rows[0].run.objective == "nll"]
         against = nll[0] if len(nll) == 1 else REFERENCE
@@ -247,14 +247,14 @@ def _base(groups: Sequence[Group], against: str | None) -> Base:
             for row in group.rows
         }
         return Base(REFERENCE, lambda rows: _own_reference(rows, references))
-    name, rows = _named(groups, against)
+    name, rows = _find_rows(groups, against)
     values = [row.values for row in rows]
     mean = None if any(v is None for v in values) else np.mean(values, axis=0)
     return Base(name, lambda rows: mean)
 
 
-def _named(groups: Sequence[Group], name: str) -> tuple[str, Sequence[Row]]:
-    """The rows of the group, or the row, that is called so."""
+def _find_rows(groups: Sequence[Group], name: str) -> tuple[str, Sequence[Row]]:
+    """The rows of the group with this name, or the row with this name or workdir."""
     for group in groups:
         if group.name == name:
             return name, group.rows
@@ -279,7 +279,7 @@ def _names(row: Row) -> tuple[str, ...]:
 def _own_reference(
     rows: Sequence[Row], references: Mapping[str, np.ndarray | None]
 ) -> np.ndarray | None:
-    """The mean of the references that the rows' policies began from; of all, for the data."""
+    """The mean of the references of the rows' policies; for the data, of all references."""
     if any(row.kind == DATA for row in rows):
         values = list(references.values())
     else:

@@ -1,4 +1,4 @@
-"""A comparison in words: the verdict, what the figures are, and figures as text."""
+"""A comparison in words: the verdict, a description of the numbers, and numbers as text."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from collections.abc import Sequence
 
 from alol_jax.reports.compare.rows import DATA, REFERENCE
 from alol_jax.reports.compare.table import Comparison, Estimate
-from alol_jax.reports.results import FEW, TOTAL, Verdict, prompt_count
+from alol_jax.reports.results import FEW_PROMPTS, TOTAL, Verdict, prompt_count
 
-TOGETHER = 5  # figures with intervals side by side in one table
+MAX_COLUMNS = 5  # test sets side by side in one table
 
 
 def verdict(found: Comparison) -> Verdict:
-    """In a sentence: who beats the base, and who earns most?"""
-    gains = {g.line: found.difference(g.line) for g in found.trained if not found.is_base(g)}
+    """Say in a sentence which groups beat the base, and which is best."""
+    trained = (group.row_name for group in found.trained if not found.is_base(group))
+    gains = {name: found.difference(name) for name in trained}
     if not gains:
         return Verdict("Nothing to compare", "open", f"All runs are {_the(found.against)}.")
     if None in gains.values():
-        said = "Nothing scores both the answers and what they are compared with: only texts differ."
+        said = "The answers, or those they are compared with, have no rewards to compare."
         return Verdict("Not scored", "open", said)
-    best = max(gains, key=lambda line: gains[line].mean)
-    mean, interval = (text.replace("-", "−") for text in printed(gains[best]))
-    total = rounded(TOTAL, found.value(best, TOTAL).mean)
+    best = max(gains, key=lambda name: gains[name].mean)
+    mean, interval = (text.replace("-", "−") for text in format_estimate(gains[best]))
+    total = format_value(TOTAL, found.value(best, TOTAL).mean)
     base = _the(found.against)
     earned = f"{best} earns {total}, {mean} against {base}"
     prompts = prompt_count(found.runs[0].evaluation)
     if prompts == 1:
-        said = f"{earned}; of one prompt no interval can be given."
+        said = f"{earned}; one prompt gives no interval."
         return Verdict("Too few prompts", "open", said)
     more = sum(gain.low > 0 for gain in gains.values())
     less = sum(gain.high < 0 for gain in gains.values())
@@ -37,7 +38,7 @@ def verdict(found: Comparison) -> Verdict:
             f"reliably less, and {len(gains) - more - less} show no reliable difference. Best: "
             f"{sentence}"
         )
-    sentence += " With so few prompts the intervals are too narrow." * (prompts < FEW)
+    sentence += " With so few prompts the intervals are too narrow." * (prompts < FEW_PROMPTS)
     if gains[best].low > 0:
         return Verdict(f"Better than {base}", "better", sentence)
     if less == len(gains):
@@ -45,8 +46,8 @@ def verdict(found: Comparison) -> Verdict:
     return Verdict("No reliable difference", "open", sentence)
 
 
-def about(found: Comparison) -> tuple[str, ...]:
-    """What the figures are, in two or three sentences."""
+def description(found: Comparison) -> tuple[str, ...]:
+    """What the numbers are, in two or three sentences."""
     count = prompt_count(found.runs[0].evaluation)
     said = [
         f"Means over {count:,} test prompts [95% bootstrap interval over the prompts].",
@@ -56,8 +57,8 @@ def about(found: Comparison) -> tuple[str, ...]:
         said[1] = f"{said[1][:-1]}; each run's reference is its own."
     if found.has_spread:
         said.append(
-            "A row of several seeds is the mean of their runs; its interval is still over the "
-            "prompts, and how far the seeds lie apart is said as sd and range."
+            "A row with several seeds is the mean of their runs; its interval is still over the "
+            "prompts, and the spread over seeds is given as sd and range."
         )
     return tuple(said)
 
@@ -66,18 +67,18 @@ def _the(name: str) -> str:
     return f"the {name}" if name in (REFERENCE, DATA) else name
 
 
-def printed(estimate: Estimate) -> tuple[str, str]:
-    """A figure and its interval, rounded for reading; the interval is empty where there is none."""
+def format_estimate(estimate: Estimate) -> tuple[str, str]:
+    """The mean and the interval as rounded text; the interval is "" if there is none."""
     ends = (estimate.mean, estimate.low, estimate.high)
     if estimate.low is None:
-        return rounded(estimate.metric, estimate.mean), ""
+        return format_value(estimate.metric, estimate.mean), ""
     digits = 1 if estimate.metric == "length" else _digits(max(map(abs, ends)))
     mean, low, high = (f"{x:{'+' if estimate.against else ''}.{digits}f}" for x in ends)
     return mean, f"[{low}, {high}]"
 
 
-def rounded(metric: str, value: float) -> str:
-    """A figure of that metric as text."""
+def format_value(metric: str, value: float) -> str:
+    """A value of the metric as rounded text."""
     if metric == "flops":
         return f"{value:.2e}".replace("e+", "e")
     if metric in ("tokens", "seconds"):
@@ -87,16 +88,16 @@ def rounded(metric: str, value: float) -> str:
     return f"{value:.1f}" if metric == "length" else f"{value:.{_digits(abs(value))}f}"
 
 
-def in_parts(names: Sequence[str]) -> tuple[Sequence[str], ...]:
-    """The names in their order, at most ``TOGETHER`` in a part: columns that fit a page."""
-    return tuple(names[first : first + TOGETHER] for first in range(0, len(names), TOGETHER))
+def in_chunks(names: Sequence[str]) -> tuple[Sequence[str], ...]:
+    """Split the names into chunks of at most ``MAX_COLUMNS``, which fit on a page."""
+    return tuple(names[i : i + MAX_COLUMNS] for i in range(0, len(names), MAX_COLUMNS))
 
 
 def set_name(name: str) -> str:
-    """A test set as it is printed; prompts without a source have the empty name."""
+    """The printed name of a test set; prompts without a source have the empty name."""
     return name or "no source"
 
 
 def _digits(largest: float) -> int:
-    """Behind the point, so that a figure has four to five digits in all."""
+    """The number of decimals that gives four to five digits in all."""
     return next((3 - n for n, bound in enumerate((10, 100, 1000)) if largest < bound), 0)

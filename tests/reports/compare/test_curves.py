@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alol_jax.reports.compare import curves as module
-from alol_jax.reports.compare.table import compared
+from alol_jax.reports.compare.table import compare_runs
 from tests.reports.runs import run_result
 
 NLL = [run_result("nll", seed=seed) for seed in (0, 1)]
@@ -16,12 +16,12 @@ def drawn(monkeypatch):
     """(label, over) -> group -> the runs of a figure, instead of the figure."""
     found = {}
 
-    def curves(series, *, label, over, marks, wide=False):
+    def curves(series, *, label, over, marks, symlog=False):
         found[label, over] = {one.name: one.runs for one in series}
         return "<svg/>"
 
     monkeypatch.setattr(module, "curves", curves)
-    section = module.curve_section(compared((*NLL, PPO), against=None))
+    section = module.curve_section(compare_runs((*NLL, PPO), against=None))
     assert len(section.figures) == len(found)
     return found
 
@@ -53,7 +53,7 @@ def test_logged_metrics_that_mean_the_same_are_drawn_and_losses_are_not(drawn):
 
 def test_a_curve_that_only_one_run_has_is_not_drawn(monkeypatch):
     monkeypatch.setattr(module, "curves", lambda *_, **__: "<svg/>")
-    section = module.curve_section(compared((PPO,), against="reference"))
+    section = module.curve_section(compare_runs((PPO,), against="reference"))
     assert [figure.title for figure in section.figures] == [
         "Validation by steps",
         "Validation by tokens",

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alol_jax.reports.compare.rows import differing, grouped
-from alol_jax.reports.compare.table import CONFIDENCE, compared
-from alol_jax.reports.compare.words import about, printed, rounded, verdict
+from alol_jax.reports.compare.rows import differing_settings, group_runs
+from alol_jax.reports.compare.table import CONFIDENCE, compare_runs
+from alol_jax.reports.compare.words import description, format_estimate, format_value, verdict
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap
 from alol_jax.stages import evaluate
@@ -31,7 +31,7 @@ RUNS = (*NLL, *A_LOL, DPO)
 
 @pytest.fixture(scope="module")
 def found():
-    return compared(RUNS, against=None)
+    return compare_runs(RUNS, against=None)
 
 
 def totals(rows) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_a_paired_difference_is_the_bootstrap_of_the_differences(found):
 
 def test_against_one_run_the_differences_are_to_that_run():
     for written in ("runs/nll-1-0", "runs/nll-1-0/", "./runs/nll-1-0", "runs/../runs/nll-1-0"):
-        found = compared(RUNS, against=written)
+        found = compare_runs(RUNS, against=written)
         assert found.against == "nll · seed 1"
     gain = totals(DPO.evaluation.policy) - totals(NLL[1].evaluation.policy)
     assert_is(found.difference("dpo · seed 4"), gain)
@@ -74,8 +74,8 @@ def test_against_one_run_the_differences_are_to_that_run():
 
 @pytest.mark.parametrize("against", ["nll-1-0", "dpo", "nll", "a_lol", "reference", "data"])
 def test_what_is_compared_with_itself_differs_by_exactly_nothing(against):
-    found = compared(RUNS, against=against)
-    itself = [group.line for group in found.groups if found.is_base(group)] or [found.against]
+    found = compare_runs(RUNS, against=against)
+    itself = [group.row_name for group in found.groups if found.is_base(group)] or [found.against]
     for part in (*PARTS, "total"):
         gain = found.difference(itself[0], part)
         assert (gain.mean, gain.low, gain.high) == (0.0, 0.0, 0.0)
@@ -85,7 +85,7 @@ def test_what_is_compared_with_itself_differs_by_exactly_nothing(against):
 
 def test_against_the_reference_a_run_has_the_differences_of_its_own_evaluation():
     runs = [run_result("a_lol", seed=seed, shared_seed=seed) for seed in (3, 4)]
-    found = compared(runs, against="reference")
+    found = compare_runs(runs, against="reference")
     assert len(found.references) == 2
     for run, row in zip(runs, found.rows, strict=False):
         gains = [ends(found.difference(row.name, part)) for part in (*PARTS, "total")]
@@ -93,11 +93,11 @@ def test_against_the_reference_a_run_has_the_differences_of_its_own_evaluation()
             np.testing.assert_allclose(
                 dataclasses.astuple(gain), dataclasses.astuple(wanted), atol=1e-12, rtol=0
             )
-    assert "each run's reference is its own" in " ".join(about(found))
+    assert "each run's reference is its own" in " ".join(description(found))
 
 
 def test_the_data_counts_a_prompt_once_however_many_responses_it_has():
-    found = compared(RUNS, against="data")
+    found = compare_runs(RUNS, against="data")
     gain = totals(DPO.evaluation.policy) - totals(DPO.evaluation.data)
     assert len(DPO.evaluation.data) == 2 * PROMPTS
     assert_is(found.difference("dpo · seed 4"), gain)
@@ -111,7 +111,7 @@ def test_the_difference_of_a_set_is_taken_over_its_prompts_alone(found):
 
 
 def test_the_order_of_the_runs_changes_no_figure(found):
-    again = compared(RUNS[::-1], against=None)
+    again = compare_runs(RUNS[::-1], against=None)
     assert again.estimates.keys() == found.estimates.keys()
     for key, estimate in found.estimates.items():
         other = again.estimates[key]
@@ -147,11 +147,11 @@ def test_a_single_seed_has_no_spread(found):
     alone = found.value("dpo · seed 4", "total")
     assert (alone.seeds, alone.sd, alone.least, alone.most) == (1, None, None, None)
     assert found.value("dpo", "total") is None
-    assert not compared((DPO,), against=None).has_spread
+    assert not compare_runs((DPO,), against=None).has_spread
 
 
 def test_the_reference_is_one_row_and_so_is_the_data(found):
-    assert [group.line for group in found.groups] == [
+    assert [group.row_name for group in found.groups] == [
         "nll",
         "a_lol",
         "dpo · seed 4",
@@ -163,12 +163,12 @@ def test_the_reference_is_one_row_and_so_is_the_data(found):
 
 def test_nll_is_the_base_where_there_is_one_and_else_the_reference(found):
     assert found.against == "nll"
-    assert compared(A_LOL, against=None).against == "reference"
+    assert compare_runs(A_LOL, against=None).against == "reference"
 
 
 def test_a_kl_that_was_not_measured_is_left_out():
     bare = dataclasses.replace(DPO, evaluation=dataclasses.replace(DPO.evaluation, kl=None))
-    found = compared((bare, *NLL), against=None)
+    found = compare_runs((bare, *NLL), against=None)
     assert found.value("dpo · seed 4", "kl") is None and found.value("nll", "kl") is not None
 
 
@@ -176,7 +176,7 @@ def test_a_kl_that_was_not_measured_is_left_out():
 
 
 def names(*runs) -> list[str]:
-    return [row.name for group in grouped(runs) for row in group.rows if group.kind == "run"]
+    return [row.name for group in group_runs(runs) for row in group.rows if group.kind == "run"]
 
 
 def test_a_run_is_called_by_objective_and_seed():
@@ -194,28 +194,31 @@ def test_other_settings_are_another_row_and_in_its_name():
     runs = [
         run_result("a_lol", seed=s, **{"objective.clip": c}) for c in (0.2, 0.9) for s in (0, 1)
     ]
-    assert [group.name for group in grouped(runs)][:2] == ["a_lol (clip=0.2)", "a_lol (clip=0.9)"]
+    assert [group.name for group in group_runs(runs)][:2] == [
+        "a_lol (clip=0.2)",
+        "a_lol (clip=0.9)",
+    ]
     assert names(*runs)[0] == "a_lol (clip=0.2) · seed 0"
 
 
 def test_a_setting_that_some_runs_do_not_have_is_no_difference():
     one, other = run_result("nll"), run_result("dpo", **{"objective.beta": 0.1})
-    assert differing((one, other)) == ()
-    assert differing((one, other, run_result("dpo", **{"objective.beta": 0.2}))) == (
+    assert differing_settings((one, other)) == ()
+    assert differing_settings((one, other, run_result("dpo", **{"objective.beta": 0.2}))) == (
         "objective.beta",
     )
 
 
 def test_without_a_choice_two_kinds_of_nll_are_compared_with_the_reference():
     kinds = [run_result("nll", **{"objective.clip": c}) for c in (0.2, 0.9)]
-    assert compared(kinds[:1], against=None).against == "nll"
-    assert compared(kinds, against=None).against == "reference"
-    assert compared(kinds, against="nll (clip=0.2)").against == "nll (clip=0.2)"
+    assert compare_runs(kinds[:1], against=None).against == "nll"
+    assert compare_runs(kinds, against=None).against == "reference"
+    assert compare_runs(kinds, against="nll (clip=0.2)").against == "nll (clip=0.2)"
 
 
 def test_a_step_of_a_fit_is_counted_in_optimizer_steps():
     run = run_result("ppo", updates=4)
-    found = compared((run, *NLL), against=None)
+    found = compare_runs((run, *NLL), against=None)
     assert found.value("ppo · seed 0", "step").mean == 4 * run.fit.step
     assert found.value("nll · seed 0", "step").mean == NLL[0].fit.step
 
@@ -229,7 +232,7 @@ def test_a_source_called_all_is_not_all_of_them():
     }
     sets = tuple(dataclasses.replace(one, name=names[one.name]) for one in made.sets)
     run = run_result("nll", evaluation=dataclasses.replace(made, **rows, sets=sets))
-    found = compared((run,), against="reference")
+    found = compare_runs((run,), against="reference")
     every, part = (found.value("nll · seed 0", "total", *s) for s in ((), ("all",)))
     assert every.mean == made.systems[2].reward.mean != part.mean == sets[0].systems[2].reward.mean
 
@@ -243,11 +246,11 @@ def test_as_few_settings_as_tell_the_rows_apart_are_named():
         run(a=1, beta=0.2, path="x" * 60 + "two"),
         run(a=2, beta=0.3, path="x" * 60 + "six"),
     ]
-    assert [group.name for group in grouped(runs)][:3] == [
+    assert [group.name for group in group_runs(runs)][:3] == [
         f"dpo (beta={b})" for b in (0.1, 0.2, 0.3)
     ]
     crossed = [run(a=a, beta=beta) for a in (1, 2) for beta in (0.1, 0.2)]
-    assert [group.name for group in grouped(crossed)][3] == "dpo (a=2, beta=0.2)"
+    assert [group.name for group in group_runs(crossed)][3] == "dpo (a=2, beta=0.2)"
 
 
 def test_rows_that_no_setting_tells_apart_are_called_by_workdir():
@@ -258,14 +261,14 @@ def test_rows_that_no_setting_tells_apart_are_called_by_workdir():
 
 def test_a_name_that_no_row_has_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="no row is called 'aloll': did you mean 'a_lol'"):
-        compared(RUNS, against="aloll")
+        compare_runs(RUNS, against="aloll")
 
 
 def test_a_name_of_two_workdirs_is_refused():
     runs = [run_result("nll", workdir="a/same"), run_result("dpo", workdir="b/same")]
     with pytest.raises(UserError, match="2 workdirs are called 'same'"):
-        compared(runs, against="same")
-    assert compared(runs, against="b/same").against == "dpo · seed 0"
+        compare_runs(runs, against="same")
+    assert compare_runs(runs, against="b/same").against == "dpo · seed 0"
 
 
 # ------------------------------------------------------------------ words
@@ -276,7 +279,7 @@ def test_intervals_have_the_confidence_of_evaluate():
 
 
 def test_the_verdict_counts_who_is_better_and_names_the_best(found):
-    gains = {g.line: found.difference(g.line) for g in found.trained if g.name != "nll"}
+    gains = {g.row_name: found.difference(g.row_name) for g in found.trained if g.name != "nll"}
     better = sum(gain.low > 0 for gain in gains.values())
     judged = verdict(found)
     assert f"{better} of 2 earn reliably more" in judged.sentence
@@ -285,23 +288,23 @@ def test_the_verdict_counts_who_is_better_and_names_the_best(found):
 
 
 def test_worse_and_undecided_are_said():
-    worse = compared((*NLL, run_result("pro", lift=-0.5)), against=None)
+    worse = compare_runs((*NLL, run_result("pro", lift=-0.5)), against=None)
     assert verdict(worse).badge == "Worse than nll"
     same = dataclasses.replace(NLL[0], objective="dpo")
-    open_one = compared((*NLL, same), against=None)
+    open_one = compare_runs((*NLL, same), against=None)
     assert verdict(open_one).tone == "open"
-    assert verdict(compared(NLL, against="nll")).badge == "Nothing to compare"
+    assert verdict(compare_runs(NLL, against="nll")).badge == "Nothing to compare"
 
 
 def test_one_prompt_is_no_proof():
     made = evaluated(answers(1, 0.5, prompts=1), answers(2, 0.0, prompts=1), 0)
-    found = compared((run_result("a_lol", evaluation=made),), against=None)
+    found = compare_runs((run_result("a_lol", evaluation=made),), against=None)
     assert verdict(found).badge == "Too few prompts"
 
 
 def test_where_nothing_scores_there_are_texts_and_costs_but_no_rewards():
     runs = [dataclasses.replace(run, evaluation=unscored(run.evaluation)) for run in RUNS]
-    found = compared(runs, against=None)
+    found = compare_runs(runs, against=None)
     assert verdict(found).badge == "Not scored"
     metrics = {metric for _, _, _, metric in found.estimates}
     assert "total" not in metrics and {"length", "distinct-1", "tokens"} <= metrics
@@ -311,11 +314,13 @@ def test_where_nothing_scores_there_are_texts_and_costs_but_no_rewards():
 def test_figures_are_rounded_to_what_can_be_read(found):
     total = found.value("nll", "total")
     small = total._replace(mean=-0.06449, low=-0.1, high=0.0051)
-    assert printed(small) == ("-0.064", "[-0.100, 0.005]")
-    assert printed(small._replace(against="x"))[1] == "[-0.100, +0.005]"
-    assert printed(total._replace(mean=12.3456, low=-1.0, high=99.9)) == ("12.35", "[-1.00, 99.90]")
-    assert rounded("flops", 1.5e15) == "1.50e15" and rounded("tokens", 12345.0) == "12,345"
-    assert rounded("step", 40.0) == "40" and rounded("step", 40.5) == "40.5"
+    assert format_estimate(small) == ("-0.064", "[-0.100, 0.005]")
+    assert format_estimate(small._replace(against="x"))[1] == "[-0.100, +0.005]"
+    large = total._replace(mean=12.3456, low=-1.0, high=99.9)
+    assert format_estimate(large) == ("12.35", "[-1.00, 99.90]")
+    assert format_value("flops", 1.5e15) == "1.50e15"
+    assert format_value("tokens", 12345.0) == "12,345"
+    assert format_value("step", 40.0) == "40" and format_value("step", 40.5) == "40.5"
 
 
 def test_the_ids_of_by_prompt_are_in_the_order_of_the_rows():
