@@ -9,11 +9,8 @@ source launch/install.sh requirements-dev.txt
 ruff format --check .
 ruff check .
 export JAX_PLATFORMS=cpu
-# Compilation takes most of the tests' time, so later runs reuse what earlier ones compiled.
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.pytest_cache/jax}"
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 case "${1:-}" in
-"") exec python -m pytest -n 2 -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
---all) shift && exec python -m pytest -n 2 "$@" ;;
+"") exec python -m pytest -n 2 --dist worksteal -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
+--all) shift && exec python -m pytest -n 2 --dist worksteal "$@" ;;
 *) exec python -m pytest "$@" ;;
 esac

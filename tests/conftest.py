@@ -1,36 +1,19 @@
-"""Settings of every test: 8 virtual CPU devices, no silent rank promotion, little optimisation.
+"""Settings of every test: 8 virtual CPU devices, no silent rank promotion, quick compilation."""
 
-Compiling is most of what these tests cost, so the compiler is told not to try hard.
-"""
-
+import gc
 import os
 from importlib.util import find_spec
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    )
-)
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from tests.running import environment
+
+os.environ.update(environment(devices=8))  # before jax is imported
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+gc.set_threshold(50_000, 20, 20)  # tracing makes many objects; a tenth of the time was their count
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
-
-
-@pytest.fixture(scope="module")
-def quick_compiles():
-    """Compile without much optimisation: half the time, for tests whose arrays are tiny."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
 
 NEEDS = {"parity": ("torch", "accelerate", "peft"), "tpu": ("libtpu",)}
 

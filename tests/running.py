@@ -1,9 +1,14 @@
-"""Runs the program as its users do: a process, a config, a workdir."""
+"""Runs the program as its users do: a process, a config, a workdir. Or within this process."""
 
+import contextlib
+import functools
+import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 DEBUG = "configs/quickstart.py:debug"
@@ -23,35 +28,64 @@ def command(workdir: Path, *arguments: str, config: str = DEBUG) -> list[str]:
     return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
-def environment(cache: Path, *, devices: int = 1) -> dict[str, str]:
-    """Virtual CPU devices, quick compilation, compiled programs kept where the tests keep theirs,
-    or in ``cache``."""
+def environment(*, devices: int = 1) -> dict[str, str]:
+    """Virtual CPU devices; quick compilation, for compiling is most of what the tests cost; and
+    what one process has compiled, the others read, those of a later run too."""
     flags = (
         f"--xla_force_host_platform_device_count={devices}",
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",  # they take longer to compile than all the rest
     )
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
     return os.environ | {
         "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)),
+        "JAX_COMPILATION_CACHE_DIR": kept,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "HF_HUB_OFFLINE": "1",
     }
 
 
-def run(
-    workdir: Path, cache: Path, *arguments: str, config: str = DEBUG
-) -> subprocess.CompletedProcess:
+def run(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.CompletedProcess:
     """Runs to the end and returns what it printed."""
     return subprocess.run(
         command(workdir, *arguments, config=config),
         cwd=ROOT,
-        env=environment(cache),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,
     )
+
+
+def run_here(
+    workdir: Path, *arguments: str, config: str = DEBUG, devices: int = 1
+) -> subprocess.CompletedProcess:
+    """`run` without a process of its own, whose start takes seconds; on the first devices."""
+    import jax
+    from absl.testing import flagsaver
+
+    from alol_jax import main
+    from alol_jax.devices.sharding import make_mesh
+
+    words = command(workdir, *arguments, config=config)[2:]
+    make = functools.partial(make_mesh, devices=jax.devices()[:devices])
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        flagsaver.flagsaver(),
+        mock.patch.object(sys, "argv", words),
+        mock.patch("alol_jax.main.make_mesh", make),
+        mock.patch("signal.signal"),
+        warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # ml_collections'
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main.entry()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def refused(result: subprocess.CompletedProcess) -> str:

@@ -16,8 +16,6 @@ from tests.finished_run import config_of, finished_run, policy_logits, random_po
 from tests.running import ROOT, environment
 from tests.tiny_run import mesh_of, scored_rows
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
 PRESETS = ["llama-tiny", "gpt-neox-tiny", "gpt2-tiny"]
 WHOLE = {"rank": 0, "alpha": 1.0, "dropout": 0.0, "modules": ("all-linear",)}
@@ -252,7 +250,7 @@ def test_the_program_says_one_line_and_exits_with_2(tmp_path):
     done = subprocess.run(
         [sys.executable, *words],
         cwd=ROOT,
-        env=environment(tmp_path / "cache"),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -9,7 +9,7 @@ from tests.finished_run import config_of, finished_run, policy_logits, random_po
 from tests.models.tiny_llama import random_weights, write_directory, write_gguf
 from tests.models.torch_models import CAUSAL, random_torch
 
-pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("quick_compiles")]
+pytestmark = pytest.mark.parity
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
 DIRECTORIES = {

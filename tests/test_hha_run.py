@@ -14,7 +14,7 @@ from alol_jax.stages.score import score
 from alol_jax.tasks import hha
 from alol_jax.types import Evaluation, Policy, Splits, TrainingTable, UserError
 from configs import common
-from tests.running import SMALL, run
+from tests.running import SMALL, run, run_here
 from tests.tasks.hha_cases import row, task_options, transcripts, write
 from tests.tiny_run import context
 
@@ -61,15 +61,10 @@ def flags(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, cache, flags):
+def finished(tmp_path_factory, flags):
     """A run of a_lol_seq, the objective of the config, and what it printed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    result = run(workdir, cache, *flags, config="configs/hha.py:debug")
+    result = run_here(workdir, *flags, config="configs/hha.py:debug")
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -132,12 +127,12 @@ def test_a_comparison_has_a_column_for_each_test_set(finished, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dpo", "pro", "ppo"])
-def test_the_baselines_start_from_the_same_reference(objective, finished, flags, cache, tmp_path):
+def test_the_baselines_start_from_the_same_reference(objective, finished, flags, tmp_path):
     workdir, _ = finished
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
     config = f"configs/hha.py:debug,objective={objective}"
-    result = run(tmp_path / "run", cache, *flags, config=config)
+    result = run(tmp_path / "run", *flags, config=config)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("already done") == 3
     evaluation = load_result(tmp_path / "run" / "08_evaluate", Evaluation)

@@ -6,14 +6,9 @@ import subprocess
 import pytest
 
 from alol_jax.runs.workdir import lock_workdir
-from tests.running import DEBUG, ROOT, command, environment, refused, run
+from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 
 JSONL = "configs/jsonl.py:debug"
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.mark.parametrize(
@@ -39,8 +34,8 @@ def cache(tmp_path_factory):
         ("--config.policy.sampling=al_priority", "'al_priority': did you mean 'all_priority'?"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path, cache):
-    assert said in refused(run(tmp_path / "run", cache, argument))
+def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path):
+    assert said in refused(run_here(tmp_path / "run", argument))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +45,12 @@ def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path, cac
         ("configs/quickstart.py:dbug", "takes debug, size=… and objective=…, not 'dbug'"),
     ],
 )
-def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path, cache):
-    assert said in refused(run(tmp_path / "run", cache, config=config))
+def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path):
+    assert said in refused(run_here(tmp_path / "run", config=config))
+
+
+def test_a_process_prints_the_line_alone_and_exits_with_2(tmp_path):
+    assert "no key 'polcy'" in refused(run(tmp_path / "run", "--config.polcy.epochs=1"))
 
 
 GOOD = [{"prompt": f"question {n}", "response": "a fine answer", "reward": 0.5} for n in range(80)]
@@ -68,74 +67,65 @@ GOOD = [{"prompt": f"question {n}", "response": "a fine answer", "reward": 0.5} 
         ('{"prompt": "a", "response": "b", "reward": NaN}', "reward"),
     ],
 )
-def test_a_bad_row_is_one_line_with_file_and_line(bad, said, tmp_path, cache):
+def test_a_bad_row_is_one_line_with_file_and_line(bad, said, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join([*map(json.dumps, GOOD), bad]) + "\n")
-    line = refused(run(tmp_path / "r", cache, f"--config.task.train_file={file}", config=JSONL))
+    line = refused(run_here(tmp_path / "r", f"--config.task.train_file={file}", config=JSONL))
     assert str(file) in line and "line 81" in line and said in line
 
 
-def test_a_missing_data_file_is_named(tmp_path, cache):
+def test_a_missing_data_file_is_named(tmp_path):
     arguments = ["--config.task.train_file=/nowhere/rows.jsonl"]
-    assert "/nowhere/rows.jsonl" in refused(run(tmp_path / "r", cache, *arguments, config=JSONL))
+    assert "/nowhere/rows.jsonl" in refused(run_here(tmp_path / "r", *arguments, config=JSONL))
 
 
-def test_a_workdir_that_cannot_be_made_is_named(tmp_path, cache):
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    assert str(tmp_path / "file") in refused(run(tmp_path / "file" / "run", cache))
+    assert str(tmp_path / "file") in refused(run_here(tmp_path / "file" / "run"))
 
 
 @pytest.mark.parametrize("kilobytes", [1, 8])  # the first file fails, or a later one
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path, cache):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path):
     limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited"]
     stopped = subprocess.run(
         [*limited, *command(tmp_path / "run", "--stages=load")],
         cwd=ROOT,
-        env=environment(cache),
+        env=environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"},  # no halves of programs
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert "File too large" in refused(stopped)
-    later = run(tmp_path / "run", cache, "--stages=load")
+    later = run_here(tmp_path / "run", "--stages=load")
     assert (
         later.returncode == 0 and "finished before score, which --stages leaves out" in later.stdout
     )
     assert (tmp_path / "run" / "01_load" / "result.json").exists()
 
 
-def test_another_config_is_refused_by_name_and_debug_shows_the_traceback(tmp_path, cache):
-    run(tmp_path / "run", cache, "--stages=load")
-    line = refused(run(tmp_path / "run", cache, "--stages=load", "--config.task.limit=9"))
+def test_another_config_is_refused_by_name_and_debug_shows_the_traceback(tmp_path):
+    run_here(tmp_path / "run", "--stages=load")
+    line = refused(run_here(tmp_path / "run", "--stages=load", "--config.task.limit=9"))
     assert "config.task.limit = 64, this run has 9" in line and "--redo" in line
-    shown = run(tmp_path / "run", cache, "--stages=load", "--config.task.limit=9", "--debug")
+    shown = run(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--debug")
     assert shown.returncode == 1 and "Traceback" in shown.stderr
-    redone = run(tmp_path / "run", cache, "--stages=load", "--config.task.limit=9", "--redo")
+    redone = run_here(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--redo")
     assert "task.limit kept 9 of" in redone.stdout
 
 
-def test_an_edited_data_file_is_not_taken_for_the_old_one(tmp_path, cache):
+def test_an_edited_data_file_is_not_taken_for_the_old_one(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in GOOD))
     arguments = [f"--config.task.train_file={file}", "--stages=load"]
-    assert run(tmp_path / "run", cache, *arguments, config=JSONL).returncode == 0
+    assert run_here(tmp_path / "run", *arguments, config=JSONL).returncode == 0
     with file.open("a") as stream:
         stream.write(json.dumps(GOOD[0] | {"prompt": "one more"}) + "\n")
-    assert "files" in refused(run(tmp_path / "run", cache, *arguments, config=JSONL))
+    assert "files" in refused(run_here(tmp_path / "run", *arguments, config=JSONL))
 
 
-def test_a_workdir_that_another_run_uses_is_refused(tmp_path, cache):
+def test_a_workdir_that_another_run_uses_is_refused(tmp_path):
     with lock_workdir(tmp_path / "run"):
-        assert "another run is using" in refused(run(tmp_path / "run", cache))
-
-
-def test_no_row_with_positive_advantage_says_how_many_the_best_and_what_to_do(tmp_path, cache):
-    file = tmp_path / "rows.jsonl"
-    rude = [{"prompt": f"question {n}", "response": "I hate this awful mess."} for n in range(99)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rude))
-    arguments = [f"--config.task.train_file={file}", "--config.rewards.positivity=1"]
-    line = refused(run(tmp_path / "run", cache, *arguments, config=JSONL))
-    assert "none of 64 training rows has a positive advantage" in line and "the best is" in line
+        assert "another run is using" in refused(run_here(tmp_path / "run"))
 
 
 def test_the_debug_config_names_the_debug_model():

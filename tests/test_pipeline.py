@@ -13,7 +13,7 @@ import pytest
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.types import Policy
-from tests.running import ROOT, SMALL, command, environment, run
+from tests.running import ROOT, SMALL, command, environment, run, run_here
 
 STAGES = "load score fit_reference generate fit_value select fit_policy evaluate report".split()
 FITS = ("03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained")
@@ -26,14 +26,9 @@ ONLINE = (  # PPO that moves its answers
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
+def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    result = run(workdir, cache, *SMALL)
+    result = run(workdir, *SMALL)
     assert result.returncode == 0, result.stderr
     return workdir, result
 
@@ -59,9 +54,9 @@ def test_nine_stages_leave_nine_folders_a_table_and_a_page(undisturbed):
     assert report["kept"] == sum(group["kept"] for group in report["by_source"].values())
 
 
-def test_a_second_run_computes_nothing_and_prints_the_same_table(undisturbed, cache):
+def test_a_second_run_computes_nothing_and_prints_the_same_table(undisturbed):
     workdir, first = undisturbed
-    second = run(workdir, cache, *SMALL)
+    second = run(workdir, *SMALL)
     assert second.stdout.count("already done") == len(STAGES) and "running" not in second.stdout
     table = first.stdout[first.stdout.index("Means over") : first.stdout.index("done in")]
     assert table in second.stdout
@@ -77,19 +72,12 @@ def test_the_metric_log_has_one_line_a_step(undisturbed):
     )
 
 
-def test_eight_devices_train_the_same_policy_as_one(undisturbed, cache, tmp_path):
+def test_eight_devices_train_the_same_policy_as_one(undisturbed, tmp_path):
     """The mesh 2 × 2 × 2 of virtual devices; dropout on, so even the random draws agree."""
     workdir, _ = undisturbed
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
     arguments = (*SMALL, *mesh, "--stages=load,score,fit_reference")
-    result = subprocess.run(
-        command(tmp_path / "run", *arguments),
-        cwd=ROOT,
-        env=environment(cache, devices=8),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    result = run_here(tmp_path / "run", *arguments, devices=8)
     assert result.returncode == 0, result.stderr
     assert "finished before generate, which --stages leaves out" in result.stdout
 
@@ -100,11 +88,11 @@ def test_eight_devices_train_the_same_policy_as_one(undisturbed, cache, tmp_path
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
 
 
-def start(workdir, cache, *arguments):
+def start(workdir, *arguments):
     return subprocess.Popen(
         command(workdir, *SMALL, *arguments),
         cwd=ROOT,
-        env=environment(cache),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -116,9 +104,9 @@ def wait_for(process, text):
     return any(text in line for line in process.stdout)
 
 
-def killed_in(stage, within, workdir, cache, *arguments):
+def killed_in(stage, within, workdir, *arguments):
     """Starts the program and kills it some time after the stage has begun; False if it was over."""
-    process = start(workdir, cache, *arguments)
+    process = start(workdir, *arguments)
     wait_for(process, f"[{stage}] ")  # running, or already done
     time.sleep(np.random.default_rng().uniform(0.0, within))  # other moments each time
     process.send_signal(signal.SIGKILL)
@@ -127,17 +115,15 @@ def killed_in(stage, within, workdir, cache, *arguments):
 
 
 @pytest.mark.slow
-def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(
-    undisturbed, cache, tmp_path
-):
+def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(undisturbed, tmp_path):
     workdir, _ = undisturbed
     long = ["fit_reference", "fit_policy"]
     killed = [
-        killed_in(stage, 2.0 if stage in long else 0.4, tmp_path / "run", cache)
+        killed_in(stage, 2.0 if stage in long else 0.4, tmp_path / "run")
         for stage in sorted([*STAGES, *long, *long], key=STAGES.index)
     ]
     assert sum(killed) >= 6
-    assert run(tmp_path / "run", cache, *SMALL).returncode == 0
+    assert run(tmp_path / "run", *SMALL).returncode == 0
     assert final_arrays(tmp_path / "run") == final_arrays(workdir)
     logs = ["03_fit_reference/metrics.jsonl", "07_fit_policy/metrics.jsonl"]
     for log in logs:
@@ -145,20 +131,18 @@ def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(
-    undisturbed, cache, tmp_path
-):
+def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(undisturbed, tmp_path):
     workdir, _ = undisturbed
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in ("01_load", "02_score", "03_fit_reference"):
         for copy in (whole, broken):
             shutil.copytree(workdir / folder, copy / folder)
-    result = run(whole, cache, *SMALL, *ONLINE)
+    result = run(whole, *SMALL, *ONLINE)
     assert result.returncode == 0, result.stderr
     took = float(re.search(r"\[fit_policy_online\] took (\S+) s", result.stdout)[1])
-    killed = [killed_in("fit_policy_online", took / 2, broken, cache, *ONLINE) for _ in range(6)]
+    killed = [killed_in("fit_policy_online", took / 2, broken, *ONLINE) for _ in range(6)]
     assert sum(killed) >= 3
-    assert run(broken, cache, *SMALL, *ONLINE).returncode == 0
+    assert run(broken, *SMALL, *ONLINE).returncode == 0
     fits = ("07_fit_policy_online/trained",)
     assert final_arrays(broken, fits) == final_arrays(whole, fits)
     log = "07_fit_policy_online/metrics.jsonl"
@@ -168,33 +152,33 @@ def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(
     assert fitted[0].validations == fitted[1].validations
 
 
-def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, cache, tmp_path):
+def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, tmp_path):
     workdir, _ = undisturbed
-    process = start(tmp_path / "run", cache)
+    process = start(tmp_path / "run")
     assert wait_for(process, "[fit_reference] step 0/")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143
     assert "saved at step" in said and "run the same command again to resume" in said
     assert "Traceback" not in said
-    result = run(tmp_path / "run", cache, *SMALL)
+    result = run(tmp_path / "run", *SMALL)
     assert "resuming at step" in result.stdout
     assert final_arrays(tmp_path / "run") == final_arrays(workdir)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nll", "dpo"])
-def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, cache, tmp_path):
+def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_path):
     workdir, _ = undisturbed
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
-    result = run(tmp_path / "run", cache, *SMALL, f"--config.objective.name={name}")
+    result = run(tmp_path / "run", *SMALL, f"--config.objective.name={name}")
     assert result.returncode == 0, result.stderr
     assert "[generate] not needed" in result.stdout and "[fit_value] not needed" in result.stdout
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
 
 
-def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(cache, tmp_path):
+def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(tmp_path):
     rows = [
         {"prompt": f"question {n}", "response": f"answer {n}", "reward": (7 * n % 11) / 10}
         for n in range(60)
@@ -203,7 +187,7 @@ def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(cache, tmp_
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = [argument for argument in SMALL if "test" not in argument]
     arguments = [f"--config.task.train_file={file}", "--config.task.test=8", *small]
-    result = run(tmp_path / "run", cache, *arguments, config="configs/jsonl.py:debug")
+    result = run_here(tmp_path / "run", *arguments, config="configs/jsonl.py:debug")
     assert result.returncode == 0, result.stderr
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout

@@ -258,7 +258,7 @@ def test_objectives_whose_configs_share_no_reference_are_refused_by_the_field(tm
     assert computed == []
 
 
-def started(workdir, cache, *arguments, config=DEBUG) -> subprocess.CompletedProcess:
+def started(workdir, *arguments, config=DEBUG) -> subprocess.CompletedProcess:
     """What the program printed."""
     return subprocess.run(
         [
@@ -266,7 +266,7 @@ def started(workdir, cache, *arguments, config=DEBUG) -> subprocess.CompletedPro
             *(f"--config={config}", f"--workdir={workdir}", *arguments),
         ],
         cwd=ROOT,
-        env=environment(cache),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=1200,
@@ -274,7 +274,7 @@ def started(workdir, cache, *arguments, config=DEBUG) -> subprocess.CompletedPro
 
 
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(tmp_path):
-    line = refused(started(tmp_path / "sweep", tmp_path, "--objectives=nll,dpoo"))
+    line = refused(started(tmp_path / "sweep", "--objectives=nll,dpoo"))
     assert "'dpoo' is not an objective: did you mean 'dpo'?" in line
     assert not (tmp_path / "sweep").exists()
 
@@ -285,7 +285,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(tmp_path):
 @pytest.mark.slow
 def test_all_objectives_share_a_reference_go_to_a_report_and_are_compared(tmp_path):
     root, words = tmp_path / "sweep", (f"--objectives={','.join(OBJECTIVES)}", "--seeds=0", *SMALL)
-    first = started(root, tmp_path / "cache", *words)
+    first = started(root, *words)
     assert first.returncode == 0, first.stderr
     for stage in "load score fit_reference generate fit_value select".split():
         assert first.stdout.count(f"[{stage}] running") == 1
@@ -301,7 +301,7 @@ def test_all_objectives_share_a_reference_go_to_a_report_and_are_compared(tmp_pa
     assert len(told["runs"]) == len(OBJECTIVES)
 
     words = ("--objectives=a_lol,nll", "--seeds=0,1", *SMALL)
-    second = started(root, tmp_path / "cache", *words)
+    second = started(root, *words)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("[fit_policy] running") == 2  # those of the new seed
     assert "[select] running" not in second.stdout

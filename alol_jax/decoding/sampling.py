@@ -151,7 +151,7 @@ def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """Choose tokens i32[B] from penalise_repetition logits f32[B, V], with one key per row."""
+    """Choose tokens i32[B] from penalised logits f32[B, V], with one key per row."""
     if sampling.temperature == 0.0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     draw = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, sampling))

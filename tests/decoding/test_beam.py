@@ -19,7 +19,6 @@ from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import SMALL, random_params, small
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 KEYS = jax.random.split(jax.random.key(0), 32)  # nothing is drawn
 
 

@@ -21,8 +21,6 @@ from tests.models.small_models import SMALL, hidden_of, random_params, small
 from tests.scripted import Scripted
 from tests.tiny_run import mesh_of
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 PROMPTS = ((5, 9, 2, 30, 11), (7, 8), (3,), (1, 2, 3, 4))
 NEW = 6
 SAMPLED = Sampling(NEW, temperature=0.8, top_k=20, top_p=0.95)

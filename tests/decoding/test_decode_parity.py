@@ -14,7 +14,7 @@ from alol_jax.models.transformer import Transformer
 from alol_jax.text.tokens import to_tokens
 from tests.models.tiny_llama import here
 
-pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("quick_compiles")]
+pytestmark = pytest.mark.parity
 
 VOCABULARY, ENDS, NEW, WIDTH = 24, (7, 11), 10, 6
 FAMILIES = {  # model_type -> fields of its config.json

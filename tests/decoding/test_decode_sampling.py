@@ -18,8 +18,6 @@ from alol_jax.decoding.sampling import (
 from alol_jax.types import UserError
 from configs import common
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 LOGITS = np.float32([[2.0, -1.0, 0.5, 1.5, 0.0, -3.0], [0.0, 0.1, -0.2, 3.0, -1.0, 1.0]])
 
 

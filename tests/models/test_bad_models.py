@@ -15,12 +15,7 @@ from tests.models.tiny_llama import (
     write_gguf,
     write_shards,
 )
-from tests.running import SMALL, refused, run
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+from tests.running import SMALL, refused, run_here
 
 
 def cut_short(file):
@@ -118,22 +113,22 @@ def a_pickle(folder):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_model_that_cannot_be_used_is_one_line(make, said, tmp_path, cache):
+def test_a_model_that_cannot_be_used_is_one_line(make, said, tmp_path):
     path = make(tmp_path)
-    result = run(tmp_path / "run", cache, f"--config.model.path={path}")
+    result = run_here(tmp_path / "run", f"--config.model.path={path}")
     assert said in refused(result)
     assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def test_adapters_of_another_base_are_refused(tmp_path, cache):
+def test_adapters_of_another_base_are_refused(tmp_path):
     """A result holds adapters alone; its record knows the base that they belong to."""
     arguments = (*SMALL, f"--config.model.path={tmp_path / 'm'}", "--config.model.quantisation=nf4")
     write_directory(tmp_path / "m", random_weights(0))
     byte_level().save(tmp_path / "m")
-    result = run(tmp_path / "run", cache, *arguments, "--stages=load,score,fit_reference")
+    result = run_here(tmp_path / "run", *arguments, "--stages=load,score,fit_reference")
     assert result.returncode == 0, result.stderr
     kept = load_params(tmp_path / "run" / "03_fit_reference" / "trained")
     assert kept and all(is_adapter(path) for path in kept)
     write_directory(tmp_path / "m", random_weights(1))
-    said = refused(run(tmp_path / "run", cache, *arguments, "--stages=generate"))
+    said = refused(run_here(tmp_path / "run", *arguments, "--stages=generate"))
     assert "03_fit_reference was made with weights = " in said and "--redo" in said

@@ -24,8 +24,6 @@ from tests.models.tiny_classifiers import (
 )
 from tests.models.tiny_llama import here
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 HEAD_FILE = "custom_roberta_classification_head.safetensors"
 TEXTS = ((5, 9, END, 2, 30, 11, 0, END, 6), (4, 8, END, 21, END), (17, END), (END, 3, END))
 EVERY = pytest.mark.parametrize("name", CLASSIFIERS)

@@ -15,7 +15,7 @@ from alol_jax.types import UserError
 from tests.models.tiny_llama import here
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch
 
-pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("quick_compiles")]
+pytestmark = pytest.mark.parity
 
 LENGTHS = (11, 7, 2, 4)
 PAD, END = 1, 9  # PAD is in no text: transformers finds the last token by it

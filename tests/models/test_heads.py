@@ -12,8 +12,6 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.types import UserError
 from tests.models.small_models import close
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 GOLDEN = Path(__file__).parent.parent / "golden" / "baselines.npz"
 HEAD = ValueHead(width=16, max_value=3.0)
 MEAN = 1.2

@@ -20,8 +20,6 @@ from tests.models.small_models import base_of
 from tests.models.tiny_llama import TINY, random_weights, write_directory, write_gguf
 from tests.tiny_run import mesh_of
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SHAPES = ((8, 4), (16, 6))
 
 

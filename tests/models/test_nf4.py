@@ -23,7 +23,6 @@ from alol_jax.types import UserError
 SINGLE, DOUBLE = NF4(double=False), NF4(double=True)
 KINDS = pytest.mark.parametrize("nf4", [SINGLE, DOUBLE], ids=["single", "double"])
 SCALES = ("nf4_scale_codes", "nf4_scale_scale", "nf4_scale_mean")
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def normal(shape=(256, 96), seed=0):

@@ -25,8 +25,6 @@ from tests.models.small_models import (
     small,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 PROMPTS = ((5, 9, 2, 30, 11), (7, 8), (3,))
 RESPONSES = ((4, 4, 21), (17, 1, 2, 6), (12,))
 TOKENS = np.random.default_rng(1).integers(0, SMALL.vocab_size, (4, 9))

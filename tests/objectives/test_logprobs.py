@@ -12,8 +12,6 @@ from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.objectives.logprobs import response_kl, response_logp, to_sequences
 from alol_jax.types import Tokens
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 B, K, P, R, D, V = 3, 2, 5, 4, 7, 29
 draw = np.random.default_rng(0)
 HIDDEN = draw.normal(size=(B * K, P + R, D)).astype(np.float32)

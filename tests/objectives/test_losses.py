@@ -23,8 +23,6 @@ from tests.objectives.cases import (
     random_case,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 FIELDS = ("ref_logp", "reward", "advantage")
 
 

@@ -11,8 +11,6 @@ import pytest
 from alol_jax.types import Targets
 from tests.objectives.cases import SINGLE, WITH_RATIO, assert_same, evaluate
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 

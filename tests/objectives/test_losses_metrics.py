@@ -10,8 +10,6 @@ from alol_jax.training.metrics import OBJECTIVE_METRICS
 from alol_jax.types import Targets
 from tests.objectives.cases import NAMES, PAIRED, SINGLE, WITH_RATIO, B, evaluate, random_case
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 WEIGHTED = [name for name in SINGLE if name != "nll"]
 
 

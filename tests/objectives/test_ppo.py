@@ -16,8 +16,6 @@ from alol_jax.objectives.ppo import (
 )
 from alol_jax.training.metrics import METRICS
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 B, R = 6, 7
 LENGTHS = np.array([7, 1, 3, 5, 6, 2])
 MASK = (np.arange(R) < LENGTHS[:, None]).astype(np.float32)

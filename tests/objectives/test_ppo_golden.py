@@ -7,8 +7,6 @@ import pytest
 from alol_jax.objectives.ppo import PPOTargets, ppo, ppo_advantages, ppo_token_rewards
 from tests.objectives.test_losses_golden import golden, golden_cases
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 CASES = golden_cases("baselines.npz", "ppo")
 HYPER = {"clip": 0.2, "value_clip": 0.2, "value_weight": 0.1}
 

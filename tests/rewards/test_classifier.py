@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
@@ -78,7 +79,7 @@ def test_a_score_is_the_sigmoid_of_the_logit_of_the_turns_in_their_form(folder):
         ids = []
         for n, said in enumerate((*turns(prompt), response)):
             ids += [token[SPECIAL[1 + n % 2]], *model.tokenizer.encode(said), token[SPECIAL[0]]]
-        logit = classifier(params, np.array([ids]), np.ones((1, len(ids))))[0, 0]
+        logit = jax.jit(classifier)(params, np.array([ids]), np.ones((1, len(ids))))[0, 0]
         assert score == pytest.approx(float(1 / (1 + np.exp(-logit))), abs=1e-5)
 
 
@@ -153,7 +154,7 @@ def test_every_class_can_be_named_in_the_config(tmp_path, name, reads, score):
     assert len(set(scores.round(6))) == 3 and ((scores > 0) & (scores < 1)).all()
     for prompt, response, found in zip(PROMPTS, RESPONSES, scores, strict=False):
         ids = model.form(model.tokenizer, turns(prompt), response, 64)
-        logits = np.asarray(classifier(params, np.array([ids]), np.ones((1, len(ids)))))[0]
+        logits = jax.jit(classifier)(params, np.array([ids]), np.ones((1, len(ids))))[0]
         expected = 1 / (1 + np.exp(-logits[0]))
         if score != "sigmoid":
             chances = np.exp(logits - logits.max())

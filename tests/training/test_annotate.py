@@ -15,8 +15,6 @@ from alol_jax.types import Watch
 from tests.models.small_models import close, hidden_of
 from tests.tiny_run import annotated, mesh_of, tiny_lm
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SIZES = ((3, 2), (30, 20), (16, 8), (5, 5), (1, 1), (17, 3))  # of two shapes, mixed
 ROWS = tuple(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(SIZES))
 NARROW = (0, 2)  # rows of the smaller shape, where one shape is enough

@@ -20,8 +20,6 @@ from tests.tiny_run import (
     tiny_lm,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 LM = tiny_lm(shapes=((16, 4), (16, 8), (32, 8)))
 MEASURED = dataclasses.replace(TASK, rewards=(RewardSpec("length", "length", "{response}", 99.0),))
 

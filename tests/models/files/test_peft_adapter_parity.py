@@ -10,7 +10,7 @@ from tests.models.files.test_peft_adapter import random_leaves
 from tests.models.small_models import hidden_of, small
 from tests.models.torch_models import CAUSAL, random_torch, saved_and_opened
 
-pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("quick_compiles")]
+pytestmark = pytest.mark.parity
 
 TOKENS = np.random.default_rng(0).integers(0, 53, (2, 9))
 FAMILIES = {
