@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.models.families.registry import ARCHITECTURES
 from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.files.hf_reader import HFDirectory
 from alol_jax.models.files.hf_writer import write_json, write_weights
@@ -28,7 +29,6 @@ from alol_jax.models.files.merge import (
     weights_from_params,
 )
 from alol_jax.models.files.peft_adapter import write_adapter
-from alol_jax.models.files.weight_names import ARCHITECTURES
 from alol_jax.models.language_model import DTYPES, LanguageModel, open_language_model
 from alol_jax.reports.model_card import Exported, model_card
 from alol_jax.runs.artifacts import load_result

@@ -1,7 +1,7 @@
 """Reading and writing model files of other libraries: Hugging Face, PEFT and GGUF.
 
-Start at `convert`, which turns a directory, hub name or GGUF file into parameters. `weight_names`
-has a table of tensor names for each model family. `hf_*` read and write Hugging Face directories,
-`peft_*` LoRA adapters; `merge` merges an adapter into its base. Unknown fields or weights are
-errors.
+Start at `convert`, which turns a directory, hub name or GGUF file into parameters. The tensors of
+each model family are described in `models.families`. `hf_*` read and write Hugging Face
+directories, `peft_*` LoRA adapters; `merge` merges an adapter into its base. Unknown fields or
+weights are errors.
 """

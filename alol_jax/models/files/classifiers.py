@@ -12,10 +12,11 @@ import jax.numpy as jnp
 
 from alol_jax.models.attention import Attention
 from alol_jax.models.classifiers import PROBLEMS, Classifier
+from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.roberta import CRITIC_ROWS
 from alol_jax.models.files.convert import Checkpoint, ShardingFn, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.hf_fields import Fields
 from alol_jax.models.files.hf_reader import CRITIC_HEAD, TensorFiles, refuse_pickle
-from alol_jax.models.files.weight_names import CRITIC_ROWS, Row
 from alol_jax.models.transformer import Transformer
 from alol_jax.types import Params, UserError
 
@@ -47,7 +48,7 @@ KINDS: dict[str, Kind] = {
         "critic", "first", ("valid",), "multi_label_classification", own_file=True
     ),
 }
-"""A key of `weight_names.ARCHITECTURES` -> its head."""
+"""A key of `families.registry.ARCHITECTURES` -> its head."""
 
 _REWARD_POOLINGS = ("last", "mean")
 

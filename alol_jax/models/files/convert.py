@@ -1,6 +1,6 @@
 """Opening and loading checkpoints: Hugging Face directories, hub names and GGUF files.
 
-Weight names are in the tables of `weight_names`. A weight that is missing, unexpected or of another
+Tensor names are in `models.families`. A weight that is missing, unexpected or of another
 shape is an error. Nothing is guessed, and no pickle is read.
 """
 
@@ -21,10 +21,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
 from alol_jax.models.files.gguf_reader import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
 from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download, refuse_pickle
-from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, BUFFERS, GGUF, PREFIXES, Row
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.text.tokenizer_files import GGUFVocabulary
@@ -58,7 +59,7 @@ class Checkpoint:
     """An opened checkpoint: names and shapes are checked, but no weight has been read."""
 
     where: str  # the path it was opened with, for messages
-    architecture: str  # a key of weight_names.ARCHITECTURES
+    architecture: str  # a key of families.registry.ARCHITECTURES
     config: ModelConfig
     tokenizer: TokenizerFiles
     files: tuple[Path, ...]  # what the fingerprint covers
@@ -186,7 +187,7 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
     file = str(directory / "config.json")
     config = from_hf(weights.config_json, file)
     architecture = _architecture(weights.config_json, config, file)
-    body, prefix = BODIES[config.family], PREFIXES[config.family]
+    body, prefix = FAMILIES[config.family].body, FAMILIES[config.family].prefix
     bare = not any(name.startswith(prefix) for name in weights.shapes)
     if bare:  # the file holds only the body: the same names without the prefix
         body = tuple(row._replace(name=row.name.removeprefix(prefix)) for row in body)
@@ -208,7 +209,7 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
 def _open_gguf(file: Path, where: str) -> Checkpoint:
     weights = GGUFFile(file)
     config = weights.config()
-    rows = GGUF[config.family]
+    rows = FAMILIES[config.family].gguf
     checkpoint = Checkpoint(
         where=where,
         architecture="LlamaForCausalLM",

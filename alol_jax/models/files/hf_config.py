@@ -1,4 +1,4 @@
-"""Hugging Face config.json <-> ModelConfig, for the four families.
+"""Hugging Face config.json <-> ModelConfig.
 
 Unsupported means error: a field that changes the computation and is not implemented, or that is
 unknown here, raises UserError, because an almost correct model is a wrong model. Dropout rates are
@@ -8,12 +8,11 @@ reference is exactly 1.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from alol_jax.models.config import ModelConfig
-from alol_jax.models.files.hf_fields import ACTIVATIONS, ROPE, Fields, read_rotary, rope_parameters
+from alol_jax.models.families.registry import FAMILIES, MODEL_TYPES
+from alol_jax.models.files.hf_fields import Fields
 from alol_jax.types import UserError
 
 # Fields that do not change the forward pass: provenance, initialisation, storage, tensor slicing,
@@ -49,23 +48,6 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """How one family's config.json is read and written.
-
-    Attributes:
-        reads: the fields that ``read`` uses.
-        implemented: other fields that change the computation -> the implemented values.
-        read: config.json -> ModelConfig.
-        write: ModelConfig -> the fields of config.json.
-    """
-
-    reads: frozenset[str]
-    implemented: dict[str, tuple[Any, ...]]
-    read: Callable[[Fields], ModelConfig]
-    write: Callable[[ModelConfig], dict[str, Any]]
-
-
 def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
     """Convert a Hugging Face config.json (transformers 4 or 5) to a ModelConfig.
 
@@ -83,9 +65,9 @@ def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
     if kind is None:
         raise UserError(f"{where}: model_type is missing: is this a model's config.json?")
     fields = Fields(config_json, where)
-    if kind not in FAMILIES:
-        raise fields.unimplemented("model_type", kind, ", ".join(FAMILIES))
-    family = FAMILIES[kind]
+    if kind not in MODEL_TYPES:
+        raise fields.unimplemented("model_type", kind, ", ".join(MODEL_TYPES))
+    family = MODEL_TYPES[kind]
     implemented = _IMPLEMENTED | family.implemented
     for key, value in config_json.items():
         if key in implemented and value not in implemented[key]:
@@ -101,214 +83,3 @@ def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     """Convert ``config`` to the fields of config.json, without ``architectures``."""
     return {"model_type": config.family} | FAMILIES[config.family].write(config)
-
-
-# ------------------------------------------------------------------ the families
-
-
-def _sizes(fields: Fields, width: int, heads: int) -> dict[str, int]:
-    return {
-        "vocab_size": fields.size("vocab_size"),
-        "width": width,
-        "heads": heads,
-        "kv_heads": heads,
-        "head_width": width // max(heads, 1),
-    }
-
-
-def _read_llama(fields: Fields) -> ModelConfig:
-    width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    head_width = fields.size("head_dim", width // max(heads, 1))
-    grouped = {"kv_heads": fields.size("num_key_value_heads", heads), "head_width": head_width}
-    rotary = read_rotary(fields, head_width, share=1.0)
-    if rotary.width != head_width:
-        key = "rope_parameters" if fields.values.get("rope_parameters") else "rope_scaling"
-        raise fields.unimplemented(key, fields.values[key], "partial_rotary_factor 1.0")
-    return ModelConfig(
-        family="llama",
-        **_sizes(fields, width, heads) | grouped,
-        layers=fields.size("num_hidden_layers"),
-        mlp_width=fields.size("intermediate_size"),
-        max_positions=fields.size("max_position_embeddings"),
-        norm_epsilon=fields.number("rms_norm_eps"),
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
-        rotary=rotary,
-    )
-
-
-def _write_llama(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.max_positions,
-        "rms_norm_eps": config.norm_epsilon,
-        "hidden_act": "silu",
-        "tie_word_embeddings": config.tied_embeddings,
-        "rope_parameters": rope_parameters(config.rotary),
-    }
-
-
-def _read_gpt_neox(fields: Fields) -> ModelConfig:
-    width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    return ModelConfig(
-        family="gpt_neox",
-        **_sizes(fields, width, heads),
-        layers=fields.size("num_hidden_layers"),
-        mlp_width=fields.size("intermediate_size"),
-        max_positions=fields.size("max_position_embeddings"),
-        norm_epsilon=fields.number("layer_norm_eps"),
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
-        rotary=read_rotary(fields, width // max(heads, 1), share=0.25),
-        norm="layer",
-        activation=fields.one_of("hidden_act", ACTIVATIONS, "gelu"),
-        gated_mlp=False,
-        biases=True,
-        parallel_residual=fields.flag("use_parallel_residual", True),
-    )
-
-
-def _write_gpt_neox(config: ModelConfig) -> dict[str, Any]:
-    share = config.rotary.width / config.head_width
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.max_positions,
-        "layer_norm_eps": config.norm_epsilon,
-        "hidden_act": _hf_activation(config),
-        "use_parallel_residual": config.parallel_residual,
-        "tie_word_embeddings": config.tied_embeddings,
-        "rope_parameters": rope_parameters(config.rotary) | {"partial_rotary_factor": share},
-    }
-
-
-def _read_gpt2(fields: Fields) -> ModelConfig:
-    width, heads = fields.size("n_embd"), fields.size("n_head")
-    return ModelConfig(
-        family="gpt2",
-        **_sizes(fields, width, heads),
-        layers=fields.size("n_layer"),
-        mlp_width=fields.size("n_inner", 4 * width),
-        max_positions=fields.size("n_positions", fields.values.get("n_ctx")),
-        norm_epsilon=fields.number("layer_norm_epsilon", 1e-5),
-        tied_embeddings=fields.flag("tie_word_embeddings", True),
-        rotary=None,
-        norm="layer",
-        activation=fields.one_of("activation_function", ACTIVATIONS, "gelu_new"),
-        gated_mlp=False,
-        biases=True,
-    )
-
-
-def _write_gpt2(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "n_embd": config.width,
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_inner": config.mlp_width,
-        "n_positions": config.max_positions,
-        "layer_norm_epsilon": config.norm_epsilon,
-        "activation_function": _hf_activation(config),
-        "tie_word_embeddings": config.tied_embeddings,
-    }
-
-
-def _read_roberta(fields: Fields) -> ModelConfig:
-    width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    offset = fields.size("pad_token_id", 1) + 1  # positions start after the padding id
-    return ModelConfig(
-        family="roberta",
-        **_sizes(fields, width, heads),
-        layers=fields.size("num_hidden_layers"),
-        mlp_width=fields.size("intermediate_size"),
-        max_positions=fields.size("max_position_embeddings") - offset,
-        norm_epsilon=fields.number("layer_norm_eps", 1e-12),
-        tied_embeddings=True,  # an encoder is used without a head
-        rotary=None,
-        norm="layer",
-        activation=fields.one_of("hidden_act", ACTIVATIONS, "gelu"),
-        gated_mlp=False,
-        biases=True,
-        post_norm=True,
-        causal=False,
-        position_offset=offset,
-        token_types=fields.size("type_vocab_size", 2),
-    )
-
-
-def _write_roberta(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.max_positions + config.position_offset,
-        "layer_norm_eps": config.norm_epsilon,
-        "hidden_act": _hf_activation(config),
-        "type_vocab_size": config.token_types,
-        "pad_token_id": config.position_offset - 1,
-    }
-
-
-def _hf_activation(config: ModelConfig) -> str:
-    return next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
-
-
-_SIZES = frozenset(
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-    "max_position_embeddings tie_word_embeddings".split()
-)
-_GPT_NEOX = Family(
-    reads=_SIZES | ROPE | {"layer_norm_eps", "hidden_act", "use_parallel_residual"},
-    implemented={"attention_bias": (True, None)},
-    read=_read_gpt_neox,
-    write=_write_gpt_neox,
-)
-
-FAMILIES: dict[str, Family] = {
-    "llama": Family(
-        reads=_SIZES | ROPE | {"num_key_value_heads", "head_dim", "rms_norm_eps"},
-        implemented={
-            "hidden_act": ("silu",),
-            "attention_bias": (False, None),
-            "mlp_bias": (False, None),
-            "rope_interleaved": (False, None),
-            "partial_rotary_factor": (1.0, None),
-            "sliding_window": (None,),
-            "use_sliding_window": (False, None),
-            "layer_types": (None,),
-        },
-        read=_read_llama,
-        write=_write_llama,
-    ),
-    "gpt_neox": _GPT_NEOX,
-    "gpt_neox_reward_model": _GPT_NEOX,
-    "gpt2": Family(
-        reads=frozenset(
-            "vocab_size n_embd n_layer n_head n_inner n_positions layer_norm_epsilon "
-            "activation_function tie_word_embeddings".split()
-        ),
-        implemented={
-            "scale_attn_weights": (True, None),
-            "scale_attn_by_inverse_layer_idx": (False, None),
-        },
-        read=_read_gpt2,
-        write=_write_gpt2,
-    ),
-    "roberta": Family(
-        reads=_SIZES | {"layer_norm_eps", "hidden_act", "type_vocab_size"},
-        implemented={"position_embedding_type": ("absolute", None)},
-        read=_read_roberta,
-        write=_write_roberta,
-    ),
-}
-"""config.json's ``model_type`` -> how to read it; `ModelConfig.family` is one of these keys."""

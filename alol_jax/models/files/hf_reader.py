@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from alol_jax.models.files.weight_names import BUFFERS
+from alol_jax.models.families.registry import BUFFERS
 from alol_jax.types import UserError
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})

@@ -16,8 +16,9 @@ import numpy as np
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
 from alol_jax.models.files.convert import Checkpoint
-from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, Row
 from alol_jax.models.nf4 import NF4, dequantise, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 
@@ -94,7 +95,7 @@ class HFTensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         ours = param_shapes(config)
         head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
-        for row in BODIES[config.family] + head:
+        for row in FAMILIES[config.family].body + head:
             shape = row.stored_shape(config, ours)
             for layer, name in enumerate(row.names(config)):
                 self.shapes[name], self._row_of[name] = shape, (row, layer)

@@ -20,6 +20,8 @@ import numpy as np
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
+from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files.hf_fields import Fields
 from alol_jax.models.files.hf_reader import HUB_NAME, TensorFiles, download
 from alol_jax.models.files.hf_writer import write_json, write_tensors
@@ -33,7 +35,6 @@ from alol_jax.models.files.peft_config import (
     rank_and_scale,
     read_fields,
 )
-from alol_jax.models.files.weight_names import AS_IS, BODIES, CONCATENATED, Row
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.types import UserError, format_names
 
@@ -289,7 +290,7 @@ def _target(row: Row, others: Sequence[str]) -> str:
 
 def _kernel_rows(config: ModelConfig) -> list[Row]:
     """Return the rows of a block's kernels."""
-    return [row for row in BODIES[config.family] if is_block_kernel(row.paths[0])]
+    return [row for row in FAMILIES[config.family].body if is_block_kernel(row.paths[0])]
 
 
 def _names(row: Row) -> list[str]:

@@ -8,9 +8,9 @@ from safetensors.numpy import load_file, save_file
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS
+from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files import peft_adapter
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
-from alol_jax.models.files.weight_names import BODIES
 from alol_jax.types import UserError
 from tests.models.small_models import small
 
@@ -84,7 +84,7 @@ def test_a_packed_map_gets_what_its_three_parts_get(family, tmp_path):
     config, lora = CONFIGS[family], lora_of(CONFIGS[family], "q_proj", "v_proj")
     leaves = random_leaves(config, lora)
     stored = load_file(written(tmp_path, config, lora, leaves) / "adapter_model.safetensors")
-    row = next(row for row in BODIES[config.family] if "layers/q_proj/kernel" in row.paths)
+    row = next(row for row in FAMILIES[config.family].body if "layers/q_proj/kernel" in row.paths)
     for layer in range(config.layers):
         stem = f"base_model.model.{row.name.format(i=layer).removesuffix('.weight')}"
         a, b = (stored[f"{stem}.lora_{x}.weight"] for x in "AB")
