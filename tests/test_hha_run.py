@@ -114,7 +114,7 @@ def test_what_is_wrong_with_the_rows_is_counted_not_hidden(finished):
     ):
         assert f"[load] {note}" in said
     assert "[score] train: stored rewards are ignored, the weights ask for positivity" in said
-    assert "warning: no answer has the stop text '###'" in said
+    assert "warning: no answer has the stop sequence '###'" in said
 
 
 def test_a_comparison_has_a_column_for_each_test_set(finished, tmp_path):
