@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 
+from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.models.families.registry import ARCHITECTURES
 from alol_jax.models.files.hf_config import to_hf
@@ -51,6 +52,7 @@ class Options(argparse.Namespace):
     dtype: str
     base: str
     adapter: str
+    compile_cache: str
     debug: bool
 
 
@@ -242,14 +244,20 @@ def parse(arguments: Sequence[str]) -> Options:
     flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; default: the run's")
     flag("--base", default="", help="path of the base model, if it was moved")
     flag("--adapter", default="", help="path of the adapter that training began from, if moved")
+    flag("--compile_cache", default="", help="where compiled programs are kept; 'off' keeps none")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())
 
 
 def entry() -> None:
     """Run `export`; a `UserError` is printed as one line on stderr, with exit code 2."""
-    code = guarded(lambda: export(parse(sys.argv[1:])), debug=lambda: "--debug" in sys.argv)
-    sys.exit(code)
+
+    def run() -> None:
+        options = parse(sys.argv[1:])
+        use_compile_cache(options.compile_cache, say=say)
+        export(options)
+
+    sys.exit(guarded(run, debug=lambda: "--debug" in sys.argv))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Interrupted(Exception):
     """The run stopped on SIGTERM or Ctrl-C, after saving what it needs to resume."""
 
 
-# ------------------------------------------------------------------ device values
+# device values
 
 
 class Tokens(NamedTuple):
@@ -95,7 +95,7 @@ class Targets(NamedTuple):
     advantage: jax.Array  # f32[E*], max(R − V, 0)
 
 
-# ------------------------------------------------------------------ host values: data
+# host values: data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class TrainingTable:
     rows: tuple[Annotated, ...]
 
 
-# ------------------------------------------------------------------ host values: fits and results
+# host values: fits and results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +304,7 @@ class RunSummary:
         return (self.objective, self.hyper_parameters, self.task, self.model)
 
 
-# ------------------------------------------------------------------ host values: descriptions
+# host values: descriptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,7 +119,7 @@ def test_an_unknown_objective_is_refused_with_the_near_miss(monkeypatch):
         get_objective(config.objective.name)
 
 
-# ------------------------------------------------------------------ hha.py: published values
+# hha.py: published values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def base_of(tmp_path_factory):
     return base
 
 
-# ------------------------------------------------------------------ merged
+# merged
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -114,7 +114,7 @@ def test_the_dtype_of_merged_weights_is_the_runs_or_the_one_given(base_of, tmp_p
         np.testing.assert_array_equal(rounded[name], tensor.astype(ml_dtypes.bfloat16))
 
 
-# ------------------------------------------------------------------ adapters
+# adapters
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -151,7 +151,7 @@ def test_what_an_adapter_holds_is_part_of_the_fingerprint_and_where_it_lies_is_n
     assert lm.fingerprint["adapter"] is None
 
 
-# ------------------------------------------------------------------ the card
+# the card
 
 
 def test_the_card_says_what_was_trained_how_and_how_to_load_it(llama, tmp_path):
@@ -202,7 +202,7 @@ def test_the_card_shows_the_evaluation_of_this_policy_and_of_no_other(tmp_path, 
     assert "clip = 0.5" in card and "Not evaluated." in card
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 def test_the_card_of_a_policy_by_ppo_says_how_its_rollouts_were(tmp_path):

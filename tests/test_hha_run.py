@@ -151,7 +151,7 @@ def test_the_baselines_start_from_the_same_reference(objective, finished, flags,
     assert policy.cost.tokens > 0 and policy.cost.flops > 0
 
 
-# ------------------------------------------------------------------ rewards of published rows
+# rewards of published rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,7 +66,7 @@ def swept(workdir, objectives, seeds, *, config_of=None, redo=False, **changed):
     return sweep(config_of, workdir, objectives, seeds, redo=redo, stopping=lambda: False)
 
 
-# ------------------------------------------------------------------ who shares what
+# who shares what
 
 
 def test_every_objective_meets_every_seed_on_what_was_computed_once(tmp_path, computed):
@@ -174,7 +174,7 @@ def test_runs_of_earlier_sweeps_are_compared_too_where_they_can_be(tmp_path, cap
     assert "wbc-0 cannot be compared with" in said and "config.decode.max_new_tokens" in said
 
 
-# ------------------------------------------------------------------ the config of a run
+# the config of a run
 
 
 def test_a_config_keeps_its_argument_gets_the_objective_and_what_flags_changed():
@@ -210,7 +210,7 @@ def test_a_config_that_does_not_take_the_objective_is_refused(tmp_path):
         config_from(str(file), {})("dpo")
 
 
-# ------------------------------------------------------------------ refused before it starts
+# refused before it starts
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
-# ------------------------------------------------------------------ the whole program
+# the whole program
 
 
 @pytest.mark.slow

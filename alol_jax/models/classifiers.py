@@ -25,7 +25,7 @@ CRITIC_WIDTH = 512  # hidden width of the critic's head
 _init = nnx.initializers.normal(0.02)
 
 
-# ------------------------------------------------------------------ heads
+# heads
 
 
 class Linear(nnx.Module):
@@ -103,7 +103,7 @@ HEADS: dict[str, Head] = {
 }
 
 
-# ------------------------------------------------------------------ poolings
+# poolings
 
 
 def pool_first(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ PROBLEMS: dict[str, Callable[[jax.Array], jax.Array]] = {
 """config.json's ``problem_type`` -> the map from logits [..., labels] to scores."""
 
 
-# ------------------------------------------------------------------ the classifier
+# the classifier
 
 
 @dataclasses.dataclass(frozen=True)

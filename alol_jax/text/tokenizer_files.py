@@ -195,7 +195,7 @@ def _json_object(file: Path) -> dict[str, Any]:
     return value
 
 
-# ------------------------------------------------------------------ GGUF files
+# GGUF files
 
 
 @dataclasses.dataclass(frozen=True)

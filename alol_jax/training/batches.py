@@ -182,7 +182,7 @@ def pieces_of(items: Items, size: int) -> list[np.ndarray]:
     return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
 
 
-# ------------------------------------------------------------------ sampling items by step
+# sampling items by step
 
 
 def priority_draw(
@@ -243,7 +243,7 @@ def _used(items):
     return range(len(items.shapes))
 
 
-# ------------------------------------------------------------------ arrays
+# arrays
 
 
 def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:

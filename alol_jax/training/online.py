@@ -126,7 +126,7 @@ class PPOIteration:
         return self.update._cache_size()
 
 
-# ------------------------------------------------------------------ cost
+# cost
 
 
 def make_work_counter(
@@ -166,7 +166,7 @@ def make_work_counter(
     return count_work
 
 
-# ------------------------------------------------------------------ compiled functions
+# compiled functions
 
 
 def logp_and_values(lm: LanguageModel, params: Params, tokens: Tokens):

@@ -136,7 +136,7 @@ def make_rollouts(
     )
 
 
-# ------------------------------------------------------------------ the anchor of the KL penalty
+# the anchor of the KL penalty
 
 
 def _reference(lm: LanguageModel, reference: Params) -> Params:
@@ -165,7 +165,7 @@ def anchor_params(name: str, lm: LanguageModel, reference: Params) -> Params:
     return place_params(ANCHORS[name](lm, reference), lm.mesh)
 
 
-# ------------------------------------------------------------------ checks
+# checks
 
 
 def steps_per_rollout(hyper: ConfigDict) -> int:

@@ -75,7 +75,7 @@ def _product(tiny: bool) -> Row:
     return {"seconds": seconds, "note": f"{side}³"} | shares(2.0 * side**3, seconds)
 
 
-# ------------------------------------------------------------------ attention
+# attention
 
 
 def _attention(tell: Tell, case: Case, tiny: bool) -> None:

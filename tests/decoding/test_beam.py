@@ -76,7 +76,7 @@ def responses(model, params, prompts, sampling):
     return [tuple(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
 
 
-# ------------------------------------------------------------------ the best response
+# the best response
 
 
 @functools.cache
@@ -140,7 +140,7 @@ def test_an_unlikely_beginning_is_kept_for_what_may_follow():
     assert searched(table, [0], Sampling(2, beams=2))[0] == [(2, 6)]  # 0.4 > 0.6 · 0.4
 
 
-# ------------------------------------------------------------------ where a response ends
+# where a response ends
 
 END = 9
 BY_END = Sampling(4, end=(END,), beams=2)
@@ -224,7 +224,7 @@ def test_a_stop_sequence_ends_a_response_as_an_end_token_does():
     assert searched(table, [0], unsaid)[0] == [(1, 2, 3, 3, 3, 3)]
 
 
-# ------------------------------------------------------------------ what it costs
+# what it costs
 
 SURE = {0: {1: 0.6, 2: 0.4}, 1: {END: 1.0}, 2: {END: 1.0}, 3: {4: 0.9, 5: 0.1}, 4: {1: 1.0}}
 

@@ -113,7 +113,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(changes, tokens):
         assert np.all(np.abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / count))
 
 
-# ------------------------------------------------------------------ tokens that were there before
+# tokens that were there before
 
 
 def test_what_was_seen_are_the_real_tokens_of_the_prompt_and_what_was_said_since():
@@ -141,7 +141,7 @@ def test_the_penalty_comes_before_the_temperature_and_decides_who_is_among_the_m
     np.testing.assert_allclose(left[0], [2.0, *[-np.inf] * 2, 3.0, *[-np.inf] * 2])
 
 
-# ------------------------------------------------------------------ settings
+# settings
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_a_dimension_that_its_axis_does_not_divide_is_kept_whole(mesh):
     assert param_sharding(path, (3, 8, 5), mesh).spec == P(None, "fsdp", None)
 
 
-# ------------------------------------------------------------------ the mesh
+# the mesh
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_sizes_that_do_not_fit_the_devices_are_one_clear_line(sizes):
         make_mesh(**dict(zip(AXES, sizes, strict=True)))
 
 
-# ------------------------------------------------------------------ placing
+# placing
 
 
 def test_placed_parameters_hold_the_same_numbers(mesh):

@@ -69,7 +69,7 @@ def refusal(path):
     return str(error.value)
 
 
-# ------------------------------------------------------------------ poolings
+# poolings
 
 CHOSEN = np.array([[0, 1, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]], bool)
 HIDDEN = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_a_pooling_reads_the_chosen_positions_only(pooling, expected):
     close(POOLINGS[pooling](elsewhere, CHOSEN), np.stack(expected), 1e-6)
 
 
-# ------------------------------------------------------------------ the classifier
+# the classifier
 
 
 def test_every_head_pooling_and_problem_is_one_of_a_class_that_is_tested():
@@ -222,7 +222,7 @@ def test_a_fresh_head_has_random_kernels_and_no_biases(head):
         assert np.abs(leaf).max() < 0.2, path
 
 
-# ------------------------------------------------------------------ opening
+# opening
 
 
 @EVERY
@@ -302,7 +302,7 @@ def test_masks_and_positions_of_old_exports_and_an_unused_language_head_are_igno
     assert stored.params.keys() == params_of(name).keys()
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 @pytest.mark.parametrize(

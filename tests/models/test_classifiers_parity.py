@@ -102,7 +102,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     assert_says(stored, expected, (tokens, mask))
 
 
-# ------------------------------------------------------------------ what transformers lacks
+# what transformers lacks
 
 
 def _bodied(name, make, **changes):

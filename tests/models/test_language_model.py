@@ -36,7 +36,7 @@ def refusal(**changes):
     return str(error.value)
 
 
-# ------------------------------------------------------------------ weights
+# weights
 
 
 def test_a_random_model_is_the_preset_with_the_byte_tokenizer_and_the_same_weights_every_time():
@@ -115,7 +115,7 @@ def test_weights_lie_on_the_mesh_as_the_partition_table_says():
     assert {len(leaf.sharding.device_set) for leaf in params.values()} == {8}
 
 
-# ------------------------------------------------------------------ what is refused
+# what is refused
 
 
 def test_an_unknown_preset_is_refused_with_the_one_that_was_meant_or_all():
@@ -133,7 +133,7 @@ def test_a_quantised_base_needs_adapters_and_a_known_name():
     assert "did you mean 'nf4'?" in refusal(quantisation="nf5")
 
 
-# ------------------------------------------------------------------ without arrays
+# without arrays
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4-double"])
@@ -191,7 +191,7 @@ def test_a_directory_without_its_tokenizer_is_refused(tmp_path):
     )
 
 
-# ------------------------------------------------------------------ the fingerprint
+# the fingerprint
 
 
 def test_the_fingerprint_follows_weights_options_and_tokenizer(tmp_path):

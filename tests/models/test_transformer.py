@@ -49,7 +49,7 @@ def hidden(model, params):
     return hidden_of(model)(params, TOKENS, np.ones_like(TOKENS))
 
 
-# ------------------------------------------------------------------ padding
+# padding
 
 
 def real_states(model, params, tokens):
@@ -149,7 +149,7 @@ def test_the_order_of_earlier_tokens_matters(model, params, hidden):
     assert np.all(np.abs(states[:, -1] - hidden[:, -1]).max(axis=-1) > 1e-3)
 
 
-# ------------------------------------------------------------------ the cache
+# the cache
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_token_is_written_into_the_cache_in_place():
     assert extra < 0.9 * both  # never a second cache; one layer is read at a time
 
 
-# ------------------------------------------------------------------ variants of one model
+# variants of one model
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ def test_adapters_stay_float32_on_a_bfloat16_base(adapted):
     assert abs(float(half_value - value)) < 0.05
 
 
-# ------------------------------------------------------------------ adapters
+# adapters
 
 
 def test_fresh_adapters_change_nothing_and_start_as_documented():

@@ -169,7 +169,7 @@ def test_a_wrong_shape_is_refused_at_the_door():
             response_logp(hidden, head, TOKENS, chunk=5)
 
 
-# ------------------------------------------------------------------ how far two policies are apart
+# how far two policies are apart
 
 OTHER = draw.normal(size=HIDDEN.shape).astype(np.float32)
 OTHER_HEAD = draw.normal(size=HEAD.shape).astype(np.float32)

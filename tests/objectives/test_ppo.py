@@ -50,7 +50,7 @@ def _padded(x, fill, columns=3):
     return np.where(np.pad(INSIDE, ((0, 0), (0, columns))), wider, fill)
 
 
-# ------------------------------------------------------------------ rewards of tokens
+# rewards of tokens
 
 
 def test_the_rewards_of_a_response_sum_to_its_score_less_the_penalty():
@@ -80,7 +80,7 @@ def test_a_response_without_tokens_is_not_rewarded():
     assert not np.any(ppo_token_rewards(SCORE, LOGP, REF_LOGP, nothing, kl_coef=0.3))
 
 
-# ------------------------------------------------------------------ advantages
+# advantages
 
 
 def test_without_discount_returns_are_rewards_to_go_whatever_the_values_say():
@@ -140,7 +140,7 @@ def test_a_single_token_has_no_variance_and_its_advantage_is_zero():
     assert not np.any(advantages)
 
 
-# ------------------------------------------------------------------ the loss
+# the loss
 
 
 def test_before_the_first_step_the_gradient_is_the_policy_gradient():
@@ -223,7 +223,7 @@ def test_every_metric_is_a_scalar_that_is_explained():
     assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
 
 
-# ------------------------------------------------------------------ padding
+# padding
 
 
 @pytest.mark.parametrize("fill", [0.0, np.nan, np.inf, -np.inf])
@@ -272,7 +272,7 @@ def test_shapes_that_do_not_agree_are_found_at_the_door(shape):
             call()
 
 
-# ------------------------------------------------------------------ values, scores, coefficient
+# values, scores, coefficient
 
 
 def _explained(values):

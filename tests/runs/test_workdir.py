@@ -194,7 +194,7 @@ def test_the_old_result_stays_until_the_new_one_is_complete(tmp_path):
     assert Trial(tmp_path).first().value == 1.0
 
 
-# ------------------------------------------------------------------ interruptions
+# interruptions
 
 
 def interrupted(context):
@@ -290,7 +290,7 @@ def test_a_stage_gets_its_folder_its_name_and_the_wish_to_stop(tmp_path):
     assert trial.said[-1] == "[other] not needed: nobody reads it"
 
 
-# ------------------------------------------------------------------ inputs
+# inputs
 
 
 def _one(value: object, *, context: StageContext) -> Made:

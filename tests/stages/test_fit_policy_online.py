@@ -86,7 +86,7 @@ def _same(one, other):
     assert dataclasses.replace(one.cost, seconds=0) == dataclasses.replace(other.cost, seconds=0)
 
 
-# ------------------------------------------------------------------ learning
+# learning
 
 
 def test_the_policy_learns_to_write_what_is_rewarded(tmp_path, judge):
@@ -173,7 +173,7 @@ def test_the_value_of_a_token_is_said_before_the_token_is_known():
         assert not np.isclose(logp[n + 1, n], logp[0, n], atol=1e-5)
 
 
-# ------------------------------------------------------------------ what is logged and counted
+# what is logged and counted
 
 
 def test_every_logged_metric_is_explained_and_the_cost_is_their_sum(tmp_path, judge):
@@ -211,7 +211,7 @@ def test_more_epochs_cost_more_and_write_no_more(tmp_path, judge):
     assert once.cost.flops > 1.5 * step  # what is written and read besides
 
 
-# ------------------------------------------------------------------ minibatches
+# minibatches
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_the_cut_into_micro_batches_does_not_change_what_is_learned(tmp_path, ju
         np.testing.assert_allclose(_curve(parts, name), _curve(whole, name), rtol=1e-4, atol=1e-6)
 
 
-# ------------------------------------------------------------------ seeds, resuming, devices
+# seeds, resuming, devices
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +327,7 @@ def test_eight_devices_learn_from_a_rollout_what_one_does(tmp_path, judge):
         )
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 def test_without_a_scorer_ppo_is_refused_in_one_line(tmp_path, judge):

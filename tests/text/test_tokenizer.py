@@ -68,7 +68,7 @@ def backend_of_bytes():
     return backend
 
 
-# ------------------------------------------------------------------ bytes
+# bytes
 
 
 def test_byte_ids_are_the_bytes():
@@ -96,7 +96,7 @@ def test_decoding_ids_beyond_the_vocabulary_gives_no_text():
     assert tokenizer_files.byte_level().decode([97, 300, 98]) == "ab"
 
 
-# ------------------------------------------------------------------ ends and cuts
+# ends and cuts
 
 
 def test_a_response_that_is_cut_has_no_end_token():
@@ -192,7 +192,7 @@ def test_what_cannot_be_encoded_is_one_clear_line(call, named):
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
-# ------------------------------------------------------------------ injection
+# injection
 
 
 def test_special_tokens_of_a_user_are_spelled_out():
@@ -226,7 +226,7 @@ def test_responses_have_the_tokens_of_a_tokenizer_without_special_tokens():
         assert complete and list(ids[:-1]) == ordinary.encode(text), repr(text)
 
 
-# ------------------------------------------------------------------ SmolLM2 from its GGUF file
+# SmolLM2 from its GGUF file
 
 
 @needs_smollm2
@@ -283,7 +283,7 @@ def test_gguf_fields_that_cannot_be_followed_exactly_are_named(change, named):
         tokenizer_files.from_gguf(dataclasses.replace(smollm2_fields(), **change))
 
 
-# ------------------------------------------------------------------ Hugging Face directories
+# Hugging Face directories
 
 
 def test_tokenizer_json_is_read_whatever_class_the_config_names(tmp_path):

@@ -136,7 +136,7 @@ def test_a_space_that_only_the_first_stretch_has_in_front_is_not_invented(made):
     assert spelled[: 2 + len(bare)] == (1, 2, *bare) and 2 not in spelled[2:]
 
 
-# ------------------------------------------------------------------ cuts
+# cuts
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -154,7 +154,7 @@ def test_a_cut_prompt_keeps_the_template_and_an_end_of_the_text(name, made):
         assert cuts == sorted(cuts, reverse=True) and cuts[-1] == 0
 
 
-# ------------------------------------------------------------------ merges
+# merges
 
 
 @pytest.mark.parametrize("whole_words", [False, True])

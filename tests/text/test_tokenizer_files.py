@@ -37,7 +37,7 @@ def edit(file, **fields):
     file.write_text(json.dumps({name: v for name, v in content.items() if v != "gone"}))
 
 
-# ------------------------------------------------------------------ which files count
+# which files count
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,7 +114,7 @@ def test_a_sentencepiece_model_has_a_begin_token_unless_the_config_says_no(tmp_p
     assert from_directory(folder).encode_prompt("{prompt}", "hello", limit=9)[0] != 1
 
 
-# ------------------------------------------------------------------ bad files
+# bad files
 
 
 def without(folder, name):
@@ -205,7 +205,7 @@ def test_a_package_that_is_missing_is_named(package, tmp_path, monkeypatch):
         from_directory(folder)
 
 
-# ------------------------------------------------------------------ saving
+# saving
 
 
 def check_saved(ours, folder, config=None):

@@ -34,7 +34,7 @@ KEY = jax.random.key(7)
 SHAPE = ((8, 6),)
 
 
-# ------------------------------------------------------------------ a regression: no language model
+# a regression: no language model
 
 
 def _regression(trained, frozen, batch, key):
@@ -154,7 +154,7 @@ def test_a_second_compilation_for_a_shape_is_an_error():
         list(fit(state, FROZEN, batches, update))
 
 
-# ------------------------------------------------------------------ plans, and the best step
+# plans, and the best step
 
 
 def test_a_plan_counts_steps_and_spreads_validations_up_to_the_last():
@@ -291,7 +291,7 @@ def test_an_interrupted_run_closes_its_logs(tmp_path, monkeypatch):
     assert len(closed) == 2  # the interrupted one and the one that went on
 
 
-# ------------------------------------------------------------------ objectives on the tiny Llama
+# objectives on the tiny Llama
 
 
 def _policy_rows(responses: int):

@@ -115,7 +115,7 @@ def test_the_draws_differ_by_rollout_and_by_row_of_the_same_prompt(seen):
     assert len({row.tobytes() for row in np.concatenate([first, other])}) == 8
 
 
-# ------------------------------------------------------------------ anchors
+# anchors
 
 
 def _hidden(lm, transformer, leaves):
@@ -143,7 +143,7 @@ def test_without_adapters_the_base_is_the_model_as_it_was_loaded():
     assert set(ANCHORS) == {"reference", "base"}
 
 
-# ------------------------------------------------------------------ what is refused
+# what is refused
 
 
 @pytest.mark.parametrize(

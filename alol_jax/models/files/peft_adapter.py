@@ -73,7 +73,7 @@ class Adapter:
         )
 
 
-# ------------------------------------------------------------------ reading
+# reading
 
 
 def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
@@ -224,7 +224,7 @@ def _padded(x: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return np.pad(x, padding)
 
 
-# ------------------------------------------------------------------ writing
+# writing
 
 
 def write_adapter(
@@ -285,7 +285,7 @@ def _target(row: Row, others: Sequence[str]) -> str:
     return next(end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others))
 
 
-# ------------------------------------------------------------------ rows of the weight tables
+# rows of the weight tables
 
 
 def _kernel_rows(config: ModelConfig) -> list[Row]:

@@ -134,7 +134,7 @@ def test_two_rotary_bases_that_differ_are_an_error():
         from_hf({**SMOLLM2, "rope_parameters": rope}, "config.json")
 
 
-# ------------------------------------------------------------------ the other families
+# the other families
 
 PYTHIA = {  # as transformers 4.24 writes it
     "architectures": ["GPTNeoXForCausalLM"],

@@ -57,7 +57,7 @@ def same(found, leaves):
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
 
-# ------------------------------------------------------------------ what was written is read
+# what was written is read
 
 MODULES = {
     "all": (),
@@ -132,7 +132,7 @@ def test_names_in_target_modules_are_short_and_mean_nothing_else(tmp_path):
         assert fields_of(folder)["target_modules"] == targets
 
 
-# ------------------------------------------------------------------ forms of the config
+# forms of the config
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     assert len({a.fingerprint() for a in (one, louder, moved)}) == 3
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 @pytest.mark.parametrize(
