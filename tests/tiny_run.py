@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import AXES
@@ -54,7 +55,7 @@ def tiny_lm(
 def small_options():
     """The shared config with small batches, for rows of `scored_rows`."""
     config = common.get_config()
-    config.rewards.update({"positivity": 1.0})
+    config.rewards = ConfigDict({"positivity": 1.0})
     config.decode.update({"max_new_tokens": 4, "batch_size": 4})
     config.reference.update({"batch_size": 4, "validations": 1})
     config.policy.update({"batch_size": 4, "validations": 1})
