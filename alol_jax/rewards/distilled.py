@@ -137,9 +137,9 @@ def check_output_folder(folder: Path) -> None:
     It must not exist or be empty, apart from what an interrupted save left.
     """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose_kernel another --out")
+        raise UserError(f"{folder} is a file: choose another --out")
     if folder.is_dir() and {item.name for item in folder.iterdir()} - {HEAD}:
-        raise UserError(f"{folder} is not empty: choose_kernel another --out")
+        raise UserError(f"{folder} is not empty: choose another --out")
 
 
 def save_distilled(folder: Path, description: Description, head: Params) -> None:
