@@ -19,13 +19,13 @@ ROWS = (Example, Scored, Annotated)
 
 
 def save_result(folder: Path, result: Any) -> None:
-    """Save a frozen dataclass. Each field becomes a folder ``<field>/`` or a key of ``result.json``."""
+    """Save a frozen dataclass. Each field becomes ``<field>.arrow``, ``<field>/`` or a key of ``result.json``."""
     plain = {}
     hints = typing.get_type_hints(type(result))
     for field in dataclasses.fields(result):
         value, row_type = getattr(result, field.name), _row_type(hints[field.name])
         if row_type is not None:
-            tables.write(_fresh(folder / field.name), row_type.__name__.lower(), value, row_type)
+            tables.write(_fresh(_table(folder, field.name)), value, row_type)
         elif hints[field.name] == Params:
             checkpoint.save_params(_fresh(folder / field.name), value)
         else:
@@ -52,7 +52,7 @@ def load_fields(folder: Path, result_type: type, names: Sequence[str]) -> tuple[
 def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
     row_type = _row_type(hint)
     if row_type is not None:
-        return tables.read(folder / name, row_type)
+        return tables.read(_table(folder, name), row_type)
     if hint == Params:
         return checkpoint.load_params(folder / name)
     return _from_json(hint, plain[name])
@@ -63,11 +63,16 @@ def _row_type(hint: Any) -> type | None:
     return arguments[0] if len(arguments) == 2 and arguments[0] in ROWS else None
 
 
-def _fresh(folder: Path) -> Path:
-    """Remove what a killed save may have left in ``folder``, and return it."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    return folder
+def _table(folder: Path, name: str) -> Path:
+    return folder / f"{name}.arrow"
+
+
+def _fresh(path: Path) -> Path:
+    """Remove the file or folder that a killed save may have left, and return its path."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _to_json(value: Any) -> Any:
