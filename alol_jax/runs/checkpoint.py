@@ -73,7 +73,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, record: dict[str, Any], *, best: int | None) -> None:
-        """Save ``state`` and ``record``, then delete all checkpoints but this one and step ``best``.
+        """Save ``state`` and ``record``; delete all checkpoints but this one and step ``best``.
 
         Raises:
             UserError: the disk is full or not writable; earlier checkpoints are kept.
@@ -90,7 +90,7 @@ class Checkpoints:
                 self._manager.delete(old)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """Restore the state of ``step``, with the dtypes and shardings of ``like``, and its record."""
+        """Restore the state of ``step`` in the dtypes and shardings of ``like``, and its record."""
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )

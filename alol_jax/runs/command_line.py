@@ -19,7 +19,7 @@ BAD_INPUT = 2  # exit code
 STOPPED = 143  # exit code of a run that was asked to stop
 
 _COMPILE_CACHE = flags.DEFINE_string(
-    "compile_cache", "", "Where compiled programs are kept; 'off' keeps none. Default: user's cache."
+    "compile_cache", "", "Folder for compiled programs; 'off' keeps none. Default: user's cache."
 )
 
 

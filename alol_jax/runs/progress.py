@@ -15,9 +15,7 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress(
-    items: Iterable[Item], watch: Watch, *, total: int, done: int = 0
-) -> Iterator[Item]:
+def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) -> Iterator[Item]:
     """Yield ``items`` and show the progress on stderr.
 
     Args:

@@ -184,8 +184,8 @@ def read(file: Path, row_type: type[Row]) -> Rows[Row]:
         raise UserError(f"{file} has version {version}, this program reads {VERSION}: {again}")
     odd = sorted({*reader.schema.names} ^ {*_columns(row_type)})
     if odd or reader.schema.types != _schema(row_type).types:
-        what = ", ".join(odd) or "their types"
-        raise UserError(f"{file} holds no {row_type.__name__} rows (they differ in {what}): {again}")
+        what = ", ".join(odd) or "the types"
+        raise UserError(f"{file} holds no {row_type.__name__} rows ({what} differ): {again}")
     return Rows(batches, row_type)
 
 

@@ -156,8 +156,8 @@ class Run:
         if started and not self.redo:
             change = first_difference(stored, record)
             raise UserError(
-                f"{folder} was made with {change.field} = {change.one}, this run has {change.other}; "
-                "use another --workdir, or --redo to recompute it"
+                f"{folder} was made with {change.field} = {change.one}, this run has "
+                f"{change.other}; use another --workdir, or --redo to recompute it"
             )
         return False
 
