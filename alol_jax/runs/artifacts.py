@@ -19,7 +19,7 @@ ROWS = (Example, Scored, Annotated)
 
 
 def save_result(folder: Path, result: Any) -> None:
-    """Save a frozen dataclass: each field as ``<field>.arrow``, ``<field>/`` or in ``result.json``."""
+    """Save a frozen dataclass: fields as ``<field>.arrow``, ``<field>/`` or in ``result.json``."""
     plain = {}
     hints = typing.get_type_hints(type(result))
     for field in dataclasses.fields(result):
