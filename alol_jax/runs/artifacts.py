@@ -15,7 +15,7 @@ from alol_jax.runs import checkpoint, tables
 from alol_jax.types import Annotated, Example, Params, Scored
 
 ROWS = (Example, Scored, Annotated)
-"""Row types. A field that is a tuple of one of these is saved as a table."""
+"""Row types. A field that is a sequence of one of these is saved as a table."""
 
 
 def save_result(folder: Path, result: Any) -> None:
@@ -60,7 +60,8 @@ def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
 
 def _row_type(hint: Any) -> type | None:
     arguments = typing.get_args(hint)
-    return arguments[0] if len(arguments) == 2 and arguments[0] in ROWS else None
+    is_rows = typing.get_origin(hint) is Sequence and arguments[0] in ROWS
+    return arguments[0] if is_rows else None
 
 
 def _table(folder: Path, name: str) -> Path:
