@@ -8,9 +8,9 @@ import re
 
 from ml_collections import ConfigDict
 
-from alol_jax.decoding.sampling import decoding_of, drawing_of
+from alol_jax.decoding.sampling import deterministic_decoding, stochastic_decoding
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.advantage import SAMPLING, sampling_of
+from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
 from alol_jax.rewards.reward import check_weights
 from alol_jax.text.tokenizer import Tokenizer
@@ -77,13 +77,13 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
 
 def _check_sampling(config: ConfigDict, objective: Objective) -> None:
     """Check that sampling, ranking and annotated columns suit the objective."""
-    sampling = sampling_of(config.policy.sampling, objective.draw_by)
+    sampling = resolve_sampling(config.policy.sampling, objective.draw_by)
     if objective.responses > 1 and SAMPLING[sampling].good:
         raise UserError(
             f"config.policy.sampling={sampling!r}: {config.objective.name} needs "
             f"{objective.responses} responses of a prompt: use uniform"
         )
-    sampling_of(config.reference.sampling, None, field="reference")
+    resolve_sampling(config.reference.sampling, None, field="reference")
     if config.policy.ranking not in RANKINGS:
         raise UserError.unknown(
             f"config.policy.ranking: no ranking {config.policy.ranking!r}",
@@ -122,8 +122,8 @@ def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
 
 def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
     """Check ranges, that end tokens exist, and that answers fit in the model's positions."""
-    decoding_of(config.decode)
-    drawing_of(config.decode, config.generate)
+    deterministic_decoding(config.decode)
+    stochastic_decoding(config.decode, config.generate)
     vocab_size = lm.tokenizer.vocab_size
     for token in config.decode.end:
         if not isinstance(token, int) or not 0 <= token < vocab_size:
@@ -154,7 +154,7 @@ def _check_hyper_parameters(values: ConfigDict, objective: Objective) -> None:
     for name in hyper_parameters(objective):
         if math.isnan(values[name]) or values[name] < 0:
             raise UserError(f"config.objective.{name}={values[name]} must be 0 or more")
-    if objective.more and values.responses < objective.responses:
+    if objective.any_count and values.responses < objective.responses:
         raise UserError(
             f"config.objective.responses={values.responses} must be {objective.responses} or more"
         )

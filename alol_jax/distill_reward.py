@@ -33,10 +33,10 @@ from alol_jax.reports.results import EVERY
 from alol_jax.reports.statistics import bootstrap, pearson, spearman
 from alol_jax.rewards.distilled import (
     Description,
-    base_of,
-    read,
+    base_fingerprint,
+    check_output_folder,
+    encode,
     reader_of,
-    refuse_taken,
     save_distilled,
 )
 from alol_jax.runs.progress import progress, say
@@ -142,7 +142,7 @@ def distil(
     Raises:
         UserError: ``out`` exists; also see `rows_of`.
     """
-    refuse_taken(out)
+    check_output_folder(out)
     _check_options(config.distill, lm.transformer.config.width)
     options, task = config.distill, get_task(config.task)
     splits = check_splits(task, task.load(config.task), say)
@@ -150,7 +150,9 @@ def distil(
         split: rows_of(split, getattr(splits, split)) for split in ("train", "validation", "test")
     }
     model = {k: v for k, v in config.model.to_dict().items() if k != "adapter"} | {"adapter": ""}
-    described = Description(task.template, lm.shapes[-1], options.heads, base_of(lm), model, {})
+    described = Description(
+        task.template, lm.shapes[-1], options.heads, base_fingerprint(lm), model, {}
+    )
     _check_memory(lm, described, sum(len(rows.reward) for rows in named.values()))
     features = {split: _features(lm, described, rows, options) for split, rows in named.items()}
     head = ValueHead(lm.transformer.config.width, 1.0, options.heads, options.dropout)
@@ -188,7 +190,7 @@ def _features(
     return features_of(
         model,
         lm.base,
-        [read(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
+        [encode(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
         rows.reward.tolist(),
         batching=lm.batching(options.batch_size)._replace(widths=reading.widths),
         watch=Watch("features"),

@@ -15,20 +15,21 @@ from pathlib import Path
 
 import jax
 
+from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.models.families.registry import ARCHITECTURES
 from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.files.hf_reader import HFDirectory
 from alol_jax.models.files.hf_writer import write_json, write_weights
 from alol_jax.models.files.merge import (
     HFTensors,
     Weight,
-    dequantised,
-    merged,
-    of_checkpoint,
-    of_params,
+    dequantised_weights,
+    merged_weights,
+    weights_from_checkpoint,
+    weights_from_params,
 )
 from alol_jax.models.files.peft_adapter import write_adapter
-from alol_jax.models.files.weight_names import ARCHITECTURES
 from alol_jax.models.language_model import DTYPES, LanguageModel, open_language_model
 from alol_jax.reports.model_card import Exported, model_card
 from alol_jax.runs.artifacts import load_result
@@ -51,6 +52,7 @@ class Options(argparse.Namespace):
     dtype: str
     base: str
     adapter: str
+    compile_cache: str
     debug: bool
 
 
@@ -168,13 +170,17 @@ def _weights(lm: LanguageModel, trained: Params) -> Weight:
     """A function that returns the weights of the trained model one by one."""
     lora, nf4 = lm.transformer.lora, lm.transformer.nf4
     if lora is None:
-        return of_params(trained)
+        return weights_from_params(trained)
     if lm.checkpoint is not None:
-        weight = of_checkpoint(lm.checkpoint)
+        weight = weights_from_checkpoint(lm.checkpoint)
     else:
         plain = dataclasses.replace(lm.transformer, lora=None, nf4=None)
-        weight = of_params(dataclasses.replace(lm, transformer=plain).fresh(jax.random.key(0)))
-    return merged(weight if nf4 is None else dequantised(weight, nf4), lora, trained)
+        weight = weights_from_params(
+            dataclasses.replace(lm, transformer=plain).trainable(jax.random.key(0))
+        )
+    return merged_weights(
+        weight if nf4 is None else dequantised_weights(weight, nf4), lora, trained
+    )
 
 
 def _causal_lm(family: str) -> str:
@@ -238,14 +244,20 @@ def parse(arguments: Sequence[str]) -> Options:
     flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; default: the run's")
     flag("--base", default="", help="path of the base model, if it was moved")
     flag("--adapter", default="", help="path of the adapter that training began from, if moved")
+    flag("--compile_cache", default="", help="where compiled programs are kept; 'off' keeps none")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())
 
 
 def entry() -> None:
     """Run `export`; a `UserError` is printed as one line on stderr, with exit code 2."""
-    code = guarded(lambda: export(parse(sys.argv[1:])), debug=lambda: "--debug" in sys.argv)
-    sys.exit(code)
+
+    def run() -> None:
+        options = parse(sys.argv[1:])
+        use_compile_cache(options.compile_cache, say=say)
+        export(options)
+
+    sys.exit(guarded(run, debug=lambda: "--debug" in sys.argv))
 
 
 if __name__ == "__main__":

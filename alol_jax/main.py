@@ -24,9 +24,9 @@ from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
-from alol_jax.runs.command_line import STOPPED, cached, guarded, parse, stop_when_asked
+from alol_jax.runs.command_line import STOPPED, cached, guarded, parse, stop_on_signals
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run, alone_in
+from alol_jax.runs.workdir import Run, lock_workdir
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> None:
     for name in _STAGES.value:
         if name not in STAGES:
             raise UserError.unknown(f"--stages: {name!r} is not a stage", name, STAGES)
-    stopping = stop_when_asked()
+    stopping = stop_on_signals()
     logging.set_verbosity(logging.WARNING)  # orbax logs every file
     started = time.monotonic()
     run = Run(
@@ -167,7 +167,7 @@ def main(arguments: list[str]) -> None:
     )
     devices = jax.devices()
     say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
-    with alone_in(run.folder):
+    with lock_workdir(run.folder):
         evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))
     say(result_table(evaluation))
     page = Path(WORKDIR.value) / f"{STAGES['report']:02d}_report" / "report.html"

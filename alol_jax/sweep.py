@@ -28,9 +28,9 @@ from alol_jax.compare import check_out, compare
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
 from alol_jax.objectives.registry import get_objective
 from alol_jax.reports.finished_runs import why_not_comparable
-from alol_jax.runs.command_line import stop_when_asked
+from alol_jax.runs.command_line import stop_on_signals
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run, alone_in, finished_stage, first_difference
+from alol_jax.runs.workdir import Run, finished_stage, first_difference, lock_workdir
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import UserError
 
@@ -108,7 +108,7 @@ def sweep(
     """
     configs = {name: config_of(name) for name in objectives}
     shared, folders = workdir / "shared", []
-    with alone_in(workdir):
+    with lock_workdir(workdir):
         columns = columns_of(objectives, shared)
         for config in configs.values():
             config.select.columns = columns
@@ -132,7 +132,7 @@ def sweep(
                         stage for stage, number in STAGES.items() if number < FIRST_OWN_STAGE
                     ],
                 )
-                with alone_in(run.folder):
+                with lock_workdir(run.folder):
                     recipe(config, run, opened)
                 say(f"--- {name}, seed {seed}: {time.monotonic() - started:.0f} s")
     return tuple(folders)
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> None:
         objectives,
         seeds,
         redo=REDO.value,
-        stopping=stop_when_asked(),
+        stopping=stop_on_signals(),
     )
     runs = comparable_runs(folders, before)
     compare(runs, workdir / "compare", against=_AGAINST.value, say=say)

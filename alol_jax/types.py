@@ -1,12 +1,12 @@
-"""Every value that crosses a stage or a jit boundary. Imports nothing of this package.
+"""The values passed between stages and across jit boundaries. Imports nothing from this package.
 
-Axis legend: the letters of every docstring, einsum and ``chex.Dimensions`` ::
+Axis letters, used in every docstring, einsum and ``chex.Dimensions`` ::
 
     B  prompts in a batch      P  prompt tokens (left-padded)     D  model width     H  head width
     K  responses per prompt    R  response tokens (right-padded)  N  query heads     F  mlp width
     E* = [B, K] or [B]         T = P + R                          G  key/value heads V  vocabulary
 
-Values on the host are frozen dataclasses; values on a device are NamedTuples of arrays.
+Host values are frozen dataclasses; device values are NamedTuples of arrays.
 """
 
 from __future__ import annotations
@@ -20,45 +20,48 @@ from typing import Any, NamedTuple
 import jax
 
 Params = dict[str, jax.Array]
-"""Parameters: one flat dict from path (``"layers/q_proj/kernel"``) to array. Leaves whose path
-starts with ``layers/`` carry all layers stacked on their first axis."""
+"""Parameters: a flat dict from path (``"layers/q_proj/kernel"``) to array. Leaves whose path
+starts with ``layers/`` have all layers stacked on their first axis."""
 
 
 class UserError(Exception):
-    """What the user can mend: one line that names the thing and the way out. Exit code 2."""
+    """An error that the user can fix. One line that says what is wrong and how to fix it.
+
+    Programs print it and exit with code 2.
+    """
 
     @classmethod
-    def unknown(cls, said: str, name: str, known: Iterable[str]) -> UserError:
-        """``said`` and the name that was probably meant, or all that there are."""
+    def unknown(cls, message: str, name: str, known: Iterable[str]) -> UserError:
+        """Return ``message`` with the closest known name, or with all of them if none is close."""
         known = tuple(known)
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-        return cls(f"{said}: {hint}")
+        return cls(f"{message}: {hint}")
 
 
-def some_of(names: Sequence[str]) -> str:
-    """The names for one line: the first eight, and how many more."""
+def format_names(names: Sequence[str]) -> str:
+    """Join the first eight names and say how many more there are."""
     shown = ", ".join(names[:8]) or "none"
     return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
 
 
 class Finished(Exception):
-    """All that ``--stages`` allows is done."""
+    """Every stage that ``--stages`` allows is done."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved what it needs to go on."""
+    """The run stopped on SIGTERM or Ctrl-C, after saving what it needs to resume."""
 
 
-# ------------------------------------------------------------------ device values
+# device values
 
 
 class Tokens(NamedTuple):
     """A batch of prompts with their responses.
 
-    Alignment, stated once: ``logp[..., t]`` is log π of ``response[..., t]``, produced by the
-    position before it; ``mask`` is 1 on response tokens, the end token included. Masks come from
-    lengths, never from ``token == pad``.
+    Alignment: ``logp[..., t]`` is log π of ``response[..., t]``, predicted at the position before
+    it. ``mask`` is 1 on response tokens, including the end token. Masks come from lengths, never
+    from ``token == pad``.
     """
 
     prompt: jax.Array  # i32[B, P], left-padded
@@ -68,14 +71,14 @@ class Tokens(NamedTuple):
 
 
 class Branches(NamedTuple):
-    """How a sequence ``[prompt | response 1 | … | response K]`` is laid out: where it branches."""
+    """The layout of a sequence ``[prompt | response 1 | … | response K]``."""
 
-    prompt: int  # P, padding included
-    response: int  # R of each
+    prompt: int  # P, including padding
+    response: int  # R of each response
 
 
 class Batch(NamedTuple):
-    """One training batch: tokens and the stored annotations of the same rows."""
+    """One training batch: tokens and the stored annotations of its rows."""
 
     tokens: Tokens
     ref_logp: jax.Array  # f32[E*, R]
@@ -84,7 +87,7 @@ class Batch(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What an objective reads besides the policy's own ``logp``; none of it carries a gradient."""
+    """What an objective reads besides the policy's ``logp``. Carries no gradient."""
 
     mask: jax.Array  # f32[E*, R], 1 on response tokens
     ref_logp: jax.Array  # f32[E*, R], log π_ref of the same tokens
@@ -92,35 +95,33 @@ class Targets(NamedTuple):
     advantage: jax.Array  # f32[E*], max(R − V, 0)
 
 
-# ------------------------------------------------------------------ host values: data
+# host values: data
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One prompt with the responses that the data has for it (at least one)."""
+    """A prompt and its responses in the data (at least one)."""
 
     id: str
     prompt: str
     responses: tuple[str, ...]
     source: str
-    rewards: tuple[
-        float, ...
-    ] = ()  # one per response where the data has stored rewards, else empty
+    rewards: tuple[float, ...] = ()  # stored rewards, one per response; empty if there are none
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Result of ``load``: no prompt occurs in two splits."""
+    """Result of ``load``. No prompt is in two splits."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
-    notes: tuple[str, ...]  # what was dropped or merged on the way, counted, one sentence each
+    notes: tuple[str, ...]  # what was dropped or merged, with counts; one sentence each
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One (prompt, response) row with its reward. Rows of one prompt share ``example_id``."""
+    """One (prompt, response) row and its reward. Rows of one prompt share ``example_id``."""
 
     example_id: str
     prompt: str
@@ -138,7 +139,7 @@ class ScoredSplits:
     validation: tuple[Scored, ...]
     test: tuple[Scored, ...]
     component_names: tuple[str, ...]
-    max_reward: float  # the largest reward possible: bound of the value head
+    max_reward: float  # the largest possible reward, which bounds the value head
     notes: tuple[str, ...]
 
 
@@ -151,17 +152,17 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Annotated:
-    """One training row as the policy step reads it: tokens and the frozen models' annotations."""
+    """One training row for the policy: tokens and the annotations of the frozen models."""
 
     example_id: str
     source: str
     prompt_text: str
     response_text: str
     prompt: tuple[int, ...]  # token ids
-    response: tuple[int, ...]  # token ids, end token included unless the row was cut
-    ref_logp: tuple[float, ...]  # one per response token; empty if the objective does not read it
+    response: tuple[int, ...]  # token ids, with the end token unless the response was truncated
+    ref_logp: tuple[float, ...]  # one per response token; empty if the objective does not use it
     reward: float
-    value: float  # V(x); 0 if the objective does not read the advantage
+    value: float  # V(x); 0 if the objective does not use the advantage
     advantage: float  # R − V(x), not clamped
     kept: bool
 
@@ -173,12 +174,12 @@ class TrainingTable:
     rows: tuple[Annotated, ...]
 
 
-# ------------------------------------------------------------------ host values: fitted things
+# host values: fits and results
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """One look at the policy during training."""
+    """One evaluation of the policy during training."""
 
     step: int
     metric: str
@@ -187,7 +188,7 @@ class Validation:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One logged metric over the optimizer steps of a stage."""
+    """A logged metric over the optimizer steps of a stage."""
 
     name: str
     steps: tuple[int, ...]
@@ -196,16 +197,16 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What all optimizer steps of a stage took; looks at the validation set are not in it."""
+    """The cost of all optimizer steps of a stage, without validation."""
 
-    tokens: int = 0  # real tokens that were trained on, as often as they were
-    flops: float = 0.0  # in closed form (`flops`), padding included
-    seconds: float = 0.0  # of wall clock, over all processes that worked on it
+    tokens: int = 0  # non-padding tokens trained on, counted each time
+    flops: float = 0.0  # in closed form (`flops`), including padding
+    seconds: float = 0.0  # wall-clock time, summed over interruptions
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Result of the fits of a policy: the trained leaves of the best step."""
+    """Result of fitting a policy or the reference: the trained leaves of the best step."""
 
     trained: Params
     step: int
@@ -216,14 +217,14 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class ValueAudit:
-    """How well the value head predicts rows it was not fitted on (out-of-fold predictions)."""
+    """How well the value head predicts held-out rows (out-of-fold predictions)."""
 
     predicted: tuple[float, ...]
     observed: tuple[float, ...]
     mse: float
-    mse_of_mean: float  # of always predicting the mean reward of the fitting folds
-    mse_of_length: float  # of a straight line in the prompt length, fitted on the fitting folds
-    epochs: int  # chosen on held-out error
+    mse_of_mean: float  # of predicting the mean reward of the training folds
+    mse_of_length: float  # of a linear fit to prompt length on the training folds
+    epochs: int  # with the lowest held-out error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +238,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean with its bootstrap percentile interval."""
+    """A mean and its bootstrap percentile interval."""
 
     mean: float
     low: float
@@ -246,23 +247,23 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class SystemScores:
-    """The test-set figures of one system: the data's own responses, the reference or the policy."""
+    """Test-set results of one system: the data's responses, the reference or the policy."""
 
     name: str  # "data", "reference", "policy"
-    reward: Interval | None  # None where nothing can score a generation
+    reward: Interval | None  # None without a scorer for generated responses
     components: tuple[Interval, ...]
     distinct: tuple[Interval, Interval, Interval]  # distinct-1/2/3
-    length: Interval  # whitespace tokens
+    length: Interval  # in whitespace-separated words
 
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """The part of the test prompts that has one source."""
+    """The test prompts of one source."""
 
     name: str  # the source
     prompts: int
     systems: tuple[SystemScores, ...]
-    difference: Interval | None  # policy − reference, paired, of the total reward
+    difference: Interval | None  # policy − reference, paired, in total reward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,22 +277,22 @@ class Evaluation:
     systems: tuple[SystemScores, ...]
     differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward
     sets: tuple[TestSet, ...] = ()  # by source, in the order of the test prompts
-    kl: Interval | None = None  # `logprobs.response_kl` over the policy's answers, in nats
+    kl: Interval | None = None  # `logprobs.response_kl` on the policy's answers, in nats
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Result of ``report``: the files it wrote, relative to the stage's folder."""
+    """Result of ``report``: the files written, relative to the stage's folder."""
 
     files: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSummary:
-    """What a run was, for the report: nothing in it is computed from the results."""
+    """A description of the run for the report. Nothing in it depends on the results."""
 
     objective: str
-    hyper_parameters: tuple[tuple[str, float], ...]  # of the objective: clip, beta, ...
+    hyper_parameters: tuple[tuple[str, float], ...]  # of the objective: clip, beta, …
     task: str
     model: str
     config_json: str  # the whole config, indented
@@ -299,20 +300,20 @@ class RunSummary:
 
     @property
     def fingerprint(self) -> tuple:
-        """What makes a finished report stale; another package version does not."""
+        """The fields that make a finished report stale when they change; versions do not."""
         return (self.objective, self.hyper_parameters, self.task, self.model)
 
 
-# ------------------------------------------------------------------ host values: descriptions
+# host values: descriptions
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardSpec:
     """One reward component of a task.
 
-    ``scorer`` is a key of ``rewards.reward.SCORERS``; ``template`` makes the scorer's text from
-    ``{prompt}`` and ``{response}``; every score lies in [0, bound]. Components that a model scores
-    are named in ``config.reward_models`` instead: any task can have them.
+    ``scorer`` is a key of ``rewards.reward.SCORERS``. ``template`` builds the text to score from
+    ``{prompt}`` and ``{response}``. Every score is in [0, bound]. Reward models are not listed
+    here but in ``config.reward_models``, where any task can use them.
     """
 
     name: str
@@ -322,55 +323,55 @@ class RewardSpec:
 
 
 def stripped(text: str) -> str:
-    """A response that is all that was generated, without white space at its ends."""
+    """Return the generated text without leading and trailing whitespace."""
     return text.strip()
 
 
 def one_turn(prompt: str) -> tuple[str, ...]:
-    """A prompt that is what one person says."""
+    """Return the prompt as a single turn of the person."""
     return (prompt,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Everything that is particular to one task. Nobody outside ``tasks/`` knows a task's name."""
+    """Everything specific to one task. Only ``tasks/`` knows the names of tasks."""
 
     name: str
     load: Callable[[Any], Splits]  # config.task -> splits
     files: Callable[[Any], tuple[Path, ...]]  # config.task -> what ``load`` reads
-    template: str  # with "{prompt}": what the model reads; special tokens in it are parsed
-    stop: tuple[str, ...]  # texts whose tokens end a generated response
+    template: str  # what the model reads, with "{prompt}"; special tokens in it are parsed
+    stop: tuple[str, ...]  # stop sequences: texts whose tokens end a generated response
     rewards: tuple[RewardSpec, ...]
-    clean: Callable[[str], str] = stripped  # the text that was generated -> the response
-    # a prompt -> what was said, in turn, by the person first and last
+    clean: Callable[[str], str] = stripped  # generated text -> response
+    # prompt -> the turns of the conversation; the first and the last are the person's
     turns: Callable[[str], tuple[str, ...]] = one_turn
 
 
 def never() -> bool:
-    """Does not ask to stop."""
+    """Never ask to stop."""
     return False
 
 
 def silent(line: str) -> None:
-    """Drops the line."""
+    """Discard the line."""
 
 
 class Watch(NamedTuple):
-    """How a long loop shows where it is, and what may stop it."""
+    """How a long loop reports its progress, and when it should stop."""
 
-    label: str  # what is being done
-    say: Callable[[str], None] = silent  # one line for the person who watches
-    stopping: Callable[[], bool] = never  # True once the loop should end
+    label: str  # what the loop does
+    say: Callable[[str], None] = silent  # prints one line for the user
+    stopping: Callable[[], bool] = never  # True once the loop should stop
 
 
 class StageContext(NamedTuple):
     """What a running stage may use besides its inputs."""
 
-    folder: Path  # the stage's own folder; survives an interruption
+    folder: Path  # the stage's own folder, kept when the run is interrupted
     stopping: Callable[[], bool]  # True once the run was asked to stop
-    say: Callable[[str], None]  # one line for the person who watches
+    say: Callable[[str], None]  # prints one line for the user
     tensorboard: bool
 
     def watch(self, label: str) -> Watch:
-        """For a loop of this stage."""
+        """Return a `Watch` for a loop of this stage."""
         return Watch(label, self.say, self.stopping)

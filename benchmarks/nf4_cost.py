@@ -69,7 +69,7 @@ def test_items(config, lm):
 def row_nll(lm, frozen, items, size):
     """Summed NLL and number of response tokens of every row: f64[2, rows]."""
     run = annotator(lm.transformer, None, lm.logprob_chunk, True)
-    params = {**frozen, **lm.fresh(jax.random.key(0))}  # fresh adapters add nothing
+    params = {**frozen, **lm.trainable(jax.random.key(0))}  # fresh adapters add nothing
     found = np.zeros((2, len(items.rows)))
     for group in (np.flatnonzero(items.shape == s) for s in range(len(items.shapes))):
         for first in range(0, len(group), size):
@@ -98,7 +98,7 @@ def timed_steps(config, opened, batch, dtype):
     runs = {}
     for name, (lm, frozen) in opened.items():
         model = dataclasses.replace(lm.transformer, dtype=jnp.dtype(dtype))
-        state = place_like_params(init_state(lm.fresh(jax.random.key(0)), tx), lm.mesh)
+        state = place_like_params(init_state(lm.trainable(jax.random.key(0)), tx), lm.mesh)
         loss_fn = policy_loss(model, loss, chunk=lm.logprob_chunk)
         update = make_update(loss_fn, tx, jax.random.key(1), state)
         runs[name] = (update, update(state, frozen, batch)[0])

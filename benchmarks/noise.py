@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from alol_jax.main import REDO, WORKDIR, entry
 from alol_jax.reports.compare.figures import Series, curves
 from alol_jax.runs.artifacts import load_fields
-from alol_jax.runs.command_line import stop_when_asked
+from alol_jax.runs.command_line import stop_on_signals
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.sweep import config_from, sweep
@@ -60,7 +60,7 @@ def show(metric: str, found: Mapping[str, Mapping[str, Interval]], folder: Path)
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
-    flag, stopping = flags.FLAGS["config"], stop_when_asked()
+    flag, stopping = flags.FLAGS["config"], stop_on_signals()
     file, overrides = config_flags.get_config_filename(flag), flag.override_values
     found = {metric: {} for metric in METRICS}
     for share in SHARES.value:

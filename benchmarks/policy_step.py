@@ -22,8 +22,8 @@ from ml_collections import config_flags
 
 from alol_jax.devices.sharding import make_mesh, place_like_params, place_rows
 from alol_jax.models.language_model import open_language_model
-from alol_jax.objectives.logprobs import joined, response_logp
-from alol_jax.objectives.registry import get_objective, hyper_parameters, responses_of
+from alol_jax.objectives.logprobs import response_logp, to_sequences
+from alol_jax.objectives.registry import get_objective, hyper_parameters, num_responses
 from alol_jax.training.fit import init_state, make_update, policy_loss
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Targets, Tokens
@@ -59,7 +59,7 @@ def unshared_policy_loss(model, loss, *, chunk):
             *(jnp.repeat(x, count, axis=0) for x in (tokens.prompt, tokens.prompt_mask)),
             *(x.reshape(-1, x.shape[-1]) for x in (tokens.response, tokens.mask)),
         )
-        read = joined(rows)
+        read = to_sequences(rows)
         hidden = model.hidden(params, read.ids, read.mask, key)
         logp = response_logp(hidden, model.unembedding(params), rows, chunk=chunk)
         targets = Targets(tokens.mask, batch.ref_logp, batch.reward, batch.advantage)
@@ -77,7 +77,7 @@ def losses_of(lm, config, names):
         chosen = {key: config.objective[key] for key in hyper_parameters(objective)}
         loss = functools.partial(objective.loss, **chosen)
         loss_fn = policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
-        count = responses_of(objective, config.objective)
+        count = num_responses(objective, config.objective)
         found[name] = (loss_fn, count)
         if count > 1:
             loss_fn = unshared_policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
@@ -93,7 +93,7 @@ def main(_):
     for name, (loss, responses) in losses_of(lm, config, OBJECTIVES.value).items():
         rng = np.random.default_rng(0)
         batch = random_batch(lm, config.policy.batch_size, responses, rng)
-        state = place_like_params(init_state(lm.fresh(jax.random.key(0)), tx), lm.mesh)
+        state = place_like_params(init_state(lm.trainable(jax.random.key(0)), tx), lm.mesh)
         update = make_update(loss, tx, jax.random.key(1), state)
         text = update.lower(state, lm.frozen(), batch).as_text()
         products[name] = text.count("stablehlo.dot_general")

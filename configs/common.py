@@ -89,7 +89,8 @@ def get_config() -> ConfigDict:
         }
     )
     # Weight of each reward, of the task or of ``reward_models``; 0 switches it off.
-    config.rewards = ConfigDict()
+    # Those that read words alone are offered by every task.
+    config.rewards = ConfigDict({"positivity": 0.0, "diversity": 0.0, "safety": 0.0})
     config.reward_models = ConfigDict()  # name -> reward_model(…)
     config.score = ConfigDict(
         {

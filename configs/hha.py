@@ -87,7 +87,6 @@ def _rewards(config):
     )
     config.reward_models.test.batch_size = 4  # EV
     config.rewards.update({"train": 1.0, "test": 0.0})
-    config.rewards.update({"positivity": 0.0, "diversity": 0.0, "safety": 0.0})
     config.evaluate.rewards = {**config.rewards.to_dict(), "train": 0.0, "test": 1.0}
     # L:288-292: the stored rewards of these two are the 1.4B model's; those of the test files are
     # not

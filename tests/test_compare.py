@@ -56,7 +56,7 @@ def figures(text: str) -> dict[tuple[str, ...], dict[str, str]]:
     return {(e["row"], e["against"], e["set"], e["metric"]): e for e in lines}
 
 
-# ------------------------------------------------------------------ what is written
+# what is written
 
 
 def test_csv_and_json_carry_the_same_figures(done):
@@ -203,7 +203,7 @@ def test_a_comparison_can_be_written_again_over_the_old_one(root, tmp_path):
     assert first == again
 
 
-# ------------------------------------------------------------------ what may differ
+# what may differ
 
 
 def test_model_template_seed_and_batch_size_may_differ_and_are_said(root, tmp_path):
@@ -217,7 +217,7 @@ def test_model_template_seed_and_batch_size_may_differ_and_are_said(root, tmp_pa
     assert settings.keys() == {"task.template", "decode.end"}
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 def refused(workdirs, out, **options) -> str:
@@ -358,7 +358,7 @@ def test_a_base_that_is_not_there_is_refused_before_anything_is_written(root, tm
     assert "did you mean 'nll'" in line
 
 
-# ------------------------------------------------------------------ the command
+# the command
 
 
 def test_the_command_line_is_read():

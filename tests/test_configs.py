@@ -115,11 +115,11 @@ def test_an_unknown_objective_is_refused_with_the_near_miss(monkeypatch):
     with flagsaver.flagsaver():
         parse(words)
         config = flags.FLAGS.config
-    with pytest.raises(UserError, match="'dpoo' is no objective: did you mean 'dpo'"):
+    with pytest.raises(UserError, match="'dpoo' is not an objective: did you mean 'dpo'"):
         get_objective(config.objective.name)
 
 
-# ------------------------------------------------------------------ hha.py: published values
+# hha.py: published values
 
 
 @dataclasses.dataclass(frozen=True)

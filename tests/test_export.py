@@ -50,7 +50,7 @@ def base_of(tmp_path_factory):
     return base
 
 
-# ------------------------------------------------------------------ merged
+# merged
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -61,7 +61,7 @@ def test_a_merged_model_computes_what_the_policy_does(preset, base_of, tmp_path)
     ours = policy_logits(lm, trained, TOKENS)
     base = policy_logits(lm, {p: jnp.zeros_like(x) for p, x in trained.items()}, TOKENS)
     assert np.abs(ours - base).max() > 1e-2
-    merged = policy_logits(again, again.fresh(None), TOKENS)
+    merged = policy_logits(again, again.trainable(None), TOKENS)
     np.testing.assert_allclose(merged, ours, atol=1e-4, rtol=0)
     ids = lm.tokenizer.encode("<|im_start|>naïve\n<|im_end|>")
     assert again.tokenizer.encode("<|im_start|>naïve\n<|im_end|>") == ids
@@ -73,7 +73,7 @@ def test_the_reference_is_exported_by_name(llama, tmp_path):
     again = opened(exported(workdir, tmp_path / "out", "merged", "--stage=reference"), lora=WHOLE)
     ours = policy_logits(lm, random_policy(lm, 1).trained, TOKENS)
     np.testing.assert_allclose(
-        policy_logits(again, again.fresh(None), TOKENS), ours, atol=1e-4, rtol=0
+        policy_logits(again, again.trainable(None), TOKENS), ours, atol=1e-4, rtol=0
     )
 
 
@@ -83,7 +83,7 @@ def test_a_quantised_base_is_merged_as_it_was_trained_on(base_of, tmp_path):
     out = exported(tmp_path / "run", tmp_path / "out", "merged")
     again = opened(out, lora=WHOLE)
     ours = policy_logits(lm, random_policy(lm, 2).trained, TOKENS)
-    merged = policy_logits(again, again.fresh(None), TOKENS)
+    merged = policy_logits(again, again.trainable(None), TOKENS)
     np.testing.assert_allclose(merged, ours, atol=1e-4, rtol=0)
     assert "quantised during training (nf4)" in (out / "README.md").read_text()
 
@@ -91,7 +91,7 @@ def test_a_quantised_base_is_merged_as_it_was_trained_on(base_of, tmp_path):
 def test_full_training_is_exported_as_it_is_and_has_no_adapter(tmp_path):
     lm = finished_run(tmp_path / "run", config_of("random:gpt2-tiny", lora=WHOLE))
     again = opened(exported(tmp_path / "run", tmp_path / "out", "merged"), lora=WHOLE)
-    trained, found = random_policy(lm, 2).trained, again.fresh(None)
+    trained, found = random_policy(lm, 2).trained, again.trainable(None)
     assert trained.keys() == found.keys()
     for path, leaf in trained.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
@@ -114,7 +114,7 @@ def test_the_dtype_of_merged_weights_is_the_runs_or_the_one_given(base_of, tmp_p
         np.testing.assert_array_equal(rounded[name], tensor.astype(ml_dtypes.bfloat16))
 
 
-# ------------------------------------------------------------------ adapters
+# adapters
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -123,7 +123,7 @@ def test_an_exported_adapter_is_what_training_can_start_from(preset, tmp_path):
     out = exported(tmp_path / "run", tmp_path / "out", "adapter")
     again = opened(f"random:{preset}", adapter=str(out))
     assert again.transformer.lora == lm.transformer.lora
-    start, trained = again.fresh(None), random_policy(lm, 2).trained
+    start, trained = again.trainable(None), random_policy(lm, 2).trained
     assert start.keys() == trained.keys()
     for path, leaf in trained.items():
         np.testing.assert_array_equal(start[path], leaf, err_msg=path)
@@ -151,7 +151,7 @@ def test_what_an_adapter_holds_is_part_of_the_fingerprint_and_where_it_lies_is_n
     assert lm.fingerprint["adapter"] is None
 
 
-# ------------------------------------------------------------------ the card
+# the card
 
 
 def test_the_card_says_what_was_trained_how_and_how_to_load_it(llama, tmp_path):
@@ -202,7 +202,7 @@ def test_the_card_shows_the_evaluation_of_this_policy_and_of_no_other(tmp_path, 
     assert "clip = 0.5" in card and "Not evaluated." in card
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 def test_the_card_of_a_policy_by_ppo_says_how_its_rollouts_were(tmp_path):
@@ -234,7 +234,7 @@ def test_of_two_fits_in_a_workdir_the_evaluated_one_is_exported(tmp_path, evalua
         (("--what=adapter", "--dtype=float32"), "an adapter is always float32"),
         (("--what=merged", "--stage=polcy"), "did you mean 'policy'"),
         (("--what=merged", "--base=random:gpt2-tiny"), "the weights differ from those of the run"),
-        (("--what=merged", "--base=/nowhere"), "'/nowhere' is no checkpoint"),
+        (("--what=merged", "--base=/nowhere"), "'/nowhere' is not a checkpoint"),
         (("--what=merged", "--wat"), "unrecognized arguments: --wat"),
         ((), "the following arguments are required: --what"),
     ],

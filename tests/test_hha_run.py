@@ -114,7 +114,7 @@ def test_what_is_wrong_with_the_rows_is_counted_not_hidden(finished):
     ):
         assert f"[load] {note}" in said
     assert "[score] train: stored rewards are ignored, the weights ask for positivity" in said
-    assert "warning: no answer has the stop text '###'" in said
+    assert "warning: no answer has the stop sequence '###'" in said
 
 
 def test_a_comparison_has_a_column_for_each_test_set(finished, tmp_path):
@@ -134,7 +134,7 @@ def test_the_baselines_start_from_the_same_reference(objective, finished, flags,
     config = f"configs/hha.py:debug,objective={objective}"
     result = run(tmp_path / "run", *flags, config=config)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done before") == 3
+    assert result.stdout.count("already done") == 3
     evaluation = load_result(tmp_path / "run" / "08_evaluate", Evaluation)
     undone = load_result(workdir / "08_evaluate", Evaluation)
     assert [r.response for r in evaluation.reference] == [r.response for r in undone.reference]
@@ -151,7 +151,7 @@ def test_the_baselines_start_from_the_same_reference(objective, finished, flags,
     assert policy.cost.tokens > 0 and policy.cost.flops > 0
 
 
-# ------------------------------------------------------------------ rewards of published rows
+# rewards of published rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from alol_jax.runs.workdir import alone_in
+from alol_jax.runs.workdir import lock_workdir
 from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 
 JSONL = "configs/jsonl.py:debug"
@@ -17,7 +17,7 @@ JSONL = "configs/jsonl.py:debug"
         ("--config.polcy.epochs=1", "no key 'polcy': did you mean 'policy'?"),
         ("--config.model.lora.alpah=1", "no key 'alpah': did you mean 'alpha'?"),
         ("--config.policy.epochs=many", "could not convert string to float: 'many'"),
-        ("--config.objective.name=alol", "'alol' is no objective: did you mean 'a_lol'?"),
+        ("--config.objective.name=alol", "'alol' is not an objective: did you mean 'a_lol'?"),
         ("--config.task.name=smaltalk", "'smaltalk' is no task: did you mean 'smalltalk'?"),
         ("--stages=load,evalute", "'evalute' is not a stage: did you mean 'evaluate'?"),
         ("--stages=evaluate,report", "stage load has no result"),
@@ -25,7 +25,7 @@ JSONL = "configs/jsonl.py:debug"
         ("x=3", "unexpected argument 'x=3'"),
         ("--config.mesh.data=3", "does not fit 1 devices"),
         ("--config.model.path=random:llama-tinny", "no preset 'llama-tinny'"),
-        ("--config.model.path=/nowhere/llama", "'/nowhere/llama' is no checkpoint"),
+        ("--config.model.path=/nowhere/llama", "'/nowhere/llama' is not a checkpoint"),
         ("--config.model.dtype=float31", "no dtype 'float31': did you mean 'float32'?"),
         ("--config.model.shapes=(24,16)", "like ((512, 128),)"),
         ("--config.value.heads=0", "config.value.heads=0 must be above 0"),
@@ -97,7 +97,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path):
     )
     assert "File too large" in refused(stopped)
     later = run_here(tmp_path / "run", "--stages=load")
-    assert later.returncode == 0 and "done before score, as --stages says" in later.stdout
+    assert (
+        later.returncode == 0 and "finished before score, which --stages leaves out" in later.stdout
+    )
     assert (tmp_path / "run" / "01_load" / "result.json").exists()
 
 
@@ -122,7 +124,7 @@ def test_an_edited_data_file_is_not_taken_for_the_old_one(tmp_path):
 
 
 def test_a_workdir_that_another_run_uses_is_refused(tmp_path):
-    with alone_in(tmp_path / "run"):
+    with lock_workdir(tmp_path / "run"):
         assert "another run is using" in refused(run_here(tmp_path / "run"))
 
 

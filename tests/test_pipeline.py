@@ -57,7 +57,7 @@ def test_nine_stages_leave_nine_folders_a_table_and_a_page(undisturbed):
 def test_a_second_run_computes_nothing_and_prints_the_same_table(undisturbed):
     workdir, first = undisturbed
     second = run(workdir, *SMALL)
-    assert second.stdout.count("done before") == len(STAGES) and "running" not in second.stdout
+    assert second.stdout.count("already done") == len(STAGES) and "running" not in second.stdout
     table = first.stdout[first.stdout.index("Means over") : first.stdout.index("done in")]
     assert table in second.stdout
 
@@ -79,7 +79,7 @@ def test_eight_devices_train_the_same_policy_as_one(undisturbed, tmp_path):
     arguments = (*SMALL, *mesh, "--stages=load,score,fit_reference")
     result = run_here(tmp_path / "run", *arguments, devices=8)
     assert result.returncode == 0, result.stderr
-    assert "done before generate, as --stages says" in result.stdout
+    assert "finished before generate, which --stages leaves out" in result.stdout
 
     def losses(folder):
         lines = (folder / "03_fit_reference" / "metrics.jsonl").read_text().splitlines()
@@ -107,7 +107,7 @@ def wait_for(process, text):
 def killed_in(stage, within, workdir, *arguments):
     """Starts the program and kills it some time after the stage has begun; False if it was over."""
     process = start(workdir, *arguments)
-    wait_for(process, f"[{stage}] ")  # running, or done before
+    wait_for(process, f"[{stage}] ")  # running, or already done
     time.sleep(np.random.default_rng().uniform(0.0, within))  # other moments each time
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -163,7 +163,7 @@ def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, tmp_pa
     assert "saved at step" in said and "run the same command again to resume" in said
     assert "Traceback" not in said
     result = run(tmp_path / "run", *SMALL, first)
-    assert "going on at step" in result.stdout
+    assert "resuming at step" in result.stdout
     assert final_arrays(tmp_path / "run", FITS[:1]) == final_arrays(workdir, FITS[:1])
 
 

@@ -12,7 +12,7 @@ from alol_jax import sweep as program
 from alol_jax.checks import COLUMNS
 from alol_jax.main import Opened
 from alol_jax.objectives.registry import OBJECTIVES
-from alol_jax.runs.workdir import Run, alone_in, finished_stage
+from alol_jax.runs.workdir import Run, finished_stage, lock_workdir
 from alol_jax.sweep import (
     SET_BY_SWEEP,
     check_against,
@@ -66,7 +66,7 @@ def swept(workdir, objectives, seeds, *, config_of=None, redo=False, **changed):
     return sweep(config_of, workdir, objectives, seeds, redo=redo, stopping=lambda: False)
 
 
-# ------------------------------------------------------------------ who shares what
+# who shares what
 
 
 def test_every_objective_meets_every_seed_on_what_was_computed_once(tmp_path, computed):
@@ -88,7 +88,7 @@ def test_a_sweep_goes_on_with_what_is_missing(tmp_path, computed):
 
 def test_a_sweep_holds_its_own_folder_and_that_of_the_run(tmp_path, computed):
     for held in (tmp_path, tmp_path / "nll-0"):
-        with alone_in(held), pytest.raises(UserError, match=f"^{held}: another run is using"):
+        with lock_workdir(held), pytest.raises(UserError, match=f"^{held}: another run is using"):
             swept(tmp_path, ["nll"], [0])
     assert [name for name in computed if name != "select"] == []
     swept(tmp_path, ["nll"], [0])
@@ -174,7 +174,7 @@ def test_runs_of_earlier_sweeps_are_compared_too_where_they_can_be(tmp_path, cap
     assert "wbc-0 cannot be compared with" in said and "config.decode.max_new_tokens" in said
 
 
-# ------------------------------------------------------------------ the config of a run
+# the config of a run
 
 
 def test_a_config_keeps_its_argument_gets_the_objective_and_what_flags_changed():
@@ -210,13 +210,13 @@ def test_a_config_that_does_not_take_the_objective_is_refused(tmp_path):
         config_from(str(file), {})("dpo")
 
 
-# ------------------------------------------------------------------ refused before it starts
+# refused before it starts
 
 
 @pytest.mark.parametrize(
     ("objectives", "seeds", "message"),
     [
-        (["nll", "dpoo"], ["0"], "'dpoo' is no objective: did you mean 'dpo'"),
+        (["nll", "dpoo"], ["0"], "'dpoo' is not an objective: did you mean 'dpo'"),
         (["nll"], ["0", "-1"], "^--seeds=0,-1: expected whole numbers, 0 or more"),
         (["nll"], ["1.5"], "^--seeds=1.5: expected whole numbers"),
         (["nll"], [], "^--seeds is empty: name at least one"),
@@ -275,11 +275,11 @@ def started(workdir, *arguments, config=DEBUG) -> subprocess.CompletedProcess:
 
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(tmp_path):
     line = refused(started(tmp_path / "sweep", "--objectives=nll,dpoo"))
-    assert "'dpoo' is no objective: did you mean 'dpo'?" in line
+    assert "'dpoo' is not an objective: did you mean 'dpo'?" in line
     assert not (tmp_path / "sweep").exists()
 
 
-# ------------------------------------------------------------------ the whole program
+# the whole program
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import AXES
@@ -54,7 +55,7 @@ def tiny_lm(
 def small_options():
     """The shared config with small batches, for rows of `scored_rows`."""
     config = common.get_config()
-    config.rewards.update({"positivity": 1.0})
+    config.rewards = ConfigDict({"positivity": 1.0})
     config.decode.update({"max_new_tokens": 4, "batch_size": 4})
     config.reference.update({"batch_size": 4, "validations": 1})
     config.policy.update({"batch_size": 4, "validations": 1})
@@ -114,7 +115,7 @@ def annotated(n: int, *, prompt: int = 3, response: int = 2, **changes) -> Annot
 @functools.cache
 def fitted(lm: LanguageModel, seed: int = 0) -> Policy:
     """Random adapters of some size as a fitted policy: another seed gives other answers."""
-    leaves = lm.fresh(jax.random.key(0)).items()
+    leaves = lm.trainable(jax.random.key(0)).items()
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     trained = {
         path: 0.3 * jax.random.normal(key, leaf.shape)

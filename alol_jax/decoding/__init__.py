@@ -1,6 +1,6 @@
-"""From prompts to responses.
+"""Decoding: from prompts to responses.
 
 Start at `answers`: a policy answers prompts, and the answers are scored. `decode` is the loop with
-its key-value cache, `sampling` picks tokens, `beam` is beam search. The loop takes the model as a
-function, so nothing but `answers` knows which model it runs.
+a key-value cache, `sampling` chooses tokens, and `beam` is beam search. The loop gets the model as
+an argument, so only `answers` knows which model it runs.
 """

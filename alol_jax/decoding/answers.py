@@ -1,4 +1,4 @@
-"""A policy answers prompts, and the answers are scored."""
+"""Generating a policy's answers to prompts, and scoring them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import respond
-from alol_jax.decoding.sampling import Sampling, decoding_of, drawing_of
+from alol_jax.decoding.sampling import Sampling, deterministic_decoding, stochastic_decoding
 from alol_jax.devices.sharding import place_params
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.reward import Reward, Scoring
@@ -20,7 +20,7 @@ Ids = tuple[int, ...]
 
 
 class Setup(NamedTuple):
-    """A model, the task whose prompts it answers, and the reward of its answers."""
+    """A model, the task whose prompts it answers, and how its answers are decoded and scored."""
 
     lm: LanguageModel
     task: Task
@@ -29,16 +29,16 @@ class Setup(NamedTuple):
     seed: int
 
     def reward(self, scored: ScoredSplits) -> Reward:
-        """The reward; its parts that need fitting (tf-idf) are fitted to the training responses."""
+        """Return the reward, fitting what needs it (tf-idf) to the training responses."""
         return self.scoring.reward([row.response for row in scored.train])
 
-    def likeliest(self) -> Sampler:
-        """Decodes greedily or by beams, as ``config.decode`` says."""
-        return self._sampler(decoding_of(self.decoding))
+    def deterministic_sampler(self) -> Sampler:
+        """Return a sampler for greedy decoding or beam search, as set by ``config.decode``."""
+        return self._sampler(deterministic_decoding(self.decoding))
 
-    def drawn(self, drawing: ConfigDict) -> Sampler:
-        """Decodes with the temperature, top-k and top-p of ``drawing``."""
-        return self._sampler(drawing_of(self.decoding, drawing))
+    def stochastic_sampler(self, options: ConfigDict) -> Sampler:
+        """Return a sampler with the temperature, top-k and top-p of ``options``."""
+        return self._sampler(stochastic_decoding(self.decoding, options))
 
     def _sampler(self, sampling: Sampling) -> Sampler:
         return Sampler(self.lm, self.task, sampling, self.decoding.batch_size)
@@ -46,12 +46,12 @@ class Setup(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """Writes the answers of a policy to the prompts of a task.
+    """Generates a policy's answers to the prompts of a task.
 
     Attributes:
-        lm: the model without the policy's own leaves.
-        sampling: how tokens are chosen. The tokenizer's end token and the task's stop texts end an
-            answer too.
+        lm: the model; the policy's trained leaves are passed to the methods.
+        sampling: how tokens are chosen. The tokenizer's end token and the task's stop sequences
+            are added to it.
         batch_size: prompts decoded together.
     """
 
@@ -60,22 +60,26 @@ class Sampler:
     sampling: Sampling
     batch_size: int
 
-    def write(
-        self, trained: Params, asked: Sequence[Scored], *, key: jax.Array, watch: Watch
+    def generate(
+        self, trained: Params, rows: Sequence[Scored], *, key: jax.Array, watch: Watch
     ) -> tuple[Ids, ...]:
-        """The token ids that the policy writes to the prompts of ``asked``, the end included.
+        """Generate the token ids of one answer per row, including the token that ends it.
 
         Args:
             trained: the policy's leaves.
-            key: row i draws from fold_in(key, i), where sampling draws at all.
+            rows: their prompts are answered.
+            key: row i samples with fold_in(key, i); unused at temperature 0.
             watch: gets one line with the speed.
         """
         lm, limit = self.lm, self.lm.prompt_widths[-1]
         return respond(
             lm.transformer,
             {**lm.frozen(), **place_params(trained, lm.mesh)},
-            [lm.tokenizer.prompt(self.task.template, row.prompt, limit=limit) for row in asked],
-            self._ending(),
+            [
+                lm.tokenizer.encode_prompt(self.task.template, row.prompt, limit=limit)
+                for row in rows
+            ],
+            self._with_stops(),
             batching=lm.batching(self.batch_size),
             key=key,
             watch=watch,
@@ -84,67 +88,67 @@ class Sampler:
     def answer(
         self,
         trained: Params,
-        asked: Sequence[Scored],
+        rows: Sequence[Scored],
         reward: Reward,
         *,
         key: jax.Array,
         watch: Watch,
     ) -> tuple[Scored, ...]:
-        """``asked`` with the policy's responses and their scores.
+        """Return ``rows`` with the policy's responses and their scores.
 
         Args:
-            reward: without components the rewards are 0 and mean nothing.
-            watch: gets the speed, how the answers end, and warnings.
-            trained, key: as in `write`.
+            reward: if it has no components, the returned rewards are 0 and meaningless.
+            watch: gets the speed, how the answers ended, and warnings.
+            trained, rows, key: as in `generate`.
         """
         speed: list[str] = []
-        written = self.write(trained, asked, key=key, watch=watch._replace(say=speed.append))
-        how, *warnings = self.endings(written)
+        answers = self.generate(trained, rows, key=key, watch=watch._replace(say=speed.append))
+        how, *warnings = self.endings(answers)
         for line in (f"{speed[0]}; {how}", *warnings):
             watch.say(line)
-        responses = self.texts(written)
+        responses = self.texts(answers)
         if reward.names:
-            return reward.rows(asked, responses)
+            return reward.score_rows(rows, responses)
         return tuple(
             dataclasses.replace(row, response=response, components=(), reward=0.0)
-            for row, response in zip(asked, responses, strict=True)
+            for row, response in zip(rows, responses, strict=True)
         )
 
-    def texts(self, written: Sequence[Ids]) -> tuple[str, ...]:
-        """The written ids as text, cleaned as the task says."""
-        return tuple(self.task.clean(self.lm.tokenizer.decode(ids)) for ids in written)
+    def texts(self, answers: Sequence[Ids]) -> tuple[str, ...]:
+        """Decode token ids to text, cleaned by the task."""
+        return tuple(self.task.clean(self.lm.tokenizer.decode(ids)) for ids in answers)
 
-    def endings(self, written: Sequence[Ids]) -> tuple[str, ...]:
-        """How many answers ended in which way.
+    def endings(self, answers: Sequence[Ids]) -> tuple[str, ...]:
+        """Count how the answers ended, as lines for the user.
 
-        A second line warns about stop texts that no answer has, where answers run to the limit.
-        Stop texts that differ only in the spaces around them count as one: they are listed apart
-        because their tokens differ.
+        A second line warns about stop sequences that appear in no answer, if any answers reached
+        the length limit. Stop sequences that differ only in surrounding spaces count as one; a task
+        lists both because their tokens differ.
         """
         limit, ends = self.sampling.max_new_tokens, {self.lm.tokenizer.eos_id, *self.sampling.end}
-        closed = sum(bool(ids) and ids[-1] in ends for ids in written)
-        full = sum(len(ids) == limit and ids[-1] not in ends for ids in written)
-        stopped = len(written) - closed - full
-        lines = [f"{closed} ended, {stopped} stopped by a text, {full} cut at the limit"]
-        decoded = [self.lm.tokenizer.decode(ids) for ids in written]
+        ended = sum(bool(ids) and ids[-1] in ends for ids in answers)
+        full = sum(len(ids) == limit and ids[-1] not in ends for ids in answers)
+        stopped = len(answers) - ended - full
+        lines = [f"{ended} ended, {stopped} hit a stop sequence, {full} hit the limit"]
+        decoded = [self.lm.tokenizer.decode(ids) for ids in answers]
         stops = dict.fromkeys(stop.strip() or stop for stop in self.task.stop)
         unseen = [stop for stop in stops if not any(stop in text for text in decoded)]
         if unseen and full:
-            said = ", ".join(map(repr, unseen))
+            names = ", ".join(map(repr, unseen))
             lines.append(
-                f"warning: no answer has the stop text {said}: is it what this model writes?"
+                f"warning: no answer has the stop sequence {names}: does this model write it?"
             )
         return tuple(lines)
 
-    def _ending(self) -> Sampling:
-        """``sampling`` with everything that ends an answer of this model to this task."""
+    def _with_stops(self) -> Sampling:
+        """Return ``sampling`` with the model's end token and the task's stop sequences added."""
         stop = (tuple(self.lm.tokenizer.encode(text)) for text in self.task.stop)
         end = (self.lm.tokenizer.eos_id, *self.sampling.end)
         return dataclasses.replace(self.sampling, end=end, stop=tuple(ids for ids in stop if ids))
 
 
 def one_per_prompt(rows: Sequence[Scored]) -> tuple[Scored, ...]:
-    """The first row of each prompt."""
+    """Return the first row of each prompt."""
     first: dict[str, Scored] = {}
     for row in rows:
         first.setdefault(row.example_id, row)

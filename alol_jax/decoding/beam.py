@@ -1,18 +1,18 @@
-"""Beam search: of each row the n likeliest unfinished responses go on side by side.
+"""Beam search: keep the n most likely unfinished responses of each row.
 
-Which response wins, and when the search is over, is as in transformers' ``generate`` (5.24) with
-``num_beams=n, length_penalty=1, early_stopping=False``, read for one row without padding:
+Scores and stopping follow ``generate`` in transformers 5.24 with ``num_beams=n, length_penalty=1,
+early_stopping=False``, applied to each row alone and without padding:
 
-* Every token adds its log-probability, the repetition penalty included, to the score of its beam.
-* Of all n · V continuations the best ones that do not end a response are the next n beams; those
-  that end one are kept only if they are among the first n. At R tokens every one ends.
-* A finished response is worth its score / its number of tokens, the ending ones counted, the
-  prompt not. The n best stay.
-* A row is done as soon as n responses are finished and the best beam's score / its tokens is not
-  above the worst of them, and at R tokens.
+* The score of a beam is the sum of its tokens' log-probabilities after the repetition penalty.
+* Of all n · V continuations, the n best that do not end a response become the next beams. Those
+  that end one are kept only if they rank among the n best of all. At R tokens every response ends.
+* The score of a finished response is its beam's score divided by its number of tokens, including
+  end and stop tokens but not the prompt. The n best are kept.
+* A row is done once it has n finished responses and the best beam's score divided by its length
+  is not above the worst of them, or at R tokens.
 
-A stop sequence ends a response where its last token stands, as an end token does: its tokens
-belong to the response and count. Rows know nothing of each other.
+A stop sequence ends a response at its last token, like an end token; its tokens are part of the
+response. Rows are independent of each other.
 """
 
 from __future__ import annotations
@@ -22,58 +22,68 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alol_jax.decoding.sampling import Sampling, also_seen, ended, logits_of, penalised, seen_in
+from alol_jax.decoding.sampling import (
+    Sampling,
+    add_seen,
+    ended,
+    logits_of,
+    penalise_repetition,
+    seen_tokens,
+)
 from alol_jax.types import Params
 
-NEVER = -1e9  # the score of a beam that stands for nothing; finite: arithmetic keeps its order
+NEVER = -1e9  # score of an empty beam; finite, so that sums and quotients stay ordered
 
 
 class Running(NamedTuple):
-    """The unfinished responses of each row, the best first."""
+    """The unfinished responses of each row, best first."""
 
     ids: jax.Array  # i32[B, n, R]
     scores: jax.Array  # f32[B, n], sums
 
 
 class Finished(NamedTuple):
-    """The finished responses of each row, the best first."""
+    """The finished responses of each row, best first."""
 
     ids: jax.Array  # i32[B, n, R]
     scores: jax.Array  # f32[B, n], means
-    lengths: jax.Array  # i32[B, n], 0 where there is none yet
+    lengths: jax.Array  # i32[B, n], 0 where there is no response yet
 
 
 class Candidates(NamedTuple):
-    """The best K continuations of the beams of each row, the best first."""
+    """The best K continuations of the beams of each row, best first."""
 
     ids: jax.Array  # i32[B, K, R]
     scores: jax.Array  # f32[B, K], sums
-    beam: jax.Array  # i32[B, K], which beam is continued
+    beam: jax.Array  # i32[B, K], the beam that is continued
     token: jax.Array  # i32[B, K]
-    ends: jax.Array  # bool[B, K]
+    ends: jax.Array  # bool[B, K], whether the token ends the response
 
 
 def beam_search(
     model, params: Params, prompt: jax.Array, mask: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-    """Prompts i32[B, P] with mask [B, P] -> the best response of each: ids i32[B, R], lengths [B].
+    """Return the best response to each prompt: ids i32[B, R] and lengths i32[B].
 
-    The prompt is read once per row, whatever the number of beams. The loop leaves as soon as every
-    row is done. To be traced: called inside a jit.
+    The prompt is prefilled once per row, not once per beam. The loop exits as soon as every row is
+    done. Call it inside a jit.
+
+    Args:
+        prompt: i32[B, P], left-padded; mask: f32[B, P].
     """
     rows, n, length = prompt.shape[0], sampling.beams, sampling.max_new_tokens
     kernel = model.unembedding(params)
     hidden, cache = model.prefill(params, prompt, mask, room=length)
-    seen = seen_in(prompt, mask, kernel.shape[-1])
+    seen = seen_tokens(prompt, mask, kernel.shape[-1])
 
     def body(loop):
         step, hidden, cache, seen, running, finished, done = loop
         logp = jax.nn.log_softmax(logits_of(hidden, kernel), axis=-1).reshape(seen.shape)
-        found = candidates(running, penalised(logp, seen, sampling), step, sampling)
-        finished = _with_finished(finished, found, step, done)
-        running, beam, token = _unfinished(found, n)
+        best = candidates(running, penalise_repetition(logp, seen, sampling), step, sampling)
+        finished = _with_finished(finished, best, step, done)
+        running, beam, token = _unfinished(best, n)
         done = done | ~_can_improve(running, finished, step)
-        seen = also_seen(_pick(seen, beam), token)
+        seen = add_seen(_pick(seen, beam), token)
         hidden, cache = model.decode_step(params, token.reshape(-1), cache.take(beam))
         return step + 1, hidden, cache, seen, running, finished, done
 
@@ -81,14 +91,14 @@ def beam_search(
         return (loop[0] < length) & ~jnp.all(loop[-1])
 
     ids = jnp.zeros((rows, n, length), jnp.int32)
-    nothing = jnp.full((rows, n), NEVER)
+    empty = jnp.full((rows, n), NEVER)
     start = (
         jnp.int32(0),
-        jnp.repeat(hidden, n, axis=0),  # the beams of a row lie next to each other
+        jnp.repeat(hidden, n, axis=0),  # the beams of a row are adjacent
         cache.take(jnp.zeros((rows, n), jnp.int32)),
         jnp.repeat(seen[:, None], n, axis=1),
-        Running(ids, nothing.at[:, 0].set(0.0)),  # at first all beams are the prompt: one counts
-        Finished(ids, nothing, jnp.zeros((rows, n), jnp.int32)),
+        Running(ids, empty.at[:, 0].set(0.0)),  # all beams start equal: only the first counts
+        Finished(ids, empty, jnp.zeros((rows, n), jnp.int32)),
         jnp.zeros((rows,), bool),
     )
     finished = jax.lax.while_loop(unfinished, body, start)[-2]
@@ -98,13 +108,13 @@ def beam_search(
 def candidates(
     running: Running, logp: jax.Array, step: jax.Array, sampling: Sampling
 ) -> Candidates:
-    """The best continuations by one token, enough that n of them go on.
+    """Return the best one-token continuations: enough of them that n do not end the response.
 
-    A beam has at most one ending continuation per end token and per last token of a stop sequence.
+    At most one continuation of a beam ends per end token and per last token of a stop sequence.
 
     Args:
         logp: f32[B, n, V].
-        step: the column of ids that is written.
+        step: the column of ids to write.
     """
     rows, n, vocab_size = logp.shape
     endings = len({*sampling.end, *(sequence[-1] for sequence in sampling.stop)})
@@ -118,34 +128,34 @@ def candidates(
 
 
 def _with_finished(
-    finished: Finished, found: Candidates, step: jax.Array, done: jax.Array
+    finished: Finished, best: Candidates, step: jax.Array, done: jax.Array
 ) -> Finished:
-    """The best n of what was finished and what ends now; nothing new where a row is done."""
+    """Add the responses that end at this step and keep the n best. Done rows do not change."""
     n = finished.scores.shape[1]
-    among_first = jnp.arange(found.scores.shape[1]) < n
-    now = found.ends & among_first[None] & ~done[:, None]
-    means = jnp.where(now, found.scores / (step + 1), NEVER)
+    among_first = jnp.arange(best.scores.shape[1]) < n
+    now = best.ends & among_first[None] & ~done[:, None]
+    means = jnp.where(now, best.scores / (step + 1), NEVER)
     scores, place = jax.lax.top_k(jnp.concatenate([finished.scores, means], axis=1), n)
-    ids = jnp.concatenate([finished.ids, found.ids], axis=1)
+    ids = jnp.concatenate([finished.ids, best.ids], axis=1)
     lengths = jnp.concatenate([finished.lengths, jnp.where(now, step + 1, 0)], axis=1)
     return Finished(_pick(ids, place), scores, _pick(lengths, place))
 
 
-def _unfinished(found: Candidates, n: int) -> tuple[Running, jax.Array, jax.Array]:
-    """The best n that go on, the beam that each continues i32[B, n], and its token i32[B, n]."""
-    scores, place = jax.lax.top_k(jnp.where(found.ends, NEVER, found.scores), n)
-    running = Running(_pick(found.ids, place), scores)
-    return running, _pick(found.beam, place), _pick(found.token, place)
+def _unfinished(best: Candidates, n: int) -> tuple[Running, jax.Array, jax.Array]:
+    """Return the n best beams that go on, their parents i32[B, n] and their tokens i32[B, n]."""
+    scores, place = jax.lax.top_k(jnp.where(best.ends, NEVER, best.scores), n)
+    running = Running(_pick(best.ids, place), scores)
+    return running, _pick(best.beam, place), _pick(best.token, place)
 
 
 def _can_improve(running: Running, finished: Finished, step: jax.Array) -> jax.Array:
-    """bool[B]: is the best beam, as long as it is, worth more than the worst finished response?"""
+    """Whether the best beam, at its length, beats the worst finished response: bool[B]."""
     full = jnp.all(finished.lengths > 0, axis=1)
     worst = jnp.where(full, finished.scores[:, -1], NEVER)
     return running.scores[:, 0] / (step + 1) > worst
 
 
 def _pick(x: jax.Array, place: jax.Array) -> jax.Array:
-    """x [B, m, ..] and place i32[B, n] into m -> [B, n, ..]."""
+    """Index axis 1 of x [B, m, …] with place i32[B, n]; returns [B, n, …]."""
     places = place.reshape(place.shape + (1,) * (x.ndim - 2))
     return jnp.take_along_axis(x, places, axis=1, mode="clip")

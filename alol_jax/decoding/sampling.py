@@ -1,4 +1,4 @@
-"""How a response is decoded: which tokens are likely, which is taken, where a response ends."""
+"""Choosing the next token, and deciding where a response ends."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ class Sampling:
 
     Attributes:
         max_new_tokens: R.
-        temperature: logits are divided by it; 0 takes the likeliest and ignores the next two.
-        top_k: only the k most likely tokens; 0 for all.
-        top_p: only the smallest set of tokens whose probability reaches p (Holtzman et al. 2020).
-        end: ids of which any ends a response.
-        stop: token sequences of which any ends a response.
-        repetition_penalty: makes tokens of the prompt and of the response so far less likely
-            (`penalised`); 1 for none.
-        beams: unfinished responses that are kept at a time (`beam`); 1 for none.
+        temperature: divides the logits; 0 is greedy and ignores ``top_k`` and ``top_p``.
+        top_k: sample from the k most likely tokens; 0 for all.
+        top_p: sample from the smallest set of tokens with total probability p or more (Holtzman et
+            al. 2020).
+        end: token ids, each of which ends a response.
+        stop: token sequences, each of which ends a response.
+        repetition_penalty: lowers the probability of tokens already in the prompt or the response
+            (`penalise_repetition`); 1 for none.
+        beams: number of beams in beam search (`beam`); 1 for none.
 
     Raises:
-        UserError: a number is out of its range, or beams are to be drawn.
+        UserError: a number is out of its range, or beams are combined with a temperature.
     """
 
     max_new_tokens: int
@@ -57,13 +58,13 @@ class Sampling:
                 raise UserError(f"decoding: {field}={getattr(self, field)} must be {expected}")
         if self.beams > 1 and self.temperature > 0:
             raise UserError(
-                f"decoding: beams={self.beams} look for the likeliest response and cannot be drawn "
-                f"at temperature={self.temperature}: set beams to 1 or temperature to 0"
+                f"decoding: beams={self.beams} find the most likely response and cannot be "
+                f"combined with temperature={self.temperature}: set beams to 1 or temperature to 0"
             )
 
 
-def decoding_of(options: ConfigDict) -> Sampling:
-    """The likeliest answers as ``config.decode`` describes them: greedy, or by beams."""
+def deterministic_decoding(options: ConfigDict) -> Sampling:
+    """Return greedy decoding or beam search, as set by ``config.decode``."""
     return Sampling(
         max_new_tokens=options.max_new_tokens,
         end=tuple(options.end),
@@ -72,45 +73,52 @@ def decoding_of(options: ConfigDict) -> Sampling:
     )
 
 
-def drawing_of(options: ConfigDict, drawing: ConfigDict) -> Sampling:
-    """`decoding_of`; above temperature 0 drawn as ``config.generate`` says, without beams."""
+def stochastic_decoding(options: ConfigDict, sampling: ConfigDict) -> Sampling:
+    """Return `deterministic_decoding` with the temperature, top-k and top-p of ``sampling``.
+
+    Above temperature 0 there are no beams.
+
+    Args:
+        options: ``config.decode``.
+        sampling: ``config.generate`` or ``config.ppo``.
+    """
     return dataclasses.replace(
-        decoding_of(options),
-        temperature=drawing.temperature,
-        top_k=drawing.top_k,
-        top_p=drawing.top_p,
-        beams=1 if drawing.temperature > 0 else options.beams,
+        deterministic_decoding(options),
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        beams=1 if sampling.temperature > 0 else options.beams,
     )
 
 
 def logits_of(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
-    """f32[B, V] from hidden states [B, D] and the head's kernel [D, V]."""
+    """Return logits f32[B, V] from hidden states [B, D] and the unembedding kernel [D, V]."""
     return jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
-def seen_in(prompt: jax.Array, mask: jax.Array, vocab_size: int) -> jax.Array:
-    """bool[B, V]: is the token among the real tokens (mask 1) of the prompt i32[B, P]?"""
+def seen_tokens(prompt: jax.Array, mask: jax.Array, vocab_size: int) -> jax.Array:
+    """Mark the tokens in the prompt i32[B, P], padding (mask 0) excluded: bool[B, V]."""
     rows = jnp.arange(prompt.shape[0])[:, None]
     real = jnp.where(mask > 0, prompt, vocab_size)
     return jnp.zeros((prompt.shape[0], vocab_size), bool).at[rows, real].set(True, mode="drop")
 
 
-def also_seen(seen: jax.Array, token: jax.Array) -> jax.Array:
-    """``seen`` bool[..., V] with one more token i32[...] each."""
+def add_seen(seen: jax.Array, token: jax.Array) -> jax.Array:
+    """Mark one more token i32[...] per row in ``seen`` bool[..., V]."""
     return seen | jax.nn.one_hot(token, seen.shape[-1], dtype=bool)
 
 
-def penalised(scores: jax.Array, seen: jax.Array, sampling: Sampling) -> jax.Array:
-    """Tokens that were seen become less likely: s / p where s ≥ 0, s · p where s < 0.
+def penalise_repetition(scores: jax.Array, seen: jax.Array, sampling: Sampling) -> jax.Array:
+    """Apply the repetition penalty p to seen tokens: s / p where s ≥ 0, s · p where s < 0.
 
-    Keskar et al. 2019 (CTRL), as transformers' ``repetition_penalty`` reads it. The numbers are
-    logits where one token is chosen at a time and log-probabilities under beams, where all of
-    them are negative: there p acts on the surprise of a token alone.
+    Keskar et al. 2019 (CTRL), with the meaning of transformers' ``repetition_penalty``. Scores are
+    logits without beams. With beams they are log-probabilities: all negative, so each seen token's
+    is multiplied by p.
 
     Args:
         scores: f32[..., V].
         seen: bool[..., V].
-        sampling: with the repetition penalty p.
+        sampling: has the repetition penalty p.
     """
     if sampling.repetition_penalty == 1.0:
         return scores
@@ -118,16 +126,16 @@ def penalised(scores: jax.Array, seen: jax.Array, sampling: Sampling) -> jax.Arr
     return jnp.where(seen, jnp.where(scores < 0, scores * p, scores / p), scores)
 
 
-def narrowed(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits of the distribution that is sampled: temperature, then top-k, then top-p.
+def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Apply the temperature, then top-k, then top-p.
 
     Args:
         logits: f32[B, V].
         sampling: with temperature > 0.
 
     Returns:
-        f32[B, V], −inf on tokens that cannot be drawn; the most likely token always can, and
-        equally likely tokens stay together.
+        f32[B, V], −inf for tokens that are filtered out. The most likely token is always kept, and
+        equally likely tokens are kept or dropped together.
     """
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -143,15 +151,15 @@ def narrowed(logits: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """i32[B] from logits f32[B, V], the penalty included, and one key per row."""
+    """Choose tokens i32[B] from penalised logits f32[B, V], with one key per row."""
     if sampling.temperature == 0.0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    draw = jax.vmap(jax.random.categorical)(keys, narrowed(logits, sampling))
+    draw = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, sampling))
     return draw.astype(jnp.int32)
 
 
 def ended(out: jax.Array, step: jax.Array, sampling: Sampling) -> jax.Array:
-    """bool[B]: does the response written up to column ``step`` of out i32[B, R] end there?"""
+    """Whether the responses out i32[B, R], filled up to column ``step``, end there: bool[B]."""
     last = jnp.take_along_axis(out, jnp.broadcast_to(step, (out.shape[0], 1)), axis=1)
     done = jnp.any(last == jnp.array(sampling.end, jnp.int32)[None], axis=1)
     for sequence in sampling.stop:

@@ -1,4 +1,4 @@
-"""What touches the hardware: the device mesh and how arrays lie on it.
+"""Everything that depends on the hardware: the device mesh and the sharding of arrays.
 
 Start at `sharding`: the mesh (data, fsdp, tensor) and the one partition table of all families.
 `compile_cache` keeps compiled programs on disk.

@@ -1,4 +1,4 @@
-"""The device mesh, which parameter is cut along which axis, and placing arrays on it."""
+"""The device mesh, the partition table of parameters, and placing arrays on devices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jax.sharding import PartitionSpec as P
 from alol_jax.types import Params, UserError
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")  # the axes along which a batch is cut
+ROWS = ("data", "fsdp")  # the axes that shard a batch
 
-_IN = r"(q|k|v|gate|up)_proj"  # kernels that leave the model's width
-_OUT = r"(o|down)_proj"  # kernels that come back to it
-_KERNEL = r"(kernel|nf4_codes|nf4_scale|nf4_scale_codes)"  # [in, out], in blocks of inputs
+_IN = r"(q|k|v|gate|up)_proj"  # kernels from the model width
+_OUT = r"(o|down)_proj"  # kernels back to the model width
+_KERNEL = r"(kernel|nf4_codes|nf4_scale|nf4_scale_codes)"  # [in, out]; NF4: blocks of inputs
 PARTITION: tuple[tuple[str, P], ...] = (
     (r"embed/embedding", P("tensor", "fsdp")),
     (r"head/kernel", P("fsdp", "tensor")),
@@ -32,19 +32,19 @@ PARTITION: tuple[tuple[str, P], ...] = (
     (r"(layers/)?\w+_norm/(scale|bias)", P()),
     (r"(positions|token_types)/embedding|layers/\w+_proj/bias", P()),
     (r"(q|k|v|o)_proj/kernel", P("fsdp", "tensor")),  # the value head
-    (r"query|(summary|value)/(kernel|bias)|\w_proj/bias", P()),  # value: of PPO's tokens
+    (r"query|(summary|value)/(kernel|bias)|\w_proj/bias", P()),  # value: PPO's value of each token
     (r"(score|pooler)(/\w+)*/(kernel|bias)", P()),  # heads of classifiers
 )
-"""(regex of a whole parameter path, how its dimensions are cut). The first match counts."""
+"""(regex of the whole parameter path, sharding of its dimensions). The first match wins."""
 
 
 def make_mesh(
     *, data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """The mesh over ``devices`` (all of this run); one axis may be −1 and takes what is left.
+    """Return the mesh over ``devices`` (default: all); an axis of −1 takes the remaining devices.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the product of the sizes is not the number of devices.
     """
     sizes, count = [data, fsdp, tensor], len(jax.devices() if devices is None else devices)
     known = int(np.prod([size for size in sizes if size != -1]))
@@ -58,8 +58,10 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Where a parameter lives. A dimension that its axis does not divide is kept whole.
+def param_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Return the sharding of a parameter.
+
+    A dimension that is not divisible by its mesh axis is not sharded.
 
     Raises:
         ValueError: no row of `PARTITION` matches the path.
@@ -76,23 +78,23 @@ def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Return the sharding that puts the whole array on every device."""
     return NamedSharding(mesh, P())
 
 
 def place_params(params: Params, mesh: Mesh) -> Params:
-    """Each parameter on the mesh as the partition table says."""
+    """Put parameters on the mesh, sharded by the partition table."""
     return {
-        path: jax.device_put(leaf, partition(path, leaf.shape, mesh))
+        path: jax.device_put(leaf, param_sharding(path, leaf.shape, mesh))
         for path, leaf in params.items()
     }
 
 
 def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
-    """A pytree of host arrays whose ``axis`` counts rows -> device arrays, rows cut over the mesh.
+    """Put a pytree of host arrays on the mesh, with ``axis`` (rows) sharded over data·fsdp.
 
     Raises:
-        UserError: the number of rows is not divisible by data · fsdp.
+        UserError: the number of rows is not divisible by data·fsdp.
     """
     cut = mesh.shape["data"] * mesh.shape["fsdp"]
     sharding = NamedSharding(mesh, P(*[None] * axis, ROWS))
@@ -100,29 +102,29 @@ def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     def put(leaf):
         if leaf.shape[axis] % cut:
             raise UserError(
-                f"a batch of {leaf.shape[axis]} rows cannot be cut over data·fsdp = {cut} devices: "
-                f"make the batch size a multiple of {cut}"
+                f"a batch of {leaf.shape[axis]} rows cannot be split over data·fsdp = {cut} "
+                f"devices: make the batch size a multiple of {cut}"
             )
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
     return jax.tree.map(put, batch)
 
 
-def beside_params(tree: Any, mesh: Mesh) -> Any:
-    """Where each leaf of a pytree that mirrors parameters (an optimizer state) lives.
+def shardings_like_params(tree: Any, mesh: Mesh) -> Any:
+    """Return the sharding of each leaf of a pytree that mirrors parameters (an optimizer state).
 
-    A leaf belongs to the parameter named by the last dictionary key on its path; anything else
-    (step counts) is on every device.
+    A leaf is sharded like the parameter named by the last dictionary key on its path. Other leaves
+    and scalars (step counts) are replicated.
     """
 
-    def place(path, leaf):
+    def sharding(path, leaf):
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
         whole = not names or leaf.ndim == 0
-        return replicated(mesh) if whole else partition(names[-1], leaf.shape, mesh)
+        return replicated(mesh) if whole else param_sharding(names[-1], leaf.shape, mesh)
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def place_like_params(tree: Any, mesh: Mesh) -> Any:
-    """A pytree that mirrors parameters on the mesh: each leaf beside its parameter."""
-    return jax.tree.map(jax.device_put, tree, beside_params(tree, mesh))
+    """Put a pytree that mirrors parameters on the mesh, each leaf sharded like its parameter."""
+    return jax.tree.map(jax.device_put, tree, shardings_like_params(tree, mesh))

@@ -1,7 +1,7 @@
-"""The language models, reward models and value heads, as pure functions of flat parameters.
+"""Language models, reward models and value heads, as pure functions of flat parameters.
 
 Start at `language_model`, the model of a run, then `transformer` and `blocks`. `config` has the
-closed list of architecture choices and the presets, `attention` the kernels, `adapters` LoRA,
-`nf4` the 4-bit base, `heads` the value head, `classifiers` the reward models. Checkpoints of
-other libraries are read and written in `files`.
+architecture choices and the presets, `attention` the kernels, `adapters` LoRA, `nf4` the 4-bit
+base, `heads` the value head, `classifiers` the reward models. `families` knows what
+checkpoints of each family hold, `files` reads and writes them.
 """

@@ -1,4 +1,4 @@
-"""Which leaves are adapters, and the start-up table of what an adapter matched."""
+"""LoRA adapters: making them from a config, finding their leaves, and the start-up summary."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ALL_LINEAR = "all-linear"
 def make_lora(
     config: ModelConfig, *, rank: int, alpha: float, dropout: float, modules: tuple[str, ...]
 ) -> LoRA | None:
-    """A LoRA description from config values; None where ``rank`` is 0 (full fine-tuning).
+    """Make a LoRA description from config values; None if ``rank`` is 0 (full fine-tuning).
 
     Raises:
-        UserError: a projection that the model does not have, or a rate out of range.
+        UserError: the model has no such projection, or a value is out of range.
     """
     if rank == 0:
         return None
@@ -35,17 +35,17 @@ def make_lora(
 
 
 def is_adapter(path: str) -> bool:
-    """True for the low-rank factors, False for base weights."""
+    """Return True for the low-rank factors, False for base weights."""
     return path.rsplit("/", 1)[-1] in ("lora_a", "lora_b")
 
 
 def adapters_of(params: Params) -> Params:
-    """The adapter leaves."""
+    """Return the adapter leaves of ``params``."""
     return {path: leaf for path, leaf in params.items() if is_adapter(path)}
 
 
-def summary(trained: Params, frozen: Params) -> tuple[str, ...]:
-    """What trains, a line per module: its shape, its parameters, and the share of all."""
+def trainable_summary(trained: Params, frozen: Params) -> tuple[str, ...]:
+    """Return lines for the log: the share of trainable parameters, then each module's shapes."""
     count = sum(leaf.size for leaf in trained.values())
     total = count + sum(_weights(path, leaf) for path, leaf in frozen.items())
     modules: dict[str, list[str]] = {}
@@ -61,7 +61,7 @@ def summary(trained: Params, frozen: Params) -> tuple[str, ...]:
 
 
 def _weights(path: str, leaf) -> int:
-    """The weights in a leaf: two in a byte of NF4 codes, none in its scales."""
+    """Count the weights of a leaf: two per byte of NF4 codes, none for NF4 scales."""
     name = path.rsplit("/", 1)[-1]
     return 2 * leaf.size if name == "nf4_codes" else 0 if name.startswith("nf4_") else leaf.size
 

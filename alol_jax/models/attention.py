@@ -1,7 +1,6 @@
-"""softmax(q kᵀ / √H) v by one of several kernels, and the one function that chooses between them.
+"""Attention kernels for softmax(q kᵀ / √H) v, and the function that chooses one.
 
-All kernels compute the same thing at real tokens; what comes out at padding is of no meaning (but
-finite), and nobody reads it.
+All kernels agree at real tokens. Their outputs at padding are finite but meaningless, and unused.
 """
 
 from __future__ import annotations
@@ -20,35 +19,43 @@ from jax.sharding import PartitionSpec as P
 
 from alol_jax.types import Branches, UserError
 
-BLOCK = 128  # splash works on tiles whose sides are multiples of it
+BLOCK = 128  # the tile sides of splash are multiples of this
 LARGEST_BLOCK = 512
 
 
 def causal_mask(width: int, branches: Branches | None) -> np.ndarray:
-    """bool[T, T]: a query may see what stands up to itself, but no other response than its own."""
-    places = np.arange(width)
-    seen = places[None, :] <= places[:, None]
+    """Return bool[T, T], True where a query may attend to a key.
+
+    A query attends to positions up to its own, but not to other responses.
+    """
+    positions = np.arange(width)
+    allowed = positions[None, :] <= positions[:, None]
     if branches is None:
-        return seen
-    branch = (places - branches.prompt) // branches.response
-    return seen & ((places[None, :] < branches.prompt) | (branch[None, :] == branch[:, None]))
+        return allowed
+    branch = (positions - branches.prompt) // branches.response
+    same = branch[None, :] == branch[:, None]
+    return allowed & ((positions[None, :] < branches.prompt) | same)
 
 
-def visible(mask: jax.Array, *, causal: bool, branches: Branches | None = None) -> jax.Array:
-    """bool[B, T, T]: a query sees real tokens (where causal, those of `causal_mask`), and always
-    itself."""
+def attention_mask(mask: jax.Array, *, causal: bool, branches: Branches | None = None) -> jax.Array:
+    """Return bool[B, T, T], True where a query may attend to a key.
+
+    A query attends to real tokens (if causal, those of `causal_mask`), and always to itself.
+    """
     width = mask.shape[1]
-    seen = jnp.broadcast_to((mask > 0)[:, None, :], (mask.shape[0], width, width))
+    allowed = jnp.broadcast_to((mask > 0)[:, None, :], (mask.shape[0], width, width))
     if causal:
-        seen = seen & jnp.asarray(causal_mask(width, branches))[None]
-    return seen | jnp.eye(width, dtype=bool)[None]
+        allowed = allowed & jnp.asarray(causal_mask(width, branches))[None]
+    return allowed | jnp.eye(width, dtype=bool)[None]
 
 
-def cached(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.Array:
-    """One decoding step: q [B, 1, N, H] over the filled slots of k, v [B, S, G, H].
+def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.Array:
+    """Attend from one token per row to the filled slots of a key-value cache.
 
     Args:
-        filled: bool[B, S], at least one per row.
+        q: [B, 1, N, H].
+        k, v: [B, S, G, H].
+        filled: bool[B, S], at least one slot per row.
 
     Returns:
         [B, 1, N, H].
@@ -59,7 +66,7 @@ def cached(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.A
 
 
 def _xla(q, k, v, mask, *, causal, branches, interpret):
-    allowed = visible(mask, causal=causal, branches=branches)[:, None]
+    allowed = attention_mask(mask, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="xla")
 
 
@@ -69,16 +76,16 @@ def _cudnn(q, k, v, mask, *, causal, branches, interpret):
     ``is_causal`` says nothing that the mask does not, but lets cuDNN skip what is above the
     diagonal: a fifth less time on an H200 (docs/results.md).
     """
-    allowed = visible(mask, causal=causal, branches=branches)[:, None]
+    allowed = attention_mask(mask, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(
         q, k, v, mask=allowed, is_causal=causal, implementation="cudnn"
     )
 
 
 def _splash(q, k, v, mask, *, causal, branches, interpret):
-    """Splash attention: real tokens see real tokens, padding sees padding (segments 1 and 0).
+    """Splash attention: real tokens attend to real tokens, padding to padding (segments 1 and 0).
 
-    It takes one row [N, T, H] and no scale, so q is scaled before.
+    The kernel takes one row [N, T, H] and does not scale, so q is scaled first.
     """
     width, heads, size = q.shape[1], q.shape[2], q.shape[3]
     shape = (width, width)
@@ -93,13 +100,13 @@ def _splash(q, k, v, mask, *, causal, branches, interpret):
         interpret=interpret,
     )
     segments = (mask > 0).astype(jnp.int32)
-    turned = [jnp.swapaxes(x, 1, 2) for x in (q * jnp.asarray(size**-0.5, q.dtype), k, v)]
-    mixed = jax.vmap(kernel)(*turned, splash.SegmentIds(segments, segments))
+    heads_first = [jnp.swapaxes(x, 1, 2) for x in (q * jnp.asarray(size**-0.5, q.dtype), k, v)]
+    mixed = jax.vmap(kernel)(*heads_first, splash.SegmentIds(segments, segments))
     return jnp.swapaxes(mixed, 1, 2).astype(q.dtype)
 
 
 def _blocks(width: int) -> splash.BlockSizes:
-    """Square tiles with the largest side that divides the length."""
+    """Return square tiles with the largest side that divides the length."""
     sides = [side for side in range(BLOCK, LARGEST_BLOCK + 1, BLOCK) if width % side == 0]
     side = sides[-1]
     return splash.BlockSizes(
@@ -117,20 +124,20 @@ def _blocks(width: int) -> splash.BlockSizes:
 class Kernel(NamedTuple):
     """One way to compute attention.
 
-    ``run`` is (q, k, v, mask, *, causal, branches, interpret) -> mixed; ``platforms`` are where it
-    exists;
-    ``refuses`` (dtype, head width, sequence lengths, capability) says why not, or "".
+    ``run`` is (q, k, v, mask, *, causal, branches, interpret) -> outputs. ``platforms`` lists where
+    it exists. ``unsupported`` (dtype, head width, sequence lengths, capability) returns why the
+    kernel cannot run, or "".
     """
 
     run: Callable[..., jax.Array]
     platforms: tuple[str, ...]
-    refuses: Callable[[jnp.dtype, int, Sequence[int], str], str]
+    unsupported: Callable[[jnp.dtype, int, Sequence[int], str], str]
 
 
-def _cudnn_refuses(
+def _cudnn_unsupported(
     dtype: jnp.dtype, head_width: int, widths: Sequence[int], capability: str
 ) -> str:
-    """The conditions of jax's cuDNN bridge, and a GPU that cuDNN has the kernel for."""
+    """The conditions of JAX's cuDNN attention, and a GPU for which cuDNN has the kernel."""
     if not re.fullmatch(r"\d+\.\d", capability) or float(capability) < 8.0:
         return f"cudnn needs an NVIDIA GPU of compute capability 8.0 or more, not {capability!r}"
     if dtype not in (jnp.bfloat16, jnp.float16):
@@ -141,10 +148,10 @@ def _cudnn_refuses(
     return f"cudnn needs even lengths, not {odd[0]}: config.model.shapes" if odd else ""
 
 
-def _splash_refuses(
+def _splash_unsupported(
     dtype: jnp.dtype, head_width: int, widths: Sequence[int], capability: str
 ) -> str:
-    """Head widths of 16 to 256 were seen to compile in both precisions."""
+    """Head widths of 16 to 256 are known to compile in both precisions."""
     if head_width > 256:
         return f"splash needs a head width ≤ 256, not {head_width}"
     uneven = [width for width in widths if width % BLOCK]
@@ -158,8 +165,8 @@ def _splash_refuses(
 
 KERNELS: dict[str, Kernel] = {
     "xla": Kernel(_xla, ("cpu", "gpu", "tpu"), lambda dtype, head_width, widths, capability: ""),
-    "cudnn": Kernel(_cudnn, ("gpu",), _cudnn_refuses),
-    "splash": Kernel(_splash, ("tpu",), _splash_refuses),
+    "cudnn": Kernel(_cudnn, ("gpu",), _cudnn_unsupported),
+    "splash": Kernel(_splash, ("tpu",), _splash_unsupported),
 }
 PREFERRED = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
 
@@ -170,8 +177,8 @@ class Attention:
 
     Attributes:
         kernel: a key of `KERNELS`.
-        mesh: a kernel that the compiler cannot cut runs piece by piece: rows over data·fsdp, heads
-            over tensor. None on one device.
+        mesh: the mesh over which fused kernels, which XLA cannot partition, run under shard_map:
+            rows over data·fsdp, heads over tensor. None on one device.
         interpret: run splash without a TPU, slowly (for tests).
     """
 
@@ -189,14 +196,15 @@ class Attention:
         causal: bool,
         branches: Branches | None = None,
     ) -> jax.Array:
-        """softmax(q kᵀ / √H + where(visible, 0, −∞)) v.
+        """softmax(q kᵀ / √H + where(attention_mask, 0, −∞)) v.
 
         Args:
             q: [B, T, N, H].
             k, v: [B, T, G, H]; G divides N.
-            mask: [B, T], 1 on real tokens; padding may sit anywhere.
-            causal: a query sees real tokens up to itself, else all real tokens; always itself.
-            branches: of a causal sequence that holds several responses.
+            mask: [B, T], 1 on real tokens; padding may be anywhere.
+            causal: attend to real tokens up to the query, else to all real tokens; always to the
+                query itself.
+            branches: the layout of causal sequences with several responses.
 
         Returns:
             [B, T, N, H] in the dtype of q.
@@ -208,11 +216,11 @@ class Attention:
 
         if self.kernel == "xla" or self.mesh is None or self.mesh.size == 1:
             return run(q, k, v, mask)
-        return _piecewise(run, self.mesh, q, k, v, mask)
+        return _sharded(run, self.mesh, q, k, v, mask)
 
 
-def _piecewise(run, mesh, q, k, v, mask):
-    """``run`` under shard_map. Heads that the tensor axis does not divide stay whole."""
+def _sharded(run, mesh, q, k, v, mask):
+    """Call ``run`` under shard_map; heads that the tensor axis does not divide are replicated."""
     cut, parts = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
     rows = ("data", "fsdp") if q.shape[0] % cut == 0 else None
     heads = "tensor" if q.shape[2] % parts == 0 else None
@@ -224,7 +232,7 @@ def _piecewise(run, mesh, q, k, v, mask):
     )(q, k, v, mask)
 
 
-def choose(
+def choose_kernel(
     wanted: str,
     *,
     platform: str,
@@ -233,19 +241,19 @@ def choose(
     head_width: int,
     widths: Sequence[int],
 ) -> tuple[str, str]:
-    """Which kernel runs, and why: (a key of `KERNELS`, one line for the person who watches).
+    """Return the kernel to use, a key of `KERNELS`, and a line for the log that says why.
 
     Args:
-        wanted: "auto" (the fused kernel of the platform where it can, else plain XLA), or a key of
-            `KERNELS`, which must then be able to.
+        wanted: "auto" (the fused kernel of the platform if it can run, else plain XLA), or a key of
+            `KERNELS`, which must be able to run.
         platform: "cpu", "gpu" or "tpu".
-        capability: of an NVIDIA GPU, like "9.0"; "" elsewhere.
-        dtype: of activations.
+        capability: the compute capability of an NVIDIA GPU, like "9.0"; else "".
+        dtype: dtype of the activations.
         head_width: H.
-        widths: every sequence length T that is compiled for.
+        widths: every compiled sequence length T.
 
     Raises:
-        UserError: no such kernel, or one that cannot run here.
+        UserError: the kernel is unknown or cannot run here.
     """
     if wanted not in KERNELS and wanted != "auto":
         raise UserError.unknown(
@@ -253,7 +261,7 @@ def choose(
         )
     name = PREFERRED.get(platform, "xla") if wanted == "auto" else wanted
     kernel = KERNELS[name]
-    reason = kernel.refuses(jnp.dtype(dtype), head_width, widths, capability)
+    reason = kernel.unsupported(jnp.dtype(dtype), head_width, widths, capability)
     if platform not in kernel.platforms:
         reason = f"{name} runs on {' and '.join(kernel.platforms)}, not on {platform}"
     if not reason:

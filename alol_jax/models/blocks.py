@@ -1,7 +1,7 @@
-"""One transformer block as Flax NNX modules, and the bridge between a module and flat parameters.
+"""One transformer block as Flax NNX modules, and conversion between modules and flat parameters.
 
-Modules describe; they hold no state of their own beyond a call. `describe` splits one off once,
-`bind` puts arrays back into it inside a jit.
+Modules only describe the computation; parameters are passed in. `graphdef` gives the structure of a
+module, and `bind` puts arrays into it inside a jit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from alol_jax.models.config import ModelConfig, Rotary
-from alol_jax.models.nf4 import NF4, multiply, shapes_of
+from alol_jax.models.nf4 import NF4, matmul, quantised_shapes
 from alol_jax.types import Params
 
 
@@ -33,31 +33,31 @@ class LoRA:
         return self.alpha / self.rank
 
 
-def describe(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
-    """The structure of the module that ``build`` makes, without making its arrays."""
+def graphdef(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
+    """Return the structure of the module that ``build`` makes, without allocating its arrays."""
     return nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
 
 
 def initialise(build: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> Params:
-    """Fresh parameters of the module that ``build`` makes, as a flat dict."""
+    """Initialise the parameters of the module that ``build`` makes, as a flat dict."""
     state = nnx.split(build(nnx.Rngs(key)))[1]
     return {"/".join(path): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
 
 def bind(graph: nnx.GraphDef, params: Params) -> nnx.Module:
-    """The module of ``graph`` holding ``params`` (every path, no other)."""
+    """Return the module of ``graph`` with ``params``, which must have exactly its paths."""
     flat = [(tuple(path.split("/")), leaf) for path, leaf in params.items()]
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def below(params: Params, prefix: str) -> Params:
-    """The leaves whose path starts with ``prefix/``, without the prefix."""
+def subtree(params: Params, prefix: str) -> Params:
+    """Return the leaves whose path starts with ``prefix/``, with the prefix removed."""
     start = prefix + "/"
     return {path[len(start) :]: leaf for path, leaf in params.items() if path.startswith(start)}
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout; the identity without a key or a rate."""
+    """Apply inverted dropout; the identity if there is no key or the rate is 0."""
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
@@ -65,13 +65,13 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def _row(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """A vector [D] in the dtype and rank of ``x``, for adding or multiplying."""
+    """Reshape and cast a vector [D] so that it broadcasts against ``x``."""
     return jnp.expand_dims(vector.astype(x.dtype), range(x.ndim - 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """What a linear map of a block is made of, besides its kernel."""
+    """The parts of a linear map besides its kernel."""
 
     bias: bool = False
     lora: LoRA | None = None
@@ -79,20 +79,20 @@ class Projection:
 
 
 class Linear(nnx.Module):
-    """x W + b, plus scale · dropout(x) A B where the projection carries an adapter.
+    """x W + b, plus scale · dropout(x) A B if the projection has an adapter.
 
-    A starts Kaiming-uniform with a = √5, that is U(±1/√D_in); B starts at zero. Both are float32.
-    An NF4 kernel has no initial value of its own: `Transformer.init` quantises a plain one.
+    A is Kaiming-uniform with a = √5, that is U(±1/√D_in); B is zero. Both are float32. An NF4
+    kernel is created as zeros: `Transformer.init` quantises an ordinary one instead.
     """
 
-    def __init__(self, width: int, out: int, made_of: Projection, rngs: nnx.Rngs):
-        self.lora, self.nf4 = made_of.lora, made_of.nf4
+    def __init__(self, width: int, out: int, parts: Projection, rngs: nnx.Rngs):
+        self.lora, self.nf4 = parts.lora, parts.nf4
         if self.nf4 is None:
             self.kernel = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width, out)))
         else:
-            for name, leaf in shapes_of((width, out), self.nf4).items():
+            for name, leaf in quantised_shapes((width, out), self.nf4).items():
                 setattr(self, name, nnx.Param(jnp.zeros(leaf.shape, leaf.dtype)))
-        self.bias = nnx.Param(jnp.zeros((out,))) if made_of.bias else None
+        self.bias = nnx.Param(jnp.zeros((out,))) if parts.bias else None
         if self.lora is not None:
             limit = width**-0.5
             shape = (width, self.lora.rank)
@@ -111,11 +111,11 @@ class Linear(nnx.Module):
         return y + self.lora.scale * (low @ self.lora_b[...].astype(x.dtype))
 
     def _product(self, x: jax.Array) -> jax.Array:
-        """x W, of the kernel alone."""
+        """x W, without bias and adapter."""
         if self.nf4 is None:
             return x @ self.kernel[...].astype(x.dtype)
         state = nnx.to_flat_state(nnx.split(self)[1])
-        return multiply(x, {path[0]: leaf[...] for path, leaf in state})
+        return matmul(x, {path[0]: leaf[...] for path, leaf in state})
 
 
 class RMSNorm(nnx.Module):
@@ -156,26 +156,31 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def make_norm(config: ModelConfig) -> nnx.Module:
-    """The norm of the family."""
+    """Make the norm of the architecture."""
     return NORMS[config.norm](config.width, config.norm_epsilon)
 
 
-def rotate(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Array:
-    """Rotary embedding of the first ``rotary.width`` features. x [B, T, N, H], positions [B, T]."""
-    turning = x[..., : rotary.width].astype(jnp.float32)
+def apply_rotary(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Array:
+    """Apply rotary embeddings to the first ``rotary.width`` features of each head.
+
+    Args:
+        x: [B, T, N, H].
+        positions: i32[B, T].
+    """
+    rotary_part = x[..., : rotary.width].astype(jnp.float32)
     frequency = jnp.array(rotary.frequencies())
     angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(turning, 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), x[..., rotary.width :]], axis=-1)
+    first, second = jnp.split(rotary_part, 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return jnp.concatenate([rotated.astype(x.dtype), x[..., rotary.width :]], axis=-1)
 
 
 class Block(nnx.Module):
-    """One layer: attention, then an mlp, each added to its input.
+    """One layer: attention, then an MLP, each with a residual connection.
 
-    Pre-norm: x + attention(norm x), then x + mlp(norm x), or x + attention(norm x) + mlp(norm x)
-    side by side. Post-norm: norm(x + attention(x)), then norm(x + mlp(x)).
+    Pre-norm: x + attention(norm x), then x + mlp(norm x); with a parallel residual,
+    x + attention(norm x) + mlp(norm x). Post-norm: norm(x + attention(x)), then norm(x + mlp(x)).
     """
 
     def __init__(self, config: ModelConfig, lora: LoRA | None, nf4: NF4 | None, rngs: nnx.Rngs):
@@ -194,43 +199,43 @@ class Block(nnx.Module):
         self.attention_norm, self.mlp_norm = make_norm(config), make_norm(config)
         for name in config.projections:
             adapter = lora if lora is not None and name in lora.modules else None
-            made_of = Projection(config.biases, adapter, nf4)
-            setattr(self, name, Linear(*sizes[name], made_of, rngs))
+            parts = Projection(config.biases, adapter, nf4)
+            setattr(self, name, Linear(*sizes[name], parts, rngs))
 
     def __call__(self, x, positions, attend, key):
-        """One layer.
+        """Apply the layer.
 
         Args:
             x: [B, T, D].
             positions: i32[B, T], counting real tokens.
-            attend: (q [B, T, N, H], k and v [B, T, G, H]) of this call -> (the mixture of values
-                [B, T, N, H], a store that is handed back): the caller decides what a cache is.
+            attend: (q [B, T, N, H], k and v [B, T, G, H]) -> (outputs [B, T, N, H], cache). The
+                caller decides what the cache is; the layer only returns it.
             key: dropout key or None.
 
         Returns:
-            [B, T, D] and the store.
+            [B, T, D] and the cache.
         """
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
         if self.config.post_norm:
-            mixed, store = self._attention(x, positions, attend, keys[:4])
+            mixed, cache = self._attention(x, positions, attend, keys[:4])
             x = self.attention_norm(x + mixed)
-            return self.mlp_norm(x + self._mlp(x, keys[4:])), store
-        mixed, store = self._attention(self.attention_norm(x), positions, attend, keys[:4])
+            return self.mlp_norm(x + self._mlp(x, keys[4:])), cache
+        mixed, cache = self._attention(self.attention_norm(x), positions, attend, keys[:4])
         if self.config.parallel_residual:
-            return x + mixed + self._mlp(self.mlp_norm(x), keys[4:]), store
+            return x + mixed + self._mlp(self.mlp_norm(x), keys[4:]), cache
         x = x + mixed
-        return x + self._mlp(self.mlp_norm(x), keys[4:]), store
+        return x + self._mlp(self.mlp_norm(x), keys[4:]), cache
 
     def _attention(self, x, positions, attend, keys):
-        """o(softmax(q kᵀ / √H) v), queries in N heads, keys and values in G."""
+        """o(softmax(q kᵀ / √H) v), with N query heads and G key/value heads."""
         heads = (*x.shape[:2], -1, self.config.head_width)
         q = self.q_proj(x, keys[0]).reshape(heads)
         k = self.k_proj(x, keys[1]).reshape(heads)
         v = self.v_proj(x, keys[2]).reshape(heads)
         if self.config.rotary is not None:
-            q, k = (rotate(part, positions, self.config.rotary) for part in (q, k))
-        mixed, store = attend(q, k, v)
-        return self.o_proj(mixed.reshape(*x.shape[:2], -1), keys[3]), store
+            q, k = (apply_rotary(part, positions, self.config.rotary) for part in (q, k))
+        mixed, cache = attend(q, k, v)
+        return self.o_proj(mixed.reshape(*x.shape[:2], -1), keys[3]), cache
 
     def _mlp(self, x, keys):
         act = ACTIVATIONS[self.config.activation]

@@ -1,7 +1,7 @@
-"""Sequence classifiers and reward models: a Transformer, a pooling, and a head in float32.
+"""Sequence classifiers and reward models: a transformer, a pooling, and a float32 head.
 
-One vector per text goes into the head; which one is a matter of the mask, never of the padding
-token's id, so that padding changes nothing even where it is the end token.
+The head reads one pooled vector per text. Pooling depends on the mask and never on the id of the
+padding token, so that padding changes nothing even if it is the end token.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alol_jax.models.blocks import bind, describe, initialise
+from alol_jax.models.blocks import bind, graphdef, initialise
 from alol_jax.models.heads import Affine
 from alol_jax.models.transformer import Transformer
 from alol_jax.types import Params, UserError
 
-CRITIC_WIDTH = 512  # hidden features of the critic's head
+CRITIC_WIDTH = 512  # hidden width of the critic's head
 
 _init = nnx.initializers.normal(0.02)
 
 
-# ------------------------------------------------------------------ heads
+# heads
 
 
-class Kernel(nnx.Module):
+class Linear(nnx.Module):
     """x W."""
 
     def __init__(self, width: int, out: int, rngs: nnx.Rngs):
@@ -54,7 +54,7 @@ class LinearHead(nnx.Module):
     """x W, without a bias."""
 
     def __init__(self, width: int, labels: int, rngs: nnx.Rngs):
-        self.score = Kernel(width, labels, rngs)
+        self.score = Linear(width, labels, rngs)
 
     def __call__(self, x):
         return self.score(x)
@@ -71,7 +71,7 @@ class AffineHead(nnx.Module):
 
 
 class TanhHead(nnx.Module):
-    """tanh(x W + b) W' + b', as wide inside as outside."""
+    """tanh(x W + b) W' + b', with hidden width D."""
 
     def __init__(self, width: int, labels: int, rngs: nnx.Rngs):
         self.score = TwoLayers(width, width, labels, jnp.tanh, rngs)
@@ -81,7 +81,7 @@ class TanhHead(nnx.Module):
 
 
 class CriticHead(nnx.Module):
-    """gelu(p W + b) W' + b' with p = tanh(x P + c), the exact GELU, and 512 features inside."""
+    """gelu(p W + b) W' + b' with p = tanh(x P + c), exact GELU, hidden width 512."""
 
     def __init__(self, width: int, labels: int, rngs: nnx.Rngs):
         gelu = functools.partial(jax.nn.gelu, approximate=False)
@@ -93,7 +93,7 @@ class CriticHead(nnx.Module):
 
 
 Head = Callable[[int, int, nnx.Rngs], nnx.Module]
-"""(D, number of labels, keys) -> a module [..., D] -> [..., labels]."""
+"""(D, number of labels, rngs) -> a module that maps [..., D] to [..., labels]."""
 
 HEADS: dict[str, Head] = {
     "linear": LinearHead,
@@ -103,21 +103,21 @@ HEADS: dict[str, Head] = {
 }
 
 
-# ------------------------------------------------------------------ poolings
+# poolings
 
 
-def first_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
-    """The first chosen position: [B, T, D], bool[B, T] -> [B, D]."""
+def pool_first(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Take the first chosen position: [B, T, D], bool[B, T] -> [B, D]."""
     return _at(hidden, jnp.argmax(chosen, axis=1))
 
 
-def last_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
-    """The last chosen position: [B, T, D], bool[B, T] -> [B, D]."""
+def pool_last(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Take the last chosen position: [B, T, D], bool[B, T] -> [B, D]."""
     return _at(hidden, chosen.shape[1] - 1 - jnp.argmax(chosen[:, ::-1], axis=1))
 
 
-def mean_of(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
-    """The mean over the chosen positions: [B, T, D], bool[B, T] -> [B, D]."""
+def pool_mean(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Average over the chosen positions: [B, T, D], bool[B, T] -> [B, D]."""
     total = jnp.sum(hidden, axis=1, where=chosen[..., None])
     return total / jnp.maximum(jnp.sum(chosen, axis=1, keepdims=True), 1)
 
@@ -127,9 +127,9 @@ def _at(hidden, index):
 
 
 POOLINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "first": first_of,
-    "last": last_of,
-    "mean": mean_of,
+    "first": pool_first,
+    "last": pool_last,
+    "mean": pool_mean,
 }
 
 PROBLEMS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -137,27 +137,27 @@ PROBLEMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "multi_label_classification": jax.nn.sigmoid,
     "regression": lambda logits: logits,
 }
-"""config.json's ``problem_type`` -> logits [..., labels] to scores."""
+"""config.json's ``problem_type`` -> the map from logits [..., labels] to scores."""
 
 
-# ------------------------------------------------------------------ the classifier
+# the classifier
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """head(pool(body(text))): a description, hashable, without arrays.
+    """head(pool(body(text))): a hashable description without arrays.
 
-    The body runs in its own dtype, pooling and head in float32, the products of matrices too where
-    the hardware would round their inputs. There is no dropout.
+    The body runs in its own dtype. Pooling and head run in float32, with full float32 matrix
+    products on TPUs and GPUs. There is no dropout.
 
     Attributes:
-        body: the Transformer; its parameters and the head's lie in one flat dict, the head's below
-            ``score/`` and ``pooler/``.
+        body: the transformer. One flat dict holds its parameters and those of the head, which are
+            under ``score/`` and ``pooler/``.
         head: a key of `HEADS`.
         pooling: a key of `POOLINGS`.
-        labels: what each logit is called.
+        labels: the name of each logit.
         problem: a key of `PROBLEMS`: how logits become scores.
-        end: where not None, only real tokens with this id are pooled over: the ends of utterances.
+        end: if not None, pool only over real tokens with this id, the ends of utterances.
     """
 
     body: Transformer
@@ -172,51 +172,56 @@ class Classifier:
 
     @functools.cached_property
     def _graph(self):
-        return describe(self._build)
+        return graphdef(self._build)
 
     @functools.cached_property
     def head_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The leaves of the head."""
+        """The shapes and dtypes of the head's parameters, by path."""
         return jax.eval_shape(lambda: initialise(self._build, jax.random.key(0)))
 
     def init(self, key: jax.Array) -> Params:
-        """Random float32 parameters: the body's, and N(0, 0.02²) kernels and zero biases above."""
+        """Initialise float32 parameters: the body's; for the head, N(0, 0.02²) and zero biases."""
         body_key, head_key = jax.random.split(key)
         params = self.body.init(body_key)
-        params.pop("head/kernel", None)  # of the language model
+        params.pop("head/kernel", None)  # the head of the language model
         return params | initialise(self._build, head_key)
 
     def __call__(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        """The logits of each text.
+        """Return the logits of each text.
 
         Args:
             params: from `init` or a checkpoint.
             tokens: i32[B, T].
-            mask: [B, T], 1 on real tokens; padding may sit anywhere and changes nothing.
+            mask: [B, T], 1 on real tokens; padding may be anywhere and changes nothing.
 
         Returns:
             f32[B, labels]; NaN in rows without a position to pool over (no real token, or no end of
             an utterance).
 
         Raises:
-            UserError: T is more than the body has positions for.
+            UserError: T exceeds the positions of the body.
         """
         hidden, chosen = self._read(params, tokens, mask)
         logits = self._apply(params, POOLINGS[self.pooling](hidden, chosen))
         return jnp.where(jnp.any(chosen, axis=1, keepdims=True), logits, jnp.nan)
 
-    def everywhere(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        """The logits that each position would have on its own: one per utterance where ``end`` is
-        set. Arguments as above; f32[B, T, labels], NaN where a position does not count."""
+    def position_logits(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """Return the logits of each position on its own; with ``end``, one result per utterance.
+
+        Takes the arguments of `__call__`.
+
+        Returns:
+            f32[B, T, labels]; NaN at positions that pooling ignores.
+        """
         hidden, chosen = self._read(params, tokens, mask)
         return jnp.where(chosen[..., None], self._apply(params, hidden), jnp.nan)
 
     def scores(self, logits: jax.Array) -> jax.Array:
-        """f32[..., labels] -> f32[..., labels]: probabilities, or the logits of a regression."""
+        """Map logits f32[..., labels] to scores: probabilities, or the logits of a regression."""
         return PROBLEMS[self.problem](logits)
 
     def _read(self, params, tokens, mask):
-        """Hidden states f32[B, T, D] and the positions that count, bool[B, T]."""
+        """Return hidden states f32[B, T, D] and the positions to pool over, bool[B, T]."""
         chex.assert_rank([tokens, mask], 2)
         chex.assert_equal_shape([tokens, mask])
         limit = self.body.config.max_positions

@@ -1,6 +1,6 @@
-"""The shape of a model: ``ModelConfig``, a closed list of choices, and its presets.
+"""Model architectures: `ModelConfig`, the list of all supported choices, and the presets.
 
-Llama, GPT-NeoX, GPT-2 and RoBERTa are one transformer with different values here.
+Llama, GPT-NeoX, GPT-2 and RoBERTa are the same transformer with different values.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ class LinearScaling:
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
-    """Llama 3.1's: wavelengths longer than ``original / low`` positions are stretched by
-    ``factor``, those shorter than ``original / high`` are kept, between the two it is blended."""
+    """The rotary scaling of Llama 3.1.
+
+    Wavelengths longer than ``original / low`` positions are stretched by ``factor``, those shorter
+    than ``original / high`` are kept, and those between are interpolated.
+    """
 
     factor: float
     low: float
     high: float
-    original: int  # positions that the model was first trained for
+    original: int  # number of positions in pre-training
 
     def __post_init__(self) -> None:
         if not (self.factor > 0 and 0 < self.low < self.high and self.original > 0):
-            raise UserError(f"model: {self} needs positive numbers and low below high")
+            raise UserError(f"model: {self} needs positive numbers and low < high")
 
     def __call__(self, frequency: np.ndarray) -> np.ndarray:
         turns = self.original * frequency / (2 * np.pi)
@@ -48,21 +51,19 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Rotary positions, halves layout (Su et al. 2021), on the first ``width`` features of a head.
+    """Rotary embeddings (Su et al. 2021, halves layout) of the first ``width`` features of a head.
 
     Raises:
       UserError: ``width`` is odd or not positive, or ``theta`` is not positive.
     """
 
     theta: float  # base of the wavelengths
-    width: int  # features of a head that turn; the others pass
+    width: int  # rotated features of a head; the others are left unchanged
     scaling: LinearScaling | Llama3Scaling | None = None
 
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
-            raise UserError(
-                f"model: head_width = {self.width} turns by rotary positions; it must be even"
-            )
+            raise UserError(f"model: rotary embeddings need an even head_width, not {self.width}")
         if not self.theta > 0:
             raise UserError(f"model: rotary theta = {self.theta} must be positive")
 
@@ -75,14 +76,15 @@ class Rotary:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What the mathematics of a model reads, and the family whose files it has.
+    """The architecture of a model.
 
     Raises:
-      UserError: a size is not positive, ``heads`` is no multiple of ``kv_heads``, more features
-        turn than a head has, or both ``post_norm`` and ``parallel_residual``.
+      UserError: a size is not positive, ``heads`` is not a multiple of ``kv_heads``, a head has
+        fewer features than ``rotary`` rotates, or both ``post_norm`` and ``parallel_residual`` are
+        set.
     """
 
-    family: str  # whose weight names and config.json it has; the mathematics never reads it
+    family: str  # selects weight names and config.json format; not used in the computation
     vocab_size: int  # V
     width: int  # D
     layers: int  # L
@@ -98,11 +100,11 @@ class ModelConfig:
     activation: str = "silu"  # a key of blocks.ACTIVATIONS
     gated_mlp: bool = True  # down(act(gate x) · up x), else down(act(up x))
     biases: bool = False  # on every projection of a block
-    parallel_residual: bool = False  # attention and mlp read the same x
-    post_norm: bool = False  # a norm after each sum and after the embeddings, none at the end
+    parallel_residual: bool = False  # attention and MLP read the same x
+    post_norm: bool = False  # norms after each residual sum and the embeddings; no final norm
     causal: bool = True
     position_offset: int = 0  # row of the first position's embedding
-    token_types: int = 0  # rows of the segment embedding, of which row 0 is added everywhere
+    token_types: int = 0  # rows of the token-type embedding; row 0 is added to every token
 
     def __post_init__(self) -> None:
         for name in (
@@ -119,17 +121,17 @@ class ModelConfig:
                 f"model: {self.rotary.width} rotary features in a head of {self.head_width}"
             )
         if self.post_norm and self.parallel_residual:
-            raise UserError("model: a parallel residual has no place for post-norms")
+            raise UserError("model: a parallel residual cannot be combined with post-norms")
 
     @property
     def projections(self) -> tuple[str, ...]:
-        """The linear maps of a block, in the order in which they are used."""
+        """The linear maps of a block, in order of use."""
         gate = ("gate_proj",) if self.gated_mlp else ()
         return ("q_proj", "k_proj", "v_proj", "o_proj", *gate, "up_proj", "down_proj")
 
 
 def _llama(width, layers, heads, mlp_width, *, theta=1e4, scaling=None, kv_heads=None):
-    """The choices of a Llama (Touvron et al. 2023, arXiv 2302.13971) of a given size."""
+    """A Llama (Touvron et al. 2023, arXiv 2302.13971) of a given size."""
     head_width = width // heads
     return ModelConfig(
         family="llama",
@@ -148,7 +150,7 @@ def _llama(width, layers, heads, mlp_width, *, theta=1e4, scaling=None, kv_heads
 
 
 def _biased(family, width, layers, heads):
-    """What the others have in common, with the positions and the activation of a GPT-2."""
+    """What GPT-2, GPT-NeoX and RoBERTa share, with the positions and activation of GPT-2."""
     return ModelConfig(
         family=family,
         vocab_size=50_257,
@@ -170,12 +172,12 @@ def _biased(family, width, layers, heads):
 
 
 def _gpt2(width, layers, heads):
-    """The choices of a GPT-2 (Radford et al. 2019) of a given size."""
+    """A GPT-2 (Radford et al. 2019) of a given size."""
     return _biased("gpt2", width, layers, heads)
 
 
 def _gpt_neox(width, layers, heads):
-    """The choices of a Pythia (Biderman et al. 2023, arXiv 2304.01373) of a given size."""
+    """A Pythia (Biderman et al. 2023, arXiv 2304.01373) of a given size."""
     return dataclasses.replace(
         _biased("gpt_neox", width, layers, heads),
         vocab_size=50_304,
@@ -188,7 +190,7 @@ def _gpt_neox(width, layers, heads):
 
 
 def _roberta(width, layers, heads):
-    """The choices of a RoBERTa (Liu et al. 2019, arXiv 1907.11692) of a given size."""
+    """A RoBERTa (Liu et al. 2019, arXiv 1907.11692) of a given size."""
     return dataclasses.replace(
         _biased("roberta", width, layers, heads),
         vocab_size=50_265,
@@ -203,7 +205,7 @@ def _roberta(width, layers, heads):
 
 _LLAMA_3_1 = Llama3Scaling(factor=8.0, low=1.0, high=4.0, original=8192)
 _LLAMA_3_2 = dataclasses.replace(_LLAMA_3_1, factor=32.0)
-_TINY = {"vocab_size": 264, "max_positions": 1024}  # holds the 259 ids of the byte-level tokenizer
+_TINY = {"vocab_size": 264, "max_positions": 1024}  # fits the 259 ids of `byte_level`
 
 PRESETS: dict[str, ModelConfig] = {
     # for debug runs and tests

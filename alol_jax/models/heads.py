@@ -1,4 +1,4 @@
-"""The value head V(x): attention pooling over the reference's hidden states of the prompt."""
+"""The value head V(x): attention pooling over the reference model's hidden states of a prompt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alol_jax.models.blocks import bind, describe, dropout, initialise
+from alol_jax.models.blocks import bind, dropout, graphdef, initialise
 from alol_jax.types import Params, UserError
 
 
@@ -26,7 +26,7 @@ class Affine(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """One learned query attends over the positions; the mixture becomes one number per row."""
+    """Attend over the positions with one learned query and map the result to one number per row."""
 
     def __init__(self, width: int, heads: int, rate: float, rngs: nnx.Rngs):
         self.heads, self.rate = heads, rate
@@ -57,17 +57,17 @@ class ValueHead:
     """V(x) = max_value · sigmoid(w · pool(h(x)) + b), pool = 8-head attention with a learned query.
 
     The architecture of Leftover Lunch (arXiv 2305.14718, Section 3), with padding masked out of the
-    attention. Everything is float32, the products of matrices too where the hardware would round
-    their inputs (bfloat16 on TPUs, TF32 on GPUs).
+    attention. Everything is float32, including matrix products, which TPUs would otherwise compute
+    in bfloat16 and GPUs in TF32.
 
     Attributes:
         width: D of the hidden states; divisible by ``heads``.
         max_value: the largest possible reward.
-        heads: attention heads of the pooling.
-        dropout: rate on the hidden states and on the pooled vector, while fitting only.
+        heads: number of attention heads of the pooling.
+        dropout: rate on the hidden states and the pooled vector, in training only.
 
     Raises:
-        UserError: the heads do not divide the width.
+        UserError: ``heads`` does not divide ``width``.
     """
 
     width: int
@@ -86,12 +86,12 @@ class ValueHead:
 
     @functools.cached_property
     def _graph(self):
-        return describe(self._build)
+        return graphdef(self._build)
 
     def init(self, key: jax.Array, mean_reward: float) -> Params:
-        """Fresh parameters with which V is ``mean_reward`` for every prompt.
+        """Initialise parameters with which V is ``mean_reward`` for every prompt.
 
-        The last layer starts at zero but for its bias. The others start as PyTorch's would: the
+        The last layer is zero except for its bias. The others are initialised as in PyTorch: the
         packed input projection Xavier-uniform over [3D, D] (bound √(6/4D)), the output projection
         U(±1/√D), the query N(0, 1).
         """
@@ -102,13 +102,13 @@ class ValueHead:
     def __call__(
         self, params: Params, hidden: jax.Array, mask: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
-        """The value of each prompt.
+        """Return the value of each prompt.
 
         Args:
             params: from `init` or a checkpoint.
             hidden: [B, P, D] hidden states of the prompt, cast to float32.
             mask: [B, P], 1 on real prompt tokens, at least one per row.
-            key: dropout key; None (inference) is deterministic.
+            key: dropout key; None for no dropout (inference).
 
         Returns:
             f32[B] in (0, max_value).

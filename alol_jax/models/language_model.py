@@ -1,4 +1,4 @@
-"""The language model of a run: architecture, frozen base weights, tokenizer, mesh."""
+"""The language model of a run: architecture, frozen base weights, tokenizer and mesh."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import partition, place_params
-from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, summary
-from alol_jax.models.attention import Attention, choose
+from alol_jax.devices.sharding import param_sharding, place_params
+from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, trainable_summary
+from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.peft_adapter import Adapter, read_adapter
 from alol_jax.models.nf4 import NF4
-from alol_jax.models.transformer import Transformer, quantised
+from alol_jax.models.transformer import Transformer, quantise_params
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
 from alol_jax.text.tokens import Batching
@@ -36,18 +36,18 @@ QUANTISATIONS: dict[str, NF4 | None] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """What the stages share. The base weights are read at first use and then kept, once.
+    """The model that all stages share. Base weights are loaded at first use and then kept.
 
     Attributes:
         transformer: the pure functions.
-        tokenizer: text <-> ids.
-        mesh: where arrays live.
-        shapes: the (P, R) pairs that are compiled for, ascending.
-        logprob_chunk: tokens whose logits exist at once.
-        options: ``config.model``; what lies at a path counts, not the path.
-        checkpoint: where the base comes from; None for random weights.
-        adapter: what training starts from; None for new adapters.
-        notes: what was read and chosen, for the person who watches.
+        tokenizer: the tokenizer of the model.
+        mesh: the device mesh of all arrays.
+        shapes: the compiled (P, R) pairs, ascending.
+        logprob_chunk: the number of tokens whose logits exist at once.
+        checkpoint: the source of the base weights; None for random weights.
+        adapter: the adapter that training starts from; None for new adapters.
+        options: ``config.model``.
+        notes: lines for the log: what was loaded and chosen.
     """
 
     transformer: Transformer
@@ -62,11 +62,14 @@ class LanguageModel:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Changes with the options, the weights, the tokenizer or the adapter; reads all files."""
-        placed = ("path", "adapter")
+        """Identifies options, weights, tokenizer and adapter; reads all files to compute it.
+
+        For ``path`` and ``adapter`` the content of the files counts, not their location.
+        """
+        by_content = ("path", "adapter")
         weights = self.options["path"] if self.checkpoint is None else self.checkpoint.fingerprint()
         return {
-            "config.model": {k: v for k, v in self.options.items() if k not in placed},
+            "config.model": {k: v for k, v in self.options.items() if k not in by_content},
             "weights": weights,
             "tokenizer": self.tokenizer.fingerprint(),
             "adapter": None if self.adapter is None else self.adapter.fingerprint(),
@@ -74,12 +77,14 @@ class LanguageModel:
 
     @functools.cached_property
     def base(self) -> Params:
-        """The frozen weights under LoRA, in the compute dtype or NF4, on the mesh."""
+        """The base weights on the mesh, in the compute dtype or NF4; LoRA training freezes them."""
         return self._load(self.transformer.dtype, self.transformer.nf4)
 
-    def fresh(self, key: jax.Array) -> Params:
-        """The leaves that training starts from, float32: ``adapter``, new adapters, or, without
-        LoRA, all weights."""
+    def trainable(self, key: jax.Array) -> Params:
+        """Return the initial trainable leaves, float32.
+
+        These are ``adapter``, new adapters, or, without LoRA, all weights.
+        """
         if self.transformer.lora is None:
             return self._load(jnp.float32, None)
         if self.adapter is not None:
@@ -88,15 +93,15 @@ class LanguageModel:
         return place_params(make(key), self.mesh)
 
     def frozen(self) -> Params:
-        """The leaves that never train: the base under LoRA, nothing in full training."""
+        """Return the frozen leaves: the base with LoRA, none in full fine-tuning."""
         return {} if self.transformer.lora is None else self.base
 
     def batching(self, size: int) -> Batching:
-        """Batches of ``size`` prompts, at the prompt widths that are compiled for."""
+        """Return batching of ``size`` prompts at the compiled prompt widths."""
         return Batching(self.prompt_widths, size, self.tokenizer.pad_id, self.mesh)
 
     def abstract(self) -> tuple[Params, Params]:
-        """`fresh` and `frozen` without arrays: shape, dtype and sharding of every leaf."""
+        """Return the shape, dtype and sharding of the leaves of `trainable` and `frozen`."""
         leaves = jax.eval_shape(self.transformer.init, jax.random.key(0))
         adapted = self.transformer.lora is not None
         trained, frozen = {}, {}
@@ -104,7 +109,7 @@ class LanguageModel:
             trains = not adapted or is_adapter(path)
             kept = trains or path.rsplit("/", 1)[-1].startswith("nf4_")
             dtype = leaf.dtype if kept else self.transformer.dtype
-            placed = partition(path, leaf.shape, self.mesh)
+            placed = param_sharding(path, leaf.shape, self.mesh)
             described = jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
             (trained if trains else frozen)[path] = described
         return trained, frozen
@@ -115,13 +120,13 @@ class LanguageModel:
 
     def _load(self, dtype: jax.typing.DTypeLike, nf4: NF4 | None) -> Params:
         if self.checkpoint is not None:
-            where = functools.partial(partition, mesh=self.mesh)
-            return self.checkpoint.load(dtype, where, nf4)
+            sharding = functools.partial(param_sharding, mesh=self.mesh)
+            return self.checkpoint.load(dtype, sharding, nf4)
 
         def make(key):
-            # Without adapters, which would use up keys.
+            # Without adapters: their keys would change the base weights.
             made = dataclasses.replace(self._unquantised, lora=None).init(key)
-            made = made if nf4 is None else quantised(made, nf4)
+            made = made if nf4 is None else quantise_params(made, nf4)
             return {
                 path: leaf if leaf.dtype != jnp.float32 or "/nf4_" in path else leaf.astype(dtype)
                 for path, leaf in made.items()
@@ -131,16 +136,16 @@ class LanguageModel:
 
     @property
     def prompt_widths(self) -> tuple[int, ...]:
-        """The prompt lengths that are compiled for."""
+        """The compiled prompt lengths, ascending."""
         return tuple(sorted({width for width, _ in self.shapes}))
 
 
 def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
-    """The model that ``config.model`` describes; no weights are read yet.
+    """Open the model that ``config.model`` describes, without reading weights.
 
     Raises:
-        UserError: an unknown preset, an unreadable checkpoint, a model that cannot generate, too
-            large a vocabulary, shapes that no model or batch can have, unknown choices.
+        UserError: the preset or an option is unknown, the checkpoint is unreadable, the model
+            cannot generate, the tokenizer has too many tokens, or the shapes are invalid.
     """
     if options.path.startswith(RANDOM):
         checkpoint, config, tokenizer = None, _preset(options.path[len(RANDOM) :]), byte_level()
@@ -148,7 +153,7 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         checkpoint = open_checkpoint(options.path)
         config, tokenizer = checkpoint.config, _tokenizer(checkpoint.tokenizer)
     _check_generates(options.path, checkpoint, config)
-    tokenizer = tokenizer.fitted(config.vocab_size)
+    tokenizer = tokenizer.for_vocab_size(config.vocab_size)
     shapes = _shapes(options.shapes, config.max_positions)
     if options.dtype not in DTYPES:
         raise UserError.unknown(
@@ -173,8 +178,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
             *([] if adapter is None else [f"adapter: {adapter}; config.model.lora is not read"]),
         ),
     )
-    # Also finds out whether every kernel can be quantised, before anything has run.
-    return dataclasses.replace(lm, notes=lm.notes + summary(*lm.abstract()))
+    # `abstract` also checks that every kernel can be quantised, before anything has run.
+    return dataclasses.replace(lm, notes=lm.notes + trainable_summary(*lm.abstract()))
 
 
 def _preset(name: str) -> ModelConfig:
@@ -187,26 +192,26 @@ def _check_generates(path: str, checkpoint: Checkpoint | None, config: ModelConf
     headless = checkpoint is not None and not checkpoint.tied_head
     if headless or not config.causal:
         raise UserError(
-            f"config.model.path {path!r} is no language model that can generate "
+            f"config.model.path {path!r} is not a language model that can generate "
             f"({config.family if checkpoint is None else checkpoint.architecture}): "
             "choose a causal one"
         )
 
 
 def _adapter(options: ConfigDict, config: ModelConfig) -> Adapter | None:
-    """What ``config.model.adapter`` names."""
+    """Read the adapter of ``config.model.adapter``, if any."""
     if not options.adapter:
         return None
     if options.lora.rank == 0:
         raise UserError(
-            "config.model.adapter: config.model.lora.rank = 0 trains every weight, and an adapter "
-            "holds few: merge it into the base first, or leave the rank above 0"
+            "config.model.adapter: config.model.lora.rank = 0 trains every weight, but an adapter "
+            "has only a few: merge it into the base first, or set a rank above 0"
         )
     return read_adapter(options.adapter, config)
 
 
 def _lora(options: ConfigDict, config: ModelConfig) -> LoRA | None:
-    """What ``config.model.lora`` describes."""
+    """Return the LoRA of ``config.model.lora``, if any."""
     return make_lora(
         config,
         rank=options.rank,
@@ -223,7 +228,7 @@ def _transformer(
     shapes: tuple[tuple[int, int], ...],
     mesh: Mesh,
 ) -> tuple[Transformer, str]:
-    """The pure functions that ``config.model`` describes, and which attention kernel runs, why."""
+    """Return the transformer of ``config.model``, and which attention kernel runs and why."""
     if options.quantisation not in QUANTISATIONS:
         raise UserError.unknown(
             f"config.model.quantisation: no {options.quantisation!r}",
@@ -237,7 +242,7 @@ def _transformer(
             "above 0, or set quantisation to 'none'"
         )
     device = mesh.devices.flat[0]
-    kernel, said = choose(
+    kernel, said = choose_kernel(
         options.attention,
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),
@@ -250,7 +255,7 @@ def _transformer(
 
 
 def _shapes(pairs: Any, positions: int) -> tuple[tuple[int, int], ...]:
-    """The configured (P, R) pairs, ascending; the last one holds all the others."""
+    """Return the configured (P, R) pairs, ascending; the last one fits all the others."""
     good = all(isinstance(pair, tuple) and len(pair) == 2 and min(pair) >= 1 for pair in pairs)
     if not good or not pairs:
         raise UserError(
@@ -259,7 +264,7 @@ def _shapes(pairs: Any, positions: int) -> tuple[tuple[int, int], ...]:
         )
     shapes = tuple(sorted((int(p), int(r)) for p, r in pairs))
     if any(r > shapes[-1][1] for _, r in shapes):
-        raise UserError(f"config.model.shapes: the last of {shapes} must hold all the others")
+        raise UserError(f"config.model.shapes: the last of {shapes} must fit all the others")
     if sum(shapes[-1]) > positions:
         raise UserError(
             f"config.model.shapes: {sum(shapes[-1])} tokens, the model has {positions} positions"

@@ -1,19 +1,20 @@
-"""NF4: a frozen kernel in 4.5 bits a weight, or 4.13 with its scales quantised too.
+"""NF4 quantisation of frozen kernels: 4.5 bits per weight, 4.13 with quantised scales.
 
 Dettmers et al. 2023, QLoRA, sections 2 and 3; the values are those of bitsandbytes. A kernel
-[D_in, D_out] is cut into blocks of 64 inputs of one output; with s the largest magnitude of a block
-and q the 16 levels ::
+[D_in, D_out] is split into blocks of 64 inputs of one output. With s the largest magnitude in a
+block and q the 16 levels ::
 
     code = argmin_c |w / s − q_c|        w ≈ s · q_code
 
-Double quantisation stores s in 8 bits: the scales less their mean μ, in blocks of 256 of the order
-(output, block), each by its own largest magnitude S and the 256 values d of `dynamic_map` ::
+Double quantisation stores s in 8 bits. It subtracts the mean μ of all scales and splits them, in
+the order (output, block), into groups of 256. With S the largest magnitude in a group and d the 256
+values of `dynamic_map` ::
 
     s ≈ S · d_code + μ
 
-Packing: byte (b, j, o) of codes seen as [D_in/64, 32, D_out] holds input 64b + j in its low bits
-and input 64b + 32 + j in its high bits. So dequantising needs no neighbours: a kernel that is cut
-along its inputs (in whole blocks) or its outputs stays where it is.
+Packing: with the codes seen as [D_in/64, 32, D_out], byte (b, j, o) holds input 64b + j in its low
+bits and input 64b + 32 + j in its high bits. A kernel that is sharded along its inputs (in whole
+blocks) or its outputs can thus be dequantised without communication.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import numpy as np
 
 from alol_jax.types import UserError
 
-BLOCK = 64  # inputs that share a scale
-SCALE_BLOCK = 256  # scales that share a scale
+BLOCK = 64  # inputs per scale
+SCALE_BLOCK = 256  # scales per second-level scale
 LEVELS = (
     -1.0,
     -0.6961928009986877,
@@ -53,10 +54,10 @@ LEVELS = (
 
 @dataclasses.dataclass(frozen=True)
 class NF4:
-    """That a base is quantised, and how.
+    """How a base model is quantised.
 
     Attributes:
-        double: quantise the scales too.
+        double: also quantise the scales.
     """
 
     double: bool
@@ -64,24 +65,24 @@ class NF4:
 
 @functools.cache
 def dynamic_map() -> np.ndarray:
-    """The 256 values d, ascending, f32: signed 8-bit dynamic quantisation, for the scales.
+    """Return the 256 values d of signed 8-bit dynamic quantisation, f32, ascending.
 
-    Decade i = 0…6 spans 10^(i−6) · [0.1, 1] in 2^i equal cells and holds their centres, with both
-    signs; 0 and 1 complete it (Dettmers 2016, 8-Bit Approximations for Parallelism).
+    Decade i = 0…6 splits 10^(i−6) · [0.1, 1] into 2^i equal cells and contributes their centres,
+    with both signs; 0 and 1 are added (Dettmers 2016, 8-Bit Approximations for Parallelism).
     """
     values, low, high = [np.zeros(1), np.ones(1)], np.float32(0.1), np.float32(1.0)
     for decade in range(7):
         cells = 2**decade
         step, k = np.float64((high - low) / np.float32(cells)), np.arange(cells + 1)
         edges = np.where(2 * k <= cells, low + step * k, high - step * (cells - k))
-        edges = edges.astype(np.float32)  # each rounded once, from the nearer end, as published
+        edges = edges.astype(np.float32)  # rounded once, from the nearer end, as published
         centres = np.float32(10.0 ** (decade - 6)) * ((edges[:-1] + edges[1:]) / 2)
         values += [centres, -centres]
     return np.sort(np.concatenate(values)).astype(np.float32)
 
 
-def shapes_of(shape: tuple[int, int], nf4: NF4) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `quantise` makes of a kernel [D_in, D_out].
+def quantised_shapes(shape: tuple[int, int], nf4: NF4) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes and dtypes that `quantise` returns for a kernel [D_in, D_out].
 
     Raises:
         UserError: D_in is not a multiple of 64.
@@ -89,7 +90,7 @@ def shapes_of(shape: tuple[int, int], nf4: NF4) -> dict[str, jax.ShapeDtypeStruc
     width, out = shape
     if width % BLOCK:
         raise UserError(
-            f"NF4 works on blocks of {BLOCK} inputs and cannot cut a kernel of [{width}, {out}]: "
+            f"NF4 works on blocks of {BLOCK} inputs and cannot split a kernel of [{width}, {out}]: "
             f"its first dimension must be a multiple of {BLOCK}; keep this base unquantised"
         )
     blocks = (width // BLOCK, out)
@@ -105,10 +106,9 @@ def shapes_of(shape: tuple[int, int], nf4: NF4) -> dict[str, jax.ShapeDtypeStruc
 
 
 def quantise(kernel: jax.Array, *, nf4: NF4) -> dict[str, jax.Array]:
-    """A kernel as leaves by suffix. Can be jitted; needs little memory beside the kernel.
+    """Quantise a kernel. Can be jitted; needs little memory besides the kernel.
 
-    A value beyond the middle of two levels goes to the upper one, in the middle to the lower one. A
-    block of zeros has the scale 0.
+    Values are rounded to the nearest level, halfway cases down. A block of zeros has the scale 0.
 
     Args:
         kernel: [D_in, D_out], any float dtype; read as float32.
@@ -122,7 +122,7 @@ def quantise(kernel: jax.Array, *, nf4: NF4) -> dict[str, jax.Array]:
     Raises:
         UserError: D_in is not a multiple of 64.
     """
-    shapes = shapes_of(kernel.shape, nf4)
+    shapes = quantised_shapes(kernel.shape, nf4)
     blocks = kernel.astype(jnp.float32).reshape(-1, BLOCK, kernel.shape[1])
     scale = jnp.max(jnp.abs(blocks), axis=1)
     codes = _nearest(blocks * _inverse(scale)[:, None, :], np.array(LEVELS, np.float32))
@@ -133,24 +133,24 @@ def quantise(kernel: jax.Array, *, nf4: NF4) -> dict[str, jax.Array]:
 
 
 def dequantise(leaves: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
-    """The kernel [D_in, D_out] that ``leaves`` of `quantise` stand for.
+    """Return the kernel [D_in, D_out] that the ``leaves`` of `quantise` represent.
 
-    Levels and scales are multiplied in float32, then rounded to ``dtype``. Levels come from selects
-    on the four bits, because a look-up in a table would not fuse with the product on a TPU.
+    Levels and scales are multiplied in float32, then rounded to ``dtype``. Levels are selected by
+    the four bits, because a table lookup would not fuse with the product on a TPU.
     """
     packed = leaves["nf4_codes"]
     halves = packed.reshape(-1, 1, BLOCK // 2, packed.shape[1])
     shifts = (jnp.array([0, 4], jnp.uint8) + _zero(packed))[None, :, None, None]
     scale = leaves["nf4_scale"] if "nf4_scale" in leaves else _dequantise_scale(leaves)
-    levels = _pick((halves >> shifts) & 15, np.array(LEVELS), _zero(packed))
+    levels = _select((halves >> shifts) & 15, np.array(LEVELS), _zero(packed))
     kernel = (levels * scale[:, None, None, :]).astype(dtype)
     return kernel.reshape(-1, packed.shape[1])
 
 
-def multiply(x: jax.Array, leaves: Mapping[str, jax.Array]) -> jax.Array:
-    """x W with the kernel W that ``leaves`` stand for, in the dtype of ``x``: [..., D_out].
+def matmul(x: jax.Array, leaves: Mapping[str, jax.Array]) -> jax.Array:
+    """Return x W, [..., D_out] in the dtype of ``x``, for the kernel W that ``leaves`` represent.
 
-    The backward pass dequantises anew instead of keeping W.
+    The backward pass dequantises again instead of keeping W.
     """
     stored = {name: leaf for name, leaf in leaves.items() if name.startswith("nf4_")}
     product = jax.checkpoint(lambda x, stored: x @ dequantise(stored, x.dtype), prevent_cse=False)
@@ -158,32 +158,32 @@ def multiply(x: jax.Array, leaves: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def _zero(codes: jax.Array) -> jax.Array:
-    """u8[] 0, to jax a value of ``codes``; XLA sees the constant.
+    """Return u8[] 0 that JAX treats as computed from ``codes``; XLA folds it to a constant.
 
-    Under differentiation jax lifts what depends on no layer out of the scan over layers, each
-    constant of a select broadcast to the size of a kernel: sixteen float32 kernels in memory.
+    Under differentiation, JAX moves values that depend on no layer out of the scan over layers. It
+    would broadcast each constant of a select to a kernel: sixteen float32 kernels in memory.
     """
     return codes[0, 0] * 0
 
 
 def _inverse(scale: jax.Array) -> jax.Array:
-    """1 / scale, and a finite number for 0, so that a zero of a block of zeros stays one."""
+    """Return 1 / scale, finite even for 0, so that a block of zeros stays zero."""
     return 1.0 / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
 
 
 def _nearest(x: jax.Array, values: np.ndarray) -> jax.Array:
-    """u8 index of the nearest of the ascending f32 ``values``; halfway counts as the lower one."""
+    """Return the u8 index of the nearest of the ascending f32 ``values``; halfway, the lower."""
     codes = jnp.zeros(x.shape, jnp.uint8)
     for middle in (values[:-1] + values[1:]) / 2:
         codes += (x > middle).astype(jnp.uint8)
     return codes
 
 
-def _pick(codes: jax.Array, values: np.ndarray, zero: jax.Array) -> jax.Array:
-    """f32 ``values`` of codes: a tree of selects, from the lowest bit to the highest.
+def _select(codes: jax.Array, values: np.ndarray, zero: jax.Array) -> jax.Array:
+    """Return ``values[codes]``, f32, by a tree of selects from the lowest bit to the highest.
 
-    A TPU has no fast look-up in a table, and a look-up would not fuse with what uses it. ``zero``
-    is `_zero` of the codes.
+    A TPU has no fast table lookup, and a lookup would not fuse with its consumer. ``zero`` is
+    `_zero` of the codes.
     """
     picked = [np.float32(value) + zero.astype(jnp.float32) for value in values]
     for bit in range(len(values).bit_length() - 1):
@@ -194,7 +194,7 @@ def _pick(codes: jax.Array, values: np.ndarray, zero: jax.Array) -> jax.Array:
 
 
 def _quantise_scale(scale: jax.Array) -> dict[str, jax.Array]:
-    """The leaves of scales f32[D_in/64, D_out]."""
+    """Quantise scales f32[D_in/64, D_out]."""
     mean = jnp.mean(scale)
     flat = (scale - mean).T.reshape(-1)
     groups = jnp.pad(flat, (0, -flat.size % SCALE_BLOCK)).reshape(-1, SCALE_BLOCK)
@@ -205,8 +205,8 @@ def _quantise_scale(scale: jax.Array) -> dict[str, jax.Array]:
 
 
 def _dequantise_scale(leaves: Mapping[str, jax.Array]) -> jax.Array:
-    """f32[D_in/64, D_out] scales of double quantisation."""
+    """Return the scales f32[D_in/64, D_out] of double quantisation."""
     codes = leaves["nf4_scale_codes"]
     size = jnp.repeat(leaves["nf4_scale_scale"], SCALE_BLOCK)[: codes.size]
     size = size.reshape(codes.shape[::-1]).T
-    return _pick(codes, dynamic_map(), _zero(codes)) * size + leaves["nf4_scale_mean"]
+    return _select(codes, dynamic_map(), _zero(codes)) * size + leaves["nf4_scale_mean"]

@@ -9,34 +9,33 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alol_jax.models.attention import Attention, cached
-from alol_jax.models.blocks import Block, LoRA, below, bind, describe, initialise, make_norm
+from alol_jax.models.attention import Attention, decode_attention
+from alol_jax.models.blocks import Block, LoRA, bind, graphdef, initialise, make_norm, subtree
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.types import Branches, Params
 
 
 class Cache(NamedTuple):
-    """Keys and values of S slots per row; the same slot is written for every row of the batch."""
+    """A key-value cache of S slots per row; every row writes the same slot."""
 
     k: jax.Array  # [L, B, S, G, H]
     v: jax.Array  # [L, B, S, G, H]
-    filled: jax.Array  # bool[B, S], True where a real token sits
+    filled: jax.Array  # bool[B, S], True where a slot holds a real token
     slot: jax.Array  # i32[], the next slot to write
     position: jax.Array  # i32[B], the position of the next token
 
     def take(self, beam: jax.Array) -> Cache:
-        """The cache of B · m rows -> that of B · n rows: each prompt's n beams from its own m.
+        """Select n of the m beams of each prompt: B · m rows in, B · n rows out.
 
-        Rows are looked up among the m of one prompt, not among all: rows that are cut over devices
-        stay where they are.
+        Rows are gathered within one prompt, so that sharded rows stay on their device.
 
         Args:
-            beam: i32[B, n], numbers below m.
+            beam: i32[B, n], indices below m.
         """
         prompts, n = beam.shape
 
-        def among(x, axis):
+        def gather(x, axis):
             before, after = x.shape[:axis], x.shape[axis + 1 :]
             grouped = x.reshape(*before, prompts, -1, *after)
             place = beam.reshape((1,) * axis + beam.shape + (1,) * len(after))
@@ -44,38 +43,38 @@ class Cache(NamedTuple):
             return picked.reshape(*before, prompts * n, *after)
 
         return self._replace(
-            k=among(self.k, 1),
-            v=among(self.v, 1),
-            filled=among(self.filled, 0),
-            position=among(self.position, 0),
+            k=gather(self.k, 1),
+            v=gather(self.v, 1),
+            filled=gather(self.filled, 0),
+            position=gather(self.position, 0),
         )
 
 
-def positions_of(mask: jax.Array, branches: Branches | None = None) -> jax.Array:
-    """Position ids count real tokens: max(cumsum(mask) − 1, 0). mask [B, T] -> i32[B, T].
+def position_ids(mask: jax.Array, branches: Branches | None = None) -> jax.Array:
+    """Return position ids that count real tokens: max(cumsum(mask) − 1, 0), i32[B, T].
 
-    Every response of a sequence with ``branches`` counts on from the prompt.
+    With ``branches``, each response continues from the prompt.
     """
     real = (mask > 0).astype(jnp.int32)
     if branches is None:
         return jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
     before, after = real[:, : branches.prompt], real[:, branches.prompt :]
-    asked = jnp.sum(before, axis=-1)[:, None, None]
+    prompt_length = jnp.sum(before, axis=-1)[:, None, None]
     each = after.reshape(after.shape[0], -1, branches.response)
-    counted = (asked + jnp.cumsum(each, axis=-1)).reshape(after.shape)
+    counted = (prompt_length + jnp.cumsum(each, axis=-1)).reshape(after.shape)
     return jnp.maximum(jnp.concatenate([jnp.cumsum(before, axis=-1), counted], axis=1) - 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transformer:
-    """A stack of blocks: a description, hashable, without arrays.
+    """A stack of blocks: a hashable description without arrays.
 
     Attributes:
         config: the architecture.
-        lora: adapters that the parameters carry, or None.
+        lora: the adapters among the parameters, or None.
         dtype: dtype of activations; parameters are cast to it at use.
         remat: recompute a layer's activations in the backward pass instead of keeping them.
-        attention: the kernel that whole sequences are mixed with.
+        attention: attention over whole sequences.
         nf4: how the kernels of the blocks are quantised, or None.
     """
 
@@ -88,16 +87,16 @@ class Transformer:
 
     @functools.cached_property
     def _block(self):
-        return describe(functools.partial(Block, self.config, self.lora, self.nf4))
+        return graphdef(functools.partial(Block, self.config, self.lora, self.nf4))
 
     @functools.cached_property
     def _norm(self):
-        return describe(lambda rngs: make_norm(self.config))
+        return graphdef(lambda rngs: make_norm(self.config))
 
     def init(self, key: jax.Array) -> Params:
-        """Random parameters: N(0, 0.02²) kernels and embeddings, unit norms, zero biases, f32.
+        """Initialise f32 parameters: N(0, 0.02²) kernels and embeddings, zero biases, unit norms.
 
-        Where the base is NF4, the kernels of the blocks are the quantised ones.
+        With ``nf4``, the kernels of the blocks are quantised.
         """
         c = self.config
         layer_key, embed_key, head_key, position_key = jax.random.split(key, 4)
@@ -117,7 +116,7 @@ class Transformer:
         params |= {f"{place}/{path}": leaf for path, leaf in norm.items()}
         if not c.tied_embeddings:
             params["head/kernel"] = 0.02 * jax.random.normal(head_key, (c.width, c.vocab_size))
-        return params if self.nf4 is None else quantised(params, self.nf4)
+        return params if self.nf4 is None else quantise_params(params, self.nf4)
 
     def hidden(
         self,
@@ -127,15 +126,15 @@ class Transformer:
         key: jax.Array | None = None,
         branches: Branches | None = None,
     ) -> jax.Array:
-        """Hidden states after the last norm.
+        """Return the hidden states after the final norm.
 
         Args:
             params: flat parameters.
             tokens: i32[B, T].
-            mask: [B, T], 1 on real tokens; padding may sit anywhere and changes nothing.
-            key: dropout key, None for none.
-            branches: of sequences with several responses to one prompt: each response sees the
-                prompt and itself, as if it stood there alone. For causal models.
+            mask: [B, T], 1 on real tokens; padding may be anywhere and changes nothing.
+            key: dropout key; None for no dropout.
+            branches: the layout of sequences with several responses to one prompt. Each response
+                attends to the prompt and itself only. For causal models.
 
         Returns:
             dtype[B, T, D].
@@ -145,11 +144,11 @@ class Transformer:
             causal = self.config.causal
             return self.attention(q, k, v, mask, causal=causal, branches=branches), None
 
-        x, _ = self._layers(params, tokens, positions_of(mask, branches), None, attend, key)
+        x, _ = self._layers(params, tokens, position_ids(mask, branches), None, attend, key)
         return x
 
     def unembedding(self, params: Params) -> jax.Array:
-        """The head's kernel [D, V] (the transposed embedding where the two are tied)."""
+        """Return the kernel [D, V] of the head, the transposed embedding if tied."""
         if self.config.tied_embeddings:
             return params["embed/embedding"].T
         return params["head/kernel"]
@@ -157,19 +156,20 @@ class Transformer:
     def prefill(
         self, params: Params, tokens: jax.Array, mask: jax.Array, *, room: int
     ) -> tuple[jax.Array, Cache]:
-        """Reads left-padded prompts and leaves ``room`` free slots for what follows.
+        """Run left-padded prompts and make a cache with ``room`` free slots.
 
-        Returns the last position's hidden states [B, D] and the cache of P + room slots.
+        Returns:
+            The hidden states [B, D] of the last position, and the cache of P + room slots.
         """
         c = self.config
         slots = (c.layers, tokens.shape[0], tokens.shape[1] + room, c.kv_heads, c.head_width)
 
         def attend(q, k, v, store, layer):
             mixed = self.attention(q, k, v, mask, causal=True)
-            return mixed, _written(store, (k, v), layer, 0)
+            return mixed, _write(store, (k, v), layer, 0)
 
         empty = (jnp.zeros(slots, self.dtype), jnp.zeros(slots, self.dtype))
-        x, (k, v) = self._layers(params, tokens, positions_of(mask), empty, attend, None)
+        x, (k, v) = self._layers(params, tokens, position_ids(mask), empty, attend, None)
         cache = Cache(
             k=k,
             v=v,
@@ -182,13 +182,13 @@ class Transformer:
     def decode_step(
         self, params: Params, token: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-        """One more token per row: i32[B] -> hidden [B, D] and the cache that holds it."""
+        """Run one more token per row, i32[B]; return its hidden states [B, D] and the new cache."""
         filled = cache.filled.at[:, cache.slot].set(True)
 
         def attend(q, k, v, store, layer):
-            store = _written(store, (k, v), layer, cache.slot)
+            store = _write(store, (k, v), layer, cache.slot)
             keys, values = (jax.lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in store)
-            return cached(q, keys, values, filled), store
+            return decode_attention(q, keys, values, filled), store
 
         x, (k, v) = self._layers(
             params, token[:, None], cache.position[:, None], (cache.k, cache.v), attend, None
@@ -196,13 +196,13 @@ class Transformer:
         return x[:, 0], Cache(k, v, filled, cache.slot + 1, cache.position + 1)
 
     def _layers(self, params, tokens, positions, store, attend, key):
-        """Embedding, all blocks by scan, the norm at the end.
+        """Apply the embedding, a scan over the blocks, and the final norm.
 
-        ``store`` goes from layer to layer and is given back. It is carried, not scanned over:
-        what a scan reads and what it writes are two buffers, what it carries is updated in place.
+        ``store`` (the cache) is carried from layer to layer and returned. A scan updates a carry in
+        place, but would need two buffers for an array that it scans over.
         """
-        x = self._embedded(params, tokens, positions)
-        stacked = below(params, "layers")
+        x = self._embed(params, tokens, positions)
+        stacked = subtree(params, "layers")
         indices = jnp.arange(self.config.layers)
 
         def layer(carried, inputs):
@@ -219,10 +219,10 @@ class Transformer:
         (x, store), _ = jax.lax.scan(body, (x, store), (stacked, indices))
         if self.config.post_norm:
             return x, store
-        return bind(self._norm, below(params, "final_norm"))(x), store
+        return bind(self._norm, subtree(params, "final_norm"))(x), store
 
-    def _embedded(self, params, tokens, positions):
-        """What the first block reads: [B, T, D]."""
+    def _embed(self, params, tokens, positions):
+        """Return the input [B, T, D] of the first block."""
         x = jnp.take(params["embed/embedding"], tokens, axis=0)
         if self.config.rotary is None:
             rows = positions + self.config.position_offset
@@ -231,15 +231,26 @@ class Transformer:
             x = x + params["token_types/embedding"][:1, None]
         x = x.astype(self.dtype)
         if self.config.post_norm:
-            x = bind(self._norm, below(params, "embed_norm"))(x)
+            x = bind(self._norm, subtree(params, "embed_norm"))(x)
         return x
 
 
-def quantised(params: Params, nf4: NF4) -> Params:
-    """``params`` with the stacked kernels [L, in, out] of the blocks as NF4."""
+def is_block_kernel(path: str) -> bool:
+    """Return True for the kernels of the blocks, which NF4 quantises."""
+    return path.startswith("layers/") and path.endswith("/kernel")
+
+
+def param_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the float32 parameters of a model without adapters, by path."""
+    model = Transformer(config, None, jnp.dtype("float32"), remat=False)
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def quantise_params(params: Params, nf4: NF4) -> Params:
+    """Return ``params`` with the stacked kernels [L, in, out] of the blocks as NF4."""
     found: Params = {}
     for path, leaf in params.items():
-        if path.startswith("layers/") and path.endswith("/kernel"):
+        if is_block_kernel(path):
             stem = path.removesuffix("kernel")
             parts = jax.vmap(functools.partial(quantise, nf4=nf4))(leaf)
             found |= {stem + name: part for name, part in parts.items()}
@@ -248,8 +259,8 @@ def quantised(params: Params, nf4: NF4) -> Params:
     return found
 
 
-def _written(store, new, layer, slot):
-    """Keys and values [L, B, S, G, H] with those of one layer [B, T, G, H] from ``slot`` on."""
+def _write(store, new, layer, slot):
+    """Write keys and values [B, T, G, H] of a layer into [L, B, S, G, H], from ``slot`` on."""
     return tuple(
         jax.lax.dynamic_update_slice(old, part[None], (layer, 0, slot, 0, 0))
         for old, part in zip(store, new, strict=True)

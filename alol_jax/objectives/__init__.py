@@ -1,7 +1,7 @@
-"""The mathematics of training: arrays in, a scalar and its metrics out.
+"""Training objectives: arrays in, a scalar loss and its metrics out.
 
-Start at `registry`: one row per objective. Losses of single responses are in `losses`, of pairs
-and rankings in `pairs`, both built of `terms`; PPO is in `ppo`. `advantage` decides which rows are
-kept, and `logprobs` is the one place that shifts logits against tokens. Nothing here knows a model,
-a file or a config.
+Start at `registry`, the table of objectives. `losses` has the losses of single responses, `pairs`
+those of preference pairs and rankings; both are built from `terms`. `ppo` has PPO. `advantage`
+selects and weighs training rows. `logprobs` is the only module that shifts logits against tokens.
+Nothing here depends on a model, a file or a config.
 """

@@ -1,10 +1,10 @@
-"""A = R − V: how far a response beats what the reference can expect; what is kept and drawn.
+"""Advantages A = R − V of the training rows, which rows are kept, and how rows are sampled.
 
-These run once per table on the host: columns f64[N] in, columns out. Nothing here is traced.
+These functions run once per table, on the host: columns f64[N] in, columns out. None is traced.
 
     advantages(reward, value)   A, one per row
     kept(advantage)             A > 0, the leftover lunch
-    SAMPLING[name].weigh(x)     how likely each row is drawn, Σ = 1; zeros are never drawn
+    SAMPLING[name].weigh(x)     sampling probability of each row, Σ = 1; 0: never drawn
 
 Leftover Lunch (Baheti et al., ICLR 2024, arXiv:2305.14718), section 2.
 """
@@ -21,7 +21,7 @@ from alol_jax.types import UserError
 
 
 def _column(values: np.ndarray, name: str) -> np.ndarray:
-    """``values`` as a finite, non-empty f64[N]."""
+    """Return ``values`` as f64[N] after checking that it is finite and not empty."""
     column = np.asarray(values, dtype=np.float64)
     chex.assert_rank(column, 1)
     if not column.size:
@@ -31,17 +31,17 @@ def _column(values: np.ndarray, name: str) -> np.ndarray:
         first = int(broken[0])
         raise UserError(
             f"{name} of row {first} is {column[first]} ({broken.size} of {column.size} rows are "
-            "not finite): mend or drop them before training"
+            "not finite): fix or drop them before training"
         )
     return column
 
 
 def advantages(reward: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """A = R − V, not clamped.
+    """Return A = R − V, not clamped.
 
     Args:
-        reward: f64[N], R(x, y) of every row.
-        value: f64[N], V(x) of every row's prompt.
+        reward: f64[N], R(x, y) of each row.
+        value: f64[N], V(x) of each row's prompt.
 
     Returns:
         f64[N].
@@ -55,7 +55,9 @@ def advantages(reward: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 def kept(advantage: np.ndarray) -> np.ndarray:
-    """A > 0: bool[N], the rows the reference cannot already match. A row at exactly 0 goes.
+    """Return A > 0, bool[N]: the rows that the reference does not already match.
+
+    A row with A = 0 is dropped.
 
     Raises:
         UserError: an advantage is not finite, or there are no rows.
@@ -64,70 +66,71 @@ def kept(advantage: np.ndarray) -> np.ndarray:
 
 
 def uniform(values: np.ndarray) -> np.ndarray:
-    """1/N for every row, whatever its value: f64[N]."""
-    return _normalised(np.ones_like(_column(values, "value to draw by")))
+    """Return 1/N for every row, f64[N]."""
+    return _normalise(np.ones_like(_column(values, "value to sample by")))
 
 
 def priority(values: np.ndarray) -> np.ndarray:
-    """max(x, 0) / Σ max(x, 0), with x the reward or the advantage: f64[N].
+    """Return max(x, 0) / Σ max(x, 0), f64[N], with x the reward or the advantage.
 
-    The weight then acts twice, once in the draw and once in the loss; so it is published.
+    The weight then counts twice, in the sampling and in the loss, as in the published code.
     """
-    return _normalised(np.maximum(_some_positive(values), 0.0))
+    return _normalise(np.maximum(_checked_positive(values), 0.0))
 
 
 def positive(values: np.ndarray) -> np.ndarray:
-    """Equally likely where x > 0, never elsewhere: f64[N]."""
-    return _normalised((_some_positive(values) > 0).astype(np.float64))
+    """Return equal probabilities where x > 0 and 0 elsewhere, f64[N]."""
+    return _normalise((_checked_positive(values) > 0).astype(np.float64))
 
 
-def _some_positive(values: np.ndarray) -> np.ndarray:
-    column = _column(values, "value to draw by")
+def _checked_positive(values: np.ndarray) -> np.ndarray:
+    column = _column(values, "value to sample by")
     best = column.max()
     if best <= 0:
         raise UserError(
-            f"none of the {column.size} rows has a positive reward or advantage to draw by (the "
+            f"none of the {column.size} rows has a positive reward or advantage to sample by (the "
             f"best is {best:.4g}): raise the rewards, lower the value head, or use "
             "--config.policy.sampling=uniform"
         )
     return column
 
 
-def _normalised(weights: np.ndarray) -> np.ndarray:
+def _normalise(weights: np.ndarray) -> np.ndarray:
     scaled = weights / weights.max()  # first, so that the sum cannot overflow
     return scaled / scaled.sum()
 
 
-class Draw(NamedTuple):
-    """A row of ``SAMPLING``."""
+class Sampling(NamedTuple):
+    """A row of `SAMPLING`."""
 
-    weigh: Callable[[np.ndarray], np.ndarray]  # the column drawn by -> chances f64[N]
-    good: bool  # only the first response of each prompt, which the data prefers, is drawn
+    weigh: Callable[[np.ndarray], np.ndarray]  # reward or advantage -> probabilities f64[N]
+    good: bool  # draw only the first response of each prompt, the one that the data prefers
 
 
-SAMPLING: dict[str, Draw] = {
-    "uniform": Draw(uniform, good=False),
-    "all_priority": Draw(priority, good=False),
-    "all_random": Draw(positive, good=False),
-    "good_uniform": Draw(uniform, good=True),
-    "good_priority": Draw(priority, good=True),
-    "good_random": Draw(positive, good=True),
+SAMPLING: dict[str, Sampling] = {
+    "uniform": Sampling(uniform, good=False),
+    "all_priority": Sampling(priority, good=False),
+    "all_random": Sampling(positive, good=False),
+    "good_uniform": Sampling(uniform, good=True),
+    "good_priority": Sampling(priority, good=True),
+    "good_random": Sampling(positive, good=True),
 }
 
 AUTO = "auto"
 
 
-def sampling_of(name: str, draw_by: str | None, *, field: str = "policy") -> str:
-    """The key of `SAMPLING` that ``name`` means for an objective; "auto" is all_priority if it can
-    be.
+def resolve_sampling(name: str, draw_by: str | None, *, field: str = "policy") -> str:
+    """Return the key of `SAMPLING` that ``name`` means for an objective.
+
+    "auto" means all_priority where the objective has a column for it, else uniform.
 
     Args:
         name: a key of `SAMPLING`, or "auto".
-        draw_by: the column that the objective's priority draw goes by, or None.
-        field: of the config, for messages.
+        draw_by: the objective's column for priority sampling, or None.
+        field: the config section, for messages.
 
     Raises:
-        UserError: an unknown name, or a draw by a column that the objective does not have.
+        UserError: the name is unknown, or the objective has no column to sample by.
     """
     if name == AUTO:
         return "uniform" if draw_by is None else "all_priority"

@@ -1,4 +1,4 @@
-"""Hidden states -> log-probabilities of the response. The one place that shifts."""
+"""From hidden states to log-probabilities of responses: the only module that shifts tokens."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from alol_jax.types import Branches, Tokens
 
 
-class Joined(NamedTuple):
+class Sequences(NamedTuple):
     """Prompts with their responses as sequences ``[prompt | response 1 | … | response K]``."""
 
     ids: jax.Array  # i32[B, P + K·R]
     mask: jax.Array  # f32[B, P + K·R]
-    branches: Branches | None  # where K > 1: no response may see another one
+    branches: Branches | None  # for K > 1: responses must not attend to each other
 
 
-def joined(tokens: Tokens) -> Joined:
-    """The sequences that a model reads: a prompt stands once, however many responses it has.
+def to_sequences(tokens: Tokens) -> Sequences:
+    """Join each prompt with its responses into the sequence that a model reads.
 
     Args:
         tokens: prompts [B, P]; responses [E*, R] with E* = [B] or [B, K].
@@ -29,15 +29,16 @@ def joined(tokens: Tokens) -> Joined:
     ids = jnp.concatenate([tokens.prompt, tokens.response.reshape(rows, -1)], axis=1)
     mask = jnp.concatenate([tokens.prompt_mask, tokens.mask.reshape(rows, -1)], axis=1)
     branching = tokens.response.ndim == 3
-    return Joined(ids, mask, Branches(width, tokens.response.shape[-1]) if branching else None)
+    return Sequences(ids, mask, Branches(width, tokens.response.shape[-1]) if branching else None)
 
 
 def response_states(hidden: jax.Array, tokens: Tokens) -> jax.Array:
-    """[B·K, R, D]: the hidden states of the positions that produce the response tokens: the last
-    one of the prompt, and those of the response but its last.
+    """Return the hidden states [B·K, R, D] that predict the response tokens.
+
+    These are the last position of the prompt and all positions of the response but the last.
 
     Args:
-        hidden: [B, P + K·R, D], of `joined`.
+        hidden: [B, P + K·R, D], for the sequences of `to_sequences`.
     """
     rows, width = tokens.prompt.shape
     length, size = tokens.response.shape[-1], hidden.shape[-1]
@@ -51,19 +52,21 @@ def response_states(hidden: jax.Array, tokens: Tokens) -> jax.Array:
 def response_logp(
     hidden: jax.Array, unembedding: jax.Array, tokens: Tokens, *, chunk: int
 ) -> jax.Array:
-    """logp[..., t] = log softmax(h · unembedding)[response t], h from the position before t.
+    """Return the log-probability of each response token.
 
-    The head runs on response positions only and, beyond ``chunk`` tokens, on a few columns of all
-    rows at a time, so that at most [max(chunk, B·K), V] logits exist at once. Rows are never cut or
-    joined with columns: on a mesh they stay where they are, and each device computes the logits of
-    its own. Logits and the log-sum-exp are float32.
+    logp[..., t] = log softmax(h · unembedding)[response t], with h from the position before t.
+
+    The head runs on response positions only. Beyond ``chunk`` tokens it runs on a few columns of
+    all rows at a time, so that at most [max(chunk, B·K), V] logits exist at once. Rows are neither
+    split nor merged with columns, so each device of a mesh computes the logits of its own rows.
+    Logits and the log-sum-exp are float32.
 
     Args:
-        hidden: [B, P + K·R, D] hidden states of `joined`.
+        hidden: [B, P + K·R, D] hidden states for the sequences of `to_sequences`.
         unembedding: [D, V].
         tokens: the same tokens.
-        chunk: tokens per piece, over all devices; at least the number of response tokens means one
-            piece, kept for the backward pass instead of recomputed.
+        chunk: tokens per chunk, over all devices. With at most that many response tokens there is
+            one chunk, which is kept for the backward pass instead of recomputed.
 
     Returns:
         f32[E*, R]; 0 on padding.
@@ -74,7 +77,7 @@ def response_logp(
     rows, length, _ = before.shape
     targets = tokens.response.reshape(rows, length)
 
-    def piece(states, ids):
+    def chunk_logp(states, ids):
         logits = jnp.dot(
             states, unembedding.astype(states.dtype), preferred_element_type=jnp.float32
         )
@@ -82,9 +85,9 @@ def response_logp(
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
     logp = (
-        _in_pieces(piece, before, targets, max(1, chunk // rows))
+        _in_chunks(chunk_logp, before, targets, max(1, chunk // rows))
         if rows * length > chunk
-        else piece(before, targets)
+        else chunk_logp(before, targets)
     )
     logp = logp.reshape(tokens.response.shape)
     return jnp.where(tokens.mask > 0, logp, 0.0)
@@ -97,16 +100,16 @@ def response_kl(
     *,
     chunk: int,
 ) -> jax.Array:
-    """Σ_t KL(π(·|x, y_<t) ‖ π_ref(·|x, y_<t)) over the response, over the whole vocabulary.
+    """Return Σ_t KL(π(·|x, y_<t) ‖ π_ref(·|x, y_<t)), each term over the whole vocabulary.
 
-    Where π itself wrote y by sampling, its mean estimates KL(π(y|x) ‖ π_ref(y|x)), with less
-    variance than the log-ratio of the tokens; for greedy answers it is the same sum along them.
+    If y was sampled from π, the mean estimates KL(π(y|x) ‖ π_ref(y|x)) with less variance than the
+    log-ratio of the tokens. For greedy answers it is the same sum along the answer.
 
     Args:
-        hidden: [B, P + R, D] hidden states of `joined` under π and under π_ref.
-        unembedding: [D, V] of the two.
+        hidden: [B, P + R, D] hidden states for the sequences of `to_sequences`, of π and of π_ref.
+        unembedding: [D, V] of π and of π_ref.
         tokens: the same tokens, one response per prompt.
-        chunk: tokens per piece, as in `response_logp`.
+        chunk: tokens per chunk, as in `response_logp`.
 
     Returns:
         f32[B], never negative.
@@ -115,7 +118,7 @@ def response_kl(
     before = [response_states(states, tokens) for states in hidden]
     columns = min(length, max(1, chunk // (2 * rows)))  # the logits of both exist at once
 
-    def piece(states):
+    def chunk_kl(states):
         ours, theirs = (
             jax.nn.log_softmax(
                 jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
@@ -131,17 +134,17 @@ def response_kl(
         )
         for x in before
     ]
-    found = jnp.moveaxis(jax.lax.map(piece, tuple(parts)), 0, 1).reshape(rows, -1)[:, :length]
+    found = jnp.moveaxis(jax.lax.map(chunk_kl, tuple(parts)), 0, 1).reshape(rows, -1)[:, :length]
     return jnp.maximum(jnp.sum(jnp.where(tokens.mask > 0, found, 0.0), axis=-1), 0.0)
 
 
-def _in_pieces(piece, states, ids, columns):
-    """`piece` over slices of ``columns`` columns, recomputed in the backward pass."""
+def _in_chunks(chunk_logp, states, ids, columns):
+    """Apply ``chunk_logp`` to ``columns`` columns at a time; the backward pass recomputes it."""
     rows, length = ids.shape
     count = -(-length // columns)
     missing = count * columns - length
     states = jnp.pad(states, ((0, 0), (0, missing), (0, 0))).reshape(rows, count, columns, -1)
     ids = jnp.pad(ids, ((0, 0), (0, missing))).reshape(rows, count, columns)
-    pieces = (jnp.moveaxis(states, 1, 0), jnp.moveaxis(ids, 1, 0))
-    logp = jax.lax.map(lambda pair: jax.checkpoint(piece)(*pair), pieces)
+    chunks = (jnp.moveaxis(states, 1, 0), jnp.moveaxis(ids, 1, 0))
+    logp = jax.lax.map(lambda pair: jax.checkpoint(chunk_logp)(*pair), chunks)
     return jnp.moveaxis(logp, 0, 1).reshape(rows, -1)[:, :length]

@@ -1,4 +1,4 @@
-"""The table of objectives: each one's loss, and what the pipeline must know about it."""
+"""The table of objectives: the loss of each, and what the pipeline must know about it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from alol_jax.types import UserError
 
 
 class Objective(NamedTuple):
-    """A row of ``OBJECTIVES``: the loss and what the pipeline must know about it."""
+    """A row of `OBJECTIVES`."""
 
     loss: Callable[..., tuple[jax.Array, Metrics]]
-    reads: tuple[str, ...]  # fields of Targets besides ``mask``; decides which stages run
+    reads: tuple[str, ...]  # fields of Targets besides ``mask``; these decide which stages run
     responses: int  # responses per prompt (K)
-    draw_by: str | None  # the column that priority sampling draws by; None = uniform only
-    online: bool = False  # it writes its own responses: other arguments, another stage (`ppo`)
-    more: bool = False  # K may be larger: ``config.objective.responses``
+    draw_by: str | None  # the column for priority sampling; None: only uniform sampling
+    online: bool = False  # trains on its own samples: other arguments, another stage (`ppo`)
+    any_count: bool = False  # K is set by ``config.objective.responses``
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -46,25 +46,29 @@ OBJECTIVES: dict[str, Objective] = {
     "a_lol_kl": Objective(a_lol_kl, ("ref_logp", "advantage"), 1, "advantage"),
     "dpo": Objective(dpo, ("ref_logp",), 2, None),
     "dpo_ref_free": Objective(dpo_ref_free, (), 2, None),
-    "pro": Objective(pro, ("reward",), 2, None, more=True),
+    "pro": Objective(pro, ("reward",), 2, None, any_count=True),
     "ppo": Objective(ppo, (), 1, None, online=True),
 }
 
 
 def hyper_parameters(objective: Objective) -> tuple[str, ...]:
-    """The keyword-only arguments of an objective's loss."""
+    """Return the names of the hyper-parameters: the keyword-only arguments of the loss."""
     parameters = inspect.signature(objective.loss).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def responses_of(objective: Objective, hyper: Mapping[str, Any]) -> int:
-    """K, the responses of a prompt side by side; ``hyper`` is ``config.objective``."""
-    return hyper["responses"] if objective.more else objective.responses
+def num_responses(objective: Objective, hyper: Mapping[str, Any]) -> int:
+    """Return K, the number of responses per prompt; ``hyper`` is ``config.objective``."""
+    return hyper["responses"] if objective.any_count else objective.responses
 
 
 def get_objective(name: str) -> Objective:
-    """The row of `OBJECTIVES`; an unknown name is a UserError."""
+    """Look up a row of `OBJECTIVES`.
+
+    Raises:
+        UserError: the name is unknown.
+    """
     if name not in OBJECTIVES:
-        said = f"config.objective.name={name!r} is no objective"
+        said = f"config.objective.name={name!r} is not an objective"
         raise UserError.unknown(said, name, OBJECTIVES)
     return OBJECTIVES[name]

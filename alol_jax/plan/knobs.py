@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from alol_jax.objectives.registry import responses_of
+from alol_jax.objectives.registry import num_responses
 from alol_jax.plan.chips import in_gib
 from alol_jax.plan.costs import Cost
 from alol_jax.plan.setting import BATCHES, Setting
@@ -30,7 +30,7 @@ def with_remat(setting: Setting) -> tuple[str, Setting] | None:
 
 def with_smaller_chunk(setting: Setting) -> tuple[str, Setting] | None:
     """Compute an eighth of the logits at a time."""
-    count = responses_of(setting.objective, setting.config.objective)
+    count = num_responses(setting.objective, setting.config.objective)
     responses = setting.config.policy.batch_size * count * setting.config.model.shapes[-1][1]
     chunk = min(setting.config.model.logprob_chunk, responses) // 8
     if chunk < 64:

@@ -17,12 +17,12 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import make_decoder
-from alol_jax.decoding.sampling import decoding_of
-from alol_jax.devices.sharding import ROWS, beside_params, replicated
+from alol_jax.decoding.sampling import deterministic_decoding
+from alol_jax.devices.sharding import ROWS, replicated, shardings_like_params
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import PPOTargets
-from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
+from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
 from alol_jax.training.costs import step_flops
@@ -109,7 +109,7 @@ def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
         head = ValueHead(shape.width, 1.0, config.value.heads, config.value.dropout)
         init = functools.partial(head.init, mean_reward=0.5)
         value_params = jax.eval_shape(init, jax.random.key(0))
-        value_params = described(value_params, beside_params(value_params, lm.mesh))
+        value_params = described(value_params, shardings_like_params(value_params, lm.mesh))
         work += flops.value_head(shape.width, rows=rows, prompt=prompt)
     function = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     arguments = (params, value_params, _tokens(lm, (rows,), 1, 0))
@@ -120,7 +120,7 @@ def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tup
     """The policy's optimizer and a description of its state."""
     tx = make_optimizer(config.policy.optimizer, steps=1)
     opt_state = jax.eval_shape(tx.init, trained)
-    return tx, described(opt_state, beside_params(opt_state, lm.mesh))
+    return tx, described(opt_state, shardings_like_params(opt_state, lm.mesh))
 
 
 def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
@@ -129,11 +129,11 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     fitting = config.ppo if objective.online else config.policy
     fits = config.reference.epochs > 0
     lead = (fitting.accumulate, max(fitting.batch_size, fits * config.reference.batch_size))
-    count = responses_of(objective, config.objective)
+    count = num_responses(objective, config.objective)
     tokens = _tokens(lm, lead, count, 1)
     if objective.online:
         values = init_values(lm)
-        trained = trained | described(values, beside_params(values, lm.mesh))
+        trained = trained | described(values, shardings_like_params(values, lm.mesh))
         batch = Minibatch(tokens, PPOTargets(*[tokens.mask] * 5))
         loss = ppo_loss(lm, config.ppo)
     else:
@@ -158,7 +158,7 @@ def decode_program(lm: LanguageModel, config: ConfigDict) -> Program:
     """
     trained, frozen = lm.abstract()
     params = {**frozen, **trained}
-    decoding = decoding_of(config.decode)
+    decoding = deterministic_decoding(config.decode)
     sampling = dataclasses.replace(decoding, end=(lm.tokenizer.eos_id, *decoding.end))
     rows, width = config.decode.batch_size, lm.prompt_widths[-1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))

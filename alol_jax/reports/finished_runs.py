@@ -221,7 +221,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         kept = _without(kept, ("objective",))
     else:
         kept = _without(kept, ("ppo",))
-        read = (*hyper_parameters(objective), *["responses"] * objective.more)
+        read = (*hyper_parameters(objective), *["responses"] * objective.any_count)
         kept["objective"] = _only(config["objective"], read)
     flat = {"task.template": config["task"]["template"]} | dict(_flat(kept, ""))
     return _without(flat, IGNORED_KEYS)

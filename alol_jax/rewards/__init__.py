@@ -1,6 +1,7 @@
-"""Scorers: what a response is worth.
+"""Rewards: scoring responses.
 
-Start at `reward`: the weighted sum of components, and `SCORERS`, the table of rewards that read
-words alone (`text`). `opening` opens the reward models that a config names: `classifier` for
-sequence classifiers, `distilled` for small ones fitted here; `forms` is what they read.
+Start at `reward`: the weighted sum of components, and `SCORERS`, the table of rewards without a
+neural network (`text`). `opening` opens the reward models named in a config: `classifier` for
+sequence classifiers, `distilled` for small ones fitted here. `forms` builds the token ids that a
+classifier reads.
 """

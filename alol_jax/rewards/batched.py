@@ -1,4 +1,4 @@
-"""Rows of token ids -> one number each, in padded batches of a few widths."""
+"""Score rows of token ids, one number each, in padded batches of a few widths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alol_jax.devices.sharding import place_rows
-from alol_jax.models.attention import BLOCK, Attention, choose
+from alol_jax.models.attention import BLOCK, Attention, choose_kernel
 from alol_jax.models.config import ModelConfig
 from alol_jax.runs.progress import progress
 from alol_jax.text.tokens import Batching, to_tokens
@@ -20,21 +20,21 @@ NARROWEST = 64  # tokens
 
 
 class Reading(NamedTuple):
-    """At which lengths a body reads texts, and with which attention kernel."""
+    """The padded lengths at which a model reads texts, and its attention kernel."""
 
     widths: tuple[int, ...]
     attention: Attention
-    said: str  # which kernel, and why
+    note: str  # names the kernel and says why
 
 
 def reading_of(config: ModelConfig, dtype: jax.typing.DTypeLike, mesh: Mesh, limit: int) -> Reading:
-    """The lengths 64, 128, 256 … up to ``limit``, and the fused kernel of the platform if it can.
+    """Choose the lengths 64, 128, 256, … up to ``limit``, and a fused kernel if it can be used.
 
-    On a TPU they are multiples of 128, which its kernel needs, as far as the positions go.
+    On a TPU the lengths are multiples of 128, which its kernel needs, up to the model's positions.
 
     Args:
-        config: of the body.
-        limit: most tokens of a text.
+        config: of the model body.
+        limit: maximum tokens of a text.
     """
     device = mesh.devices.flat[0]
     narrowest, last = NARROWEST, limit
@@ -44,7 +44,7 @@ def reading_of(config: ModelConfig, dtype: jax.typing.DTypeLike, mesh: Mesh, lim
     while narrowest < last:
         widths.append(narrowest)
         narrowest *= 2
-    kernel, said = choose(
+    kernel, note = choose_kernel(
         "auto",
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),
@@ -52,7 +52,7 @@ def reading_of(config: ModelConfig, dtype: jax.typing.DTypeLike, mesh: Mesh, lim
         head_width=config.head_width,
         widths=(*widths, last),
     )
-    return Reading((*widths, last), Attention(kernel, mesh), said)
+    return Reading((*widths, last), Attention(kernel, mesh), note)
 
 
 def in_batches(
@@ -62,17 +62,17 @@ def in_batches(
     batching: Batching,
     watch: Watch,
 ) -> np.ndarray:
-    """``apply`` on every row, f64[rows], in their order.
+    """Apply a scorer to every row: f64[rows], in order.
 
     Args:
         apply: tokens i32[B, T], mask f32[B, T] (right-padded) -> f32[B].
         rows: token ids, none longer than the largest width.
     """
-    pieces = batching.pieces([len(row) for row in rows])
-    found = np.zeros(len(rows), np.float64)
+    pieces = batching.batches([len(row) for row in rows])
+    scores = np.zeros(len(rows), np.float64)
     for width, piece in progress(pieces, watch, total=len(pieces)):
         chosen = [rows[index] for index in np.resize(piece, batching.size)]
         tokens = to_tokens([()] * batching.size, chosen, shape=(0, width), pad_id=batching.pad_id)
         placed = place_rows((tokens.response, tokens.mask), batching.mesh)
-        found[piece] = np.asarray(apply(*placed), np.float64)[: len(piece)]
-    return found
+        scores[piece] = np.asarray(apply(*placed), np.float64)[: len(piece)]
+    return scores

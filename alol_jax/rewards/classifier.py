@@ -1,4 +1,4 @@
-"""A classifier or reward model as a scorer: texts in its own form, in batches on the run's mesh."""
+"""Sequence classifiers and reward models as scorers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import partition
+from alol_jax.devices.sharding import param_sharding
 from alol_jax.models.attention import Attention
 from alol_jax.models.classifiers import Classifier
 from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
@@ -24,21 +24,23 @@ from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Params, UserError, Watch
 
-SIGMOID = "sigmoid"  # of the only logit; any other score is the probability of a label
+SIGMOID = "sigmoid"  # of a single logit; any other ``score`` is a label, scored by its probability
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassifierScorer:
-    """Attributes:
-    path: as the config names it.
-    stored: the opened classifier.
-    tokenizer: its own.
-    form: what it reads.
-    options: ``reads``, ``score``, ``max_tokens``, ``dtype``: what a score depends on.
-    reading: at which lengths.
-    batch_size: rows scored together.
-    turns: of the task.
-    mesh: where arrays live.
+    """Scores responses with a sequence classifier.
+
+    Attributes:
+        path: its path in the config.
+        stored: the opened classifier.
+        tokenizer: the classifier's tokenizer.
+        form: builds the token ids that it reads (`forms`).
+        options: ``reads``, ``score``, ``max_tokens``, ``dtype``: what a score depends on.
+        reading: the padded lengths and the attention kernel.
+        batch_size: rows scored together.
+        turns: from the task: prompt -> turns.
+        mesh: the device mesh.
     """
 
     path: str
@@ -53,14 +55,14 @@ class ClassifierScorer:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Changes with the options, the weights or the tokenizer; reads all files."""
+        """Identify the options, weights and tokenizer. Reads all files."""
         return self.options | {
             "weights": self.stored.checkpoint.fingerprint(),
             "tokenizer": self.tokenizer.fingerprint(),
         }
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """f64[rows] in [0, 1]; NaN where the model gives it."""
+        """Score responses: f64[rows] in [0, 1], or NaN where the model gives NaN."""
         limit = self.options["max_tokens"]
         rows = [
             self.form(self.tokenizer, self.turns(prompt), response, limit)
@@ -79,7 +81,7 @@ class ClassifierScorer:
 
 @functools.lru_cache(maxsize=16)
 def _scorer(classifier: Classifier, score: str) -> Callable[[Params, Any, Any], jax.Array]:
-    """(params, tokens i32[B, T], mask [B, T]) -> f32[B]."""
+    """Return a jitted (params, tokens i32[B, T], mask f32[B, T]) -> f32[B]."""
 
     @jax.jit
     def scorer(params, tokens, mask):
@@ -97,22 +99,22 @@ def open_scorer(
     turns: Callable[[str], tuple[str, ...]],
     lm: LanguageModel,
 ) -> ClassifierScorer:
-    """The classifier at ``wanted.path`` as a scorer.
+    """Open the classifier at ``wanted.path`` as a scorer.
 
     Args:
         wanted: one entry of ``config.reward_models``.
-        where: its place in the config, for messages.
+        where: its key in the config, for messages.
 
     Raises:
-        UserError: not a classifier that can be read, or options that do not fit it.
+        UserError: the classifier cannot be read, or the options do not fit it.
     """
     check_batch(wanted, where, lm)
     if wanted.dtype not in DTYPES:
         raise UserError.unknown(f"{where}.dtype: no dtype {wanted.dtype!r}", wanted.dtype, DTYPES)
     form = form_of(wanted.reads, f"{where}.reads")
-    place = functools.partial(partition, mesh=lm.mesh)
+    place = functools.partial(param_sharding, mesh=lm.mesh)
     xla = Attention("xla", lm.mesh)
-    stored = open_classifier(wanted.path, dtype=wanted.dtype, where=place, attention=xla)
+    stored = open_classifier(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.classifier.body
     if not 1 <= wanted.max_tokens <= body.config.max_positions:
         raise UserError(
@@ -125,7 +127,7 @@ def open_scorer(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
     _check_score(stored.classifier, wanted, where)
-    tokenizer = from_directory(stored.tokenizer.directory).fitted(body.config.vocab_size)
+    tokenizer = from_directory(stored.tokenizer.directory).for_vocab_size(body.config.vocab_size)
     options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
     return ClassifierScorer(
         wanted.path, stored, tokenizer, form, options, reading, wanted.batch_size, turns, lm.mesh
@@ -133,16 +135,16 @@ def open_scorer(
 
 
 def check_batch(wanted: ConfigDict, where: str, lm: LanguageModel) -> None:
-    """Raises UserError where a batch cannot be cut over the mesh."""
-    cut = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    if wanted.batch_size < 1 or wanted.batch_size % cut:
+    """Raise UserError if a batch cannot be sharded over the mesh."""
+    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    if wanted.batch_size < 1 or wanted.batch_size % shards:
         raise UserError(
-            f"{where}.batch_size={wanted.batch_size} must be a multiple of data · fsdp = {cut}"
+            f"{where}.batch_size={wanted.batch_size} must be a multiple of data · fsdp = {shards}"
         )
 
 
 def _check_score(classifier: Classifier, wanted: ConfigDict, where: str) -> None:
-    """The score is the sigmoid of the only logit, or the probability of a label."""
+    """Check ``score``: the sigmoid of a single logit, or the probability of a label."""
     labels = classifier.labels
     if wanted.score == SIGMOID and len(labels) != 1:
         raise UserError(

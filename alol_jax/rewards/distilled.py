@@ -2,9 +2,9 @@
 
     score = sigmoid(w · pool(h([prompt | response])) + b)
 
-with h the hidden states of the base and pool the value head's attention, over all real tokens. A
-folder holds ``reward.json`` (the base, by its place and its fingerprint, the head, what is read)
-and ``head/`` (the head's parameters).
+with h the hidden states of the base and pool the value head's attention over all non-padding
+tokens. It is saved as a folder with ``reward.json`` (a `Description`) and ``head/`` (the head's
+parameters).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a distilled reward model is, as ``reward.json`` says it.
+    """A distilled reward model, as stored in ``reward.json``.
 
     Attributes:
-        template: what the base reads, with ``{prompt}``.
-        limits: most tokens of prompt and response.
-        heads: of the value head.
-        base: weights, tokenizer, dtype and quantisation of the base (`base_of`).
-        model: ``config.model``, to open the base again.
-        figures: how well it predicts rows that it was not fitted on.
+        template: the prompt template, with ``{prompt}``.
+        limits: maximum tokens of prompt and response.
+        heads: number of attention heads of the value head.
+        base: weights, tokenizer, dtype and quantisation of the base (`base_fingerprint`).
+        model: ``config.model``, to reopen the base.
+        figures: how well it predicts held-out rows.
     """
 
     template: str
@@ -57,22 +57,22 @@ class Description:
     figures: dict[str, float]
 
 
-def base_of(lm: LanguageModel) -> dict[str, Any]:
-    """What the hidden states of the base depend on."""
-    said = lm.fingerprint
-    kept = {name: said[name] for name in ("weights", "tokenizer")}
+def base_fingerprint(lm: LanguageModel) -> dict[str, Any]:
+    """Return what the hidden states of the base depend on."""
+    fingerprint = lm.fingerprint
+    kept = {name: fingerprint[name] for name in ("weights", "tokenizer")}
     return kept | {name: lm.options[name] for name in ("dtype", "quantisation")}
 
 
-def read(lm: LanguageModel, description: Description, prompt: str, response: str) -> tuple:
-    """The ids that the base reads: the prompt in its template, and the response."""
+def encode(lm: LanguageModel, description: Description, prompt: str, response: str) -> tuple:
+    """Return the token ids that the base reads: the prompt in its template, then the response."""
     limits = description.limits
-    asked = lm.tokenizer.prompt(description.template, prompt, limit=limits[0])
-    return (*asked, *lm.tokenizer.response(response, limit=limits[1])[0])
+    prompt_ids = lm.tokenizer.encode_prompt(description.template, prompt, limit=limits[0])
+    return (*prompt_ids, *lm.tokenizer.encode_response(response, limit=limits[1])[0])
 
 
 def reader_of(lm: LanguageModel, description: Description) -> tuple[Transformer, Reading]:
-    """The base without adapters, and the lengths at which it reads."""
+    """Return the base without adapters, and the padded lengths at which it reads."""
     model = lm.transformer
     reading = reading_of(model.config, model.dtype, lm.mesh, sum(description.limits))
     return dataclasses.replace(model, lora=None, attention=reading.attention), reading
@@ -89,12 +89,14 @@ def _scorer(model: Transformer, head: ValueHead) -> Callable[..., jax.Array]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DistilledScorer:
-    """Attributes:
-    path: its folder.
-    description: what it is.
-    lm: the language model whose base it stands on; the run's own where that is the same.
-    head: the parameters, on the mesh.
-    batch_size: rows scored together.
+    """Scores responses with a distilled reward model.
+
+    Attributes:
+        path: the model's folder.
+        description: what was stored with it.
+        lm: a language model with the same base: the run's own if possible.
+        head: the head's parameters, on the mesh.
+        batch_size: rows scored together.
     """
 
     path: str
@@ -105,18 +107,18 @@ class DistilledScorer:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Changes with the base, the form or the head."""
+        """Identify the base, the template and limits, and the head."""
         digest = hashlib.blake2b(digest_size=16)
         for path in sorted(self.head):
             digest.update(path.encode() + np.asarray(self.head[path]).tobytes())
-        said = dataclasses.asdict(self.description)
-        kept = {name: said[name] for name in ("template", "limits", "heads", "base")}
+        stored = dataclasses.asdict(self.description)
+        kept = {name: stored[name] for name in ("template", "limits", "heads", "base")}
         return kept | {"head": digest.hexdigest()}
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """f64[rows] in (0, 1)."""
+        """Score responses: f64[rows] in (0, 1)."""
         rows = [
-            read(self.lm, self.description, prompt, response)
+            encode(self.lm, self.description, prompt, response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         model, reading = reader_of(self.lm, self.description)
@@ -129,9 +131,11 @@ class DistilledScorer:
         )
 
 
-def refuse_taken(folder: Path) -> None:
-    """Raises UserError unless a reward model can be written to ``folder``: absent, or empty but for
-    what an interrupted write left."""
+def check_output_folder(folder: Path) -> None:
+    """Raise UserError unless ``folder`` is free for a reward model.
+
+    It must not exist or be empty, apart from what an interrupted save left.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --out")
     if folder.is_dir() and {item.name for item in folder.iterdir()} - {HEAD}:
@@ -139,12 +143,12 @@ def refuse_taken(folder: Path) -> None:
 
 
 def save_distilled(folder: Path, description: Description, head: Params) -> None:
-    """Writes a reward model that ``config.reward_models.*.path`` can name.
+    """Save a reward model for use as ``config.reward_models.*.path``.
 
     Raises:
-        UserError: see `refuse_taken`; or it cannot be written.
+        UserError: the folder is taken (`check_output_folder`) or not writable.
     """
-    refuse_taken(folder)
+    check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / HEAD, ignore_errors=True)
     save_params(folder / HEAD, head)
@@ -153,19 +157,23 @@ def save_distilled(folder: Path, description: Description, head: Params) -> None
 
 
 def read_description(file: Path, where: str) -> Description:
-    """What ``reward.json`` says.
+    """Read ``reward.json``.
 
     Raises:
         UserError: it is damaged or of another format.
     """
     names = {field.name for field in dataclasses.fields(Description)}
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        said = None
-    if not isinstance(said, dict) or said.pop("format", None) != FORMAT or said.keys() != names:
+        stored = None
+    if (
+        not isinstance(stored, dict)
+        or stored.pop("format", None) != FORMAT
+        or stored.keys() != names
+    ):
         raise UserError(f"{where}: {file} is damaged or of another format: distil it again")
-    return Description(**said | {"limits": tuple(said["limits"])})
+    return Description(**stored | {"limits": tuple(stored["limits"])})
 
 
 def open_distilled(
@@ -174,35 +182,35 @@ def open_distilled(
     turns: Callable[[str], tuple[str, ...]],
     lm: LanguageModel,
 ) -> DistilledScorer:
-    """The distilled reward model in the folder ``wanted.path``.
+    """Open the distilled reward model in the folder ``wanted.path``.
 
-    Its base is that of ``lm`` where the two are the same: then no second model is in memory.
+    If ``lm`` has the same base, the two share it, and no second model is loaded.
 
     Args:
-        wanted: one entry of ``config.reward_models``; ``path`` and ``batch_size`` are read.
-        where: its place in the config, for messages.
-        turns: not read: a distilled model reads a prompt as the language model does.
+        wanted: one entry of ``config.reward_models``; only ``path`` and ``batch_size`` are used.
+        where: its key in the config, for messages.
+        turns: unused: a distilled model reads prompts like the language model.
 
     Raises:
-        UserError: another format, or a base that is not the one that the head was fitted on.
+        UserError: the format is unknown, or the base is not the one the head was fitted on.
     """
     check_batch(wanted, where, lm)
     folder = Path(wanted.path).expanduser()
     description = read_description(folder / DESCRIPTION, where)
-    base = lm if base_of(lm) == description.base else _opened_again(description, where, lm)
+    base = lm if base_fingerprint(lm) == description.base else _open_base(description, where, lm)
     head = place_params(load_params(folder / HEAD), lm.mesh)
     return DistilledScorer(wanted.path, description, base, head, wanted.batch_size)
 
 
-def _opened_again(description: Description, where: str, lm: LanguageModel) -> LanguageModel:
+def _open_base(description: Description, where: str, lm: LanguageModel) -> LanguageModel:
     options = ConfigDict(description.model)
     options.shapes = tuple(tuple(shape) for shape in options.shapes)
     options.lora.modules = tuple(options.lora.modules)
-    options.attention = "auto"  # it was chosen for another machine
+    options.attention = "auto"  # the stored choice was for another machine
     opened = open_language_model(options, lm.mesh)
-    if base_of(opened) != description.base:
+    if base_fingerprint(opened) != description.base:
         raise UserError(
             f"{where}: the model at {options.path} is not the one that this reward model was "
-            "distilled on: bring that one back, or distil again"
+            "distilled on: restore that model, or distil again"
         )
     return opened

@@ -1,9 +1,9 @@
-"""What a reward model reads: a prompt and a response as token ids, in the form it was trained on.
+"""Input formats of reward models: a conversation as token ids, in the form a model was trained on.
 
     form(tokenizer, turns, response, limit) -> ids
 
-``turns`` are what was said before, the person first and last. Special tokens are put between texts
-by name; in the texts themselves they are spelled out.
+``turns`` are the turns before the response; the first and the last are the person's. Special tokens
+are inserted between texts by name; inside the texts they are encoded as plain text.
 """
 
 from __future__ import annotations
@@ -11,53 +11,53 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from alol_jax.text.tokenizer import Special, Tokenizer
+from alol_jax.text.tokenizer import SpecialToken, Tokenizer
 from alol_jax.types import UserError
 
 Form = Callable[[Tokenizer, Sequence[str], str, int], tuple[int, ...]]
 
 
 def oasst(tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int) -> tuple[int, ...]:
-    """``<|prompter|>q<eos><|assistant|>a<eos>…<|assistant|>response<eos>``; the oldest are cut.
+    """``<|prompter|>q<eos><|assistant|>a<eos>…<|assistant|>response<eos>``; drops the first tokens.
 
-    OpenAssistant's reward models (oasst-rm-2.1-pythia-1.4b, oasst-rm-2-pythia-6.9b).
+    The format of OpenAssistant's reward models (oasst-rm-2.1-pythia-1.4b, oasst-rm-2-pythia-6.9b).
     """
-    roles = itertools.cycle((Special("<|prompter|>"), Special("<|assistant|>")))
-    end = Special(tokenizer.eos)
+    roles = itertools.cycle((SpecialToken("<|prompter|>"), SpecialToken("<|assistant|>")))
+    end = SpecialToken(tokenizer.eos)
     parts = [
         part
-        for role, said in zip(roles, (*turns, response), strict=False)
-        for part in (role, said, end)
+        for role, text in zip(roles, (*turns, response), strict=False)
+        for part in (role, text, end)
     ]
-    return tokenizer.sequence(parts, limit=limit)
+    return tokenizer.encode_sequence(parts, limit=limit)
 
 
 def response(
     tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int
 ) -> tuple[int, ...]:
-    """The response alone, between the tokenizer's own special tokens; the last are cut."""
-    return tokenizer.single(response, limit=limit)
+    """The response alone, with the tokenizer's own special tokens; drops the last tokens."""
+    return tokenizer.encode_single(response, limit=limit)
 
 
 def pair(tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int) -> tuple[int, ...]:
-    """The last turn and the response as the tokenizer's pair of texts; the longer is cut."""
-    return tokenizer.pair(turns[-1], response, limit=limit)
+    """The last turn and the response as a pair of texts; truncates the longer one."""
+    return tokenizer.encode_pair(turns[-1], response, limit=limit)
 
 
 def between_ends(
     tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int
 ) -> tuple[int, ...]:
-    """``q<eos>a<eos>…response``: DialogRPT's context and answer; the oldest are cut."""
-    end = Special(tokenizer.eos)
-    parts = [part for said in turns for part in (said, end)]
-    return tokenizer.sequence([*parts, response], limit=limit)
+    """``q<eos>a<eos>…response``, the format of DialogRPT; drops the first tokens."""
+    end = SpecialToken(tokenizer.eos)
+    parts = [part for text in turns for part in (text, end)]
+    return tokenizer.encode_sequence([*parts, response], limit=limit)
 
 
 def ended(tokenizer: Tokenizer, turns: Sequence[str], response: str, limit: int) -> tuple[int, ...]:
-    """``q<eos>a<eos>…response<eos>``: ToxiChat's utterances; the oldest are cut."""
-    end = Special(tokenizer.eos)
-    parts = [part for said in (*turns, response) for part in (said, end)]
-    return tokenizer.sequence(parts, limit=limit)
+    """``q<eos>a<eos>…response<eos>``, the format of ToxiChat; drops the first tokens."""
+    end = SpecialToken(tokenizer.eos)
+    parts = [part for text in (*turns, response) for part in (text, end)]
+    return tokenizer.encode_sequence(parts, limit=limit)
 
 
 FORMS: dict[str, Form] = {
@@ -70,7 +70,11 @@ FORMS: dict[str, Form] = {
 
 
 def form_of(name: str, where: str) -> Form:
-    """The form called ``name``; an unknown one is a UserError that begins with ``where``."""
+    """Return the form ``name``.
+
+    Raises:
+        UserError: there is no such form; the message begins with ``where``.
+    """
     if name not in FORMS:
         raise UserError.unknown(f"{where}: no form {name!r}", name, FORMS)
     return FORMS[name]

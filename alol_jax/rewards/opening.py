@@ -1,4 +1,4 @@
-"""The reward models that ``config.reward_models`` names, opened; weights are read at first use."""
+"""Opening the reward models of ``config.reward_models``. Weights are read at first use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Turns = Callable[[str], tuple[str, ...]]
 
 
 class RewardModel(Protocol):
-    """Scores responses with a network: prompts, responses -> f64[rows], each in [0, 1]."""
+    """A neural scorer: prompts, responses -> f64[rows], each in [0, 1]."""
 
     path: str
     fingerprint: Any
@@ -28,22 +28,22 @@ class RewardModel(Protocol):
 def open_reward_models(
     options: Mapping[str, ConfigDict], used: Sequence[str], turns: Turns, lm: LanguageModel
 ) -> dict[str, RewardModel]:
-    """The models of ``config.reward_models`` by name, those in ``used`` opened, others left out.
+    """Open the models of ``config.reward_models`` that are in ``used``, by name.
 
     Args:
         options: name -> ``path``, ``reads``, ``score``, ``max_tokens``, ``batch_size``, ``dtype``.
-        used: names with a weight above 0 somewhere.
-        turns: of the task: prompt -> what was said.
-        lm: for its mesh; and its base serves a distilled model that stands on the same one.
+        used: names with a weight above 0.
+        turns: from the task: prompt -> turns.
+        lm: its mesh is used, and its base, by a distilled model with the same one.
 
     Raises:
-        UserError: a model that cannot be read, or options that do not fit it.
+        UserError: a model cannot be read, or its options do not fit it.
     """
-    found: dict[str, RewardModel] = {}
+    models: dict[str, RewardModel] = {}
     for name, wanted in options.items():
         if name in used:
             where = f"config.reward_models.{name}"
             distilled = (Path(wanted.path).expanduser() / DESCRIPTION).is_file()
             make = open_distilled if distilled else open_scorer
-            found[name] = make(wanted, where, turns, lm)
-    return found
+            models[name] = make(wanted, where, turns, lm)
+    return models

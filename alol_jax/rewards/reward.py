@@ -1,8 +1,8 @@
-"""Rewards: the weighted sum of components, from words or from reward models.
+"""The reward: a weighted sum of components.
 
-``reward = Σ weight · component``, each component in [0, bound]; so the reward lies in
-[0, Σ weight · bound]. Components are what a task declares (`SCORERS`) and what
-``config.reward_models`` names; ``config.rewards`` has the weight of each.
+``reward = Σ weight · component``, each component in [0, bound]; so the reward is in
+[0, Σ weight · bound]. Components are the scorers that a task declares (`SCORERS`) and the models in
+``config.reward_models``; ``config.rewards`` has their weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
 }
 """Key of a ``RewardSpec`` -> factory: training responses -> (texts -> f64[texts])."""
 
-TOLERANCE = 1e-6  # rounding of a score at its bound
+TOLERANCE = 1e-6  # rounding error allowed at the bounds of a score
 
 _FIELD = re.compile(r"\{(prompt|response)\}")
 
@@ -36,42 +36,42 @@ class Component(NamedTuple):
 
     name: str
     weight: float
-    bound: float  # every score lies in [0, bound]
+    bound: float  # every score is in [0, bound]
     scorer: str  # for error messages
     score: Callable[[Sequence[str], Sequence[str]], np.ndarray]  # prompts, responses -> f64[rows]
 
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """The components with a weight above 0, ready to score. Without any, nothing can score."""
+    """The components with a weight above 0, ready to score. Without any, it cannot score."""
 
     components: tuple[Component, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The components' names, in the order of the score columns."""
+        """Names of the components, in the order of the score columns."""
         return tuple(component.name for component in self.components)
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The components' weights, in the same order."""
+        """Weights of the components, in the same order."""
         return tuple(component.weight for component in self.components)
 
     @property
     def max_reward(self) -> float:
-        """Σ weight · bound."""
+        """Largest possible reward: Σ weight · bound."""
         return sum(component.weight * component.bound for component in self.components)
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores response n as an answer to prompt n.
+        """Score response n as an answer to prompt n.
 
         Returns:
           components f64[rows, components], unweighted, within [0, bound]; reward f64[rows].
 
         Raises:
-          UserError: there is no component; a score is not finite or outside [0, bound].
+          UserError: there is no component, or a score is not finite or outside [0, bound].
         """
         if not self.components:
             raise UserError(
@@ -79,12 +79,12 @@ class Reward:
             )
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
-        columns = [_column(component, prompts, responses) for component in self.components]
+        columns = [_checked_scores(component, prompts, responses) for component in self.components]
         components = np.stack(columns, axis=1)
         return components, components @ np.array(self.weights, np.float64)
 
-    def rows(self, rows: Sequence[Scored], responses: Sequence[str]) -> tuple[Scored, ...]:
-        """The same rows answered by ``responses``, with the scores of these."""
+    def score_rows(self, rows: Sequence[Scored], responses: Sequence[str]) -> tuple[Scored, ...]:
+        """Return ``rows`` with ``responses`` as their responses, and the scores of these."""
         components, reward = self.score([row.prompt for row in rows], responses)
         return tuple(
             dataclasses.replace(row, response=response, components=tuple(scores), reward=total)
@@ -96,17 +96,17 @@ class Reward:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scoring:
-    """What the reward is, before anything was fitted to the training responses.
+    """The definition of the reward, before anything is fitted to the training responses.
 
     Attributes:
         specs: the components that the task declares.
         models: the opened reward models by name; at least those with a weight above 0.
-        weights: ``config.rewards``: a weight for each component.
-        known: the names of all reward models, also of those that are not opened.
+        weights: ``config.rewards``, with a weight for each component.
+        known: the names of all reward models, opened or not.
 
     Raises:
-        UserError: a name that is no component, a component without a weight, or a weight that is
-            negative, not finite or no number.
+        UserError: a weight names no component, a component has no weight, or a weight is negative,
+            not finite or not a number.
     """
 
     specs: tuple[RewardSpec, ...]
@@ -119,7 +119,7 @@ class Scoring:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Changes with the weights that are above 0 and with what they weigh."""
+        """Identify the components with a weight above 0, and their weights."""
         used = {name: weight for name, weight in self.weights.items() if weight > 0}
         return {
             "config.rewards": used,
@@ -134,18 +134,19 @@ class Scoring:
         }
 
     def reward(self, train_responses: Sequence[str]) -> Reward:
-        """The reward, with what has to be fitted fitted to the training responses (tf-idf)."""
+        """Return the reward. The tf-idf component is fitted to the training responses."""
         named = [
-            (spec.name, lambda weight, spec=spec: _by_words(spec, weight, train_responses))
+            (spec.name, lambda weight, spec=spec: _text_component(spec, weight, train_responses))
             for spec in self.specs
         ]
         named += [
-            (name, lambda weight, name=name: self._by_model(name, weight)) for name in self.models
+            (name, lambda weight, name=name: self._model_component(name, weight))
+            for name in self.models
         ]
         weighted = [(make, float(self.weights[name])) for name, make in named]
         return Reward(tuple(make(weight) for make, weight in weighted if weight > 0))
 
-    def _by_model(self, name: str, weight: float) -> Component:
+    def _model_component(self, name: str, weight: float) -> Component:
         model = self.models[name]
         return Component(name, weight, 1.0, model.path, model)
 
@@ -157,10 +158,10 @@ def check_weights(
     *,
     field: str = "config.rewards",
 ) -> None:
-    """Every component, a task's or a reward model by its name, has a weight, and nothing else has.
+    """Check that the weights name exactly the components: the task's and the reward models.
 
     Args:
-        field: where the weights stand, for messages.
+        field: the config key of the weights, for messages.
 
     Raises:
         UserError: see `Scoring`; or two components of one name.
@@ -171,8 +172,8 @@ def check_weights(
             raise UserError(f"config.reward_models.{name}: the task has a reward of this name")
     for name, weight in weights.items():
         if name not in names:
-            said = f"{field}: {name!r} is no reward of this task"
-            raise UserError.unknown(said, name, names)
+            message = f"{field}: {name!r} is no reward of this task"
+            raise UserError.unknown(message, name, names)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise UserError(f"{field}.{name}: expected a number, got {weight!r}")
         if not math.isfinite(weight) or weight < 0:
@@ -182,10 +183,10 @@ def check_weights(
             raise UserError(f"{field}.{name}: set a weight (0 leaves the reward out)")
 
 
-def _by_words(spec: RewardSpec, weight: float, train_responses: Sequence[str]) -> Component:
+def _text_component(spec: RewardSpec, weight: float, train_responses: Sequence[str]) -> Component:
     if spec.scorer not in SCORERS:
-        said = f"reward {spec.name!r}: no scorer {spec.scorer!r}"
-        raise UserError.unknown(said, spec.scorer, SCORERS)
+        message = f"reward {spec.name!r}: no scorer {spec.scorer!r}"
+        raise UserError.unknown(message, spec.scorer, SCORERS)
     scorer = SCORERS[spec.scorer](train_responses)
 
     def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -194,11 +195,13 @@ def _by_words(spec: RewardSpec, weight: float, train_responses: Sequence[str]) -
     return Component(spec.name, weight, spec.bound, spec.scorer, score)
 
 
-def _column(component: Component, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+def _checked_scores(
+    component: Component, prompts: Sequence[str], responses: Sequence[str]
+) -> np.ndarray:
     scores = component.score(prompts, responses)
     if scores.shape != (len(responses),):
         raise ValueError(f"scorer {component.scorer!r} gave {scores.shape} for {len(responses)}")
-    good = (scores >= -TOLERANCE) & (scores <= component.bound + TOLERANCE)  # NaN is neither
+    good = (scores >= -TOLERANCE) & (scores <= component.bound + TOLERANCE)  # False for NaN
     if not good.all():
         row = int(np.argmin(good))
         raise UserError(
@@ -210,6 +213,6 @@ def _column(component: Component, prompts: Sequence[str], responses: Sequence[st
 
 
 def _fill(template: str, prompt: str, response: str) -> str:
-    """One pass, so that braces inside the texts stay what they are."""
+    """Fill the template in one pass, so that braces inside the texts are left alone."""
     values = {"prompt": prompt, "response": response}
     return _FIELD.sub(lambda match: values[match.group(1)], template)

@@ -1,8 +1,8 @@
 """Reward scorers that need no neural network: sentiment, word diversity, offensiveness.
 
-The only door of vaderSentiment, scikit-learn and profanity_check. Each factory takes the training
-responses (only tf-idf reads them) and gives a function from texts to scores f64[texts]. A score
-depends on its own text alone, never on the others of the batch.
+The only module that imports vaderSentiment, scikit-learn and profanity_check. Each factory takes
+the training responses (only tf-idf uses them) and returns a function from texts to scores
+f64[texts]. A score depends only on its own text, not on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from alol_jax.types import UserError
 
 Scorer = Callable[[Sequence[str]], np.ndarray]
 
-FULL_WORDS = 5  # texts with fewer different known words are penalised
+FULL_WORDS = 5  # texts with fewer distinct known words are penalised
 
 
 def vader_positivity(train_responses: Sequence[str]) -> Scorer:
-    """(compound + 1) / 2 of VADER, in [0, 1]: 0 is most negative, 0.5 neutral, 1 most positive.
+    """VADER's (compound + 1) / 2, in [0, 1]: 0 is most negative, 0.5 neutral, 1 most positive.
 
     Hutto and Gilbert (2014), "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
     Social Media Text"; the lexicon of about 7,500 rated words comes with vaderSentiment (MIT).
@@ -44,12 +44,12 @@ def tfidf_diversity(train_responses: Sequence[str]) -> Scorer:
         idf(t) = ln((1 + N) / (1 + df(t))) + 1        v = normalised (count(t) · idf(t))
         score  = mean of the n non-zero v · (n / 10 if n < 5 else 1),  0 if n = 0
 
-    N training responses, df(t) of which have t. The mean is at most 1/√n, so the score is at most
-    1/√5 ≈ 0.447, which five different words of equal weight reach; it falls like 1/√n for longer
-    texts and jumps at n = 5. This is the published reward of the Reddit and dialogue tasks.
+    with N training responses, df(t) of which contain t. The mean is at most 1/√n, so the score is
+    at most 1/√5 ≈ 0.447, reached by five distinct words of equal weight. It falls like 1/√n for
+    longer texts and jumps at n = 5. This is the published reward of the Reddit and dialogue tasks.
 
     Raises:
-      UserError: no training response has a word of two characters.
+      UserError: no training response has a word of two or more characters.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -75,11 +75,12 @@ def tfidf_diversity(train_responses: Sequence[str]) -> Scorer:
 
 
 def nontoxicity(train_responses: Sequence[str]) -> Scorer:
-    """1 − P(offensive) in [0, 1], of a linear SVM on bags of words with calibrated probabilities.
+    """1 − P(offensive) in [0, 1], from a calibrated linear SVM on bags of words.
 
-    The model comes inside the package alt-profanity-check (MIT; about 200,000 human-labelled tweets
-    and Wikipedia comments) as a pickle of the scikit-learn version that the package pins. It sees
-    words, not meaning: "I hate you" scores low and so does a harmless text on a delicate topic.
+    The model is part of the package alt-profanity-check (MIT; trained on about 200,000 labelled
+    tweets and Wikipedia comments), as a pickle for the scikit-learn version that the package pins.
+    It sees words, not meaning: "I hate you" scores low, but so does a harmless text on a sensitive
+    topic.
     """
     del train_responses
     import profanity_check

@@ -1,4 +1,4 @@
-"""A stage's result <-> files: rows as a table, parameters as a checkpoint, the rest as JSON."""
+"""Save and load a stage's result: rows as tables, parameters as checkpoints, the rest as JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alol_jax.runs import checkpoint, tables
 from alol_jax.types import Annotated, Example, Params, Scored
 
 ROWS = (Example, Scored, Annotated)
-"""A field that is a tuple of these is written as a table of its own."""
+"""Row types. A field that is a tuple of one of these is saved as a table."""
 
 
 def save_result(folder: Path, result: Any) -> None:
-    """Writes every field of a frozen dataclass: ``<field>/`` or a key of ``result.json``."""
+    """Save a frozen dataclass: each field as a folder ``<field>/`` or a key of ``result.json``."""
     plain = {}
     hints = typing.get_type_hints(type(result))
     for field in dataclasses.fields(result):
@@ -29,20 +29,20 @@ def save_result(folder: Path, result: Any) -> None:
         elif hints[field.name] == Params:
             checkpoint.save_params(_fresh(folder / field.name), value)
         else:
-            plain[field.name] = _plain(value)
+            plain[field.name] = _to_json(value)
     (folder / "result.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 
 def load_result(folder: Path, result_type: type) -> Any:
-    """What `save_result` wrote."""
+    """Load a result saved by `save_result`."""
     names = [field.name for field in dataclasses.fields(result_type)]
     return result_type(*load_fields(folder, result_type, names))
 
 
 def load_fields(folder: Path, result_type: type, names: Sequence[str]) -> tuple[Any, ...]:
-    """These fields of what `save_result` wrote, in the order of ``names``.
+    """Load only the fields ``names`` of a saved result, in that order.
 
-    The others are not read: a policy's curves come without its parameters.
+    This can read, say, a policy's curves without its parameters.
     """
     plain = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     hints = typing.get_type_hints(result_type)
@@ -55,7 +55,7 @@ def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
         return tables.read(folder / name, row_type)
     if hint == Params:
         return checkpoint.load_params(folder / name)
-    return _revive(hint, plain[name])
+    return _from_json(hint, plain[name])
 
 
 def _row_type(hint: Any) -> type | None:
@@ -64,30 +64,30 @@ def _row_type(hint: Any) -> type | None:
 
 
 def _fresh(folder: Path) -> Path:
-    """A place that a killed save may have half filled is emptied first."""
+    """Remove what a killed save may have left in ``folder``, and return it."""
     if folder.exists():
         shutil.rmtree(folder)
     return folder
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     return value
 
 
-def _revive(hint: Any, value: Any) -> Any:
-    """``value`` from JSON as the annotated type: dataclasses, tuples, optionals, scalars."""
+def _from_json(hint: Any, value: Any) -> Any:
+    """Convert a JSON value to the annotated type: dataclass, tuple, optional or scalar."""
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        return hint(**{name: _revive(hints[name], item) for name, item in value.items()})
+        return hint(**{name: _from_json(hints[name], item) for name, item in value.items()})
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType):
-        return None if value is None else _revive(arguments[0], value)
+        return None if value is None else _from_json(arguments[0], value)
     if typing.get_origin(hint) is tuple:
         if arguments[-1] is Ellipsis:
-            return tuple(_revive(arguments[0], item) for item in value)
-        return tuple(_revive(a, item) for a, item in zip(arguments, value, strict=True))
+            return tuple(_from_json(arguments[0], item) for item in value)
+        return tuple(_from_json(a, item) for a, item in zip(arguments, value, strict=True))
     return value

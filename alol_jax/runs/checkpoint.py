@@ -1,4 +1,4 @@
-"""Saving and restoring arrays: the only door to orbax."""
+"""Saving and restoring arrays. The only module that imports orbax."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from alol_jax.types import Params, UserError
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """A full disk reaches us as a ValueError with the system's code in its text, after a log."""
+    """Turn orbax's errors for a full or read-only disk into a UserError.
+
+    Orbax logs such an error, then raises a ValueError whose text contains the system's error code.
+    """
     before = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
@@ -30,7 +33,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def save_params(folder: Path, params: Params) -> None:
-    """Writes a flat dict of arrays to ``folder``, which must not exist.
+    """Write a flat dict of arrays to ``folder``, which must not exist.
 
     Raises:
         UserError: the disk is full or not writable.
@@ -40,7 +43,7 @@ def save_params(folder: Path, params: Params) -> None:
 
 
 def load_params(folder: Path) -> Params:
-    """What `save_params` wrote, as numpy arrays on the host; the caller places them."""
+    """Load arrays saved by `save_params`, as numpy arrays on the host."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.StandardCheckpointer() as loader:
         stored = loader.metadata(folder.absolute()).item_metadata.tree
@@ -52,9 +55,9 @@ def load_params(folder: Path) -> Params:
 
 
 class Checkpoints:
-    """The checkpoints of one training stage: the latest, to go on from, and the best, to end with.
+    """The checkpoints of one training stage: the latest, to resume from, and the best, to return.
 
-    A checkpoint is a training state and a small JSON record. Writing is atomic: an interrupted save
+    A checkpoint is a training state and a small JSON record. Saving is atomic: an interrupted save
     leaves no checkpoint behind.
     """
 
@@ -66,14 +69,14 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest(self) -> int | None:
-        """The last saved step, or None."""
+        """Return the last saved step, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, record: dict[str, Any], *, best: int | None) -> None:
-        """Saves ``state`` and ``record``, then drops all but this step and step ``best``.
+        """Save ``state`` and ``record``; delete all checkpoints but this one and step ``best``.
 
         Raises:
-            UserError: the disk is full or not writable; what was saved before stays.
+            UserError: the disk is full or not writable; earlier checkpoints are kept.
         """
         if step not in self._manager.all_steps():
             items = ocp.args.Composite(
@@ -87,7 +90,7 @@ class Checkpoints:
                 self._manager.delete(old)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state of ``step``, laid out as ``like`` (dtypes, shardings), and its record."""
+        """Restore the state of ``step`` in the dtypes and shardings of ``like``, and its record."""
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
@@ -98,5 +101,5 @@ class Checkpoints:
         return restored["state"], restored["record"]
 
     def close(self) -> None:
-        """Releases the manager's threads."""
+        """Release the manager's threads."""
         self._manager.close()

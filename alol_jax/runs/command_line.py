@@ -1,4 +1,4 @@
-"""Flags with a config file: how they are read, and how what is wrong with them is said."""
+"""Parsing flags and the config file, and reporting user errors in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BAD_INPUT = 2  # exit code
 STOPPED = 143  # exit code of a run that was asked to stop
 
 _COMPILE_CACHE = flags.DEFINE_string(
-    "compile_cache", "", "Where compiled programs are kept; 'off' keeps none. Default: user's cache."
+    "compile_cache", "", "Folder for compiled programs; 'off' keeps none. Default: user's cache."
 )
 
 
@@ -39,11 +39,11 @@ def guarded(
     debug: Callable[[], bool] = lambda: False,
     writing: Callable[[], str] = lambda: "",
 ) -> int:
-    """Runs ``run``. What the user can mend becomes one line on stderr and exit code 2.
+    """Call ``run`` and return the exit code. Print user errors as one line on stderr; code 2.
 
     Args:
-        debug: True raises instead.
-        writing: what was going on, for an error of the file system that names no file.
+        debug: whether to raise the error instead.
+        writing: what was being written, for a file-system error that names no file.
     """
     try:
         run()
@@ -55,16 +55,19 @@ def guarded(
     return 0
 
 
-def stop_when_asked() -> Callable[[], bool]:
-    """Takes SIGTERM and Ctrl-C as a wish to stop at the next safe place; a second one stops at
-    once. Returns whether it was asked."""
+def stop_on_signals() -> Callable[[], bool]:
+    """Handle SIGTERM and Ctrl-C: the first asks the run to stop safely, a second stops at once.
+
+    Returns:
+        A function that tells whether the run was asked to stop.
+    """
     stop = threading.Event()
 
     def ask_to_stop(*_):
         if stop.is_set():
             sys.exit(STOPPED)
         stop.set()
-        say("stopping at the next safe place; once more stops at once")
+        say("stopping at the next safe point; interrupt again to stop at once")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
@@ -72,13 +75,13 @@ def stop_when_asked() -> Callable[[], bool]:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Flags from the command line; a flag or a config field that does not exist is a UserError."""
+    """Parse the command line. An unknown flag or config field raises UserError."""
     for file in re.findall(r"^--?config[= ]([^:\n]*)", "\n".join(_joined(argv)), re.MULTILINE):
         if not Path(file).is_file():
             raise UserError(f"--config: there is no file {file!r}: give one of configs/")
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # how ml_collections refuses an unknown key
+    except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown key
         key, *hint = re.findall(r"\w+", str(error.args[0]).replace("\\n", " "))
         word = next((word for word in argv if key in word.split("=")[0]), "--config")
         near = f": did you mean {hint[3]!r}?" if hint[:2] == ["Did", "you"] else ""
@@ -88,12 +91,12 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def one_line(error: Exception, writing: str = "") -> str:
-    """The error as one line; of the file system's, the file and what is wrong with it."""
+    """Format the error as one line. A file-system error becomes the file and the reason."""
     if isinstance(error, OSError) and (error.filename or writing):
         return f"{error.filename or writing}: {error.strerror or error}"
     return " ".join(str(error).split())
 
 
 def _joined(argv: list[str]) -> list[str]:
-    """The words, with ``--config FILE`` as one."""
+    """Return the arguments with ``--config FILE`` joined to ``--config=FILE``."""
     return "\n".join(argv).replace("--config\n", "--config=").split("\n")

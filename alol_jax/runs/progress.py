@@ -1,4 +1,4 @@
-"""Progress with rate and time left: a bar on a terminal, a plain line every so often elsewhere."""
+"""Progress with rate and time left: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -15,35 +15,33 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress(
-    items: Iterable[Item], watch: Watch, *, total: int, done: int = 0
-) -> Iterator[Item]:
-    """Yields ``items`` and shows the progress on stderr.
+def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) -> Iterator[Item]:
+    """Yield ``items`` and show the progress on stderr.
 
     Args:
-        items: what is left to do.
+        items: the items left to do.
         watch: its ``stopping`` is called after every item.
-        total: how many items there are in all, those done before included.
-        done: how many were done before (a resumed run).
+        total: the number of all items, including those already done.
+        done: how many items are already done, in a resumed run.
 
     Raises:
-        Interrupted: ``watch.stopping()`` was true before the last item.
+        Interrupted: ``watch.stopping()`` was true before the last item was done.
     """
     shown = items
     if _terminal():
         shown = tqdm(items, total=total, initial=done, desc=watch.label, leave=False)
-    start = said = time.monotonic()
+    start = last_line = time.monotonic()
     for count, item in enumerate(shown, done + 1):
         yield item
         if watch.stopping() and count < total:
-            raise Interrupted(f"{watch.label}: {count} of {total} were done and will be done again")
+            raise Interrupted(f"{watch.label}: {count} of {total} done, to be repeated")
         now = time.monotonic()
-        if now - said >= SECONDS_BETWEEN_LINES and count < total and not _terminal():
+        if now - last_line >= SECONDS_BETWEEN_LINES and count < total and not _terminal():
             rate = (count - done) / (now - start)
             left = (total - count) / rate
             line = f"  {watch.label}: {count}/{total}, {rate:.2f}/s, {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
-            said = now
+            last_line = now
 
 
 def _terminal() -> bool:
@@ -51,6 +49,6 @@ def _terminal() -> bool:
 
 
 def say(line: str) -> None:
-    """One line on stdout, above a bar that may stand below."""
+    """Print one line on stdout, above the progress bar if there is one."""
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()

@@ -1,10 +1,10 @@
-"""Rows of a frozen dataclass <-> a tensorflow-datasets dataset in ArrayRecord form.
+"""Save and load rows of a frozen dataclass as a tensorflow-datasets dataset in ArrayRecord files.
 
-The only door of ``tensorflow_datasets``. A folder written here describes itself
-(``features.json``, ``dataset_info.json``), keeps the row order, and is read without TensorFlow,
-by us and by others: ``tfds.builder_from_directory(folder).as_data_source()["train"][row_number]``.
+The only module that imports ``tensorflow_datasets``. A folder written here describes itself
+(``features.json``, ``dataset_info.json``), keeps the row order, and can be read without TensorFlow:
+``tfds.builder_from_directory(folder).as_data_source()["train"][row_number]``.
 
-Features follow the annotations of the dataclass:
+Features follow from the annotations of the dataclass:
 
 ===================  ==============================================================
 annotation           feature
@@ -18,7 +18,7 @@ annotation           feature
 ``tuple[str, ...]``  ``Sequence`` of ``Text``
 ===================  ==============================================================
 
-Every round trip is exact, NaN and infinities included.
+Every round trip is exact, including NaN and infinities.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from alol_jax.types import UserError
 
 Row = TypeVar("Row")
 
-SPLIT = "train"  # the one split of a table; the name that readers of tfds data try first
+SPLIT = "train"  # the only split of a table; the name that readers of tfds data try first
 ROWS_PER_SHARD = 10_000
 
 
 class _Column(NamedTuple):
-    """How one annotation is stored."""
+    """How values of one annotation are stored."""
 
     feature: Callable[[Any], Any]  # tfds.features -> feature connector
     encode: Callable[[Any], Any]
@@ -79,12 +79,12 @@ _COLUMNS: dict[Any, _Column] = {
 
 
 def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> None:
-    """Writes ``rows`` in order as the dataset ``name`` (lower case, underscores) into ``folder``.
+    """Write ``rows`` in order as the dataset ``name`` (lower case, underscores) into ``folder``.
 
     Raises:
       UserError: a text is not valid Unicode (a lone surrogate), or the disk is full.
-      FileExistsError: the folder holds a table already.
-      TypeError: ``row_type`` has a field with an annotation that is not in the table above.
+      FileExistsError: the folder already holds a table.
+      TypeError: ``row_type`` has a field whose annotation is not in the table above.
     """
     import tensorflow_datasets as tfds
 
@@ -110,15 +110,15 @@ def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> 
         try:
             writer.add_examples({SPLIT: encoded})
             writer.close_all()
-        except RuntimeError as error:  # how array_record tells of a full disk
+        except RuntimeError as error:  # what array_record raises on a full disk
             raise UserError(f"{folder} cannot be written: {error}") from error
 
 
 def read(folder: Path, row_type: type[Row]) -> tuple[Row, ...]:
-    """Reads the rows that ``write`` stored, in the same order.
+    """Read the rows saved by ``write``, in the same order.
 
     Raises:
-      UserError: the folder holds no table, or one of another row type.
+      UserError: the folder holds no table, or a table of another row type.
     """
     import tensorflow_datasets as tfds
 
@@ -161,7 +161,7 @@ def _encode(row: Any, number: int, columns: dict[str, _Column]) -> dict[str, Any
         except UnicodeEncodeError as error:
             raise UserError(
                 f"{type(row).__name__} row {number}, field {field!r}: the text is not valid "
-                f"Unicode ({error.reason}); mend it in the data"
+                f"Unicode ({error.reason}); fix it in the data"
             ) from error
     return encoded
 
@@ -172,7 +172,7 @@ def _info_file(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps tfds from telling about every file; absl's verbosity is what it was afterwards."""
+    """Silence tfds's log line for every file; restore absl's verbosity afterwards."""
     from absl import logging
 
     before = logging.get_verbosity()

@@ -1,9 +1,9 @@
-"""A run's folder: load a finished stage, or compute and save it atomically; stale is an error.
+"""The workdir of a run: load a finished stage, or compute it and save it atomically.
 
-``<nn>_<stage>/`` holds a result, ``record.json`` (the stage's inputs, spelled out: they decide
-whether the result still counts) and ``config.json`` (the whole config that it was made with). While
-a stage runs, its folder is called ``<nn>_<stage>.partial``; what it keeps there to go on after an
-interruption survives, and the rename at the end makes the result appear at once.
+``<nn>_<stage>/`` holds a result, ``record.json`` (the stage's inputs, which decide whether the
+result is still valid; a stale result is an error) and ``config.json`` (the whole config of the
+run). While a stage runs, its folder is called ``<nn>_<stage>.partial`` and keeps what the stage
+needs to resume. A rename at the end publishes the result in one step.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from ml_collections import ConfigDict
 from alol_jax.runs.artifacts import load_result, save_result
 from alol_jax.types import Finished, Interrupted, StageContext, UserError
 
-FORMAT = 2  # of the folder; a stage made by another format is stale
+FORMAT = 2  # version of the folder layout; results of another version are stale
 
 
 class Run:
-    """One workdir and what may happen in it.
+    """A workdir and the rules for running stages in it.
 
     Attributes:
-        folder: the workdir; made if absent.
-        numbers: all stages in order, each with its number; two of one number exclude each other.
-        allowed: the stages that may run; the others must have a result.
-        redo: compute a stage anew where its inputs changed, instead of stopping.
-        config: the whole config, to name the fields that differ.
-        shared: a folder where the stages ``together`` lie, for several runs; the workdir gets links
-            to them.
+        folder: the workdir; created if it does not exist.
+        numbers: all stages in order, with their numbers; stages with one number are alternatives.
+        config: the whole config, saved with each stage and used to name its sections.
+        allowed: the stages that may run; all others must already have a result.
+        redo: recompute a stage whose inputs changed, instead of stopping with an error.
+        shared: a folder for the results of ``shared_stages``, used by several runs; the workdir
+            links to them.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Run:
         stopping: Callable[[], bool],
         say: Callable[[str], None],
         shared: Path | None = None,
-        together: Collection[str] = (),
+        shared_stages: Collection[str] = (),
     ):
         self.folder, self.numbers, self.config = folder, dict(numbers), config
         self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
-        self._made: list[tuple[Any, str]] = []  # results of this run and their fingerprints
-        self.shared, self.together = shared, frozenset(together)
+        self._made: list[tuple[Any, str]] = []  # results so far and their fingerprints
+        self.shared, self.shared_stages = shared, frozenset(shared_stages)
         folder.mkdir(parents=True, exist_ok=True)
 
     def stage(self, name: str, fn: Callable[..., Any], *inputs: Any) -> Any:
-        """The result of ``fn(*inputs, context=…)``, loaded if the same inputs made it before.
+        """Return ``fn(*inputs, context=…)``, loaded from disk if made from the same inputs.
 
-        Inputs are config sections, plain values, results of earlier stages, and things that carry a
-        ``fingerprint``; a stage sees nothing else, so they are all that its result depends on. A
-        named tuple counts as its fields. The type of the result is the annotation of ``fn``.
+        Inputs are config sections, plain values, results of earlier stages, and objects with a
+        ``fingerprint``. The result must depend on nothing else. A named tuple is recorded field by
+        field. The result type is the return annotation of ``fn``.
 
         Raises:
-            UserError: a stored result was made from other inputs, or the stage may not run.
+            UserError: the stored result was made from other inputs, or the stage may not run.
         """
         labels = [p for p in inspect.signature(fn).parameters if p != "context"]
         described = {
@@ -84,7 +84,7 @@ class Run:
         result_type = get_type_hints(fn)["return"]
         if self._is_current(final, record):
             result = load_result(final, result_type)
-            self._say(f"[{name}] done before")
+            self._say(f"[{name}] already done")
         else:
             self._check_allowed(name, final)
             result = self._compute(final, record, result_type, functools.partial(fn, *inputs))
@@ -93,21 +93,21 @@ class Run:
         return result
 
     def skip(self, name: str, reason: str) -> None:
-        """Says why a stage is not needed."""
+        """Report why a stage is not needed."""
         self._say(f"[{name}] not needed: {reason}")
 
     def _place(self, name: str) -> Path:
-        """Where the result of a stage lies."""
-        folder = self.shared if name in self.together else self.folder
+        """Return the folder of a stage's result."""
+        folder = self.shared if name in self.shared_stages else self.folder
         return folder / f"{self.numbers[name]:02d}_{name}"
 
     def _link(self, final: Path, record: dict[str, Any]) -> None:
-        """A shared result can be found in the workdir too, where nothing else lies in its place."""
+        """Link a shared result into the workdir, unless a current result is already there."""
         link = self.folder / final.name
         if final.parent == self.folder or self._is_current(link, record):
             return
         if link.is_symlink():
-            link.unlink()  # it leads nowhere, or to what other runs shared
+            link.unlink()  # dangling, or a link to another shared result
         elif link.exists():
             shutil.rmtree(link)
         link.symlink_to(os.path.relpath(final, self.folder), target_is_directory=True)
@@ -117,7 +117,7 @@ class Run:
             raise Interrupted(f"before stage {record['stage']}")
         partial = final.with_name(final.name + ".partial")
         if not self._is_current(partial, record) and partial.exists():
-            shutil.rmtree(partial)  # what other inputs began
+            shutil.rmtree(partial)  # started from other inputs
         partial.mkdir(parents=True, exist_ok=True)
         _write_json(partial / "record.json", record)
         _write_json(partial / "config.json", json.loads(self.config.to_json()))
@@ -133,28 +133,31 @@ class Run:
         result = fn(context=context)
         save_result(partial, result)
         if final.is_symlink():
-            final.unlink()  # what it points at belongs to other runs too
+            final.unlink()  # its target belongs to other runs too
         elif final.exists():
             shutil.rmtree(final)
         partial.rename(final)
-        shutil.rmtree(final / "checkpoints", ignore_errors=True)  # the result stands
+        shutil.rmtree(final / "checkpoints", ignore_errors=True)  # no longer needed
         self._say(f"[{name}] took {time.monotonic() - began:.1f} s")
         return load_result(final, result_type)
 
     def _is_current(self, folder: Path, record: dict[str, Any]) -> bool:
-        """Was ``folder`` made from these inputs? If from others: an error, unless with redo."""
+        """Whether ``folder`` was made from these inputs.
+
+        Work from other inputs raises UserError, unless ``redo`` is set.
+        """
         if not folder.exists():
             return False
         stored = _read_json(folder / "record.json")
         if stored == json.loads(json.dumps(record)):
             return True
         contents = {item.name for item in folder.iterdir()}
-        begun = stored is not None and bool(contents - {"record.json", "config.json"})
-        if begun and not self.redo:
-            found = first_difference(stored, record)
+        started = stored is not None and bool(contents - {"record.json", "config.json"})
+        if started and not self.redo:
+            change = first_difference(stored, record)
             raise UserError(
-                f"{folder} was made with {found.field} = {found.one}, this run has {found.other}; "
-                "use another --workdir, or --redo to compute it anew"
+                f"{folder} was made with {change.field} = {change.one}, this run has "
+                f"{change.other}; use another --workdir, or --redo to recompute it"
             )
         return False
 
@@ -162,14 +165,14 @@ class Run:
         if name not in self.allowed:
             later = {n for n, number in self.numbers.items() if number >= self.numbers[name]}
             if not later & set(self.allowed):
-                raise Finished(f"done before {name}, as --stages says")
+                raise Finished(f"finished before {name}, which --stages leaves out")
             raise UserError(
-                f"stage {name} has no result in {final.parent} and --stages does not let it run: "
+                f"stage {name} has no result in {final.parent} and --stages leaves it out: "
                 f"add {name} to --stages"
             )
 
     def _label(self, label: str, value: Any) -> str:
-        """A config section is called by its place in the config."""
+        """Name a config section by its key in the config, as ``config.<key>``."""
         for key, section in self.config.items():
             if section is value and isinstance(value, ConfigDict):
                 return f"config.{key}"
@@ -177,7 +180,7 @@ class Run:
         return f"config.{label}" if plain and dict(self.config).get(label) == value else label
 
     def _describe(self, value: Any) -> Any:
-        """An input as JSON: what it says, or the fingerprint of what it is."""
+        """Describe an input as JSON: its value, or its fingerprint."""
         for result, fingerprint in self._made:
             if result is value and value is not None:
                 return fingerprint
@@ -204,12 +207,12 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A finished stage, for who comes after the run.
+    """A finished stage on disk, for programs that read a run afterwards.
 
     Attributes:
-        folder: where its result lies.
-        record: its inputs, spelled out.
-        fingerprint: by which later stages know its result.
+        folder: the folder of the result.
+        record: the stage's inputs.
+        fingerprint: identifies the result in the records of later stages.
     """
 
     folder: Path
@@ -217,10 +220,10 @@ class Stage:
     fingerprint: str
 
     def config(self) -> ConfigDict:
-        """The whole config that the stage was made with.
+        """Return the whole config of the run that made this stage.
 
         Raises:
-            UserError: it was made before stages kept it.
+            UserError: the stage was made by a version that did not save the config.
         """
         file = self.folder / "config.json"
         stored = _read_json(file)
@@ -230,7 +233,7 @@ class Stage:
 
 
 def finished_stage(workdir: Path, name: str) -> Stage | None:
-    """The stage called ``name`` in a workdir; None where it has no result."""
+    """Return the stage ``name`` of a workdir, or None if it has no result."""
     for folder in sorted(workdir.glob(f"[0-9][0-9]_{name}")):
         record = _read_json(folder / "record.json")
         if record is not None:
@@ -239,14 +242,14 @@ def finished_stage(workdir: Path, name: str) -> Stage | None:
 
 
 def _with_tuples(value: Any) -> Any:
-    """What JSON made lists of, as a config has it."""
+    """Convert the lists of a config read from JSON back to tuples."""
     if isinstance(value, dict):
         return {key: _with_tuples(item) for key, item in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _content(file: Path) -> str:
-    """A hash of the file's bytes; a file that is not there is for its reader to refuse."""
+    """Hash the file's bytes. A missing file is "absent" here; whoever reads it raises the error."""
     if not file.is_file():
         return "absent"
     with file.open("rb") as stream:
@@ -254,7 +257,7 @@ def _content(file: Path) -> str:
 
 
 def _parts(label: str, value: Any) -> dict[str, Any]:
-    """An input by name: the fields of a named tuple, or the input itself."""
+    """Return the named parts of an input: the fields of a named tuple, or the input itself."""
     return value._asdict() if hasattr(value, "_asdict") else {label: value}
 
 
@@ -274,7 +277,7 @@ def _read_json(path: Path) -> Any:
 
 
 class Difference(NamedTuple):
-    """A field of two records, with what the one and the other have there, shortened."""
+    """A field in which two records differ, and its two values, shortened."""
 
     field: str
     one: str
@@ -282,7 +285,7 @@ class Difference(NamedTuple):
 
 
 def first_difference(one: Any, other: Any, where: str = "") -> Difference | None:
-    """The first field in which two records differ; None where they say the same."""
+    """Return the first field in which two records differ, or None if they are equal."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys()):
             if one.get(key) != other.get(key) or (key in one) != (key in other):
@@ -294,11 +297,11 @@ def first_difference(one: Any, other: Any, where: str = "") -> Difference | None
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Holds the workdir for this process.
+def lock_workdir(folder: Path) -> Iterator[None]:
+    """Lock the workdir for this process.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

@@ -51,11 +51,11 @@ def evaluate(
         setup: its seed seeds the bootstrap.
         options: ``config.evaluate``; if it sets ``rewards``, the data's responses are rescored.
     """
-    asked, seed, sampler = one_per_prompt(scored.test), setup.seed, setup.likeliest()
+    asked, seed, sampler = one_per_prompt(scored.test), setup.seed, setup.deterministic_sampler()
     reward = setup.reward(scored)
     rows: SystemRows = {"data": scored.test}
     if options.rewards and reward.names:
-        rows["data"] = reward.rows(scored.test, [row.response for row in scored.test])
+        rows["data"] = reward.score_rows(scored.test, [row.response for row in scored.test])
     for name, fitted in (("reference", reference), ("policy", policy)):
         rows[name] = sampler.answer(
             fitted.trained,

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
-from alol_jax.objectives.advantage import SAMPLING, priority, sampling_of
-from alol_jax.objectives.registry import Objective, hyper_parameters, responses_of
+from alol_jax.objectives.advantage import SAMPLING, priority, resolve_sampling
+from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
 from alol_jax.training.batches import (
     Items,
-    firsts,
+    first_responses,
     priority_draw,
     ranked_items,
     read_ahead,
@@ -23,8 +23,8 @@ from alol_jax.training.batches import (
     single_items,
 )
 from alol_jax.training.costs import with_cost
-from alol_jax.training.fit import Plan, fit_best, init_state, make_plan, make_update, policy_loss
-from alol_jax.training.optim import late_peak, make_optimizer
+from alol_jax.training.fit import Plan, fit_best, init_state, make_update, plan_epochs, policy_loss
+from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.validation import make_validator
 from alol_jax.types import (
     Annotated,
@@ -65,10 +65,10 @@ def fit_policy(
     """
     lm, seed = setup.lm, setup.seed + options.seed
     items, weight, sampling = _sampling_items(lm, objective, hyper, options, table, context.say)
-    plan = make_plan(options, int(np.count_nonzero(weight)))
+    plan = plan_epochs(options, int(np.count_nonzero(weight)))
     draw = _draw_order(items, weight, sampling, options, seed, plan)
     context.say(f"{np.count_nonzero(weight)} items, {sampling} sampling, {plan.steps} steps")
-    for line in late_peak(options.optimizer, plan.steps):
+    for line in warmup_warning(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     # No name for the copy on the mesh, so that its memory is freed before training.
@@ -93,17 +93,17 @@ def fit_policy(
 
 def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
     """The items to sample from, their sampling weights, and the name of the sampling."""
-    sampling = sampling_of(options.sampling, objective.draw_by)
+    sampling = resolve_sampling(options.sampling, objective.draw_by)
     by_advantage = "advantage" in objective.reads
     kept = np.array([row.kept or not by_advantage for row in table.rows])
-    candidate = firsts(table.rows) | (not SAMPLING[sampling].good)
+    candidate = first_responses(table.rows) | (not SAMPLING[sampling].good)
     if by_advantage:
         _check_some_kept(table.rows, kept, candidate, sampling)
     rows = [table.rows[index] for index in np.flatnonzero(kept & candidate)]
-    count = responses_of(objective, hyper)
+    count = num_responses(objective, hyper)
     if count > 1:
         ranked = ranked_items(rows, lm.shapes, count, options.ranking, hyper.name)
-        say(f"{hyper.name}: {ranked.said(count, options.ranking)}")
+        say(f"{hyper.name}: {ranked.summary(count, options.ranking)}")
         items = ranked.items
     else:
         items = single_items(rows, lm.shapes)

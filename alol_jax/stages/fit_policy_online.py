@@ -13,7 +13,7 @@ from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import Moments
-from alol_jax.training.fit import fit_best, init_state, make_update, plan_of
+from alol_jax.training.fit import fit_best, init_state, make_update, plan_steps
 from alol_jax.training.online import (
     OnlineState,
     PPOIteration,
@@ -23,9 +23,9 @@ from alol_jax.training.online import (
     make_work_counter,
     ppo_loss,
 )
-from alol_jax.training.optim import late_peak, make_optimizer
+from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.rollouts import (
-    anchor_of,
+    anchor_params,
     check_rollouts,
     make_rollouts,
     steps_per_rollout,
@@ -81,11 +81,11 @@ def fit_policy_online(
         f"{hyper.rollouts} rollouts of {hyper.prompts} of {len(rollouts.rows)} prompts, "
         f"{per_rollout} optimizer steps each, anchor: {hyper.anchor}"
     )
-    for line in late_peak(options.optimizer, hyper.rollouts * per_rollout):
+    for line in warmup_warning(options.optimizer, hyper.rollouts * per_rollout):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=hyper.rollouts * per_rollout)
     state = _start(lm, tx, hyper, reference)
-    anchor = anchor_of(hyper.anchor, lm, reference.trained)
+    anchor = anchor_params(hyper.anchor, lm, reference.trained)
     iteration = PPOIteration(
         rollouts,
         hyper,
@@ -99,9 +99,9 @@ def fit_policy_online(
     policy = fit_best(
         state,
         lm.frozen(),
-        rollouts.asked,
+        rollouts.prompts,
         iteration,
-        plan_of(options, hyper.rollouts),
+        plan_steps(options, hyper.rollouts),
         make_validator(setup, scored, options.batch_size, context),
         context,
         label="fit_policy_online",
@@ -113,7 +113,7 @@ def _start(lm: LanguageModel, tx: Any, hyper: ConfigDict, reference: Policy) -> 
     """The initial state: the reference's parameters and a value head that outputs 0."""
     trained = place_params(reference.trained, lm.mesh) | init_values(lm)
     kl_coef = jnp.float32(hyper.kl_coef)
-    state = OnlineState(jnp.int32(0), init_state(trained, tx), kl_coef, Moments.none())
+    state = OnlineState(jnp.int32(0), init_state(trained, tx), kl_coef, Moments.empty())
     return place_like_params(state, lm.mesh)
 
 

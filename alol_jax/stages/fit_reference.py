@@ -8,20 +8,20 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_like_params
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.advantage import SAMPLING, sampling_of
+from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
 from alol_jax.training.annotate import annotate
-from alol_jax.training.batches import firsts, read_ahead, shuffled, single_items, tokenise
+from alol_jax.training.batches import first_responses, read_ahead, shuffled, single_items, tokenise
 from alol_jax.training.costs import with_cost
 from alol_jax.training.fit import (
     Validator,
     fit_best,
     init_state,
-    make_plan,
     make_update,
+    plan_epochs,
     policy_loss,
 )
-from alol_jax.training.optim import late_peak, make_optimizer
+from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task
 
 
@@ -46,21 +46,21 @@ def fit_reference(
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     if options.epochs == 0:
         context.say("config.reference.epochs=0: the reference is the model itself, untrained")
-        return Policy(lm.fresh(init_key), 0, (), ())
+        return Policy(lm.trainable(init_key), 0, (), ())
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
-    context.say(f"training: {cut.said(len(rows), lm.shapes)}")
+    context.say(f"training: {cut.summary(len(rows), lm.shapes)}")
     held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
-    context.say(f"validation: {cut.said(len(held_out), lm.shapes)}")
+    context.say(f"validation: {cut.summary(len(held_out), lm.shapes)}")
     items = single_items(rows, lm.shapes)
-    sampling = sampling_of(options.sampling, None, field="reference")
-    keep = firsts(rows) if SAMPLING[sampling].good else np.ones(len(rows), bool)
-    plan = make_plan(options, int(keep.sum()))
+    sampling = resolve_sampling(options.sampling, None, field="reference")
+    keep = first_responses(rows) if SAMPLING[sampling].good else np.ones(len(rows), bool)
+    plan = plan_epochs(options, int(keep.sum()))
     size = options.batch_size * options.accumulate
     order = shuffled(items, keep, size=size, seed=seed, steps=plan.steps)
-    for line in late_peak(options.optimizer, plan.steps):
+    for line in warmup_warning(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
-    state = place_like_params(init_state(lm.fresh(init_key), tx), lm.mesh)
+    state = place_like_params(init_state(lm.trainable(init_key), tx), lm.mesh)
 
     batches = read_ahead(items, order, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
 

@@ -78,7 +78,10 @@ def _features(lm, task, reference, answers, batch_size, watch) -> Features:
     return features_of(
         lm.transformer,
         {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
-        [lm.tokenizer.prompt(task.template, row.prompt, limit=width) for row in answers.rows],
+        [
+            lm.tokenizer.encode_prompt(task.template, row.prompt, limit=width)
+            for row in answers.rows
+        ],
         [row.reward for row in answers.rows],
         batching=lm.batching(batch_size),
         watch=watch,

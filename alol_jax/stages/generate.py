@@ -31,7 +31,7 @@ def generate(
     if not reward.names:
         context.say("no scorer: the data's validation responses stand in for the reference's")
         return Answers(scored.validation)
-    rows = setup.drawn(options).answer(
+    rows = setup.stochastic_sampler(options).answer(
         reference.trained,
         [row for row in one_per_prompt(scored.validation) for _ in range(options.samples)],
         reward,

@@ -89,7 +89,7 @@ def _check_stored(
     sample = [rows[index] for index in indices]
     if not sample:
         return
-    again = reward.rows(sample, [row.response for row in sample])
+    again = reward.score_rows(sample, [row.response for row in sample])
     gaps = [abs(a.components[0] - b.components[0]) for a, b in zip(sample, again, strict=True)]
     wrong = [place for place in np.argsort(gaps)[::-1] if gaps[place] > options.tolerance]
     if wrong:
@@ -160,7 +160,7 @@ def _score_rows(
     chunks = [unscored[start : start + CHUNK] for start in range(0, len(unscored), CHUNK)]
     for chunk in progress(chunks, context.watch("score"), total=len(chunks)):
         batch = [rows[name][index] for name, index in chunk]
-        scored = reward.rows(batch, [row.response for row in batch])
+        scored = reward.score_rows(batch, [row.response for row in batch])
         for (name, index), row in zip(chunk, scored, strict=True):
             rows[name][index] = row
     return {name: tuple(split_rows) for name, split_rows in rows.items()}

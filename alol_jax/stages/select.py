@@ -45,7 +45,7 @@ def select(
     """
     rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
     if any(cut):
-        context.say(cut.said(len(rows), lm.shapes))
+        context.say(cut.summary(len(rows), lm.shapes))
     if "ref_logp" in reads or "advantage" in reads:
         rows = _annotated(lm, rows, reads, heads, options, reference, value, context)
     report = data_report(rows, cut)

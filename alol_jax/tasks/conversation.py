@@ -1,14 +1,14 @@
-"""How a conversation of the Helpful-and-Harmless data is written: four forms of the same words.
+"""The four forms of a conversation in the Helpful-and-Harmless data.
 
 ===============  ===============================================================================
-turns            ("hi", "hello", "bye"): what was said, in turn, by the person first and last
+turns            ("hi", "hello", "bye"): alternating turns, the first and the last the person's
 tagged           ["<|prompter|>hi", "<|assistant|>hello", "<|prompter|>bye", "<|assistant|>"]
 transcript       "\\n\\nHuman: hi\\n\\nAssistant: hello\\n\\nHuman: bye\\n\\nAssistant: see you"
 prompt           "### Human: hi ### Assistant: hello ### Human: bye ### Assistant:"
 ===============  ===============================================================================
 
-Tagged rows are what the paper trains on, transcripts are what Anthropic/hh-rlhf publishes, and the
-prompt is what the language model reads after the system sentence. Every byte is as published.
+The paper trains on tagged rows, Anthropic/hh-rlhf publishes transcripts, and the language model
+reads the prompt after the system sentence. The conversions match the published ones byte for byte.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ TEMPLATE = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the user's questions.\n{prompt}"
 )
-STOP = ("###", " ###")  # Llama's "▁###" (835) ends an answer as published; the other is for BPE
+STOP = (
+    "###",
+    " ###",
+)  # the published stop is Llama's token "▁###" (835); " ###" is for BPE tokenizers
 
 PERSON, ASSISTANT = "<|prompter|>", "<|assistant|>"
 _MARKS = {PERSON: " ### Human: ", ASSISTANT: " ### Assistant: "}
@@ -35,38 +38,38 @@ _NEXT_TURNS = ("\n Human:", "\nHuman:", "\n### Human")
 
 
 def prompt_of(turns: Sequence[str]) -> str:
-    """What the language model reads: the turns, and the mark that lets the assistant speak.
+    """Build the prompt: the turns, then the mark after which the assistant answers.
 
-    As published a tag in a turn's own text becomes a mark too; ``turns_of`` cannot undo that, so
-    that such rows are left out.
+    As in the published code, a tag inside a turn's text becomes a mark too. ``turns_of`` cannot
+    undo that, so such rows are left out.
     """
     roles = _alternating(len(turns) + 1)
-    text = "".join(role + said for role, said in zip(roles, (*turns, ""), strict=True))
+    text = "".join(role + words for role, words in zip(roles, (*turns, ""), strict=True))
     for tag, mark in _MARKS.items():
         text = text.replace(tag, mark)
     return text.strip()
 
 
 def turns_of(prompt: str) -> Turns:
-    """The inverse of ``prompt_of``.
+    """Split a prompt into turns, the inverse of ``prompt_of``.
 
     Raises:
-      UserError: the text does not read "### Human: … ### Assistant:", with turns that alternate.
+      UserError: the prompt is not "### Human: … ### Assistant:" with alternating turns.
     """
     before, *pieces = _MARK.split(f" {prompt} ")
-    marks, said = pieces[0::2], pieces[1::2]
+    marks, texts = pieces[0::2], pieces[1::2]
     expected = [_MARKS[role] for role in _alternating(len(marks))]
-    if before or not marks or len(marks) % 2 or marks != expected or said[-1]:
+    if before or not marks or len(marks) % 2 or marks != expected or texts[-1]:
         shown = repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")
         raise UserError(
             f"the prompt {shown} is no conversation: expected '### Human: … ### Assistant:', "
             "with turns that alternate"
         )
-    return tuple(said[:-1])
+    return tuple(texts[:-1])
 
 
-def survives(turns: Turns) -> bool:
-    """Whether the prompt gives the turns back: none of them holds what marks a turn."""
+def round_trips(turns: Turns) -> bool:
+    """Whether ``turns_of`` recovers the turns, that is, no turn contains a mark."""
     try:
         return turns_of(prompt_of(turns)) == turns
     except UserError:
@@ -74,8 +77,10 @@ def survives(turns: Turns) -> bool:
 
 
 def from_tagged(tagged: Sequence[str]) -> Turns | None:
-    """The turns of a published prefix; None unless the person and the assistant alternate,
-    the person begins and the assistant is to speak."""
+    """Return the turns of a published prefix.
+
+    None unless person and assistant alternate, the person begins and the assistant is next.
+    """
     roles = _alternating(len(tagged))
     if not tagged or len(tagged) % 2 or tagged[-1] != ASSISTANT:
         return None
@@ -91,15 +96,15 @@ class Transcript(NamedTuple):
 
     turns: Turns
     response: str
-    shortened: bool  # paragraphs without a speaker were left out
+    shortened: bool  # whether paragraphs without a speaker were left out
 
 
 def from_transcript(text: str) -> Transcript | None:
-    """What the published preprocessing makes of a transcript; None where it makes no prompt.
+    """Parse a transcript like the published preprocessing; None if it gives no prompt.
 
-    Paragraphs are what blank lines separate. One that begins with "Human:" or "Assistant:" is
-    stripped and kept, one after another of the same speaker joined to it by a line feed; **any
-    other is left out**, so that of an answer of several paragraphs only the first remains.
+    Paragraphs are separated by blank lines. A paragraph that begins with "Human:" or "Assistant:"
+    is stripped and kept; consecutive ones of one speaker are joined by a newline. **All others are
+    dropped**, so only the first paragraph of a longer answer remains.
     """
     spoken: list[tuple[str, list[str]]] = []
     shortened = False
@@ -112,17 +117,17 @@ def from_transcript(text: str) -> Transcript | None:
         if not spoken or spoken[-1][0] != role:
             spoken.append((role, []))
         spoken[-1][1].append(paragraph.removeprefix(speaker).strip())
-    said = ["\n".join(paragraphs) for _, paragraphs in spoken]
-    tagged = [role + words for (role, _), words in zip(spoken[:-1], said[:-1], strict=True)]
+    texts = ["\n".join(paragraphs) for _, paragraphs in spoken]
+    tagged = [role + words for (role, _), words in zip(spoken[:-1], texts[:-1], strict=True)]
     turns = from_tagged([*tagged, spoken[-1][0]]) if spoken else None
-    return None if turns is None else Transcript(turns, said[-1], shortened)
+    return None if turns is None else Transcript(turns, texts[-1], shortened)
 
 
 def clean(text: str) -> str:
-    """A generated text as published: without what it says in the person's name, and no "###".
+    """Clean a generated text as published: cut off turns that the model wrote for the person.
 
-    What follows the first "\\n Human:" goes, then the first "\\nHuman:", then the first
-    "\\n### Human"; if the stripped rest ends with "###", every "###" in it goes.
+    Cuts at the first "\\n Human:", then at the first "\\nHuman:", then at the first "\\n### Human".
+    If the stripped rest ends with "###", removes every "###".
     """
     for mark in _NEXT_TURNS:
         text = text.partition(mark)[0]
@@ -131,5 +136,5 @@ def clean(text: str) -> str:
 
 
 def _alternating(count: int) -> list[str]:
-    """The tags of ``count`` turns, the person's first."""
+    """Return the tags of ``count`` turns, the person's first."""
     return [(PERSON, ASSISTANT)[number % 2] for number in range(count)]

@@ -1,8 +1,8 @@
-"""Helpful and Harmless Assistant: the paper's main data, two responses to each conversation.
+"""Helpful and Harmless Assistant: the paper's main data, two responses per conversation.
 
 Reads the published rows (PRO's data.zip: hh_train_len2, hh_dev, hh_test) and the transcripts of
-Anthropic/hh-rlhf, from local files or from the Hugging Face hub (see `hha_rows`). What is left out,
-and what is kept in spite of a fault, is counted in the notes.
+Anthropic/hh-rlhf, from local files or from the Hugging Face hub (see `hha_rows`). The notes count
+the rows that were dropped, and the faulty ones that were kept.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ ORIGIN = (
     "hh_train_len2, hh_dev, hh_test); the A-LoL repository has all of hh_dev and hh_test but "
     "helpful_rejection.json"
 )
-SPLIT_NAMES = ("train", "dev", "valid", "validation", "test")  # of files whose folder says more
+SPLIT_NAMES = ("train", "dev", "valid", "validation", "test")  # such files are named by folder
 
 
 def load(options: Any) -> Splits:
-    """Reads the files named in the options; every usable row is an example of its own.
+    """Read the files named in the options. Every usable row becomes one example.
 
-    A prompt that is both a validation and a test prompt is taken out of the test set, since all
-    published dev rows are test rows too; the prompts of either are taken out of the training set.
-    Prompts are the same here if `splits.normalise` makes them so.
+    Validation prompts are removed from the test set, because all published dev rows are also test
+    rows; validation and test prompts are removed from the training set. Prompts are compared after
+    `splits.normalise`.
 
     Args:
       options: ``train_files``, ``validation_files``, ``test_files`` (tuples of files, or of hub
         splits like "Anthropic/hh-rlhf:helpful-base:train"), ``bad_test_indices`` (a JSON file,
         {name of a test file: [rows to leave out, counted from 0]}; "" for none), ``validation``
-        and ``test`` (where the split has no files: prompts split off from the training files;
-        where it has: rows to keep, of each source as many, 0 for all), ``limit`` (training rows;
-        0 for all).
+        and ``test`` (without files for the split: how many prompts to split off from the training
+        files; with files: how many rows to keep, equally from each source, 0 for all), ``limit``
+        (training rows; 0 for all).
 
     Raises:
-      UserError: no training file; a missing, unreadable or empty file; a row of neither kind or
-        with a malformed field; a list of bad rows that does not fit the test files.
+      UserError: there is no training file; a file is missing, unreadable or empty; a row is of
+        neither kind or has a malformed field; the bad rows do not match the test files.
     """
     _check_options(options)
     counts: Counts = collections.Counter()
@@ -62,14 +62,14 @@ def load(options: Any) -> Splits:
         ]
         for split, key in KEYS.items()
     }
-    splits = splitting.limit_train(_apart(read, options, counts), options.limit)
-    _count_what_stays(splits, counts)
+    splits = splitting.limit_train(_without_overlap(read, options, counts), options.limit)
+    _count_remaining_faults(splits, counts)
     notes = (f"{what}: {count}." for what, count in counts.items() if count)
     return dataclasses.replace(splits, notes=(*notes, *splits.notes))
 
 
 def files(options: Any) -> tuple[Path, ...]:
-    """The local files among what ``load`` reads."""
+    """Return the local files that ``load`` reads."""
     _check_names(options)
     names = [name for key in KEYS.values() for name in options[key] if sources.is_file(name)]
     if options.bad_test_indices:
@@ -83,7 +83,7 @@ def _check_names(options: Any) -> None:
         if isinstance(names, str):
             raise UserError(f"task.{key} is a text: expected a tuple, ({names!r},)")
         if not all(isinstance(name, str) for name in names):
-            raise UserError(f"task.{key} is {names!r}: expected names of files or hub data sets")
+            raise UserError(f"task.{key} is {names!r}: expected names of files or hub datasets")
 
 
 def _check_options(options: Any) -> None:
@@ -104,7 +104,7 @@ def _check_options(options: Any) -> None:
 
 
 def _bad_rows(options: Any, counts: Counts) -> dict[str, frozenset[int]]:
-    """Test file -> its rows to leave out, counted from 0. Names match whatever their suffixes."""
+    """Return test file -> rows to leave out, counted from 0. Names match without suffixes."""
     if not options.bad_test_indices:
         return {}
     path = Path(options.bad_test_indices)
@@ -122,23 +122,23 @@ def _bad_rows(options: Any, counts: Counts) -> dict[str, frozenset[int]]:
             f'task.bad_test_indices: {path}: expected {{"harmless_base.json": [row numbers]}}'
         )
     local = {_stem(name): name for name in options.test_files if sources.is_file(name)}
-    found = {}
+    bad_rows = {}
     for name in listed:
         rows = sources.elements(str(path), listed, name, int)
         if _stem(name) in local:
-            found[local[_stem(name)]] = frozenset(rows)
+            bad_rows[local[_stem(name)]] = frozenset(rows)
         else:
             counts[f"Rows in task.bad_test_indices of {name}, which is no test file"] += len(rows)
-    if not found:
+    if not bad_rows:
         raise UserError(
             f"task.bad_test_indices: {path}: none of its names ({', '.join(listed) or 'none'}) is "
             f"a file of task.test_files ({', '.join(local) or 'none'})"
         )
-    return found
+    return bad_rows
 
 
 def _labelled(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each name with what its rows' ids begin with: no two labels are the same."""
+    """Yield (name, label) with a unique label, with which the ids of its rows begin."""
     sets = [_set_name(name) for name in names]
     for number, (name, label) in enumerate(zip(names, sets, strict=True), start=1):
         yield name, label if sets.count(label) == 1 else f"{label}.{number}"
@@ -147,7 +147,7 @@ def _labelled(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _read(
     split: str, name: str, label: str, bad_rows: Mapping[str, Collection[int]], counts: Counts
 ) -> Iterator[Example]:
-    """The usable rows of a file or hub split."""
+    """Yield the usable rows of a file or hub split."""
     bad = bad_rows.get(name, ())
     total = 0
     for total, (where, raw) in enumerate(sources.read_listed(name), start=1):
@@ -185,11 +185,11 @@ def _fault(split: str, responses: Sequence[str]) -> str | None:
 
 
 def _example(split: str, row_id: str, source: str, row: hha_rows.Row, counts: Counts) -> Example:
-    """The row with its different responses that say something."""
-    said = [n for n, text in enumerate(row.responses) if text.strip()]
-    kept = [n for n in said if row.responses.index(row.responses[n]) == n]
-    counts[f"Empty responses left out of {split} rows"] += len(row.responses) - len(said)
-    counts[f"Repeated responses left out of {split} rows"] += len(said) - len(kept)
+    """Make an example of the row's distinct non-empty responses."""
+    filled = [n for n, text in enumerate(row.responses) if text.strip()]
+    kept = [n for n in filled if row.responses.index(row.responses[n]) == n]
+    counts[f"Empty responses left out of {split} rows"] += len(row.responses) - len(filled)
+    counts[f"Repeated responses left out of {split} rows"] += len(filled) - len(kept)
     counts[f"Shortened {split} rows, to the first paragraph of a turn"] += row.shortened
     return Example(
         id=row_id,
@@ -200,8 +200,8 @@ def _example(split: str, row_id: str, source: str, row: hha_rows.Row, counts: Co
     )
 
 
-def _apart(read: dict[str, list[Example]], options: Any, counts: Counts) -> Splits:
-    """The three splits without common prompts, each as large as the options say."""
+def _without_overlap(read: dict[str, list[Example]], options: Any, counts: Counts) -> Splits:
+    """Return the three splits without shared prompts, in the sizes that the options give."""
     validation = {splitting.normalise(example.prompt) for example in read["validation"]}
     held_out = validation | {splitting.normalise(example.prompt) for example in read["test"]}
     test = _without(read["test"], validation)
@@ -219,8 +219,8 @@ def _apart(read: dict[str, list[Example]], options: Any, counts: Counts) -> Spli
         test=0 if options.test_files else options.test,
     )
     kept = {
-        "validation": _evenly(read["validation"], options.validation),
-        "test": _evenly(test, options.test),
+        "validation": _balanced(read["validation"], options.validation),
+        "test": _balanced(test, options.test),
     }
     notes = [
         f"task.{split} kept {len(kept[split])} of {len(all_of_it)} {split} rows."
@@ -239,8 +239,8 @@ def _without(examples: Sequence[Example], prompts: Collection[str]) -> list[Exam
     return [e for e in examples if splitting.normalise(e.prompt) not in prompts]
 
 
-def _evenly(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
-    """``count`` of the examples, each source's first ones in hash order, in turn; 0 keeps all."""
+def _balanced(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Keep ``count`` examples, equally many per source, the first in hash order; 0 keeps all."""
     if not count:
         return tuple(examples)
     seen: Counts = collections.Counter()
@@ -252,8 +252,8 @@ def _evenly(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
     return tuple(example for example in examples if example.id in chosen)
 
 
-def _count_what_stays(splits: Splits, counts: Counts) -> None:
-    """Counts what an objective or a reward may stumble over."""
+def _count_remaining_faults(splits: Splits, counts: Counts) -> None:
+    """Count rows that stay but that some objective or reward cannot use."""
     for example in splits.train:
         counts["Train rows with one response only"] += len(example.responses) == 1
         counts["Train rows whose stored rewards are equal"] += len(set(example.rewards)) < len(
@@ -270,9 +270,11 @@ def _stem(name: str) -> str:
 
 
 def _set_name(name: str) -> str:
-    """What rows are from: "Anthropic/hh-rlhf:helpful-rejection-sampled:test" ->
-    "helpful_rejection", "hh_test/harmless_base.json" and "harmless-base/test.jsonl.gz" ->
-    "harmless_base"."""
+    """Return the source name of a file or hub split.
+
+    "Anthropic/hh-rlhf:helpful-rejection-sampled:test" -> "helpful_rejection";
+    "hh_test/harmless_base.json" and "harmless-base/test.jsonl.gz" -> "harmless_base".
+    """
     if sources.is_file(name):
         stem, folder = _stem(name), Path(name).parent.name
         words = folder if folder and stem in SPLIT_NAMES else stem
@@ -282,7 +284,7 @@ def _set_name(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """As the published test files spell it."""
+    """Spell a source name as the published test files do."""
     return name.replace("-", "_").removesuffix("_sampled")
 
 

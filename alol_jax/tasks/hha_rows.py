@@ -1,11 +1,11 @@
-"""One raw row of the Helpful-and-Harmless data -> a conversation with the responses to it.
+"""Parsing a raw row of the Helpful-and-Harmless data into a conversation and its responses.
 
-Two kinds of rows, told apart by their fields:
+There are two kinds of rows, told apart by their fields:
 
 ==============  ===============================================================================
-published       ``prefix``: a list of tagged turns per response, all the same; ``suffix``: the
-                responses, the one that people preferred first; ``reward``: the raw score of each
-                (optional); ``meta``: ``path`` of the file that the row was made from (optional)
+published       ``prefix``: a list of tagged turns per response, all equal; ``suffix``: the
+                responses, the preferred one first; ``reward``: the raw score of each (optional);
+                ``meta``: has the ``path`` of the row's source file (optional)
 transcripts     ``chosen`` and ``rejected``: two transcripts that differ in their last answer
 ==============  ===============================================================================
 """
@@ -22,13 +22,13 @@ from alol_jax.types import UserError
 
 
 class Row(NamedTuple):
-    """What a raw row says."""
+    """A parsed row."""
 
     turns: tuple[str, ...]
-    responses: tuple[str, ...]  # the one that people preferred first
-    rewards: tuple[float, ...]  # f64, sigmoid of the stored scores; one per response or none
-    folder: str  # of the raw data, "" where the row does not say
-    shortened: bool  # paragraphs were left out, as the published preprocessing does
+    responses: tuple[str, ...]  # the preferred one first
+    rewards: tuple[float, ...]  # f64, sigmoids of the stored scores; one per response, or empty
+    folder: str  # of the raw data; "" if the row has none
+    shortened: bool  # whether paragraphs were dropped, as in the published preprocessing
 
 
 def is_published(row: Mapping[str, Any]) -> bool:
@@ -37,24 +37,24 @@ def is_published(row: Mapping[str, Any]) -> bool:
 
 
 def read_row(where: str, row: Mapping[str, Any]) -> Row | str:
-    """The row, or why it cannot be used: what follows "rows".
+    """Parse a row, or return why it cannot be used, phrased to follow the word "rows".
 
     Raises:
-      UserError: a row of neither kind, or a field of another form; names place and field.
+      UserError: the row is of neither kind, or a field is malformed; names place and field.
     """
     if is_published(row):
-        found = _published(where, row)
+        parsed = _published(where, row)
     elif sources.has(row, "chosen") and sources.has(row, "rejected"):
-        found = _transcripts(where, row)
+        parsed = _transcripts(where, row)
     else:
         fields = ", ".join(sorted(name for name in row if sources.has(row, name))) or "none"
         raise UserError(
             f"{where}: expected a published row (prefix, suffix) or two transcripts (chosen, "
             f"rejected); its fields are: {fields}"
         )
-    if isinstance(found, Row) and not conversation.survives(found.turns):
-        return "with a turn that holds the mark of another turn"
-    return found
+    if isinstance(parsed, Row) and not conversation.round_trips(parsed.turns):
+        return "with a turn that contains the mark of another turn"
+    return parsed
 
 
 def _published(where: str, row: Mapping[str, Any]) -> Row | str:
@@ -63,7 +63,7 @@ def _published(where: str, row: Mapping[str, Any]) -> Row | str:
     prefixes = [sources.elements(where, {"prefix": turns}, "prefix", str) for turns in lists]
     if not responses or len(prefixes) != len(responses):
         raise UserError(f"{where}: {len(prefixes)} prefixes for {len(responses)} suffixes")
-    rewards = _stored(where, row, len(responses)) if sources.has(row, "reward") else ()
+    rewards = _stored_rewards(where, row, len(responses)) if sources.has(row, "reward") else ()
     if any(prefix != prefixes[0] for prefix in prefixes):
         return "whose responses have different prefixes"
     turns = conversation.from_tagged(prefixes[0])
@@ -72,7 +72,7 @@ def _published(where: str, row: Mapping[str, Any]) -> Row | str:
     return Row(turns, responses, rewards, _folder(row), shortened=False)
 
 
-def _stored(where: str, row: Mapping[str, Any], count: int) -> tuple[float, ...]:
+def _stored_rewards(where: str, row: Mapping[str, Any], count: int) -> tuple[float, ...]:
     scores = sources.elements(where, row, "reward", float)
     if len(scores) != count:
         raise UserError(f"{where}: {len(scores)} rewards for {count} suffixes")
@@ -99,7 +99,7 @@ def _transcripts(where: str, row: Mapping[str, Any]) -> Row | str:
 
 
 def sigmoid(score: float) -> float:
-    """1 / (1 + e^−score) in f64, without overflow."""
+    """Return 1 / (1 + e^−score) in f64, without overflow."""
     if score >= 0:
         return 1.0 / (1.0 + math.exp(-score))
     small = math.exp(score)

@@ -1,4 +1,4 @@
-"""A user's own data: one row per prompt with its response or responses, and rewards if it has them.
+"""Your own data: rows of a prompt, its response or responses, and optionally their rewards.
 
 JSON lines, or CSV or Parquet with the same fields:
 
@@ -6,11 +6,11 @@ JSON lines, or CSV or Parquet with the same fields:
 ``prompt``                   text
 ``response``/``responses``   text / list of texts
 ``reward``/``rewards``       number / list of numbers, one per response; all rows or none
-``source``                   text, where the row is from; the file's stem if it is not there
-``id``                       text or whole number; file and position if it is not there
+``source``                   text, where the row is from; default: the file's stem
+``id``                       text or whole number; default: file and position
 ===========================  ==================================================================
 
-Rows with the same prompt are joined: their responses are the K responses of one example.
+Rows with the same prompt become one example with all their responses.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ FIELDS = ("prompt", "response", "responses", "reward", "rewards", "source", "id"
 
 
 def load(options: Any) -> Splits:
-    """Reads the files named in the options.
+    """Read the files named in the options.
 
     Args:
-      options: ``train_file``, ``validation_file``, ``test_file`` (paths; the last two both empty:
-        ``train_file`` is split by prompt), ``validation`` and ``test`` (prompts, read only for that
-        split), ``limit`` (training examples; 0 for all).
+      options: ``train_file``, ``validation_file``, ``test_file`` (paths; if the last two are empty,
+        ``train_file`` is split by prompt), ``validation`` and ``test`` (numbers of prompts, used
+        only for that split), ``limit`` (training examples; 0 for all).
 
     Raises:
-      UserError: a missing, unreadable or empty file; a malformed row (names file, line and field);
-        rewards in some rows only; a prompt that is in two files.
+      UserError: a file is missing, unreadable or empty; a row is malformed (names file, line and
+        field); only some rows have rewards; a prompt is in two files.
     """
     paths = _paths(options)
     ignored: collections.Counter[str] = collections.Counter()
@@ -53,7 +53,7 @@ def load(options: Any) -> Splits:
             grouped["train_file"], validation=options.validation, test=options.test
         )
     else:
-        _check_apart(grouped, paths)
+        _check_no_overlap(grouped, paths)
         splits = Splits(
             grouped["train_file"], grouped["validation_file"], grouped["test_file"], notes=()
         )
@@ -80,7 +80,7 @@ def _paths(options: Any) -> dict[str, Path]:
 
 
 def _read(key: str, path: Path, ignored: collections.Counter[str]) -> list[tuple[str, Example]]:
-    """The file's rows as (place, example)."""
+    """Read a file's rows as (place, example)."""
     examples = []
     for number, (where, row) in enumerate(sources.read_file(path), start=1):
         ignored.update(name for name in row if name not in FIELDS)
@@ -109,7 +109,7 @@ def _example(where: str, row: Mapping[str, Any], row_id: str, source: str) -> Ex
 def _one_or_many(
     where: str, row: Mapping[str, Any], one: str, many: str, kind: type
 ) -> tuple[Any, ...]:
-    """The values of the singular field or of the plural one; at least one value."""
+    """Return the values of the singular or the plural field; at least one."""
     if sources.has(row, one) and sources.has(row, many):
         raise UserError(f"{where}: has both {one!r} and {many!r}; keep one of them")
     if not sources.has(row, many):
@@ -133,7 +133,7 @@ def _source(where: str, row: Mapping[str, Any], default: str) -> str:
 
 
 def _check_rewards(placed: Iterable[tuple[str, Example]]) -> None:
-    """Rewards are in all rows or in none."""
+    """Check that all rows have rewards, or none."""
     first: tuple[str, bool] | None = None
     for where, example in placed:
         has = bool(example.rewards)
@@ -147,8 +147,8 @@ def _check_rewards(placed: Iterable[tuple[str, Example]]) -> None:
             )
 
 
-def _check_apart(grouped: Mapping[str, Iterable[Example]], paths: Mapping[str, Path]) -> None:
-    """No normalised prompt is in two files."""
+def _check_no_overlap(grouped: Mapping[str, Iterable[Example]], paths: Mapping[str, Path]) -> None:
+    """Check that no normalised prompt is in two files."""
     owner: dict[str, str] = {}
     for key, examples in grouped.items():
         for example in examples:

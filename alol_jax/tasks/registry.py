@@ -1,4 +1,4 @@
-"""The tasks: what is particular to one data set, as a value, by name."""
+"""The table of tasks, and looking one up by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (SMALLTALK, JSONL, HHA)}
 
 
 def get_task(options: Any) -> Task:
-    """The task ``options.name``, with ``options.template`` for its own template if not empty.
+    """Return the task ``options.name``, with ``options.template`` as its template unless empty.
 
     Raises:
       UserError: no task has that name, or the template has no "{prompt}".
@@ -25,5 +25,7 @@ def get_task(options: Any) -> Task:
     if not options.template:
         return task
     if "{prompt}" not in options.template:
-        raise UserError(f"task.template={options.template!r} lacks {{prompt}}: say where it goes")
+        raise UserError(
+            f"task.template={options.template!r} has no {{prompt}}: add it where the prompt belongs"
+        )
     return dataclasses.replace(task, template=options.template)

@@ -1,13 +1,13 @@
 """English small talk: the ChatterBot corpus (BSD-3-Clause), from the package chatterbot-corpus.
 
-Twenty-one YAML files of short exchanges, offline and small. What a conversation of more than two
-lines means differs between the files, so ``FORMS`` says it for each:
+Twenty-one small YAML files of short exchanges, usable offline. The files differ in what a
+conversation of more than two lines means; ``FORMS`` lists it for each:
 
-* a **dialogue**: each line answers the line before it (the context before that is dropped);
+* a **dialogue**: each line answers the line before it (earlier context is dropped);
 * **alternatives**: the first line is a prompt, all others are responses to it;
-* **exchanges**: lines 1 and 2 are an exchange, lines 3 and 4 another one.
+* **exchanges**: lines 1 and 2 are one exchange, lines 3 and 4 the next.
 
-A conversation of two lines is the same in all three.
+For two lines, all three mean the same.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Pair = tuple[str, str]  # prompt, response
 
 
 def dialogue(lines: Sequence[str]) -> tuple[Pair, ...]:
-    """(line n, line n + 1) for every n."""
+    """Pair (line n, line n + 1) for every n."""
     return tuple(zip(lines[:-1], lines[1:], strict=True))
 
 
 def alternatives(lines: Sequence[str]) -> tuple[Pair, ...]:
-    """(first line, each other line)."""
+    """Pair the first line with each other line."""
     return tuple((lines[0], line) for line in lines[1:])
 
 
 def exchanges(lines: Sequence[str]) -> tuple[Pair, ...]:
-    """(line 1, line 2), (line 3, line 4), …; a last line without a partner is left out."""
+    """Pair (line 1, line 2), (line 3, line 4), …; drop an unpaired last line."""
     return tuple(zip(lines[0::2], lines[1::2], strict=False))
 
 
@@ -64,21 +64,21 @@ FORMS: dict[str, Callable[[Sequence[str]], tuple[Pair, ...]]] = {
     "tech_support": dialogue,
     "trivia": dialogue,
 }
-"""File stem -> what its conversations are. Files with only two-line conversations say dialogue."""
+"""File stem -> form of its conversations; files with only two-line ones are listed as dialogue."""
 
 
 def load(options: Any) -> Splits:
-    """Reads the installed corpus and splits it by prompt.
+    """Read the installed corpus and split it by prompt.
 
-    Prompts that differ only in case, white space or punctuation at the ends are one prompt; its
-    responses are the K responses of one example, whose wording and source are those of the first.
+    Prompts that differ only in case, whitespace or punctuation at the ends become one example with
+    all their responses; it has the wording and source of the first.
 
     Args:
-      options: ``validation`` and ``test`` (prompts), ``max_words`` (longer responses are dropped,
-        words are separated by white space), ``limit`` (training examples; 0 for all).
+      options: ``validation`` and ``test`` (numbers of prompts), ``max_words`` (responses with more
+        whitespace-separated words are dropped), ``limit`` (training examples; 0 for all).
 
     Raises:
-      UserError: the package is missing or of another version; not enough prompts.
+      UserError: the package is missing or has another version; there are not enough prompts.
     """
     dropped: collections.Counter[str] = collections.Counter()
     seen: set[Pair] = set()
@@ -113,7 +113,7 @@ def _fault(example: Example, max_words: int) -> str | None:
 
 
 def _exchanges(dropped: collections.Counter[str]) -> Iterator[Example]:
-    """Every exchange of the corpus, one response each, white space collapsed outside code."""
+    """Yield every exchange of the corpus, one response each, with whitespace collapsed."""
     for file in _files():
         source = file.name.removesuffix(".yml")
         for number, lines in enumerate(_conversations(file)):

@@ -1,6 +1,6 @@
-"""Raw rows from files and from the Hugging Face hub, with the place of every row.
+"""Reading raw rows, with their places, from files and from the Hugging Face hub.
 
-The only door of ``datasets``, which is imported when a source needs it: JSON lines do not.
+The only module that imports ``datasets``, and only when a source needs it: JSON lines do not.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ FORMATS = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-"""File suffix (before an optional ``.gz``) -> what is in the file."""
+"""File suffix (before an optional ``.gz``) -> file format."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a map"}
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, row) of a UTF-8 file with one JSON object per line; .gz too.
+    """Yield (line number from 1, row) of a UTF-8 JSON lines file, plain or .gz.
 
     Blank lines are skipped.
 
     Raises:
-      UserError: the file cannot be read, or a line is no JSON object; names file and line.
+      UserError: the file cannot be read, or a line is not a JSON object; names file and line.
     """
     number = 0
     try:
@@ -53,13 +53,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, row) of a JSON lines, CSV or Parquet file, by its suffix; .gz too.
+    """Yield (place, row) of a JSON lines, CSV or Parquet file, by its suffix, plain or .gz.
 
-    The place reads like "data.jsonl, line 3" or "data.csv, row 2" (rows are counted from 1, the
-    header not).
+    A place is like "data.jsonl, line 3" or "data.csv, row 2" (rows count from 1, without header).
 
     Raises:
-      UserError: the file is missing, unreadable, malformed or of a kind we do not read.
+      UserError: the file is missing, unreadable, malformed or of an unknown format.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -81,18 +80,18 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def is_file(name: str) -> bool:
-    """Whether a name means a file: it has a suffix that we read, or it is there."""
+    """Whether a name means a file: it has a known suffix, or the path exists."""
     return _format(Path(name)) is not None or (name != "" and Path(name).exists())
 
 
 def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, row) of a file (see ``read_file``) or of a split of a hub dataset.
+    """Yield (place, row) of a file (see ``read_file``) or of a split of a hub dataset.
 
     A file (see ``is_file``) has one split, "train". A hub dataset is "owner/name", or
     "owner/name:folder" for one folder of its files (``data_dir``).
 
     Raises:
-      UserError: as ``read_file``; no such dataset or split, or no connection.
+      UserError: as in ``read_file``; there is no such dataset or split, or no connection.
     """
     if is_file(name):
         if split != "train":
@@ -114,12 +113,12 @@ def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_listed(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``read_rows`` of what one text names: a file, or "owner/name:folder:split" on the hub.
+    """Call ``read_rows`` for a single name: a file, or "owner/name:folder:split" on the hub.
 
-    Without a folder it is "owner/name:split".
+    Without a folder, a hub split is "owner/name:split".
 
     Raises:
-      UserError: as ``read_rows``; the text is neither of the two.
+      UserError: as in ``read_rows``; the name is neither a file nor a hub split.
     """
     if is_file(name):
         return read_file(Path(name))
@@ -133,27 +132,27 @@ def read_listed(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def has(row: Mapping[str, Any], name: str) -> bool:
-    """Whether the row has a value for the field; null (an empty CSV cell) is none."""
+    """Whether the row has a value for the field. Null (an empty CSV cell) is no value."""
     return row.get(name) is not None
 
 
 def field(where: str, row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
-    """The field's value, checked to be a ``kind``; a whole number is also a number.
+    """Return the field's value, checked to be a ``kind``; whole numbers pass as numbers.
 
     Raises:
-      UserError: missing or null, of another kind, a number that is not finite, or a text with
-        lone surrogates; names place, field, what was expected and what is there.
+      UserError: the value is missing, null or of another kind, a number is not finite, or a text
+        has lone surrogates; names place, field, the expected and the actual value.
     """
     if not has(row, name):
-        found = ", ".join(sorted(key for key in row if has(row, key))) or "none"
+        present = ", ".join(sorted(key for key in row if has(row, key))) or "none"
         raise UserError(
-            f"{where}: no field {name!r}; expected {_KIND_NAMES[kind]} (found: {found})"
+            f"{where}: no field {name!r}; expected {_KIND_NAMES[kind]} (found: {present})"
         )
     return _checked(f"{where}, field {name!r}", row[name], kind)
 
 
 def elements(where: str, row: Mapping[str, Any], name: str, kind: type[Kind]) -> tuple[Kind, ...]:
-    """The elements of the field's list, each checked like ``field``."""
+    """Return the elements of the field's list, each checked as in ``field``."""
     values = field(where, row, name, list)
     return tuple(
         _checked(f"{where}, field {name!r}, element {number}", value, kind)
@@ -206,7 +205,7 @@ def _parse(where: str, line: bytes) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the error's own words."""
+    """Return the first line of the error's message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return next(iter(str(error).splitlines()), "") or type(error).__name__

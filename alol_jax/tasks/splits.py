@@ -1,4 +1,4 @@
-"""Train, validation and test by prompt: a pure function of the prompts, not of the row order."""
+"""Splitting by prompt: a pure function of the prompts, independent of row order."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _PUNCTUATION_AT_THE_ENDS = re.compile(r"^\W+|\W+$")
 
 
 def normalise(prompt: str) -> str:
-    """Casefolded, white space collapsed, punctuation stripped at both ends.
+    """Casefold, collapse whitespace, and strip punctuation at both ends.
 
-    A prompt of nothing but punctuation keeps it, so that "?" and "!" stay two prompts.
+    A prompt of only punctuation keeps it, so that "?" and "!" remain different prompts.
     """
     collapsed = " ".join(prompt.casefold().split())
     return _PUNCTUATION_AT_THE_ENDS.sub("", collapsed) or collapsed
 
 
 def group_by_prompt(examples: Iterable[Example], key: Callable[[str], str]) -> tuple[Example, ...]:
-    """Joins examples whose prompts have the same ``key`` into one with all their responses.
+    """Merge examples whose prompts have the same ``key`` into one with all their responses.
 
-    The first of them gives the id, the prompt's wording and the source. Order of first occurrence.
+    The first gives the id, the wording and the source. Keeps the order of first occurrence.
     """
     groups: dict[str, list[Example]] = {}
     for example in examples:
@@ -40,10 +40,10 @@ def group_by_prompt(examples: Iterable[Example], key: Callable[[str], str]) -> t
 
 
 def split_by_prompt(examples: Sequence[Example], *, validation: int, test: int) -> Splits:
-    """Splits by BLAKE2b of the normalised prompt; no normalised prompt is in two splits.
+    """Split by BLAKE2b of the normalised prompt. No normalised prompt is in two splits.
 
-    The ``test`` prompts with the smallest hashes are the test split, the next ``validation``
-    prompts the validation split, all others the training split. Every split is in hash order.
+    The ``test`` prompts with the smallest hashes form the test split, the next ``validation``
+    prompts the validation split, and all others the training split. Every split is in hash order.
 
     Raises:
       UserError: a count is negative, or no prompt is left for training.
@@ -70,7 +70,7 @@ def split_by_prompt(examples: Sequence[Example], *, validation: int, test: int) 
 
 
 def limit_train(splits: Splits, limit: int) -> Splits:
-    """Keeps the first ``limit`` training examples in hash order; 0 keeps all, as they are.
+    """Keep the first ``limit`` training examples in hash order; 0 keeps all, in their order.
 
     Raises:
       UserError: the limit is negative.
@@ -86,7 +86,7 @@ def limit_train(splits: Splits, limit: int) -> Splits:
 
 
 def in_hash_order(examples: Iterable[Example]) -> tuple[Example, ...]:
-    """Sorted by the hash of the normalised prompt, then by prompt, responses and id."""
+    """Sort by the hash of the normalised prompt, then by prompt, responses and id."""
     return tuple(
         sorted(examples, key=lambda e: (_hash(_normalised(e)), e.prompt, e.responses, e.id))
     )

@@ -1,4 +1,4 @@
-"""The rewards that judge a response by its words alone: any task can offer them."""
+"""Rewards that depend only on the response text. Any task can use them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Between text and token ids.
+"""Text to token ids and back.
 
-Start at `tokenizer`: what a tokenizer promises, whatever file it came from. `tokenizer_files`
-reads tokenizers from Hugging Face directories and GGUF files, `tokens` pads ids to arrays.
+Start at `tokenizer`, the one tokenizer class. `tokenizer_files` loads tokenizers from Hugging Face
+directories and GGUF files; `tokens` pads token ids to arrays.
 """

@@ -1,7 +1,8 @@
 """Text to token ids and back.
 
-What a user or a data set wrote is never parsed for special tokens: a response that contains the
-text ``<|im_end|>`` is that text, spelled out, and cannot end the turn. Only templates are parsed.
+Special tokens are parsed in templates only, never in the text of a user or a data set. If a
+response contains the text ``<|im_end|>``, it is encoded as plain characters and cannot end the
+turn.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ import tokenizers
 from alol_jax.types import UserError
 
 _PROMPT = "{prompt}"
-# Says how text is split: PreTrainedTokenizerFast as tokenizer.json does, a family's class by rules
-# of its own, in which LlamaTokenizer leaves spaces out and GPT2Tokenizer digits together.
+# This class splits text as tokenizer.json says. A family's class would use rules of its own:
+# LlamaTokenizer drops spaces, and GPT2Tokenizer does not split digits.
 _AS_WRITTEN = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
-class Special(str):
-    """The name of a special token where text could stand."""
+class SpecialToken(str):
+    """The name of a special token among the parts of `Tokenizer.encode_sequence`."""
 
 
 class Tokenizer:
-    """Token ids of prompts and responses, of single texts and of pairs.
+    """A BPE tokenizer that encodes prompts, responses, single texts and pairs.
 
-    Characters that the vocabulary cannot spell at all (SmolLM2 lacks 21 rare bytes) are left out,
-    as the model's own tokenizer does.
+    Characters that the vocabulary cannot represent (SmolLM2 lacks 21 rare bytes) are dropped, as
+    in the model's own tokenizer.
 
     Attributes:
-      eos_id: ends a response.
-      pad_id: fills up; ``eos_id`` where the tokenizer has none. Masks never depend on it.
-      vocab_size: one more than the largest id.
-      files: what it was read from, except tokenizer_config.json; empty if not from a directory.
+      eos_id: id of the end token, which ends a response.
+      pad_id: id of the padding token; ``eos_id`` if there is none. Masks never depend on it.
+      vocab_size: the largest id plus one.
+      files: the files it was read from, without tokenizer_config.json; empty if it did not come
+        from a directory.
     """
 
     def __init__(
@@ -56,13 +58,14 @@ class Tokenizer:
     ) -> None:
         """
         Args:
-          backend: a BPE tokenizer of the library.
+          backend: a BPE tokenizer of the `tokenizers` library.
           eos_id: see above.
-          pad_id: see above; None where there is none.
-          bos_id: the begin token.
-          adds_bos: whether prompts begin with it.
+          pad_id: see above; None if there is none.
+          bos_id: id of the begin token; None if there is none.
+          adds_bos: whether prompts begin with the begin token.
           files: see above.
-          settings: what `save` writes to tokenizer_config.json besides the three tokens above.
+          settings: the fields that `save` writes to tokenizer_config.json, besides the three
+            tokens above.
         """
         self._parsing = tokenizers.Tokenizer.from_str(backend.to_str())
         added = self._parsing.get_added_tokens_decoder()
@@ -70,62 +73,65 @@ class Tokenizer:
         self.eos_id = eos_id
         self.pad_id = eos_id if pad_id is None else pad_id
         self.vocab_size = 1 + max(self._parsing.get_vocab(with_added_tokens=True).values())
-        self._head = (bos_id,) if adds_bos and bos_id is not None else ()
+        self._bos = (bos_id,) if adds_bos and bos_id is not None else ()
         named = {"bos_token": bos_id, "eos_token": eos_id, "pad_token": pad_id}
         self._settings = dict(settings) | {
             name: self._parsing.id_to_token(i) for name, i in named.items() if i is not None
         }
         self.files = tuple(files)
         self._renamed_from = self.vocab_size
-        # Nobody can know the mark, so no text can contain it; ids do not depend on it.
+        # The mark is random, so no text can contain it. Ids do not depend on it.
         self._mark = secrets.token_hex(16)
         self._plain = _with_special_tokens_renamed(backend, self._mark, self._renamed_from)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``; special tokens in it are parsed, none is added."""
+        """Encode ``text``, parsing special tokens; none are added."""
         return _encoding(self._parsing, text).ids
 
-    def prompt(self, template: str, text: str, *, limit: int) -> tuple[int, ...]:
-        """The ids of ``template`` with ``{prompt}`` replaced by ``text``.
+    def encode_prompt(self, template: str, text: str, *, limit: int) -> tuple[int, ...]:
+        """Encode ``template`` with ``{prompt}`` replaced by ``text``.
 
-        Special tokens of the template are parsed, those in ``text`` are not. But for that the ids
-        are those of the whole string, seams and the spaces that Llama's tokenizers put in front
-        included. A begin token is put in front if the tokenizer adds one and the template does not
-        bring it.
+        Special tokens are parsed in the template but not in ``text``. Otherwise the ids are those
+        of the whole string, including merges across the boundaries and the spaces that Llama's
+        tokenizers add in front. If the tokenizer adds a begin token and the template has none, it
+        is added.
 
         Args:
-          template: has ``{prompt}`` once.
+          template: contains ``{prompt}`` exactly once.
           text: the user's text.
-          limit: most tokens; of a longer prompt the text loses its oldest tokens, the template
-            none: a model that was tuned on the template must find all of it.
+          limit: the most tokens. A longer prompt loses the oldest tokens of the text, never any of
+            the template, because a model tuned on the template needs all of it.
 
         Raises:
-          UserError: ``{prompt}`` is not there once, the template alone is beyond the limit, or no
-            token results.
+          UserError: the template does not contain ``{prompt}`` exactly once or exceeds the limit
+            by itself, or there are no tokens.
         """
         ids = self._prompt(template, text)
         if len(ids) > limit:
-            ids = self._shortened(template, text, limit, len(ids) - limit)
+            ids = self._truncated(template, text, limit, len(ids) - limit)
         if not ids:
             raise UserError(f"prompt {text!r} has no tokens in template {template!r}: drop the row")
         return ids
 
     def prompt_length(self, template: str, text: str) -> int:
-        """The number of tokens that `prompt` gives where no limit cuts.
+        """Return the number of tokens of `encode_prompt` without a limit.
 
         Raises:
-          UserError: ``{prompt}`` is not in the template once.
+          UserError: the template does not contain ``{prompt}`` exactly once.
         """
         return len(self._prompt(template, text))
 
-    def response(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
-        """The ids of ``text`` as plain text with the end token, and whether that fits.
+    def encode_response(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
+        """Encode ``text`` as plain text, followed by the end token.
 
-        A response that does not fit in ``limit`` tokens, the end token included, is cut on the
-        right and has no end token: a cut row must not teach to stop in mid-sentence.
+        A response that exceeds ``limit`` tokens, including the end token, is truncated on the right
+        and has no end token, so that the model does not learn to stop in mid-sentence.
 
         Returns:
-          (ids, complete)
+          (ids, whether the response is complete)
+
+        Raises:
+          UserError: the limit is below 1.
         """
         if limit < 1:
             raise UserError(f"response limit of {limit} tokens leaves no room: raise it")
@@ -133,13 +139,11 @@ class Tokenizer:
         complete = len(ids) < limit
         return (*ids, self.eos_id) if complete else ids[:limit], complete
 
-    def single(self, text: str, *, limit: int) -> tuple[int, ...]:
-        """The ids of ``text`` between the special tokens that the tokenizer itself puts around one
-        text, like RoBERTa's ``<s> text </s>``; more than ``limit`` are cut on the right of the
-        text.
+    def encode_single(self, text: str, *, limit: int) -> tuple[int, ...]:
+        """Encode one text with the tokenizer's own special tokens, like ``<s> text </s>``.
 
-        As everywhere, special tokens in the text are spelled out, other than `transformers` does
-        by default.
+        If there are more than ``limit`` ids, the text is truncated on the right. Special tokens in
+        the text are encoded as plain characters, unlike the default of `transformers`.
 
         Raises:
           UserError: the limit leaves no room for text.
@@ -148,17 +152,17 @@ class Tokenizer:
         encoding.truncate(self._room(limit, pair=False))
         return self._real(self._plain.post_process(encoding).ids)
 
-    def pair(self, first: str, second: str, *, limit: int) -> tuple[int, ...]:
-        """The ids of two texts with the special tokens that the tokenizer itself puts around and
-        between them, like RoBERTa's ``<s> first </s></s> second </s>``.
+    def encode_pair(self, first: str, second: str, *, limit: int) -> tuple[int, ...]:
+        """Encode two texts with the tokenizer's own special tokens around and between them, like
+        RoBERTa's ``<s> first </s></s> second </s>``.
 
-        Of more than ``limit`` ids the longer text loses its last ones, and both in turn once they
-        are of one length (``longest_first`` of `transformers`). An empty second text is a text.
-        As everywhere, special tokens in the texts are spelled out, other than `transformers` does
-        by default.
+        If there are more than ``limit`` ids, the longer text is truncated on the right until both
+        have the same length, then both in turn (``longest_first`` of `transformers`). An empty
+        second text is still encoded as a pair. Special tokens in the texts are encoded as plain
+        characters, unlike the default of `transformers`.
 
         Raises:
-          UserError: the tokenizer puts nothing between two texts, or the limit leaves no room.
+          UserError: the tokenizer has no special tokens for pairs, or the limit leaves no room.
         """
         if not self._plain.num_special_tokens_to_add(True):
             raise UserError(
@@ -174,55 +178,58 @@ class Tokenizer:
             b.truncate(kept[1])
         return self._real(self._plain.post_process(a, b).ids)
 
-    def sequence(self, parts: Sequence[str | Special], *, limit: int) -> tuple[int, ...]:
-        """The ids of ``parts`` one after the other as one text; of more than ``limit`` the oldest
-        are lost. A begin token is put in front if the tokenizer adds one.
+    def encode_sequence(
+        self, parts: Sequence[str | SpecialToken], *, limit: int
+    ) -> tuple[int, ...]:
+        """Encode the concatenation of ``parts``, keeping the last ``limit`` ids.
+
+        If the tokenizer adds a begin token, it comes first.
 
         Args:
-          parts: texts, in which special tokens are spelled out, and special tokens by name.
-          limit: most tokens.
+          parts: texts, whose special tokens are encoded as plain characters, and special tokens.
+          limit: the most tokens, including the begin token.
 
         Raises:
-          UserError: the tokenizer has no special token of such a name, or there is no room.
+          UserError: the tokenizer has no special token of that name, or there is no room.
         """
         for part in parts:
-            if isinstance(part, Special) and not self._special.fullmatch(part):
+            if isinstance(part, SpecialToken) and not self._special.fullmatch(part):
                 raise UserError(
                     f"the tokenizer has no special token {str(part)!r}: name the form that this "
                     "model was trained on"
                 )
         ids = self._plain_ids(
-            "".join(self._mark + part if isinstance(part, Special) else part for part in parts)
+            "".join(self._mark + part if isinstance(part, SpecialToken) else part for part in parts)
         )
-        room = limit - len(self._head)
+        room = limit - len(self._bos)
         if room < 1:
             raise UserError(f"limit of {limit} tokens leaves no room for text: raise it")
-        return (*self._head, *ids[-room:])
+        return (*self._bos, *ids[-room:])
 
     @property
     def eos(self) -> str:
-        """The name of the end token."""
+        """The text of the end token."""
         return self._parsing.id_to_token(self.eos_id)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids`` before the first end token; special tokens are left out."""
+        """Decode ``ids`` up to the first end token, without special tokens."""
         listed = [int(i) for i in ids]
         if self.eos_id in listed:
             listed = listed[: listed.index(self.eos_id)]
         return self._parsing.decode(listed, skip_special_tokens=True)
 
     def fingerprint(self) -> str:
-        """blake2b of everything that decides about ids: 32 hex digits."""
-        state = (self._parsing.to_str(), self.eos_id, self.pad_id, self._head)
+        """Return the blake2b hash of everything that determines the ids, as 32 hex digits."""
+        state = (self._parsing.to_str(), self.eos_id, self.pad_id, self._bos)
         return hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()
 
-    def fitted(self, size: int) -> Tokenizer:
-        """This tokenizer for a model that has ``size`` tokens.
+    def for_vocab_size(self, size: int) -> Tokenizer:
+        """Return this tokenizer for a model with ``size`` tokens.
 
-        A pad token that was added behind the model's vocabulary is not used: the end token pads.
+        If the pad token was added beyond the model's vocabulary, the end token replaces it.
 
         Raises:
-          UserError: other tokens are beyond the model.
+          UserError: other tokens are beyond the model's vocabulary.
         """
         ids = self._parsing.get_vocab(with_added_tokens=True)
         beyond = {token: i for token, i in ids.items() if i >= size}
@@ -243,21 +250,21 @@ class Tokenizer:
         return fitted
 
     def save(self, folder: Path) -> None:
-        """Writes what `transformers.AutoTokenizer` reads, with the same ids: tokenizer.json,
-        tokenizer_config.json, and what else `files` has, unchanged.
+        """Write files from which `transformers.AutoTokenizer` loads a tokenizer with the same ids.
 
-        The config keeps what the original said, except that the class is the one that reads
-        tokenizer.json as it is written, and that no code is named that could be run.
+        These are tokenizer.json, tokenizer_config.json, and unchanged copies of `files`. The config
+        keeps the original fields, except that it names the class that reads tokenizer.json
+        unchanged, and that it names no custom code.
 
         Raises:
-          UserError: one of the files is there already, or an original is gone.
+          UserError: a file exists already, or an original file is gone.
         """
         settings = {k: v for k, v in self._settings.items() if k != "auto_map"} | _AS_WRITTEN
         content = {"tokenizer.json": self._parsing.to_str(pretty=True).encode()}
         try:
             content |= {file.name: file.read_bytes() for file in self.files}
         except OSError as error:
-            raise UserError(f"{error.filename} cannot be copied: bring it back") from error
+            raise UserError(f"{error.filename} cannot be copied: restore it") from error
         content["tokenizer_config.json"] = json.dumps(settings, indent=2).encode()
         for name in content:
             if (folder / name).exists():
@@ -274,12 +281,12 @@ class Tokenizer:
             for part in template.split(_PROMPT)
         )
         ids = self._plain_ids(before + text + after)
-        return self._head + (ids[1:] if self._head and ids[:1] == self._head else ids)
+        return self._bos + (ids[1:] if self._bos and ids[:1] == self._bos else ids)
 
-    def _shortened(self, template: str, text: str, limit: int, excess: int) -> tuple[int, ...]:
-        """The prompt with the longest end of ``text`` that fits, cut between tokens.
+    def _truncated(self, template: str, text: str, limit: int, excess: int) -> tuple[int, ...]:
+        """Encode the prompt with the longest suffix of ``text`` that fits, cut between tokens.
 
-        An end may merge with the template into other tokens than it had, so each is tried.
+        A suffix may merge with the template into different tokens, so each one is tried.
         """
         alone = self.prompt_length(template, "")
         if limit < max(alone, 1):
@@ -290,16 +297,16 @@ class Tokenizer:
         plain = self._plain_ids(text)
         whole = self._parsing.decode(plain, skip_special_tokens=False)
         for count in range(len(plain) - excess, 0, -1):
-            # Not the text of the last tokens: decoding would take a space off its front.
+            # Decoding the last tokens instead would drop a leading space.
             lost = self._parsing.decode(plain[:-count], skip_special_tokens=False)
-            # A cut through a character leaves bytes that decode to U+FFFD.
+            # A cut inside a character leaves bytes that decode to U+FFFD.
             ids = self._prompt(template, whole[len(lost.rstrip("\ufffd")) :])
             if len(ids) <= limit:
                 return ids
         return self._prompt(template, "")
 
     def _room(self, limit: int, *, pair: bool) -> int:
-        """How many tokens of text fit in ``limit``."""
+        """Return how many tokens of text fit in ``limit``."""
         room = limit - self._plain.num_special_tokens_to_add(pair)
         if room < 1:
             raise UserError(f"text limit of {limit} tokens leaves no room for text: raise it")
@@ -309,7 +316,7 @@ class Tokenizer:
         return self._real(_encoding(self._plain, text).ids)
 
     def _real(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids by which the rest of the world knows those of ``_plain``."""
+        """Map ids of ``_plain`` to the ids of the vocabulary."""
         start = self._renamed_from
         return tuple(i - start if i >= start else i for i in ids)
 
@@ -322,25 +329,24 @@ def _any_of(names: Iterable[str]) -> re.Pattern[str]:
 def _encoding(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
     try:
         return backend.encode(text, add_special_tokens=False)
-    except TypeError as error:  # how the library refuses half a surrogate pair
-        raise UserError(f"{text!r} is no valid Unicode text: drop or repair the row") from error
+    except TypeError as error:  # what the library raises for half a surrogate pair
+        raise UserError(f"{text!r} is not valid Unicode text: drop or repair the row") from error
 
 
 def _with_special_tokens_renamed(
     backend: tokenizers.Tokenizer, mark: str, start: int
 ) -> tokenizers.Tokenizer:
-    """A tokenizer to which the special tokens of ``backend`` are plain text like any other.
+    """Return a tokenizer that encodes the special tokens of ``backend`` as plain text.
 
-    Special token i goes by the name ``mark + name`` and the id ``start + i`` instead. Splitting the
-    text at special tokens and encoding each stretch alone would not do: whether a stretch gets
-    Llama's space in front depends on where it stands. Nor would the library's own switch
-    (encode_special_tokens): it spares the template no more than the text, and where merges lead to
-    a special token, text still does.
+    Special token i gets the name ``mark + name`` and the id ``start + i`` instead. Two simpler ways
+    do not work. Splitting the text at special tokens and encoding each part alone: whether Llama
+    puts a space in front of a part depends on its position. The library's encode_special_tokens: it
+    treats template and text alike, and text can still merge into a special token.
     """
     state = json.loads(backend.to_str())
     model, vocabulary = state["model"], state["model"]["vocab"]
     special = {token["content"] for token in state["added_tokens"] if token["special"]}
-    gone = {name for name in special if len(name) > 1}  # one character has no other spelling
+    gone = {name for name in special if len(name) > 1}  # a single character has no other encoding
     for token in state["added_tokens"]:
         name = token["content"]
         if name in special:

@@ -1,13 +1,14 @@
-"""Where tokenizers come from: the only door of transformers and sentencepiece."""
+"""Loading tokenizers: the only module that imports transformers and sentencepiece."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
@@ -15,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.types import UserError
 
-# Of a directory, what `transformers` may read besides tokenizer_config.json.
+# The files that `transformers` may read from a directory, besides tokenizer_config.json.
 _FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -25,18 +26,18 @@ _FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-# Who reads vocab.json with merges.txt, by the model type of config.json.
+# Model type of config.json -> the class that reads vocab.json with merges.txt.
 _CLASSES = {
     "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
     "roberta": "RobertaTokenizer",
 }
-# For tokenizer_config.json where there was none: the library's own default drops spaces.
+# For a missing tokenizer_config.json: the default of `transformers` drops spaces.
 _SETTINGS = {"clean_up_tokenization_spaces": False}
 
 
 def _transformers() -> ModuleType:
-    """The library, without its advice to install PyTorch, which nothing here needs."""
+    """Import transformers without its warning that PyTorch is missing; nothing here needs it."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
@@ -44,19 +45,21 @@ def _transformers() -> ModuleType:
 
 
 def from_directory(path: Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face directory, from the first of these that is there:
+    """Load the tokenizer of a Hugging Face directory.
 
-    * tokenizer.json, read as it is written;
-    * tokenizer.model, a SentencePiece BPE; a begin token goes in front, as in Llama, unless
+    It is read from the first of these that exists:
+
+    * tokenizer.json, unchanged;
+    * tokenizer.model, a SentencePiece BPE; a begin token is added, as in Llama, unless
       tokenizer_config.json says ``"add_bos_token": false``;
     * vocab.json with merges.txt, of GPT-2, GPT-NeoX or RoBERTa.
 
-    Special tokens are those of tokenizer_config.json, then of special_tokens_map.json, then, but
-    not for tokenizer.json, of the family. Nothing is downloaded, and no code of others is run.
+    Special tokens come from tokenizer_config.json, then special_tokens_map.json, then, except for
+    tokenizer.json, the defaults of the family. Nothing is downloaded, and no remote code is run.
 
     Raises:
-      UserError: files are missing, damaged or no BPE, there is no end token, a package is missing,
-        or the tokenizer puts something other than a begin token in front.
+      UserError: files are missing, damaged or not BPE; there is no end token; a package is missing;
+        or the tokenizer adds something other than a begin token in front.
     """
     settings = _json_object(path / "tokenizer_config.json")
     elsewhere = {
@@ -73,13 +76,13 @@ def from_directory(path: Path) -> Tokenizer:
         )
     if files.eos_token_id is None:
         raise UserError(f"{path}/tokenizer_config.json names no eos_token: add it")
-    backend.no_truncation()  # some files carry the settings of their last training run
+    backend.no_truncation()  # some files still hold the settings of their last training run
     backend.no_padding()
     bare = backend.encode("x", add_special_tokens=False).ids
     full = backend.encode("x").ids
     head = next(full[:i] for i in range(len(full) + 1) if full[i : i + len(bare)] == bare)
     if head not in ([], [bos_id]):
-        raise UserError(f"{path}: the tokenizer puts the tokens {head} in front, not a bos_token")
+        raise UserError(f"{path}: the tokenizer adds the tokens {head} in front, not a bos_token")
     return Tokenizer(
         backend,
         eos_id=files.eos_token_id,
@@ -92,22 +95,22 @@ def from_directory(path: Path) -> Tokenizer:
 
 
 def _read(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> Any:
-    """The tokenizer as `transformers` reads it; ``named`` adds to the settings."""
+    """Load the tokenizer with `transformers`; ``named`` overrides its settings."""
     present = [name for name in _FILES if (path / name).is_file()]
     if "tokenizer.json" in present:
         # Not AutoTokenizer: a class named in tokenizer_config.json would rebuild the pre-tokenizer
         # by its own rules (GPT2Tokenizer drops SmolLM2's digit splitting) instead of reading it.
         return _load("PreTrainedTokenizerFast", path / "tokenizer.json", named)
     if "tokenizer.model" in present:
-        # Not LlamaTokenizer: it takes a text's own leading space for the one put in front.
+        # Not LlamaTokenizer: it mistakes a leading space of the text for the one that it adds.
         _check_sentencepiece(path / "tokenizer.model")
         begins = {"add_bos_token": settings.get("add_bos_token", True)}
         return _load("PreTrainedTokenizerFast", path / "tokenizer.model", {**named, **begins})
     parts = {"vocab.json", "merges.txt"}
     if not parts & set(present):
         raise UserError(
-            f"{path} has no tokenizer: bring tokenizer.json, tokenizer.model, or vocab.json and "
-            "merges.txt there"
+            f"{path} has no tokenizer: add tokenizer.json, tokenizer.model, or vocab.json and "
+            "merges.txt"
         )
     for name in parts - set(present):
         raise UserError(f"{path}/{name} is missing: vocab.json and merges.txt belong together")
@@ -115,7 +118,7 @@ def _read(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> 
 
 
 def _load(name: str, file: Path, options: Mapping[str, Any]) -> Any:
-    """What the class of `transformers` called ``name`` makes of the directory of ``file``."""
+    """Load the directory of ``file`` with the class ``name`` of `transformers`."""
     transformers = _transformers()
 
     try:
@@ -124,19 +127,19 @@ def _load(name: str, file: Path, options: Mapping[str, Any]) -> Any:
         )
     except Exception as error:  # the library raises a bare Exception for a damaged file
         said = " ".join(str(error).split())
-        raise UserError(f"{file} is not readable: {said}: bring it again") from error
+        raise UserError(f"{file} is not readable: {said}: download it again") from error
 
 
 def _from_vocabulary(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> Any:
-    """vocab.json with merges.txt, as the class reads them that a config names."""
+    """Load vocab.json and merges.txt with the class that the configs name."""
     kind = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     model_type = _json_object(path / "config.json").get("model_type")
     kind = kind if kind in _CLASSES.values() else _CLASSES.get(model_type, "")
     if not kind:
         raise UserError(
             f"{path}: neither tokenizer_class in tokenizer_config.json nor model_type in "
-            f"config.json ({model_type!r}) says who reads vocab.json and merges.txt: name one of "
-            f"{', '.join(_CLASSES.values())} as tokenizer_class"
+            f"config.json ({model_type!r}) says which class reads vocab.json and merges.txt: set "
+            f"tokenizer_class to one of {', '.join(_CLASSES.values())}"
         )
     vocabulary = _json_object(path / "vocab.json")
     files = _load(kind, path / "merges.txt", named)
@@ -154,7 +157,7 @@ def _from_vocabulary(path: Path, settings: Mapping[str, Any], named: Mapping[str
 
 
 def _strings(value: Any) -> set[str]:
-    """Every string in a JSON value, keys included."""
+    """Return every string in a JSON value, including keys."""
     if isinstance(value, dict):
         return set(value).union(*map(_strings, value.values()))
     if isinstance(value, list):
@@ -163,7 +166,7 @@ def _strings(value: Any) -> set[str]:
 
 
 def _check_sentencepiece(file: Path) -> None:
-    """Fails where `transformers` could not read the file; it would take it for another kind."""
+    """Raise UserError for a bad file; `transformers` would mistake it for another format."""
     available = _transformers().utils
 
     if not available.is_sentencepiece_available() or not available.is_protobuf_available():
@@ -174,33 +177,36 @@ def _check_sentencepiece(file: Path) -> None:
         sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:
         said = " ".join(str(error).split())
-        raise UserError(f"{file} is no SentencePiece model: {said}: bring it again") from error
+        raise UserError(
+            f"{file} is not a SentencePiece model: {said}: download it again"
+        ) from error
 
 
 def _json_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file."""
+    """Read the object of a JSON file; empty if the file does not exist."""
     if not file.is_file():
         return {}
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable: {error}: bring it again") from error
+        raise UserError(f"{file} is not readable: {error}: download it again") from error
     if not isinstance(value, dict):
-        raise UserError(f"{file} holds no JSON object: bring it again")
+        raise UserError(f"{file} does not hold a JSON object: download it again")
     return value
 
 
-# ------------------------------------------------------------------ GGUF files
+# GGUF files
 
 
-class Vocabulary(Protocol):
-    """The tokenizer fields of a GGUF file, in the file's own terms."""
+@dataclasses.dataclass(frozen=True)
+class GGUFVocabulary:
+    """The tokenizer fields of a GGUF file, unconverted."""
 
-    model: str
-    pre: str
-    tokens: tuple[str, ...]
-    token_types: tuple[int, ...]
-    merges: tuple[str, ...]
+    model: str  # "gpt2": byte-level BPE
+    pre: str  # the pre-tokenizer, by its name in llama.cpp
+    tokens: tuple[str, ...]  # by id
+    token_types: tuple[int, ...]  # by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused
+    merges: tuple[str, ...]  # "left right", best first
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
@@ -215,18 +221,18 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-# By llama.cpp's names (llama-vocab.cpp): the ones whose Hugging Face twin is known exactly.
+# By llama.cpp's names (llama-vocab.cpp): those whose Hugging Face equivalent is known exactly.
 _PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _smollm}
 
 # Token types of a GGUF file.
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 
 
-def from_gguf(fields: Vocabulary) -> Tokenizer:
-    """The byte-level BPE tokenizer that a GGUF file carries.
+def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
+    """Load the byte-level BPE tokenizer of a GGUF file.
 
     Raises:
-      UserError: another kind of tokenizer or pre-tokenizer, or fields that do not fit together.
+      UserError: the tokenizer or pre-tokenizer is of another kind, or the fields are inconsistent.
     """
     if fields.model != "gpt2" or fields.pre not in _PRE_TOKENIZERS:
         raise UserError(
@@ -245,7 +251,7 @@ def from_gguf(fields: Vocabulary) -> Tokenizer:
         raise UserError("GGUF tokenizer: tokens, types, merges or eos are damaged: download again")
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    except Exception as error:  # the library raises a bare Exception for a merge of no token
+    except Exception as error:  # the library raises a bare Exception for a merge of unknown tokens
         raise UserError(f"GGUF tokenizer: {error}: download the file again") from error
     backend.pre_tokenizer = _PRE_TOKENIZERS[fields.pre]()
     backend.decoder = decoders.ByteLevel()
@@ -272,9 +278,11 @@ def from_gguf(fields: Vocabulary) -> Tokenizer:
 
 
 def byte_level() -> Tokenizer:
-    """A tokenizer without files, for debug runs and tests: id b is byte b, then the three special
-    tokens ``<|endoftext|>`` 256, ``<|im_start|>`` 257 and ``<|im_end|>`` 258, which ends a response
-    and, as in many real tokenizers, pads as well."""
+    """Return a byte-level tokenizer without files, for debug runs and tests.
+
+    Id b is byte b. The special tokens are ``<|endoftext|>`` 256, ``<|im_start|>`` 257 and
+    ``<|im_end|>`` 258. The last one ends a response and, as in many real tokenizers, also pads.
+    """
     backend = tokenizers.Tokenizer(
         models.BPE(vocab={c: byte for byte, c in enumerate(_byte_characters())}, merges=[])
     )
@@ -287,8 +295,10 @@ def byte_level() -> Tokenizer:
 
 
 def _byte_characters() -> list[str]:
-    """By byte, the printable character that stands for it in GPT-2's vocabulary: itself if it is
-    printable in Latin-1, else the next free one from 256 on."""
+    """Return, by byte, the character that represents it in GPT-2's vocabulary.
+
+    This is the byte itself if printable in Latin-1, else the next free character from 256 on.
+    """
     itself = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in itself else next(others)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""Token ids to padded ``Tokens``, in batches."""
+"""Padding token ids to `Tokens`, and batches of a few fixed widths."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from alol_jax.types import Tokens, UserError
 def shape_for(
     prompt_length: int, response_length: int, shapes: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """The smallest (P, R) of ``shapes``, by P + R, that holds both lengths (in tokens).
+    """Return the smallest (P, R) of ``shapes``, by P + R, that fits both lengths (in tokens).
 
     Raises:
-      UserError: none does.
+      UserError: no shape fits.
     """
     fitting = [(p, r) for p, r in shapes if p >= prompt_length and r >= response_length]
     if not fitting:
@@ -29,17 +29,17 @@ def shape_for(
 
 
 class Batching(NamedTuple):
-    """How rows of different lengths are put into batches of a few fixed shapes."""
+    """How rows of different lengths are grouped into batches of a few fixed widths."""
 
-    widths: tuple[int, ...]  # the lengths that are compiled for
-    size: int  # rows of a batch; a last, smaller batch is filled up with repeats
+    widths: tuple[int, ...]  # the compiled lengths
+    size: int  # rows per batch; a smaller last batch is filled with repeated rows
     pad_id: int
-    mesh: Mesh  # the rows of a batch are cut over it
+    mesh: Mesh  # shards the rows of a batch
 
-    def pieces(self, lengths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
-        """(width, at most ``size`` indices) of each batch, the narrowest first.
+    def batches(self, lengths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+        """Return (width, at most ``size`` row indices) of each batch, narrowest first.
 
-        Each row goes into the smallest width that holds it; none may be longer than the largest.
+        Each row gets the smallest width that fits it. No row may exceed the largest width.
         """
         fitting = np.array([min(w for w in self.widths if w >= length) for length in lengths], int)
         groups = ((width, np.flatnonzero(fitting == width)) for width in sorted(set(self.widths)))
@@ -57,19 +57,19 @@ def to_tokens(
     shape: tuple[int, int],
     pad_id: int,
 ) -> Tokens:
-    """Token ids as padded arrays on the host: prompts on the left, responses on the right.
+    """Pad token ids to arrays on the host: prompts on the left, responses on the right.
 
     Args:
       prompts: B rows of at most P ids.
-      responses: B · K rows of at most R ids, those of one prompt side by side.
+      responses: B · K rows of at most R ids, the K responses of a prompt in a row.
       shape: (P, R).
-      pad_id: what fills up. May well be the end token: masks come from the lengths.
+      pad_id: the padding id. It may be the end token, because masks come from the lengths.
 
     Returns:
       Tokens of numpy arrays: i32[B, P], f32[B, P], i32[B · K, R], f32[B · K, R].
 
     Raises:
-      UserError: not the same number of responses for each prompt, or a row does not fit.
+      UserError: the responses are not a multiple of the prompts, or a row does not fit.
     """
     if len(responses) % max(len(prompts), 1):
         raise UserError(f"{len(prompts)} prompts for {len(responses)} responses")

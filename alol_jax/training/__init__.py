@@ -1,4 +1,4 @@
-"""Fitting: the loop, what it reads, and what it logs.
+"""Training: the loop, its batches, and its metrics.
 
 Start at `fit`, the loop as a generator; `optim` makes the optimizer and `batches` the batches, a
 pure function of (seed, step). `annotate` runs the frozen models over rows, `head_fit` fits value

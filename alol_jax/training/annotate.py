@@ -1,5 +1,4 @@
-"""Frozen passes over rows: log-probabilities of the responses, the value of the prompts, and how
-far two policies are apart."""
+"""Forward passes of frozen models over rows: log-probabilities, values, and KL divergence."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ import numpy as np
 from alol_jax.devices.sharding import place_rows
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.logprobs import joined, response_kl, response_logp
+from alol_jax.objectives.logprobs import response_kl, response_logp, to_sequences
 from alol_jax.runs.progress import progress
 from alol_jax.training.batches import collate, pieces_of, single_items
 from alol_jax.types import Annotated, Params, Watch
@@ -21,22 +20,23 @@ from alol_jax.types import Annotated, Params, Watch
 
 @functools.lru_cache(maxsize=16)
 def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
-    """(params, value parameters, Tokens) -> logp f32[B, R], value f32[B] (0 without a head).
+    """Return a jitted (params, value parameters, Tokens) -> (logp f32[B, R], value f32[B]).
 
-    Without ``logp`` (0 then) neither the response nor the unembedding is read.
+    Values are 0 without a head. Without ``logp``, log-probabilities are 0 and only the prompt is
+    read.
     """
 
     @jax.jit
     def annotate_batch(params, value_params, tokens):
-        read = joined(tokens)[:2] if logp else (tokens.prompt, tokens.prompt_mask)
+        read = to_sequences(tokens)[:2] if logp else (tokens.prompt, tokens.prompt_mask)
         hidden = model.hidden(params, *read)
-        found = jnp.zeros(tokens.response.shape, jnp.float32)
+        token_logp = jnp.zeros(tokens.response.shape, jnp.float32)
         if logp:
-            found = response_logp(hidden, model.unembedding(params), tokens, chunk=chunk)
+            token_logp = response_logp(hidden, model.unembedding(params), tokens, chunk=chunk)
         if head is None:
-            return found, jnp.zeros(found.shape[:1], jnp.float32)
+            return token_logp, jnp.zeros(token_logp.shape[:1], jnp.float32)
         width = tokens.prompt.shape[1]
-        return found, head(value_params, hidden[:, :width], tokens.prompt_mask)
+        return token_logp, head(value_params, hidden[:, :width], tokens.prompt_mask)
 
     return annotate_batch
 
@@ -51,19 +51,20 @@ def annotate(
     batch_size: int,
     watch: Watch,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """logp of every response token and V of every prompt, by one model, without gradients.
+    """Compute logp of every response token and V of every prompt in one forward pass.
 
-    By causality the hidden states of the prompt do not depend on the response, so one pass serves
-    both. Rows of one shape go together; a last, smaller batch is filled up with repeats.
+    The hidden states of the prompt do not depend on the response, because attention is causal, so
+    one pass gives both. Rows of one shape are batched together; the last batch of a shape is filled
+    with repeats.
 
     Args:
-        trained: the leaves on top of ``lm.frozen()``.
+        trained: leaves on top of ``lm.frozen()``.
         rows: tokenised rows.
         value: the value head and its parameters, or None for values of 0.
-        logp: False leaves the log-probabilities out, at the cost of the prompts alone.
+        logp: whether to compute log-probabilities; if False, only the prompts are read.
 
     Returns:
-        one f32[response length] per row (f32[0] without ``logp``), in order, and f32[rows].
+        One f32[response length] per row (f32[0] without ``logp``), in order, and f32[rows].
     """
     head, value_params = value or (None, {})
     step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
@@ -74,21 +75,21 @@ def annotate(
     values = np.zeros(len(rows), np.float32)
     for piece in progress(pieces, watch, total=len(pieces)):
         batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
-        found = step(params, value_params, place_rows(batch.tokens, lm.mesh))
-        each_logp, value = jax.device_get(found)
+        out = step(params, value_params, place_rows(batch.tokens, lm.mesh))
+        batch_logp, value = jax.device_get(out)
         values[piece] = value[: len(piece)]
         for place, index in enumerate(piece if logp else ()):
-            logps[index] = each_logp[place, : len(rows[index].response)]
+            logps[index] = batch_logp[place, : len(rows[index].response)]
     return logps, values
 
 
 @functools.lru_cache(maxsize=4)
 def _divergence(model, chunk: int):
-    """(params, reference params, Tokens) -> f32[B]."""
+    """Return a jitted (params, reference params, Tokens) -> f32[B]."""
 
     @jax.jit
     def divergence(params, other, tokens):
-        read = joined(tokens)[:2]
+        read = to_sequences(tokens)[:2]
         hidden = (model.hidden(params, *read), model.hidden(other, *read))
         kernels = (model.unembedding(params), model.unembedding(other))
         return response_kl(hidden, kernels, tokens, chunk=chunk)
@@ -105,20 +106,21 @@ def divergence(
     batch_size: int,
     watch: Watch,
 ) -> np.ndarray:
-    """`logprobs.response_kl` of every row, f64[rows]: how far the policy has gone from the
-    reference on these responses.
+    """Return the KL divergence from policy to reference on each response: f64[rows], in nats.
+
+    See `logprobs.response_kl`.
 
     Args:
-        trained, reference: the leaves of the two on top of ``lm.frozen()``.
+        trained, reference: leaves of each on top of ``lm.frozen()``.
         rows: tokenised rows.
     """
     step = _divergence(lm.transformer, lm.logprob_chunk)
     both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
     items = single_items(rows, lm.shapes)
     pieces = pieces_of(items, batch_size)
-    found = np.zeros(len(rows))
+    kl = np.zeros(len(rows))
     for piece in progress(pieces, watch, total=len(pieces)):
         batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
-        each = np.asarray(step(*both, place_rows(batch.tokens, lm.mesh)))
-        found[piece] = each[: len(piece)]
-    return found
+        batch_kl = np.asarray(step(*both, place_rows(batch.tokens, lm.mesh)))
+        kl[piece] = batch_kl[: len(piece)]
+    return kl

@@ -1,8 +1,8 @@
-"""Training table -> batches, a pure function of (seed, step): shuffle, priority draw, K responses.
+"""Batches of the training table, as a pure function of (seed, step).
 
-An *item* is what one place of a batch holds: a row, or K rows of one prompt. Items are grouped by
-the smallest of the configured (P, R) shapes that holds them, and a batch comes from one group, so
-that short rows do not pay for long ones. This changes no item's chance of being drawn.
+An *item* is one entry of a batch: a row, or K rows of one prompt. Items are grouped by the smallest
+configured shape (P, R) that holds them, and each batch comes from one group, so that short rows are
+not padded to the length of long ones. Grouping does not change how often an item is drawn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Shape = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """Which rows sit together, and the shape each item needs."""
+    """The rows of each item, and the shape that the item needs."""
 
     rows: Sequence[Annotated]
     members: np.ndarray  # i64[I, K], indices into rows
@@ -35,31 +35,31 @@ class Items:
 
 
 class Cut(NamedTuple):
-    """How many rows are beyond the largest shape."""
+    """How many prompts and responses were truncated to the largest shape."""
 
     prompts: int
     responses: int
 
-    def said(self, rows: int, shapes: Sequence[Shape]) -> str:
-        """One line for the user."""
+    def summary(self, rows: int, shapes: Sequence[Shape]) -> str:
+        """Describe it in one line for the user."""
         limits = max(shapes)
         return (
-            f"{rows} rows; cut: {self.prompts} prompts at {limits[0]} tokens (text begins later), "
-            f"{self.responses} responses at {limits[1]} (no end token)"
+            f"{rows} rows; truncated: {self.prompts} prompts to {limits[0]} tokens (at the start), "
+            f"{self.responses} responses to {limits[1]} (no end token)"
         )
 
 
 def tokenise(
     rows: Sequence[Scored], template: str, tokenizer: Tokenizer, shapes: Sequence[Shape]
 ) -> tuple[tuple[Annotated, ...], Cut]:
-    """Rows as token ids, without annotations yet, and how many of them had to be cut.
+    """Tokenise rows, without annotations yet, and count how many were truncated.
 
-    Beyond the largest shape the text of a prompt loses its oldest tokens, a response its last ones.
+    Beyond the largest shape, a prompt's text loses its first tokens and a response its last ones.
     """
     limits = max(shapes)
     ready, cut_prompts, cut_responses = [], 0, 0
     for row in rows:
-        response, complete = tokenizer.response(row.response, limit=limits[1])
+        response, complete = tokenizer.encode_response(row.response, limit=limits[1])
         cut_responses += not complete
         cut_prompts += tokenizer.prompt_length(template, row.prompt) > limits[0]
         ready.append(
@@ -68,7 +68,7 @@ def tokenise(
                 source=row.source,
                 prompt_text=row.prompt,
                 response_text=row.response,
-                prompt=tokenizer.prompt(template, row.prompt, limit=limits[0]),
+                prompt=tokenizer.encode_prompt(template, row.prompt, limit=limits[0]),
                 response=response,
                 ref_logp=(),
                 reward=row.reward,
@@ -81,42 +81,42 @@ def tokenise(
 
 
 def single_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...]) -> Items:
-    """One item per row."""
+    """Make one item per row."""
     return _items(rows, np.arange(len(rows))[:, None], shapes)
 
 
-def firsts(rows: Sequence[Annotated]) -> np.ndarray:
-    """bool[rows]: the first response of each prompt, in the order of the data."""
+def first_responses(rows: Sequence[Annotated]) -> np.ndarray:
+    """Mark the first response of each prompt, in data order: bool[rows]."""
     seen: set[str] = set()
     return np.array([not (row.example_id in seen or seen.add(row.example_id)) for row in rows])
 
 
 def by_reward(rows: Sequence[Annotated], indices: Sequence[int]) -> list[int]:
-    """Highest reward first."""
+    """Order by reward, highest first."""
     return sorted(indices, key=lambda index: -rows[index].reward)
 
 
-def by_order(rows: Sequence[Annotated], indices: Sequence[int]) -> list[int]:
-    """As the data has them, the preferred one first."""
+def by_data_order(rows: Sequence[Annotated], indices: Sequence[int]) -> list[int]:
+    """Keep the order of the data, in which the preferred response comes first."""
     return list(indices)
 
 
 RANKINGS: dict[str, Callable[[Sequence[Annotated], Sequence[int]], list[int]]] = {
     "reward": by_reward,
-    "data": by_order,
+    "data": by_data_order,
 }
-"""Which of a prompt's responses is the better one: (rows, indices) -> indices, best first."""
+"""How to rank the responses of a prompt: (rows, indices) -> indices, best first."""
 
 
 class Ranked(NamedTuple):
-    """Items of K responses, and what could not become one."""
+    """Items of K responses, and counts of the prompts that gave none."""
 
     items: Items
     short: int  # prompts with fewer than K responses
     equal: int  # prompts whose responses all have the same reward
 
-    def said(self, responses: int, ranking: str) -> str:
-        """One line for the user."""
+    def summary(self, responses: int, ranking: str) -> str:
+        """Describe it in one line for the user."""
         kept = "kept" if ranking == "data" else "left out"
         return (
             f"{len(self.items.members)} prompts with {responses} responses ranked by {ranking}; "
@@ -131,10 +131,10 @@ def ranked_items(
     ranking: str,
     objective: str,
 ) -> Ranked:
-    """One item per prompt with enough responses: K of them, best first.
+    """Make one item per prompt with at least K responses: K of them, best first.
 
-    Of a prompt with more than K responses, the best, the worst and evenly spaced ones between are
-    taken. Ranked by reward, a prompt whose rewards are all equal says nothing and gives no item.
+    If a prompt has more, the item has the best, the worst and evenly spaced ones in between. When
+    ranking by reward, prompts whose rewards are all equal are left out.
 
     Args:
         ranking: a key of `RANKINGS`.
@@ -177,21 +177,21 @@ def _items(rows, members, shapes):
 
 
 def pieces_of(items: Items, size: int) -> list[np.ndarray]:
-    """All items in order, in pieces of one shape and at most ``size``."""
+    """Split all items, in order, into pieces of one shape and at most ``size`` items."""
     groups = (np.flatnonzero(items.shape == s) for s in range(len(items.shapes)))
     return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
 
 
-# ------------------------------------------------------------------ which items, at which step
+# sampling items by step
 
 
 def priority_draw(
     items: Items, probability: np.ndarray, *, size: int, seed: int
 ) -> Callable[[int], np.ndarray]:
-    """step -> i64[size] items, drawn with replacement, each with its ``probability``.
+    """Return step -> i64[size] items, drawn with replacement by ``probability``.
 
-    First the shape is drawn by its share of the probability, then the items within it: the chance
-    of an item is its probability exactly.
+    A step draws a shape by its total probability, then items of that shape, so each item is drawn
+    with exactly its own probability.
     """
     pools = [np.flatnonzero((items.shape == s) & (probability > 0)) for s in _used(items)]
     pools = [pool for pool in pools if len(pool)]
@@ -209,12 +209,12 @@ def priority_draw(
 def shuffled(
     items: Items, keep: np.ndarray, *, size: int, seed: int, steps: int
 ) -> Callable[[int], np.ndarray]:
-    """step -> i64[size] items: items with ``keep`` in shuffled epochs.
+    """Return step -> i64[size] items: the items in ``keep``, in shuffled epochs.
 
-    Each shape has an endless stream of permutations of its items; the steps go to the shapes in
-    proportion to their sizes, the shape that is furthest behind first. So at any step the items of
-    one shape were drawn equally often, up to one, and a shape is off its share by at most about one
-    batch. Valid for step < ``steps``.
+    Each shape has an endless stream of permutations of its items. Steps go to the shapes in
+    proportion to their numbers of items, to the shape furthest behind first. So at any step, the
+    draws of two items of one shape differ by at most one, and a shape is off its share by at most
+    about one batch. Valid for step < ``steps``.
     """
     pools = [np.flatnonzero((items.shape == s) & keep) for s in _used(items)]
     pools = [pool for pool in pools if len(pool)]
@@ -243,11 +243,11 @@ def _used(items):
     return range(len(items.shapes))
 
 
-# ------------------------------------------------------------------ arrays
+# arrays
 
 
 def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:
-    """The chosen items (all of one shape) as a Batch of numpy arrays; E* = [B] if K = 1."""
+    """Pad the chosen items, all of one shape, to a Batch of numpy arrays; E* = [B] if K = 1."""
     shape = items.shapes[int(items.shape[chosen].max())]
     rows = [items.rows[index] for index in items.members[chosen].reshape(-1)]
     responses = items.members.shape[1]
@@ -277,13 +277,13 @@ def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:
 def read_ahead(
     items: Items, at: Callable[[int], np.ndarray], accumulate: int, pad_id: int, mesh: Mesh
 ) -> Callable[[int, int], Iterator[Batch]]:
-    """(start, stop) -> the batches of these steps, on the mesh, made by a thread in advance.
+    """Return (start, stop) -> the batches of these steps, on the mesh, prefetched by a thread.
 
     Args:
-        at: step -> the items of accumulate · B places.
-        accumulate: A, the micro-batches of a step; every leaf is [A, B, …].
-        pad_id: fills up.
-        mesh: rows are cut over it.
+        at: step -> accumulate · B items.
+        accumulate: A, micro-batches per step; every leaf of a batch is [A, B, …].
+        pad_id: the padding token.
+        mesh: the rows of a batch are sharded over it.
     """
 
     def make(step: int) -> Batch:

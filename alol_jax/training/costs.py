@@ -1,4 +1,4 @@
-"""What fitting a policy took: tokens, operations in closed form, seconds."""
+"""The cost of fitting a policy: tokens, FLOPs in closed form, seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def with_cost(
     steps: int,
     accumulate: int,
 ) -> Policy:
-    """``policy`` with what its fit cost; the seconds were measured (see `cost_of_fit`)."""
+    """Return ``policy`` with the cost of its fit (`cost_of_fit`); keeps its measured seconds."""
     cost = cost_of_fit(
         lm, items, at, steps=steps, accumulate=accumulate, seconds=policy.cost.seconds
     )
@@ -39,15 +39,14 @@ def cost_of_fit(
     accumulate: int,
     seconds: float,
 ) -> Cost:
-    """The cost of ``steps`` optimizer steps.
+    """Return the cost of ``steps`` optimizer steps.
+
+    A prompt shared by K responses is read once and counts once.
 
     Args:
         at: step -> the items of all its micro-batches.
-        accumulate: micro-batches of a step.
-        seconds: measured.
-
-    Returns:
-        Cost: a prompt counts once, with all of its responses, as it is read.
+        accumulate: micro-batches per step.
+        seconds: the measured time.
     """
     responses = items.members.shape[1]
     of_item = np.array(
@@ -71,8 +70,13 @@ def cost_of_fit(
 def step_flops(
     lm: LanguageModel, shape: tuple[int, int], prompts: int, micro: int, responses: int = 1
 ) -> float:
-    """Forward and backward pass of ``prompts`` prompts of ``shape`` with ``responses`` responses
-    each, ``micro`` prompts at a time."""
+    """Return the FLOPs of a forward and backward pass.
+
+    Args:
+        shape: (P, R).
+        prompts: number of prompts; micro: prompts per micro-batch.
+        responses: responses per prompt.
+    """
     trained, frozen = lm.abstract()
     prompt, response = shape
     one = flops.forward(

@@ -1,4 +1,4 @@
-"""The training loop as a generator: state in, state out, control flow stays with the caller."""
+"""The training loop as a generator, and fitting a policy with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.runs.checkpoint import Checkpoints
 from alol_jax.runs.progress import progress
 from alol_jax.training.metrics import MetricLog, read_curves
@@ -41,7 +41,7 @@ Update = Callable[["TrainState", Any, Any], tuple["TrainState", Metrics]]
 
 
 class TrainState(NamedTuple):
-    """What a training run is: everything a resumed run needs to be the undisturbed one."""
+    """The training state: with it, a resumed run continues exactly as an uninterrupted one."""
 
     step: jax.Array  # i32[], optimizer steps done
     trained: Params
@@ -49,7 +49,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(trained: Params, tx: optax.GradientTransformation) -> TrainState:
-    """Step 0. The leaves of ``trained`` are copied, because the loop donates its state."""
+    """Return the state of step 0. Copies ``trained``, because the loop donates its state."""
     copies = jax.tree.map(jnp.copy, trained)
     return TrainState(jnp.int32(0), copies, tx.init(copies))
 
@@ -57,16 +57,17 @@ def init_state(trained: Params, tx: optax.GradientTransformation) -> TrainState:
 def make_update(
     loss_fn: LossFn, tx: optax.GradientTransformation, key: jax.Array, like: TrainState
 ) -> Update:
-    """One jitted optimizer step over A micro-batches; the state is donated.
+    """Make a jitted optimizer step over A micro-batches. It donates the state.
 
     gradient = Σ_a w_a ∇loss_a / Σ_a w_a with w_a the denominator of micro-batch a, summed in
-    float32; metrics likewise. Randomness: key, folded with the step and the micro-batch.
+    float32; metrics likewise. Each micro-batch has its own key: ``key`` folded with the step and
+    the index of the micro-batch.
 
     Args:
-        loss_fn: see `LossFn`; differentiated in its first argument.
+        loss_fn: see `LossFn`; differentiated with respect to its first argument.
         tx: the optimizer.
         key: the stage's key.
-        like: a state; the new state is laid out over the devices as this one.
+        like: a state whose sharding the new state gets.
 
     Returns:
         update(state, frozen, micro_batches with leading axis A) -> (state, metrics).
@@ -106,10 +107,10 @@ def make_update(
 def fit(
     state: TrainState, frozen: Any, batches: Iterable[Any], update: Update
 ) -> Iterator[tuple[int, TrainState, Metrics]]:
-    """Trains on ``batches`` and yields (steps done, state, metrics still on the device) each step.
+    """Train on ``batches``, yielding (steps done, state, metrics on the device) after each step.
 
-    The yielded state is donated to the next step: save it or read it before going on. Reading
-    metrics at once would make the host wait; `metrics.MetricLog` reads them one step late.
+    The next step donates the yielded state, so use it before resuming the generator. Reading the
+    metrics at once makes the host wait; `metrics.MetricLog` reads them one step late.
 
     Raises:
         RuntimeError: a batch shape was compiled more than once.
@@ -125,17 +126,17 @@ def fit(
 
 
 def policy_loss(model: Any, loss: Callable[..., Any], *, chunk: int) -> LossFn:
-    """An objective as a function of parameters: one forward pass of one model, then ``loss``.
+    """Turn an objective into a function of parameters: one forward pass, then ``loss``.
 
     Args:
         model: has ``hidden`` and ``unembedding`` (`models.transformer`).
         loss: an objective with its hyper-parameters bound.
-        chunk: response tokens whose logits exist at once.
+        chunk: response tokens whose logits are in memory at once.
     """
 
     def loss_fn(trained: Params, frozen: Params, batch: Batch, key: jax.Array):
         params = {**frozen, **trained}
-        read = joined(batch.tokens)
+        read = to_sequences(batch.tokens)
         hidden = model.hidden(params, read.ids, read.mask, key, read.branches)
         logp = response_logp(hidden, model.unembedding(params), batch.tokens, chunk=chunk)
         targets = Targets(batch.tokens.mask, batch.ref_logp, batch.reward, batch.advantage)
@@ -146,31 +147,31 @@ def policy_loss(model: Any, loss: Callable[..., Any], *, chunk: int) -> LossFn:
 
 
 class Plan(NamedTuple):
-    """How long a policy is fitted and when it is looked at."""
+    """How many steps to train, and when to validate and to save a checkpoint."""
 
     steps: int
     validate_at: frozenset[int]
     checkpoint_every: int
 
 
-def make_plan(options: ConfigDict, items: int) -> Plan:
-    """Steps for ``options.epochs`` passes over ``items``, with evenly spaced validations."""
+def plan_epochs(options: ConfigDict, items: int) -> Plan:
+    """Plan ``options.epochs`` passes over ``items`` items, with evenly spaced validations."""
     per_step = options.batch_size * options.accumulate
-    return plan_of(options, max(1, math.ceil(options.epochs * items / per_step)))
+    return plan_steps(options, max(1, math.ceil(options.epochs * items / per_step)))
 
 
-def plan_of(options: ConfigDict, steps: int) -> Plan:
-    """``steps`` steps with ``options.validations`` evenly spaced validations, one at the end."""
-    looks = min(max(options.validations, 1), steps)
-    at = frozenset(round(steps * (look + 1) / looks) for look in range(looks))
+def plan_steps(options: ConfigDict, steps: int) -> Plan:
+    """Plan ``steps`` steps with evenly spaced validations, the last of them after the last step."""
+    count = min(max(options.validations, 1), steps)
+    at = frozenset(round(steps * (n + 1) / count) for n in range(count))
     return Plan(steps, at, options.checkpoint_every)
 
 
 class Validator(NamedTuple):
-    """What selects the step that is kept."""
+    """The score that selects the best step."""
 
-    metric: str  # what is measured
-    score: Callable[[Params], float]  # of the trained leaves; larger is better
+    metric: str  # name of the score
+    score: Callable[[Params], float]  # trained leaves -> score; larger is better
 
 
 def fit_best(
@@ -184,105 +185,119 @@ def fit_best(
     *,
     label: str,
 ) -> Policy:
-    """Fits, validates, checkpoints, goes on after an interruption, and returns the best step.
+    """Train with checkpoints and validations, resume if interrupted, and return the best step.
 
-    Step 0 is validated too: if nothing beats the starting point, the starting point is returned.
-    A checkpoint is saved before a validation and does not know its outcome; a run that goes on from
-    there validates again, with the same outcome.
+    Step 0 is validated too, so the starting point is returned if no step beats it.
 
     Args:
-        state: step 0, on the mesh: a `TrainState`, or what else has its ``step`` and ``trained``.
+        state: step 0, on the mesh: a `TrainState`, or any state with ``step`` and ``trained``.
         frozen: leaves that do not train.
         batches: (start, stop) -> the batches of these steps.
-        update: from `make_update`, or what else takes and gives such a state and metrics.
-        plan: how many steps, and when to validate.
-        validator: what selects the step.
+        update: from `make_update`, or any function like it for this kind of state.
         label: of the progress bar.
 
     Raises:
-        Interrupted: the run was asked to stop; a checkpoint of the step reached is saved.
+        Interrupted: the run was asked to stop; the step reached has been saved.
     """
-
-    def look(step: int, trained: Params) -> None:
-        found = Validation(step, validator.metric, float(validator.score(trained)))
-        seen.append(found)
-        context.say(f"step {step}/{plan.steps}: {found.metric} {found.score:.4f}")
-
-    with contextlib.closing(Checkpoints(context.folder / "checkpoints")) as checkpoints:
-        if (latest := checkpoints.latest()) is not None:
-            context.say(f"going on at step {latest}/{plan.steps}")
-        start, state, seen, spent = _start_or_go_on(checkpoints, state)
-        if start in plan.validate_at | {0} and start not in {found.step for found in seen}:
-            look(start, state.trained)
+    with contextlib.closing(_Session(plan, validator, context)) as session:
+        start, state = session.start(state)
         log = MetricLog(
             context.folder / "metrics.jsonl", resume_at=start, tensorboard=context.tensorboard
         )
         ahead = progress(batches(start, plan.steps), Watch(label), total=plan.steps, done=start)
-        clock = _Clock(spent)
         with contextlib.closing(log):
-            for step, reached, metrics in fit(state, frozen, ahead, update):
-                state = reached
-                log.write(step, metrics)
-                stop, due = context.stopping() and step < plan.steps, step in plan.validate_at
-                if stop or due or step % plan.checkpoint_every == 0:
-                    log.flush()  # waits for the step, so the clock is right
-                    _save(checkpoints, step, state, seen, clock.seconds)
-                if stop:
-                    raise Interrupted(f"saved at step {step} of {plan.steps}")
-                if due:
-                    with clock.stopped():
-                        look(step, state.trained)
-            log.flush()
-            spent = clock.seconds
-        state, _ = checkpoints.restore(best(seen).step, state)
+            state = session.train(state, fit(state, frozen, ahead, update), log)
+        chosen = best(session.validations)
+        state, _ = session.checkpoints.restore(chosen.step, state)
     curves = read_curves(context.folder / "metrics.jsonl")
-    cost = Cost(seconds=spent)
-    return Policy(state.trained, best(seen).step, tuple(seen), curves, cost)
+    cost = Cost(seconds=session.seconds)
+    return Policy(state.trained, chosen.step, tuple(session.validations), curves, cost)
+
+
+class _Session:
+    """A fit in progress: its checkpoints, its validations, and the seconds spent on training.
+
+    A checkpoint is saved before the validation of its step and without the result: a resumed run
+    validates again, with the same result. So a stop during a validation loses nothing.
+    """
+
+    def __init__(self, plan: Plan, validator: Validator, context: StageContext):
+        self.plan, self.validator, self.context = plan, validator, context
+        self.checkpoints = Checkpoints(context.folder / "checkpoints")
+        self.validations: list[Validation] = []
+        self.seconds = 0.0
+
+    def start(self, state: TrainState) -> tuple[int, TrainState]:
+        """Return the step to start from and its state: step 0, or the last checkpoint."""
+        start = self.checkpoints.latest()
+        if start is None:
+            start = 0
+            self._save(start, state)
+        else:
+            self.context.say(f"resuming at step {start}/{self.plan.steps}")
+            state, record = self.checkpoints.restore(start, state)
+            self.validations = [Validation(*values) for values in record["seen"]]
+            self.seconds = record["seconds"]
+        validated = {validation.step for validation in self.validations}
+        if start in self.plan.validate_at | {0} and start not in validated:
+            self._validate(start, state.trained)
+        return start, state
+
+    def train(
+        self, state: TrainState, steps: Iterable[tuple[int, TrainState, Metrics]], log: MetricLog
+    ) -> TrainState:
+        """Run ``steps`` from `fit`, with logging, checkpoints and validations."""
+        plan, clock = self.plan, _Clock(self.seconds)
+        for step, reached, metrics in steps:
+            state = reached
+            log.write(step, metrics)
+            stop, due = self.context.stopping() and step < plan.steps, step in plan.validate_at
+            if stop or due or step % plan.checkpoint_every == 0:
+                log.flush()  # waits for the step, so the clock is right
+                self.seconds = clock.seconds
+                self._save(step, state)
+            if stop:
+                raise Interrupted(f"saved at step {step} of {plan.steps}")
+            if due:
+                with clock.stopped():
+                    self._validate(step, state.trained)
+        log.flush()
+        self.seconds = clock.seconds
+        return state
+
+    def close(self) -> None:
+        """Close the checkpoints."""
+        self.checkpoints.close()
+
+    def _validate(self, step: int, trained: Params) -> None:
+        score = float(self.validator.score(trained))
+        self.validations.append(Validation(step, self.validator.metric, score))
+        self.context.say(f"step {step}/{self.plan.steps}: {self.validator.metric} {score:.4f}")
+
+    def _save(self, step: int, state: TrainState) -> None:
+        seen = [dataclasses.astuple(validation) for validation in self.validations]
+        kept = best(self.validations).step if self.validations else None
+        self.checkpoints.save(step, state, {"seen": seen, "seconds": self.seconds}, best=kept)
 
 
 class _Clock:
-    """Seconds of work, with the work of the processes before."""
+    """Counts seconds of work, starting from those of earlier processes."""
 
     def __init__(self, before: float):
-        self._before, self._began = before, time.monotonic()
+        self._before, self._start = before, time.monotonic()
 
     @property
     def seconds(self) -> float:
-        return self._before + time.monotonic() - self._began
+        return self._before + time.monotonic() - self._start
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """What happens meanwhile is not counted."""
+        """Stop the clock within the context."""
         before = time.monotonic()
         yield
-        self._began += time.monotonic() - before
+        self._start += time.monotonic() - before
 
 
-def _start_or_go_on(
-    checkpoints: Checkpoints, state: TrainState
-) -> tuple[int, TrainState, list[Validation], float]:
-    """The step to go on from, its state, the validations before it, and the seconds that it took;
-    step 0 is saved."""
-    start = checkpoints.latest()
-    if start is None:
-        _save(checkpoints, 0, state, [], 0.0)
-        return 0, state, [], 0.0
-    state, record = checkpoints.restore(start, state)
-    return start, state, [Validation(*values) for values in record["seen"]], record["seconds"]
-
-
-def _save(
-    checkpoints: Checkpoints,
-    step: int,
-    state: TrainState,
-    seen: Sequence[Validation],
-    seconds: float,
-) -> None:
-    """Saves before the look at ``step``, so that a stop during the look loses nothing."""
-    record = {"seen": [dataclasses.astuple(found) for found in seen], "seconds": seconds}
-    checkpoints.save(step, state, record, best=best(seen).step if seen else None)
-
-
-def best(seen: Sequence[Validation]) -> Validation:
-    """The first validation with the highest score."""
-    return max(seen, key=lambda found: found.score)
+def best(validations: Sequence[Validation]) -> Validation:
+    """Return the first validation with the highest score."""
+    return max(validations, key=lambda validation: validation.score)

@@ -1,13 +1,14 @@
-"""Floating-point operations in closed form: 2 for every weight and token, 4 for every score.
+"""Floating-point operations in closed form: 2 per weight and token, 4 H per attention score.
 
-XLA's own count sees the body of a scanned loop once. Only products of matrices are counted; the
-rest is small. With t tokens in sequences of T, W weights in the blocks' kernels, A in adapters::
+XLA's own count is not used because it counts the body of a scanned loop once. Only matrix products
+are counted; the rest is small. With t tokens in sequences of length T, L layers, W weights in the
+blocks' kernels and A in adapters::
 
     forward   2 t W + 2 t A + 4 t N H L (T + 1)/2 + 2 · (response tokens) · D V
-    backward  the same for what passes gradients on, and once more for what is trained
+    backward  the same for gradients of activations, and again for gradients of trained weights
 
-A frozen kernel passes gradients on and gets none: about 4 per weight and token, not 6. Recomputing
-the blocks in the backward pass (remat) costs their forward pass again.
+A frozen kernel has no weight gradient: about 4 operations per weight and token, not 6. Recomputing
+the blocks in the backward pass (remat) costs their forward pass once more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from alol_jax.types import Branches, Params
 
 
 class Forward(NamedTuple):
-    """Operations of one forward pass, by what the backward pass does with them."""
+    """FLOPs of one forward pass, split by how the backward pass treats each part."""
 
     kernels: float
     adapters: float
@@ -32,7 +33,7 @@ class Forward(NamedTuple):
 
 
 def weights_per_token(params: Params) -> tuple[float, float]:
-    """Weights that one token is multiplied with in the blocks: kernels, and adapters."""
+    """Count the weights that multiply one token in the blocks: (kernels, adapters)."""
     kernels = adapters = 0
     for path, leaf in params.items():
         name = path.rsplit("/", 1)[-1]
@@ -52,13 +53,13 @@ def forward(
     head_tokens: int,
     branches: Branches | None = None,
 ) -> Forward:
-    """One pass over sequences that are read as a whole.
+    """Return the FLOPs of one forward pass over whole sequences.
 
     Args:
         params: flat parameters, or their shapes.
-        rows: sequences; width: T, padding included.
+        rows: number of sequences; width: T, including padding.
         head_tokens: positions whose logits are computed, over all rows.
-        branches: of sequences with several responses.
+        branches: the layout of sequences with several responses.
     """
     kernels, adapters = weights_per_token(params)
     seen = _seen(width, branches) if config.causal else width
@@ -72,7 +73,7 @@ def forward(
 
 
 def _seen(width: int, branches: Branches | None) -> float:
-    """Mean number of positions that a causal query sees."""
+    """Return the mean number of positions that a causal query attends to."""
     if branches is None:
         return (width + 1) / 2
     p, r = branches
@@ -81,13 +82,13 @@ def _seen(width: int, branches: Branches | None) -> float:
 
 
 def step(one: Forward, *, all_train: bool, remat: bool, head_again: bool) -> float:
-    """Forward and backward pass.
+    """Return the FLOPs of a forward and backward pass.
 
     Args:
         one: the forward pass.
-        all_train: every weight is trained (else the adapters alone).
-        remat: the blocks are recomputed.
-        head_again: the logits are recomputed.
+        all_train: whether every weight is trained, not only the adapters.
+        remat: whether the blocks are recomputed in the backward pass.
+        head_again: whether the logits are.
     """
     trained, again = int(all_train), int(remat)
     return (
@@ -100,17 +101,19 @@ def step(one: Forward, *, all_train: bool, remat: bool, head_again: bool) -> flo
 def decoding(
     params: Params, config: ModelConfig, *, rows: int, beams: int, prompt: int, new: int
 ) -> float:
-    """Reading the prompts once, then ``new`` tokens one by one, in every beam, over a cache of
-    prompt + new slots."""
+    """Return the FLOPs of decoding: prefill, then ``new`` tokens per beam.
+
+    The key-value cache has prompt + new slots.
+    """
     kernels, adapters = weights_per_token(params)
     read = forward(params, config, rows=rows, width=prompt, head_tokens=0).total
-    written = rows * beams
-    scores = written * (prompt + new) * config.heads * config.layers
-    logits = 2.0 * written * config.width * config.vocab_size
-    each = 2.0 * written * (kernels + adapters) + 4.0 * scores * config.head_width + logits
+    sequences = rows * beams
+    scores = sequences * (prompt + new) * config.heads * config.layers
+    logits = 2.0 * sequences * config.width * config.vocab_size
+    each = 2.0 * sequences * (kernels + adapters) + 4.0 * scores * config.head_width + logits
     return read + new * each
 
 
 def value_head(width: int, *, rows: int, prompt: int) -> float:
-    """The value head's keys and values of every prompt token."""
+    """Return the FLOPs of the value head: keys and values of every prompt token."""
     return 4.0 * rows * prompt * width * width

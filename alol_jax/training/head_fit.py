@@ -1,4 +1,4 @@
-"""Fitting a value head on frozen hidden states: for V(x), and for a distilled reward."""
+"""Fitting a value head on frozen hidden states, for V(x) and for distilled rewards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from alol_jax.types import Params, Watch
 
 
 class Features(NamedTuple):
-    """Frozen features of scored texts, on the host."""
+    """Hidden states and rewards of texts, on the host."""
 
     hidden: np.ndarray  # f32[N, T, D]
     mask: np.ndarray  # f32[N, T]
@@ -39,43 +39,43 @@ def features_of(
     batching: Batching,
     watch: Watch,
 ) -> Features:
-    """Hidden states of token ids, left-padded to the largest width.
+    """Compute the hidden states of ``rows``, left-padded to the largest width.
 
     Args:
         rows: token ids, none longer than the largest width.
-        reward: of each row.
+        reward: one per row.
     """
     widest = max(batching.widths)
     hidden_of = jax.jit(model.hidden)
     hidden = np.zeros((len(rows), widest, model.config.width), np.float32)
     mask = np.zeros((len(rows), widest), np.float32)
-    pieces = batching.pieces([len(row) for row in rows])
+    pieces = batching.batches([len(row) for row in rows])
     for width, piece in progress(pieces, watch, total=len(pieces)):
         chosen = [rows[index] for index in np.resize(piece, batching.size)]
         tokens = to_tokens(chosen, [()] * batching.size, shape=(width, 1), pad_id=batching.pad_id)
         placed = place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh)
-        found = np.asarray(hidden_of(params, *placed), np.float32)
-        hidden[piece, widest - width :] = found[: len(piece)]
+        states = np.asarray(hidden_of(params, *placed), np.float32)
+        hidden[piece, widest - width :] = states[: len(piece)]
         mask[piece, widest - width :] = tokens.prompt_mask[: len(piece)]
     return Features(hidden, mask, np.array(reward, np.float32))
 
 
-def _filled_up(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(rows, the same with repeats up to ``size``) of each batch: one shape to compile for."""
+def _full_batches(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (rows, rows repeated up to ``size``) of each batch, so that one shape is compiled."""
     pieces = (rows[first : first + size] for first in range(0, len(rows), size))
     return [(piece, np.resize(piece, size)) for piece in pieces]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadFitter:
-    """Minimises mean (V − R)². One compiled step and one compiled prediction for many fits.
+    """Fits a value head by minimising mean (V − R)². Many fits share one compilation.
 
     Attributes:
-        head: what is fitted.
+        head: the value head.
         tx: the optimizer; update: its jitted step; predict: the jitted head.
-        batch_size: rows of a step.
-        seed: of initial weights and row order.
-        mesh: where arrays live.
+        batch_size: rows per step.
+        seed: of the initial weights and the row order.
+        mesh: the device mesh.
     """
 
     head: ValueHead
@@ -87,9 +87,9 @@ class HeadFitter:
     mesh: Mesh
 
     def epochs(self, data: Features, rows: np.ndarray, epochs: int) -> Iterator[tuple[int, Params]]:
-        """Yields (epoch, parameters) for epochs 0 … ``epochs`` of a head fitted on ``rows``.
+        """Fit a head on ``rows`` and yield (epoch, parameters) for epochs 0 … ``epochs``.
 
-        Epoch 0 is a head that predicts their mean.
+        At epoch 0 the head predicts about the mean reward of ``rows``.
         """
         mean = float(data.reward[rows].mean())
         state = _start(self.head, self.tx, self.mesh, self.seed, mean)
@@ -110,9 +110,9 @@ class HeadFitter:
                 yield step // per_epoch, reached.trained
 
     def predicted(self, params: Params, data: Features, rows: np.ndarray) -> np.ndarray:
-        """f32[rows]: the value of each of ``rows``."""
+        """Predict the value of each of ``rows``: f32[rows]."""
         pieces = []
-        for piece, chosen in _filled_up(rows, self.batch_size):
+        for piece, chosen in _full_batches(rows, self.batch_size):
             placed = place_rows((data.hidden[chosen], data.mask[chosen]), self.mesh)
             pieces.append(np.asarray(self.predict(params, *placed))[: len(piece)])
         return np.concatenate(pieces)
@@ -121,11 +121,11 @@ class HeadFitter:
 def make_head_fitter(
     head: ValueHead, options: ConfigDict, *, rows: int, mesh: Mesh, seed: int
 ) -> HeadFitter:
-    """A fitter for about ``rows`` rows.
+    """Make a fitter for about ``rows`` rows.
 
     Args:
         options: ``epochs``, ``batch_size`` and ``optimizer``.
-        seed: of initial weights, dropout and row order.
+        seed: of the initial weights, dropout and the row order.
     """
     tx = make_optimizer(options.optimizer, steps=options.epochs * -(-rows // options.batch_size))
 
@@ -140,6 +140,6 @@ def make_head_fitter(
 
 
 def _start(head: ValueHead, tx, mesh: Mesh, seed: int, mean_reward: float) -> TrainState:
-    """Step 0 of a head that predicts about ``mean_reward``, on the mesh."""
+    """Return the initial state, on the mesh, of a head that predicts about ``mean_reward``."""
     params = head.init(jax.random.fold_in(jax.random.key(seed), 4), mean_reward)
     return place_like_params(init_state(place_params(params, mesh), tx), mesh)

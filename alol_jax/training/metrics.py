@@ -1,4 +1,4 @@
-"""What each metric means, and the metric log: JSON lines always, TensorBoard if asked."""
+"""What each metric means, and the metric log: JSON lines, and TensorBoard if asked for."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import jax
 from alol_jax.types import Curve, UserError
 
 OBJECTIVE_METRICS: dict[str, str] = {
-    "loss": "The objective itself: what the optimizer lowers.",
+    "loss": "The objective, which the optimizer minimises.",
     "nll": "Mean over the responses of −log π of the whole response, in nats.",
     "logp_per_token": "Mean log π of a response token, in nats; exp(−it) is the perplexity.",
     "weight_mean": "Mean of the weights that multiply log π (reward or advantage times ratio).",
-    "effective_sample_size": "(Σw)² / (n Σw²) of these n weights: 1 if equal, 0 if all are 0.",
+    "effective_sample_size": "(Σw)² / (n Σw²) of these n weights: 1 if all equal, 0 if all are 0.",
     "ratio_mean": "Mean importance ratio π/π_ref after clipping, as the loss uses it.",
     "fraction_clipped": (
-        "Share of the ratios that the clamp to [1 − clip, 1 + clip] changed; in PPO, share of the "
-        "tokens whose loss it changed: they had gained enough."
+        "Share of the ratios changed by the clamp to [1 − clip, 1 + clip]; in PPO, share of the "
+        "tokens whose loss the clamp changed, which then carry no gradient."
     ),
     "kl_to_reference": (
         "Mean over the responses of Σ_t (π_ref/π − 1 − log π_ref/π): never negative, 0 at the "
@@ -28,9 +28,9 @@ OBJECTIVE_METRICS: dict[str, str] = {
     "chosen_reward": "Mean score of response 0 as the objective compares it.",
     "rejected_reward": "Mean score of the other responses as the objective compares them.",
     "margin": "chosen_reward − rejected_reward.",
-    "accuracy": "Share of prompts whose response 0 scores above every other one.",
+    "accuracy": "Share of prompts whose response 0 scores above all others.",
 }
-"""What an objective's metrics mean, by name."""
+"""What the metrics of an objective mean, by name."""
 
 ROLLOUT_METRICS: dict[str, str] = {
     # Of PPO's loss, besides "loss" and "fraction_clipped": means over the steps of a rollout.
@@ -44,7 +44,7 @@ ROLLOUT_METRICS: dict[str, str] = {
     # Of the rollout itself.
     "score": "Mean reward of the responses that the policy drew in this rollout.",
     "score_std": "Standard deviation of these rewards.",
-    "normalised_score": "Mean of the scores that PPO learns from: normalised over all so far.",
+    "normalised_score": "Mean of the scores that PPO learns from: normalised over all rollouts.",
     "normalised_score_std": "Standard deviation of the scores that PPO learns from.",
     "kl_to_anchor": (
         "Mean over the responses of Σ_t log(π/π_anchor), in nats: the policy drew them, so an "
@@ -52,15 +52,15 @@ ROLLOUT_METRICS: dict[str, str] = {
     ),
     "kl_coef": "Weight of the KL penalty in the token rewards of this rollout.",
     "token_reward": "Mean over the responses of the summed token rewards: score less KL penalty.",
-    "response_length": "Mean number of tokens of a response, the ending one included.",
+    "response_length": "Mean number of tokens of a response, including the end token.",
     "explained_variance": (
-        "1 − Var(G − V)/Var(G) of the token values V against the returns G, before the rollout is "
-        "learned from: 1 is perfect, 0 no better than a constant."
+        "1 − Var(G − V)/Var(G) of the token values V against the returns G, before the optimizer "
+        "steps: 1 is perfect, 0 no better than a constant."
     ),
-    "tokens": "Real tokens that this rollout's optimizer steps went over, as often as they did.",
+    "tokens": "Non-padding tokens in this rollout's optimizer steps, counted once per epoch.",
     "flops": (
-        "Operations of this rollout in closed form: writing the responses, the passes of policy "
-        "and anchor over them, and all optimizer steps."
+        "Operations of this rollout in closed form: generating the responses, the forward passes "
+        "of policy and anchor over them, and all optimizer steps."
     ),
 }
 """What the metrics of a rollout mean, by name."""
@@ -70,14 +70,14 @@ METRICS = OBJECTIVE_METRICS | ROLLOUT_METRICS
 
 
 class MetricLog:
-    """Metrics of one stage, one JSON object a line: {"step": 3, "loss": 1.25, …}.
+    """The metrics of one stage, one JSON object per line: {"step": 3, "loss": 1.25, …}.
 
-    `write` takes metrics that may still be computing; it keeps them and fetches the ones of the
-    call before, so that host and device overlap. `flush` fetches what is pending.
+    `write` takes metrics that may not be computed yet. It keeps them and writes those of the
+    previous call, so that host and device work overlap. `flush` writes what is pending.
     """
 
     def __init__(self, path: Path, *, resume_at: int, tensorboard: bool):
-        """Opens the log, dropping lines of steps after ``resume_at`` that a killed run left."""
+        """Open the log, dropping lines after step ``resume_at`` that a killed run left."""
         lines = [line for line in _complete_lines(path) if line["step"] <= resume_at]
         fresh = path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -87,15 +87,15 @@ class MetricLog:
         self._board = _board(path.parent, resume_at) if tensorboard else None
 
     def write(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Notes the metrics of ``step``; those of the call before go to the file."""
+        """Keep the metrics of ``step``, and write those of the previous call."""
         self.flush()
         self._pending = (step, metrics)
 
     def flush(self) -> None:
-        """Writes what is pending to the file.
+        """Write pending metrics to the file.
 
         Raises:
-            UserError: its loss is not finite.
+            UserError: the loss is not finite.
         """
         if self._pending is None:
             return
@@ -104,8 +104,8 @@ class MetricLog:
         if not math.isfinite(values.get("loss", 0.0)):
             raise UserError(
                 f"training diverged: the loss of step {step} is {values['loss']}; lower the "
-                "optimizer's learning_rate, or clip its gradients (max_grad_norm), and begin this "
-                "stage anew (--redo)"
+                "optimizer's learning_rate, or clip its gradients (max_grad_norm), and restart "
+                "this stage (--redo)"
             )
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
@@ -114,7 +114,7 @@ class MetricLog:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flushes and closes."""
+        """Flush and close the log."""
         self.flush()
         self._file.close()
         if self._board is not None:
@@ -122,7 +122,7 @@ class MetricLog:
 
 
 def read_curves(path: Path) -> tuple[Curve, ...]:
-    """The log as one curve per metric, in the order of first appearance."""
+    """Read a log as one curve per metric, in order of first appearance."""
     points: dict[str, list[tuple[int, float]]] = {}
     for line in _complete_lines(path):
         for name, value in line.items():
@@ -135,7 +135,7 @@ def read_curves(path: Path) -> tuple[Curve, ...]:
 
 
 def _complete_lines(path: Path) -> list[dict[str, float]]:
-    """The lines of a log; a last line cut short by a kill is left out."""
+    """Read the lines of a log, without a last line that a killed run left incomplete."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_rows, replicated
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.logprobs import joined, response_logp, response_states
+from alol_jax.objectives.logprobs import response_logp, response_states, to_sequences
 from alol_jax.objectives.ppo import (
     Moments,
     PPOTargets,
@@ -28,7 +28,7 @@ from alol_jax.objectives.ppo import (
 from alol_jax.training import flops
 from alol_jax.training.costs import step_flops
 from alol_jax.training.fit import LossFn, TrainState, Update, fit
-from alol_jax.training.rollouts import Asked, Rollouts
+from alol_jax.training.rollouts import RolloutPrompts, Rollouts
 from alol_jax.types import Params, Tokens
 
 VALUE_PATHS = ("value/kernel", "value/bias")
@@ -83,11 +83,11 @@ class PPOIteration:
     count_work: Callable[[Tokens], dict[str, float]]
 
     def __call__(
-        self, state: OnlineState, frozen: Params, asked: Asked
+        self, state: OnlineState, frozen: Params, asked: RolloutPrompts
     ) -> tuple[OnlineState, dict[str, Any]]:
         """Map (state, frozen, prompts) to (state, metrics); donates ``state.train``."""
         rollout, mesh = int(state.step), self.rollouts.sampler.lm.mesh
-        written = self.rollouts.written(state.trained, asked, rollout)
+        written = self.rollouts.generate(state.trained, asked, rollout)
         rows = jax.tree.map(
             lambda x: x.reshape(-1, self.hyper.batch_size, *x.shape[1:]), written.tokens
         )
@@ -126,7 +126,7 @@ class PPOIteration:
         return self.update._cache_size()
 
 
-# ------------------------------------------------------------------ cost
+# cost
 
 
 def make_work_counter(
@@ -166,7 +166,7 @@ def make_work_counter(
     return count_work
 
 
-# ------------------------------------------------------------------ compiled functions
+# compiled functions
 
 
 def logp_and_values(lm: LanguageModel, params: Params, tokens: Tokens):
@@ -175,7 +175,7 @@ def logp_and_values(lm: LanguageModel, params: Params, tokens: Tokens):
     V = w · h + b in float32, where h is the policy's hidden state at the position that predicts
     the token.
     """
-    hidden = lm.transformer.hidden(params, *joined(tokens)[:2])
+    hidden = lm.transformer.hidden(params, *to_sequences(tokens)[:2])
     unembedding = lm.transformer.unembedding(params)
     logp = response_logp(hidden, unembedding, tokens, chunk=lm.logprob_chunk)
     before = response_states(hidden, tokens).astype(jnp.float32)
@@ -215,7 +215,7 @@ def make_targets(hyper: ConfigDict, mesh: Mesh) -> Callable[..., tuple]:
     def targets(kl_coef, moments, score, mask, *outputs):
         logp, values, ref_logp = (x.reshape(mask.shape) for x in outputs)
         moments = moments.update(score)
-        shown = moments.normalised(score) if hyper.normalise_scores else score
+        shown = moments.normalise(score) if hyper.normalise_scores else score
         rewards = ppo_token_rewards(shown, logp, ref_logp, mask, kl_coef=kl_coef)
         advantages, returns = ppo_advantages(
             rewards, values, mask, gamma=hyper.gamma, lam=hyper.lam, whiten=hyper.whiten

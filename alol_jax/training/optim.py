@@ -1,4 +1,4 @@
-"""The optimizer from the config: an optax chain, its schedule, and what decays."""
+"""The optimizer from the config: AdamW, gradient clipping and a learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
         [warmup],
     ),
 }
-"""(peak learning rate, warm-up steps, all steps) -> step -> learning rate."""
+"""(peak learning rate, warm-up steps, total steps) -> step -> learning rate."""
 
 
-def late_peak(options: ConfigDict, steps: int) -> tuple[str, ...]:
-    """A line for the user where training ends before the warm-up does; else none."""
+def warmup_warning(options: ConfigDict, steps: int) -> tuple[str, ...]:
+    """Return a warning if training ends before the warm-up does; else nothing."""
     if options.warmup < steps:
         return ()
     reached = SCHEDULES[options.schedule](options.learning_rate, options.warmup, steps)(steps - 1)
@@ -47,13 +47,13 @@ def late_peak(options: ConfigDict, steps: int) -> tuple[str, ...]:
 
 
 def make_optimizer(options: ConfigDict, *, steps: int) -> optax.GradientTransformation:
-    """AdamW after clipping the global gradient norm; moments in the dtype of the parameters.
+    """Make AdamW with global-norm gradient clipping; moments have the dtype of the parameters.
 
     Args:
         options: ``learning_rate``, ``schedule`` (a key of `SCHEDULES`), ``warmup`` (steps),
-            ``b1``, ``b2``, ``epsilon``, ``weight_decay`` (decoupled, on matrices only),
+            ``b1``, ``b2``, ``epsilon``, ``weight_decay`` (decoupled, matrices only),
             ``max_grad_norm`` (0 = no clipping).
-        steps: optimizer steps of the whole run, where the schedule ends.
+        steps: optimizer steps of the whole run, at which the schedule ends.
     """
     if options.schedule not in SCHEDULES:
         raise UserError.unknown(
@@ -74,5 +74,5 @@ def make_optimizer(options: ConfigDict, *, steps: int) -> optax.GradientTransfor
 
 
 def _matrices(params: Params) -> dict[str, bool]:
-    """Weight decay falls on kernels, embeddings and low-rank factors, not on norms and biases."""
+    """Mark the leaves that decay: kernels, embeddings and LoRA factors, not norms and biases."""
     return {path: not path.endswith(("/scale", "/bias", "query")) for path in params}

@@ -1,7 +1,7 @@
-"""Rollouts: which prompts are asked when, what the policy writes to them, what that earns.
+"""Rollouts: the prompts of each, the responses that the policy samples, and their rewards.
 
-What is drawn is a pure function of the seed, the number of the rollout and the policy: a run that
-goes on from a checkpoint writes what the undisturbed run writes.
+Samples are a pure function of the seed, the rollout number and the policy, so a resumed run samples
+the same responses as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Sampler, Setup
-from alol_jax.decoding.sampling import drawing_of
+from alol_jax.decoding.sampling import stochastic_decoding
 from alol_jax.devices.sharding import place_params
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.ppo import KL_CHANGE
+from alol_jax.objectives.ppo import KL_ERROR_CLIP
 from alol_jax.rewards.reward import Reward
 from alol_jax.text.tokens import shape_for, to_tokens
-from alol_jax.training.batches import Items, firsts, shuffled
+from alol_jax.training.batches import Items, first_responses, shuffled
 from alol_jax.types import Annotated, Params, Scored, Tokens, UserError, Watch
 
 
-class Asked(NamedTuple):
+class RolloutPrompts(NamedTuple):
     """The prompts of one rollout, on the host."""
 
-    which: np.ndarray  # i64[B], numbers of prompts
-    tokens: Tokens  # in the shape that is trained in; no response has a token yet
+    indices: np.ndarray  # i64[B], into `Rollouts.rows`
+    tokens: Tokens  # in the shape used for training, with empty responses
 
 
-class Written(NamedTuple):
-    """What the policy wrote to them, on the host."""
+class RolloutResponses(NamedTuple):
+    """The policy's responses to the prompts of one rollout, on the host."""
 
     tokens: Tokens  # i32[B, P], i32[B, R] and their masks
     score: np.ndarray  # f32[B], the rewards
@@ -43,14 +43,14 @@ class Written(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rollouts:
-    """What all rollouts of a run share.
+    """The rollouts of a run.
 
     Attributes:
         rows: the first training row of each prompt.
-        items: prompts in groups of the width that they are read at; ``items.shapes`` is the shape
-            that each group is trained in.
-        order: rollout -> i64[B], the prompts that are asked.
-        key: rollout r draws from fold_in(key, r).
+        items: prompts grouped by the width at which they are decoded; ``items.shapes`` has the
+            training shape of each group.
+        order: rollout -> i64[B], indices of its prompts.
+        key: rollout r samples with fold_in(key, r).
     """
 
     sampler: Sampler
@@ -60,28 +60,28 @@ class Rollouts:
     order: Callable[[int], np.ndarray]
     key: jax.Array
 
-    def asked(self, start: int, stop: int) -> Iterator[Asked]:
-        """The prompts of rollouts ``start`` to ``stop`` − 1; those of one rollout share a width."""
+    def prompts(self, start: int, stop: int) -> Iterator[RolloutPrompts]:
+        """Yield the prompts of rollouts ``start`` to ``stop`` − 1, each rollout in one width."""
         for rollout in range(start, stop):
-            which = self.order(rollout)
-            yield Asked(which, self._tokens(which, [()] * len(which)))
+            indices = self.order(rollout)
+            yield RolloutPrompts(indices, self._tokens(indices, [()] * len(indices)))
 
-    def written(self, trained: Params, asked: Asked, rollout: int) -> Written:
-        """The policy with the leaves ``trained`` answers; its very token ids are kept.
+    def generate(self, trained: Params, prompts: RolloutPrompts, rollout: int) -> RolloutResponses:
+        """Sample one response per prompt with the policy leaves ``trained``, and score it.
 
-        The reward is that of the text as the task reads it.
+        PPO trains on the sampled token ids; the reward scores the text after the task's cleaning.
         """
-        rows = [self._row(index) for index in asked.which]
-        # Silent: rollouts are many, and their figures are in the metric log.
-        ids = self.sampler.write(
+        rows = [self._row(index) for index in prompts.indices]
+        # No progress lines: rollouts are many, and their numbers are in the metric log.
+        ids = self.sampler.generate(
             trained,
             rows,
             key=jax.random.fold_in(self.key, rollout),
             watch=Watch(f"rollout {rollout + 1}"),
         )
-        scored = self.reward.rows(rows, self.sampler.texts(ids))
-        return Written(
-            tokens=self._tokens(asked.which, ids),
+        scored = self.reward.score_rows(rows, self.sampler.texts(ids))
+        return RolloutResponses(
+            tokens=self._tokens(prompts.indices, ids),
             score=np.array([row.reward for row in scored], np.float32),
         )
 
@@ -89,11 +89,11 @@ class Rollouts:
         row = self.rows[index]
         return Scored(row.example_id, row.prompt_text, "", row.source, (), 0.0)
 
-    def _tokens(self, which: np.ndarray, responses: Sequence[Sequence[int]]) -> Tokens:
+    def _tokens(self, indices: np.ndarray, responses: Sequence[Sequence[int]]) -> Tokens:
         return to_tokens(
-            [self.rows[index].prompt for index in which],
+            [self.rows[index].prompt for index in indices],
             responses,
-            shape=self.items.shapes[int(self.items.shape[which].max())],
+            shape=self.items.shapes[int(self.items.shape[indices].max())],
             pad_id=self.sampler.lm.tokenizer.pad_id,
         )
 
@@ -107,34 +107,36 @@ def make_rollouts(
     seed: int,
     key: jax.Array,
 ) -> Rollouts:
-    """Every prompt of ``rows``, by example id, is asked equally often, in shuffled epochs.
+    """Make rollouts over the prompts of ``rows``, in shuffled epochs: each prompt equally often.
 
     Args:
         hyper: ``config.ppo``, checked by `check_rollouts`.
-        seed: of the order of the prompts; ``key``: of what is drawn.
+        rows: those of one prompt share an example id.
+        seed: of the order of the prompts.
+        key: of the samples.
     """
-    lm, sampler = setup.lm, setup.drawn(hyper)
-    most = sampler.sampling.max_new_tokens
-    rows = tuple(row for row, first in zip(rows, firsts(rows), strict=True) if first)
+    lm, sampler = setup.lm, setup.stochastic_sampler(hyper)
+    limit = sampler.sampling.max_new_tokens
+    rows = tuple(row for row, first in zip(rows, first_responses(rows), strict=True) if first)
     widths = lm.prompt_widths
     items = Items(
         rows=rows,
         members=np.arange(len(rows))[:, None],
         shape=np.searchsorted(widths, [len(row.prompt) for row in rows]),
-        shapes=tuple(shape_for(width, most, lm.shapes) for width in widths),
+        shapes=tuple(shape_for(width, limit, lm.shapes) for width in widths),
     )
-    everyone = np.ones(len(rows), bool)
+    keep_all = np.ones(len(rows), bool)
     return Rollouts(
         sampler=dataclasses.replace(sampler, batch_size=min(sampler.batch_size, hyper.prompts)),
         reward=reward,
         rows=rows,
         items=items,
-        order=shuffled(items, everyone, size=hyper.prompts, seed=seed, steps=hyper.rollouts),
+        order=shuffled(items, keep_all, size=hyper.prompts, seed=seed, steps=hyper.rollouts),
         key=key,
     )
 
 
-# ------------------------------------------------------------------ what the KL is measured from
+# the anchor of the KL penalty
 
 
 def _reference(lm: LanguageModel, reference: Params) -> Params:
@@ -142,9 +144,9 @@ def _reference(lm: LanguageModel, reference: Params) -> Params:
 
 
 def _base(lm: LanguageModel, reference: Params) -> Params:
-    """Adapters that change nothing; without adapters, the weights as they were loaded."""
+    """Return adapters that change nothing; without adapters, the weights as loaded."""
     if lm.transformer.lora is None:
-        return lm.fresh(jax.random.key(0))
+        return lm.trainable(jax.random.key(0))
     return {
         path: jnp.zeros_like(leaf) if path.endswith("/lora_b") else leaf
         for path, leaf in reference.items()
@@ -155,43 +157,43 @@ ANCHORS: dict[str, Callable[[LanguageModel, Params], Params]] = {
     "reference": _reference,
     "base": _base,
 }
-"""``config.ppo.anchor`` -> (model, the reference's leaves) -> the leaves of the anchor."""
+"""``config.ppo.anchor`` -> function from (model, the reference's leaves) to the anchor's leaves."""
 
 
-def anchor_of(name: str, lm: LanguageModel, reference: Params) -> Params:
-    """The leaves, on the mesh, of what the policy's KL divergence is measured from."""
+def anchor_params(name: str, lm: LanguageModel, reference: Params) -> Params:
+    """Return the leaves, on the mesh, of the model that the KL penalty pulls towards."""
     return place_params(ANCHORS[name](lm, reference), lm.mesh)
 
 
-# ------------------------------------------------------------------ what cannot be
+# checks
 
 
 def steps_per_rollout(hyper: ConfigDict) -> int:
-    """Optimizer steps that are made on the responses of one rollout."""
+    """Return the number of optimizer steps per rollout."""
     return hyper.epochs * hyper.prompts // (hyper.batch_size * hyper.accumulate)
 
 
 def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -> None:
-    """Refuses numbers with which no policy can be fitted online.
+    """Check the options of online training.
 
     Raises:
-        UserError: names the field of ``config.ppo`` or ``config.model``, and what is expected.
+        UserError: a field of ``config.ppo`` or ``config.model`` has an unusable value.
     """
-    above = ("rollouts", "prompts", "epochs", "batch_size", "accumulate", "temperature")
-    above = (*above, "clip", "value_clip", "kl_target", "kl_horizon")
-    wrong = [(field, "above 0") for field in above if not 0 < hyper[field] < math.inf]
-    least = ("value_weight", "kl_coef")
-    wrong += [(field, "0 or more") for field in least if not 0 <= hyper[field] < math.inf]
+    positive = ("rollouts", "prompts", "epochs", "batch_size", "accumulate", "temperature")
+    positive = (*positive, "clip", "value_clip", "kl_target", "kl_horizon")
+    wrong = [(field, "above 0") for field in positive if not 0 < hyper[field] < math.inf]
+    non_negative = ("value_weight", "kl_coef")
+    wrong += [(field, "0 or more") for field in non_negative if not 0 <= hyper[field] < math.inf]
     wrong += [(f, "in [0, 1]") for f in ("gamma", "lam") if not 0 <= hyper[f] <= 1]
     for field, expected in wrong:
         raise UserError(f"config.ppo.{field}={hyper[field]} must be {expected}")
     if hyper.anchor not in ANCHORS:
-        said = f"config.ppo.anchor: no anchor {hyper.anchor!r}"
-        raise UserError.unknown(said, hyper.anchor, ANCHORS)
-    cut = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    if hyper.batch_size % cut:
+        message = f"config.ppo.anchor: no anchor {hyper.anchor!r}"
+        raise UserError.unknown(message, hyper.anchor, ANCHORS)
+    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    if hyper.batch_size % shards:
         raise UserError(
-            f"config.ppo.batch_size={hyper.batch_size} must be a multiple of data · fsdp = {cut}"
+            f"config.ppo.batch_size={hyper.batch_size} must be a multiple of data · fsdp = {shards}"
         )
     per_step = hyper.batch_size * hyper.accumulate
     if hyper.prompts % per_step:
@@ -199,12 +201,12 @@ def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -
             f"config.ppo.prompts={hyper.prompts} must be a multiple of batch_size · accumulate = "
             f"{per_step}, the responses of an optimizer step"
         )
-    if hyper.kl_horizon <= KL_CHANGE * hyper.prompts:
+    if hyper.kl_horizon <= KL_ERROR_CLIP * hyper.prompts:
         raise UserError(
-            f"config.ppo.kl_horizon={hyper.kl_horizon:g} must be above {KL_CHANGE} · prompts = "
-            f"{KL_CHANGE * hyper.prompts:g}: the KL coefficient could become negative"
+            f"config.ppo.kl_horizon={hyper.kl_horizon:g} must be above {KL_ERROR_CLIP} · prompts = "
+            f"{KL_ERROR_CLIP * hyper.prompts:g}: the KL coefficient could become negative"
         )
-    drawing_of(decoding, hyper)
+    stochastic_decoding(decoding, hyper)
     prompt, response = lm.shapes[-1]
     if response < decoding.max_new_tokens:
         raise UserError(

@@ -1,4 +1,4 @@
-"""How the steps of a fit are compared: one number for a policy, larger is better."""
+"""The validation score that selects the best step of a fit. Larger is better."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from alol_jax.types import Params, ScoredSplits, StageContext, UserError
 def make_validator(
     setup: Setup, scored: ScoredSplits, batch_size: int, context: StageContext
 ) -> Validator:
-    """The mean reward of the likeliest answers to the validation prompts.
+    """Make the validator: the mean reward of deterministic answers to the validation prompts.
 
-    Where nothing can score an answer, it is the reward-weighted likelihood of the validation
-    responses.
+    Without a scorer for generated answers, it is the reward-weighted log-likelihood of the
+    validation responses instead.
 
     Args:
         batch_size: rows whose likelihood is computed together.
 
     Raises:
-        UserError: nothing can score an answer, and all validation rewards are equal.
+        UserError: there is no scorer, and all validation rewards are equal.
     """
     reward = setup.reward(scored)
     if not reward.names:
-        measured = "reward-weighted logp of validation responses"
-        return Validator(measured, _likelihood(setup, scored, batch_size, context))
-    asked, sampler = one_per_prompt(scored.validation), setup.likeliest()
+        metric = "reward-weighted logp of validation responses"
+        return Validator(metric, _likelihood(setup, scored, batch_size, context))
+    rows, sampler = one_per_prompt(scored.validation), setup.deterministic_sampler()
 
     def mean_reward(trained: Params) -> float:
         watch = context.watch("validation answers")
-        rows = sampler.answer(trained, asked, reward, key=jax.random.key(0), watch=watch)
-        return float(np.mean([row.reward for row in rows]))
+        answers = sampler.answer(trained, rows, reward, key=jax.random.key(0), watch=watch)
+        return float(np.mean([row.reward for row in answers]))
 
     return Validator("mean validation reward", mean_reward)
 
@@ -45,10 +45,10 @@ def make_validator(
 def _likelihood(
     setup: Setup, scored: ScoredSplits, batch_size: int, context: StageContext
 ) -> Callable[[Params], float]:
-    """Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
+    """Return a score: Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
     lm = setup.lm
     rows, cut = tokenise(scored.validation, setup.task.template, lm.tokenizer, lm.shapes)
-    context.say(f"validation: {cut.said(len(rows), lm.shapes)}")
+    context.say(f"validation: {cut.summary(len(rows), lm.shapes)}")
     reward = np.array([row.reward for row in rows])
     weight = np.maximum(reward - reward.mean(), 0.0)
     if not weight.any():

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.models.attention import KERNELS, Attention, choose
+from alol_jax.models.attention import KERNELS, Attention, choose_kernel
 from alol_jax.types import Branches
 from benchmarks.accelerator.measuring import Row, Tell, attempt, in_a_row, shares
 from benchmarks.accelerator.subjects import one_device
@@ -75,7 +75,7 @@ def _product(tiny: bool) -> Row:
     return {"seconds": seconds, "note": f"{side}³"} | shares(2.0 * side**3, seconds)
 
 
-# ------------------------------------------------------------------ attention
+# attention
 
 
 def _attention(tell: Tell, case: Case, tiny: bool) -> None:
@@ -171,7 +171,7 @@ def _compared(attend, case: Case, given, right, name: str) -> Row:
 def _check_chosen(name: str, case: Case) -> None:
     """That a run which asks for this kernel would get it here, else the reason."""
     device = jax.devices()[0]
-    choose(
+    choose_kernel(
         name,
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),

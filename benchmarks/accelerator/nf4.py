@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from alol_jax.models.nf4 import BLOCK, LEVELS, NF4, multiply, quantise
+from alol_jax.models.nf4 import BLOCK, LEVELS, NF4, matmul, quantise
 from benchmarks.accelerator.kernels import error_of, verdict_of
 from benchmarks.accelerator.measuring import Row, Tell, attempt, in_a_row, shares
 
@@ -40,10 +40,10 @@ def _nf4(double: bool, rows: int, tiny: bool) -> Row:
 
     @jax.jit
     def both(x, leaves, above):
-        found, back = jax.vjp(lambda x: multiply(x, leaves), x)
+        found, back = jax.vjp(lambda x: matmul(x, leaves), x)
         return found, back(above)[0]
 
-    forward, dense = jax.jit(multiply), jax.jit(jnp.matmul)
+    forward, dense = jax.jit(matmul), jax.jit(jnp.matmul)
     found = jax.device_get(both(x, leaves, above))
     error = max(error_of(f, r) for f, r in zip(found, right, strict=True))
     plain = stored.astype(jnp.bfloat16)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from alol_jax.models.transformer import Transformer
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Params, Tokens
 from benchmarks.accelerator.measuring import Row, Tell, attempt, compiled, in_a_row, median_of
@@ -53,7 +53,7 @@ def _forward(model: Transformer, trained: Params, frozen: Params, batch: Batch) 
     """Hidden states."""
 
     def hidden(trained, frozen, tokens, key):
-        read = joined(tokens)
+        read = to_sequences(tokens)
         return model.hidden({**frozen, **trained}, read.ids, read.mask, key)
 
     return _timed(hidden, trained, frozen, batch.tokens, jax.random.key(0))
@@ -64,7 +64,7 @@ def _both_ways(model: Transformer, trained: Params, frozen: Params, batch: Batch
 
     def gradient(trained, frozen, tokens, key):
         def total(trained):
-            read = joined(tokens)
+            read = to_sequences(tokens)
             hidden = model.hidden({**frozen, **trained}, read.ids, read.mask, key)
             return jnp.sum(hidden.astype(jnp.float32))
 
@@ -91,7 +91,7 @@ def _head(model: Transformer, trained: Params, frozen: Params, batch: Batch) -> 
 
 def _attention(model: Transformer, trained: Params, frozen: Params, batch: Batch) -> Row:
     """Attention of all layers, forward and backward, from one layer's."""
-    c, mask = model.config, joined(batch.tokens).mask
+    c, mask = model.config, to_sequences(batch.tokens).mask
     q, k = (
         jax.random.normal(jax.random.key(0), (*mask.shape, n, c.head_width), model.dtype)
         for n in (c.heads, c.kv_heads)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from alol_jax.devices.sharding import make_mesh, partition, place_rows
+from alol_jax.devices.sharding import make_mesh, param_sharding, place_rows
 from alol_jax.models.adapters import is_adapter, make_lora
-from alol_jax.models.attention import Attention, choose
+from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
@@ -65,7 +65,7 @@ class Subject:
         config = PRESETS[self.preset]
         config = shrunk(config) if tiny else config
         device = jax.devices()[0]
-        kernel, said = choose(
+        kernel, said = choose_kernel(
             self.attention,
             platform=device.platform,
             capability=str(getattr(device, "compute_capability", "")),
@@ -107,7 +107,9 @@ def weights(model: Transformer) -> tuple[Params, Params]:
     """(what trains, what is frozen): random, on the device."""
     described = jax.eval_shape(model.init, jax.random.key(0))
     trains = {path for path in described if model.lora is None or is_adapter(path)}
-    places = {path: partition(path, leaf.shape, one_device()) for path, leaf in described.items()}
+    places = {
+        path: param_sharding(path, leaf.shape, one_device()) for path, leaf in described.items()
+    }
 
     def make(key):
         made = {}

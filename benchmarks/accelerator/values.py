@@ -17,7 +17,7 @@ import numpy as np
 from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.models.adapters import make_lora
-from alol_jax.models.attention import Attention, choose
+from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.config import PRESETS
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
@@ -55,7 +55,7 @@ def _plain(tiny: bool, nf4: NF4 | None) -> Transformer:
 def _fast(model: Transformer, width: int) -> tuple[Transformer, str]:
     """The same as a run on this device would open it."""
     device = jax.devices()[0]
-    kernel, said = choose(
+    kernel, said = choose_kernel(
         "auto",
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),

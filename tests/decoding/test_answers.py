@@ -64,19 +64,19 @@ def test_further_end_tokens_end_an_answer_besides_the_tokenizers_own():
 def test_how_fast_it_went_and_how_answers_end_is_said_once():
     (line,) = answered(Sampling(8))[2]
     assert line.startswith("answers: 1 in ")
-    assert line.endswith("; 0 ended, 0 stopped by a text, 1 cut at the limit")
+    assert line.endswith("; 0 ended, 0 hit a stop sequence, 1 hit the limit")
     (line,) = answered(Sampling(8), stop=("\n",))[2]
-    assert line.endswith("; 0 ended, 1 stopped by a text, 0 cut at the limit")
+    assert line.endswith("; 0 ended, 1 hit a stop sequence, 0 hit the limit")
     (line,) = answered(Sampling(8, end=(ord("d"),)))[2]
-    assert line.endswith("; 1 ended, 0 stopped by a text, 0 cut at the limit")
+    assert line.endswith("; 1 ended, 0 hit a stop sequence, 0 hit the limit")
 
 
 def test_a_stop_text_that_no_answer_has_is_a_warning():
     _, warning = answered(Sampling(8), stop=("###",))[2]
-    assert warning == "warning: no answer has the stop text '###': is it what this model writes?"
+    assert warning == "warning: no answer has the stop sequence '###': does this model write it?"
 
 
 def test_a_stop_text_that_is_there_without_its_spaces_is_no_warning():
     assert len(answered(Sampling(8), stop=(" c",))[2]) == 1  # cut at the limit, with a "c" in it
     warnings = answered(Sampling(8), stop=(" ###", "###"))[2][1:]
-    assert warnings == ["warning: no answer has the stop text '###': is it what this model writes?"]
+    assert warnings == ["warning: no answer has the stop sequence '###': does this model write it?"]

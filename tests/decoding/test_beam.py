@@ -15,7 +15,7 @@ from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models.transformer import Cache
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import SMALL, random_params, small
 
@@ -76,7 +76,7 @@ def responses(model, params, prompts, sampling):
     return [tuple(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
 
 
-# ------------------------------------------------------------------ the best response
+# the best response
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def logp_by(model):
     """(params, tokens) -> f32[B]: log-probabilities of whole responses, by one forward pass."""
 
     def logp(params, tokens):
-        hidden = model.hidden(params, *joined(tokens)[:2])
+        hidden = model.hidden(params, *to_sequences(tokens)[:2])
         return jnp.sum(response_logp(hidden, model.unembedding(params), tokens, chunk=64), axis=1)
 
     return jax.jit(logp)
@@ -140,7 +140,7 @@ def test_an_unlikely_beginning_is_kept_for_what_may_follow():
     assert searched(table, [0], Sampling(2, beams=2))[0] == [(2, 6)]  # 0.4 > 0.6 · 0.4
 
 
-# ------------------------------------------------------------------ where a response ends
+# where a response ends
 
 END = 9
 BY_END = Sampling(4, end=(END,), beams=2)
@@ -224,7 +224,7 @@ def test_a_stop_sequence_ends_a_response_as_an_end_token_does():
     assert searched(table, [0], unsaid)[0] == [(1, 2, 3, 3, 3, 3)]
 
 
-# ------------------------------------------------------------------ what it costs
+# what it costs
 
 SURE = {0: {1: 0.6, 2: 0.4}, 1: {END: 1.0}, 2: {END: 1.0}, 3: {4: 0.9, 5: 0.1}, 4: {1: 1.0}}
 

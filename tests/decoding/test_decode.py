@@ -112,7 +112,7 @@ def test_sampled_answers_follow_the_key_and_steps_differ(model, params):
     assert all(len(set(row)) > 2 for row in hot.tolist())
 
 
-# ------------------------------------------------------------------ where a response ends
+# where a response ends
 
 SCRIPT = (
     (3, 4, 5, 9, 1, 1),
@@ -173,7 +173,7 @@ def test_fewer_tokens_than_the_script_has_are_cut():
     assert said(Sampling(2)) == ([line[:2] for line in SCRIPT], 2)
 
 
-# ------------------------------------------------------------------ answers to prompts
+# answers to prompts
 
 LINES = ("yes<|im_end|>", "no\nUser: why?", "<|im_end|>", " a  b<|im_end|>")
 

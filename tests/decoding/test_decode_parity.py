@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alol_jax.decoding.decode import make_decoder
-from alol_jax.decoding.sampling import Sampling, narrowed, penalised, seen_in
+from alol_jax.decoding.sampling import Sampling, filter_logits, penalise_repetition, seen_tokens
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.transformer import Transformer
 from alol_jax.text.tokens import to_tokens
@@ -191,6 +191,8 @@ def test_draws_come_from_the_scores_that_transformers_draws_from(pairs):
             output_logits=True,
         )
         tokens = to_tokens([given.prompt], [()], shape=(WIDTH, 1), pad_id=ENDS[0])
-        seen = seen_in(jnp.asarray(tokens.prompt), jnp.asarray(tokens.prompt_mask), VOCABULARY)
-        ours = narrowed(penalised(jnp.asarray(out.logits[0].numpy()), seen, drawing), drawing)
+        seen = seen_tokens(jnp.asarray(tokens.prompt), jnp.asarray(tokens.prompt_mask), VOCABULARY)
+        ours = filter_logits(
+            penalise_repetition(jnp.asarray(out.logits[0].numpy()), seen, drawing), drawing
+        )
         np.testing.assert_allclose(ours, out.scores[0].numpy(), rtol=1e-5)

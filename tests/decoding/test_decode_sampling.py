@@ -7,13 +7,13 @@ import pytest
 
 from alol_jax.decoding.sampling import (
     Sampling,
-    also_seen,
-    decoding_of,
-    drawing_of,
-    narrowed,
+    add_seen,
+    deterministic_decoding,
+    filter_logits,
     next_token,
-    penalised,
-    seen_in,
+    penalise_repetition,
+    seen_tokens,
+    stochastic_decoding,
 )
 from alol_jax.types import UserError
 from configs import common
@@ -28,7 +28,7 @@ def sampling(**changes):
 def kept(logits, **changes):
     """The tokens that can be drawn, per row; what is left of their logits is not changed."""
     asked = sampling(**changes)
-    left = np.asarray(narrowed(jnp.asarray(logits), asked))
+    left = np.asarray(filter_logits(jnp.asarray(logits), asked))
     finite = np.isfinite(left)
     np.testing.assert_allclose(
         left[finite], np.asarray(logits)[finite] / asked.temperature, rtol=1e-6
@@ -113,33 +113,35 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(changes, tokens):
         assert np.all(np.abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / count))
 
 
-# ------------------------------------------------------------------ tokens that were there before
+# tokens that were there before
 
 
 def test_what_was_seen_are_the_real_tokens_of_the_prompt_and_what_was_said_since():
     prompt, mask = jnp.array([[5, 5, 1, 2], [0, 3, 3, 4]]), jnp.array([[0, 0, 1, 1], [1] * 4])
-    seen = seen_in(prompt, mask, 6)
+    seen = seen_tokens(prompt, mask, 6)
     assert [np.flatnonzero(row).tolist() for row in seen] == [[1, 2], [0, 3, 4]]
-    seen = also_seen(seen, jnp.array([5, 3]))
+    seen = add_seen(seen, jnp.array([5, 3]))
     assert [np.flatnonzero(row).tolist() for row in seen] == [[1, 2, 5], [0, 3, 4]]
 
 
 def test_the_penalty_divides_what_is_positive_and_multiplies_what_is_negative():
     seen = jnp.array([[True, True, False, False, True, False]] * 2)
-    left = penalised(jnp.asarray(LOGITS), seen, sampling(repetition_penalty=2.0))
+    left = penalise_repetition(jnp.asarray(LOGITS), seen, sampling(repetition_penalty=2.0))
     expected = [[1.0, -2.0, 0.5, 1.5, 0.0, -3.0], [0.0, 0.05, -0.2, 3.0, -2.0, 1.0]]
     np.testing.assert_allclose(left, expected, rtol=1e-6)
-    np.testing.assert_array_equal(penalised(jnp.asarray(LOGITS), seen, sampling()), LOGITS)
+    np.testing.assert_array_equal(
+        penalise_repetition(jnp.asarray(LOGITS), seen, sampling()), LOGITS
+    )
 
 
 def test_the_penalty_comes_before_the_temperature_and_decides_who_is_among_the_most_likely():
     seen = jnp.zeros((1, 6), bool).at[0, 0].set(True)
     asked = sampling(repetition_penalty=2.0, temperature=0.5, top_k=2)
-    left = narrowed(penalised(jnp.asarray(LOGITS[:1]), seen, asked), asked)
+    left = filter_logits(penalise_repetition(jnp.asarray(LOGITS[:1]), seen, asked), asked)
     np.testing.assert_allclose(left[0], [2.0, *[-np.inf] * 2, 3.0, *[-np.inf] * 2])
 
 
-# ------------------------------------------------------------------ settings
+# settings
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_the_penalty_comes_before_the_temperature_and_decides_who_is_among_the_m
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0 must be above 0"),
         ({"repetition_penalty": float("inf")}, "repetition_penalty=inf"),
         ({"beams": 0}, "beams=0 must be 1 or more"),
-        ({"beams": 2, "temperature": 0.7}, "beams=2 look for the likeliest .* temperature=0.7"),
+        ({"beams": 2, "temperature": 0.7}, "beams=2 find the most likely .* temperature=0.7"),
     ],
 )
 def test_impossible_sampling_is_refused(changes, said):
@@ -164,11 +166,19 @@ def test_impossible_sampling_is_refused(changes, said):
 
 def test_the_config_decides_how_answers_are_decoded_and_draws_are_without_beams():
     config = common.get_config()
-    assert decoding_of(config.decode) == Sampling(128) == drawing_of(config.decode, config.generate)
+    assert (
+        deterministic_decoding(config.decode)
+        == Sampling(128)
+        == stochastic_decoding(config.decode, config.generate)
+    )
     config.decode.update({"beams": 2, "repetition_penalty": 2.5, "end": (13,)})
     published = Sampling(128, end=(13,), repetition_penalty=2.5, beams=2)
-    assert decoding_of(config.decode) == published == drawing_of(config.decode, config.generate)
+    assert (
+        deterministic_decoding(config.decode)
+        == published
+        == stochastic_decoding(config.decode, config.generate)
+    )
     config.generate.update({"temperature": 0.7, "top_k": 5, "top_p": 0.9})
-    assert drawing_of(config.decode, config.generate) == Sampling(
+    assert stochastic_decoding(config.decode, config.generate) == Sampling(
         128, 0.7, 5, 0.9, end=(13,), repetition_penalty=2.5
     )

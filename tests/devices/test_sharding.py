@@ -14,7 +14,7 @@ from alol_jax.devices.sharding import (
     AXES,
     PARTITION,
     make_mesh,
-    partition,
+    param_sharding,
     place_like_params,
     place_params,
     place_rows,
@@ -84,7 +84,7 @@ def test_every_row_of_the_table_is_used():
 
 def test_every_matrix_of_the_model_is_cut_in_four_and_no_norm_is(mesh):
     for path, leaf in _llama_shapes(0).items():
-        piece = partition(path, leaf.shape, mesh).shard_shape(leaf.shape)
+        piece = param_sharding(path, leaf.shape, mesh).shard_shape(leaf.shape)
         assert np.prod(leaf.shape) / np.prod(piece) == (1 if path.endswith("scale") else 4), path
         if path.startswith("layers/"):
             assert piece[0] == leaf.shape[0]  # the axis of the layers is scanned over
@@ -95,9 +95,9 @@ def test_a_projection_and_its_adapters_are_cut_alike(mesh):
     for path in shapes:
         if path.endswith("lora_a"):
             module = path.removesuffix("/lora_a")
-            kernel = partition(f"{module}/kernel", shapes[f"{module}/kernel"].shape, mesh).spec
-            a = partition(path, shapes[path].shape, mesh).spec
-            b = partition(f"{module}/lora_b", shapes[f"{module}/lora_b"].shape, mesh).spec
+            kernel = param_sharding(f"{module}/kernel", shapes[f"{module}/kernel"].shape, mesh).spec
+            a = param_sharding(path, shapes[path].shape, mesh).spec
+            b = param_sharding(f"{module}/lora_b", shapes[f"{module}/lora_b"].shape, mesh).spec
             assert (a[1], b[2]) == (kernel[1], kernel[2])
             assert (a[2], b[1]) == (None, None)  # the rank is never cut
 
@@ -105,17 +105,17 @@ def test_a_projection_and_its_adapters_are_cut_alike(mesh):
 @pytest.mark.parametrize("path", ["layers/qkv/kernel", "layers/q_proj/kernel/extra", "wte", ""])
 def test_a_parameter_without_a_row_is_an_error(path, mesh):
     with pytest.raises(ValueError, match=f"no row of the partition table .* {path!r}"):
-        partition(path, (4, 4, 4), mesh)
+        param_sharding(path, (4, 4, 4), mesh)
 
 
 def test_a_dimension_that_its_axis_does_not_divide_is_kept_whole(mesh):
     path = "layers/q_proj/kernel"
-    assert partition(path, (3, 8, 6), mesh).spec == P(None, "fsdp", "tensor")
-    assert partition(path, (3, 7, 6), mesh).spec == P(None, None, "tensor")
-    assert partition(path, (3, 8, 5), mesh).spec == P(None, "fsdp", None)
+    assert param_sharding(path, (3, 8, 6), mesh).spec == P(None, "fsdp", "tensor")
+    assert param_sharding(path, (3, 7, 6), mesh).spec == P(None, None, "tensor")
+    assert param_sharding(path, (3, 8, 5), mesh).spec == P(None, "fsdp", None)
 
 
-# ------------------------------------------------------------------ the mesh
+# the mesh
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ def test_sizes_that_do_not_fit_the_devices_are_one_clear_line(sizes):
         make_mesh(**dict(zip(AXES, sizes, strict=True)))
 
 
-# ------------------------------------------------------------------ placing
+# placing
 
 
 def test_placed_parameters_hold_the_same_numbers(mesh):
     params = tiny_lm(rank=0).base
     for path, leaf in place_params(params, mesh).items():
         np.testing.assert_array_equal(leaf, params[path])
-        assert leaf.sharding == partition(path, leaf.shape, mesh)
+        assert leaf.sharding == param_sharding(path, leaf.shape, mesh)
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (8, 3)), (1, (2, 8, 3))])
@@ -170,7 +170,7 @@ def test_the_optimizer_state_stands_beside_its_parameters(mesh):
     state = place_like_params(init_state(params, optax.adam(1e-3)), mesh)
     moments = state.opt_state[0]
     for path, leaf in params.items():
-        where = partition(path, leaf.shape, mesh)
+        where = param_sharding(path, leaf.shape, mesh)
         assert state.trained[path].sharding == where
         assert moments.mu[path].sharding == where == moments.nu[path].sharding
     for counter in (state.step, moments.count):

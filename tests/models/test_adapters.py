@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, summary
+from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, trainable_summary
 from alol_jax.models.nf4 import NF4
 from alol_jax.types import UserError
 from tests.models.small_models import SMALL, SMALLS, base_of, random_params, small
@@ -78,12 +78,12 @@ def test_the_summary_counts_what_trains_module_by_module():
     queries = SMALL.heads * SMALL.head_width
     training = SMALL.layers * 4 * (SMALL.width + queries)
     total = sum(np.size(leaf) for leaf in params.values())
-    first, *modules = summary(adapters_of(params), base_of(params))
+    first, *modules = trainable_summary(adapters_of(params), base_of(params))
     assert first.startswith(f"training {training:,} of {total:,} parameters (")
     assert [line.split() for line in modules] == [
         ["layers/q_proj", f"{training:,}", "lora_a", "2×32×4,", "lora_b", "2×4×48"]
     ]
-    everything = summary(base_of(params), {})
+    everything = trainable_summary(base_of(params), {})
     assert "(100.00%)" in everything[0]
     assert {line.split()[0] for line in everything[1:]} == {
         p.rsplit("/", 1)[0] for p in base_of(params)
@@ -96,5 +96,5 @@ def test_a_quantised_base_counts_its_weights_and_not_its_bytes():
     packed = jax.eval_shape(
         dataclasses.replace(model, nf4=NF4(double=True)).init, jax.random.key(0)
     )
-    lines = [summary(adapters_of(leaves), base_of(leaves)) for leaves in (plain, packed)]
+    lines = [trainable_summary(adapters_of(leaves), base_of(leaves)) for leaves in (plain, packed)]
     assert lines[0] == lines[1]

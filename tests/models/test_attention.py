@@ -12,7 +12,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alol_jax.devices.sharding import AXES, make_mesh
-from alol_jax.models.attention import KERNELS, Attention, cached, choose, visible
+from alol_jax.models.attention import (
+    KERNELS,
+    Attention,
+    attention_mask,
+    choose_kernel,
+    decode_attention,
+)
 from alol_jax.types import Branches, UserError
 
 CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,))
@@ -58,19 +64,19 @@ def assert_same(found, expected):
 
 
 def test_a_causal_query_sees_real_tokens_up_to_itself_and_always_itself():
-    seen = visible(jnp.array([[0, 1, 1, 0]]), causal=True)[0]
+    seen = attention_mask(jnp.array([[0, 1, 1, 0]]), causal=True)[0]
     expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
     np.testing.assert_array_equal(seen, np.array(expected, bool))
 
 
 def test_a_bidirectional_query_sees_all_real_tokens_and_always_itself():
-    seen = visible(jnp.array([[0, 1, 1, 0]]), causal=False)[0]
+    seen = attention_mask(jnp.array([[0, 1, 1, 0]]), causal=False)[0]
     expected = [[1, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
     np.testing.assert_array_equal(seen, np.array(expected, bool))
 
 
 def test_a_response_sees_the_prompt_and_itself_and_no_other_response():
-    seen = visible(jnp.array([[0, 1, 1, 1, 1, 0]]), causal=True, branches=Branches(2, 2))[0]
+    seen = attention_mask(jnp.array([[0, 1, 1, 1, 1, 0]]), causal=True, branches=Branches(2, 2))[0]
     expected = [
         [1, 0, 0, 0, 0, 0],
         [0, 1, 0, 0, 0, 0],
@@ -111,7 +117,7 @@ def test_a_cached_step_equals_the_last_position_of_the_whole_sequence():
     mask = padded_mask([(0, 0), (3, 0)], 10)
     whole = Attention("xla", None)(q, k, v, mask, causal=True)
     room = [jnp.pad(x, ((0, 0), (0, 4), (0, 0), (0, 0)), constant_values=9.0) for x in (k, v)]
-    step = cached(q[:, -1:], *room, jnp.pad(mask > 0, ((0, 0), (0, 4))))
+    step = decode_attention(q[:, -1:], *room, jnp.pad(mask > 0, ((0, 0), (0, 4))))
     np.testing.assert_allclose(step[:, 0], whole[:, -1], atol=1e-6)
 
 
@@ -158,7 +164,7 @@ def test_rows_and_heads_that_the_mesh_does_not_divide_stay_whole():
 
 @pytest.mark.parametrize(("setting", "kernel"), [(CPU, "xla"), (GPU, "cudnn"), (TPU, "splash")])
 def test_the_platform_decides_where_the_fused_kernel_can(setting, kernel):
-    chosen, said = choose("auto", **setting)
+    chosen, said = choose_kernel("auto", **setting)
     assert chosen == kernel and f"attention: {kernel}" in said
 
 
@@ -176,30 +182,30 @@ def test_the_platform_decides_where_the_fused_kernel_can(setting, kernel):
     ],
 )
 def test_where_the_fused_kernel_cannot_plain_attention_runs_and_says_why(setting, change, reason):
-    chosen, said = choose("auto", **setting | change)
+    chosen, said = choose_kernel("auto", **setting | change)
     assert chosen == "xla" and reason in said
-    asked = choose("auto", **setting)[0]
+    asked = choose_kernel("auto", **setting)[0]
     with pytest.raises(UserError, match=reason):
-        choose(asked, **setting | change)
+        choose_kernel(asked, **setting | change)
 
 
 @pytest.mark.parametrize(("setting", "kernel"), [(CPU, "splash"), (TPU, "cudnn"), (GPU, "splash")])
 def test_a_kernel_of_another_platform_is_refused(setting, kernel):
     with pytest.raises(UserError, match=f"{kernel} runs on"):
-        choose(kernel, **setting)
+        choose_kernel(kernel, **setting)
 
 
 def test_plain_attention_can_be_asked_for_everywhere():
-    assert {choose("xla", **setting)[0] for setting in (CPU, GPU, TPU)} == {"xla"}
+    assert {choose_kernel("xla", **setting)[0] for setting in (CPU, GPU, TPU)} == {"xla"}
 
 
 def test_an_unknown_kernel_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match="splash"):
-        choose("splahs", **TPU)
+        choose_kernel("splahs", **TPU)
 
 
 def test_every_kernel_name_can_be_chosen_somewhere():
-    chosen = {choose("auto", **setting)[0] for setting in (CPU, GPU, TPU)}
+    chosen = {choose_kernel("auto", **setting)[0] for setting in (CPU, GPU, TPU)}
     assert chosen == set(KERNELS)
 
 

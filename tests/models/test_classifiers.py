@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from alol_jax.devices.sharding import make_mesh, partition, place_params, place_rows
+from alol_jax.devices.sharding import make_mesh, param_sharding, place_params, place_rows
 from alol_jax.models.attention import Attention
 from alol_jax.models.blocks import initialise
 from alol_jax.models.classifiers import HEADS, POOLINGS, PROBLEMS
@@ -59,7 +59,7 @@ def padded(texts, width, side, filler):
 
 
 def opened(path, dtype="float32"):
-    return open_classifier(path, dtype=dtype, where=here, attention=Attention("xla", None))
+    return open_classifier(path, dtype=dtype, sharding=here, attention=Attention("xla", None))
 
 
 def refusal(path):
@@ -69,7 +69,7 @@ def refusal(path):
     return str(error.value)
 
 
-# ------------------------------------------------------------------ poolings
+# poolings
 
 CHOSEN = np.array([[0, 1, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]], bool)
 HIDDEN = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_a_pooling_reads_the_chosen_positions_only(pooling, expected):
     close(POOLINGS[pooling](elsewhere, CHOSEN), np.stack(expected), 1e-6)
 
 
-# ------------------------------------------------------------------ the classifier
+# the classifier
 
 
 def test_every_head_pooling_and_problem_is_one_of_a_class_that_is_tested():
@@ -130,7 +130,7 @@ def test_utterances_are_judged_at_their_ends_and_the_last_one_counts():
     classifier = CLASSIFIERS["GPT2ForOC_S_offensive"]
     params = params_of("GPT2ForOC_S_offensive")
     tokens, mask = padded(TEXTS, 9, "right", END)
-    each = jax.jit(classifier.everywhere)(params, tokens, mask)
+    each = jax.jit(classifier.position_logits)(params, tokens, mask)
     ends = (tokens == END) & (mask > 0)
     assert np.array_equal(np.isfinite(each).all(-1), ends)
     assert ends.sum(1).tolist() == [2, 2, 1, 2]
@@ -212,7 +212,7 @@ def test_a_fresh_classifier_has_the_parameters_that_it_reads(name):
     assert {path.split("/")[0] for path in classifier.head_shapes} <= {"score", "pooler"}
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     for path, leaf in fresh.items():
-        assert partition(path, leaf.shape, mesh).mesh == mesh
+        assert param_sharding(path, leaf.shape, mesh).mesh == mesh
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -222,7 +222,7 @@ def test_a_fresh_head_has_random_kernels_and_no_biases(head):
         assert np.abs(leaf).max() < 0.2, path
 
 
-# ------------------------------------------------------------------ opening
+# opening
 
 
 @EVERY
@@ -256,11 +256,11 @@ def test_parameters_land_where_they_are_wanted(tmp_path):
     stored = open_classifier(
         write_classifier(tmp_path / "c", name, params_of(name)),
         dtype="float32",
-        where=functools.partial(partition, mesh=mesh),
+        sharding=functools.partial(param_sharding, mesh=mesh),
         attention=Attention("xla", mesh),
     )
     for path, leaf in stored.params.items():
-        assert leaf.sharding == partition(path, leaf.shape, mesh), path
+        assert leaf.sharding == param_sharding(path, leaf.shape, mesh), path
 
 
 def test_labels_are_two_where_the_file_does_not_say_it(tmp_path):
@@ -302,7 +302,7 @@ def test_masks_and_positions_of_old_exports_and_an_unused_language_head_are_igno
     assert stored.params.keys() == params_of(name).keys()
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_masks_and_positions_of_old_exports_and_an_unused_language_head_are_igno
         (
             "GPT2ForOC_S_offensive",
             {"eos_token_id": 50256},
-            "eos_token_id = 50256 is no token of 38",
+            "eos_token_id = 50256 is not one of the 38 tokens",
         ),
     ],
 )
@@ -361,7 +361,7 @@ def test_a_missing_head_is_one_clear_line(tmp_path):
     tensors = load_file(folder / "model.safetensors")
     del tensors["classifier.out_proj.weight"]
     save_file(tensors, folder / "model.safetensors")
-    assert "missing classifier.out_proj.weight; left over none" in refusal(folder)
+    assert "missing classifier.out_proj.weight; unexpected none" in refusal(folder)
 
 
 def test_a_critics_head_must_lie_beside_it_and_be_no_pickle(tmp_path):

@@ -48,7 +48,7 @@ def torch_inputs(tokens, mask, offset=0):
 
 def opened(folder):
     return open_classifier(
-        str(folder), dtype="float32", where=here, attention=Attention("xla", None)
+        str(folder), dtype="float32", sharding=here, attention=Attention("xla", None)
     )
 
 
@@ -102,7 +102,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     assert_says(stored, expected, (tokens, mask))
 
 
-# ------------------------------------------------------------------ what transformers lacks
+# what transformers lacks
 
 
 def _bodied(name, make, **changes):
@@ -192,7 +192,7 @@ def test_utterances_are_judged_as_by_the_torch_module(tmp_path):
     filled = np.where(mask > 0, tokens, END)
     with torch.no_grad():
         expected = theirs(ends, input_ids=torch.tensor(filled)).numpy()
-    everywhere = jax.jit(stored.classifier.everywhere)(stored.params, filled, mask)
+    everywhere = jax.jit(stored.classifier.position_logits)(stored.params, filled, mask)
     np.testing.assert_allclose(everywhere[ends], expected, rtol=0, atol=1e-4)
     assert_says(stored, expected[1:], (filled, mask))  # of two ends in the first text, the last
 

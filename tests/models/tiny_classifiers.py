@@ -9,8 +9,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from alol_jax.models.classifiers import Classifier
+from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
+from alol_jax.models.families.roberta import CRITIC_ROWS
 from alol_jax.models.files.hf_config import to_hf
-from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, CRITIC_ROWS
 from tests.models.small_models import SMALLS, random_params, small
 
 END = 7  # the token that ends an utterance
@@ -85,7 +86,7 @@ def write_classifier(folder, name, params, *, extra=None, **changes):
     config = CLASSIFIERS[name].body.config
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config_json(name, **changes)))
-    rows = BODIES[config.family] + ARCHITECTURES[name].head
+    rows = FAMILIES[config.family].body + ARCHITECTURES[name].head
     save_file(stored_tensors(rows, params, config) | (extra or {}), folder / "model.safetensors")
     if name == "RobertaModel":
         head = stored_tensors(CRITIC_ROWS, params, config)

@@ -9,7 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
-from alol_jax.objectives.logprobs import joined, response_kl, response_logp
+from alol_jax.objectives.logprobs import response_kl, response_logp, to_sequences
 from alol_jax.types import Tokens
 
 B, K, P, R, D, V = 3, 2, 5, 4, 7, 29
@@ -76,7 +76,7 @@ GROUPED = Tokens(
 
 
 def test_a_prompt_stands_once_before_its_several_responses():
-    ids, mask, branches = joined(GROUPED)
+    ids, mask, branches = to_sequences(GROUPED)
     assert branches == (P, R)
     np.testing.assert_array_equal(ids[:, :P], GROUPED.prompt)
     np.testing.assert_array_equal(mask[:, :P], GROUPED.prompt_mask)
@@ -102,11 +102,11 @@ def test_several_responses_have_the_logp_that_each_has_alone(chunk):
 
 
 def test_joined_puts_the_prompt_before_its_response():
-    ids, mask, _ = joined(TOKENS)
+    ids, mask, _ = to_sequences(TOKENS)
     np.testing.assert_array_equal(ids[:, :P], TOKENS.prompt)
     np.testing.assert_array_equal(ids[:, P:], TOKENS.response)
     np.testing.assert_array_equal(mask, np.concatenate([TOKENS.prompt_mask, MASK], axis=1))
-    assert joined(TOKENS).branches is None
+    assert to_sequences(TOKENS).branches is None
 
 
 def test_half_precision_hidden_states_give_float32_log_probabilities():
@@ -169,7 +169,7 @@ def test_a_wrong_shape_is_refused_at_the_door():
             response_logp(hidden, head, TOKENS, chunk=5)
 
 
-# ------------------------------------------------------------------ how far two policies are apart
+# how far two policies are apart
 
 OTHER = draw.normal(size=HIDDEN.shape).astype(np.float32)
 OTHER_HEAD = draw.normal(size=HEAD.shape).astype(np.float32)

@@ -50,7 +50,7 @@ def _padded(x, fill, columns=3):
     return np.where(np.pad(INSIDE, ((0, 0), (0, columns))), wider, fill)
 
 
-# ------------------------------------------------------------------ rewards of tokens
+# rewards of tokens
 
 
 def test_the_rewards_of_a_response_sum_to_its_score_less_the_penalty():
@@ -80,7 +80,7 @@ def test_a_response_without_tokens_is_not_rewarded():
     assert not np.any(ppo_token_rewards(SCORE, LOGP, REF_LOGP, nothing, kl_coef=0.3))
 
 
-# ------------------------------------------------------------------ advantages
+# advantages
 
 
 def test_without_discount_returns_are_rewards_to_go_whatever_the_values_say():
@@ -140,7 +140,7 @@ def test_a_single_token_has_no_variance_and_its_advantage_is_zero():
     assert not np.any(advantages)
 
 
-# ------------------------------------------------------------------ the loss
+# the loss
 
 
 def test_before_the_first_step_the_gradient_is_the_policy_gradient():
@@ -223,7 +223,7 @@ def test_every_metric_is_a_scalar_that_is_explained():
     assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
 
 
-# ------------------------------------------------------------------ padding
+# padding
 
 
 @pytest.mark.parametrize("fill", [0.0, np.nan, np.inf, -np.inf])
@@ -272,7 +272,7 @@ def test_shapes_that_do_not_agree_are_found_at_the_door(shape):
             call()
 
 
-# ------------------------------------------------------------------ values, scores, coefficient
+# values, scores, coefficient
 
 
 def _explained(values):
@@ -289,7 +289,7 @@ def test_explained_variance_is_one_if_perfect_zero_of_a_constant_and_negative_if
 
 def test_the_moments_of_pieces_are_those_of_all():
     numbers = 100.0 + _normal(9, shape=(37,))
-    moments = Moments.none()
+    moments = Moments.empty()
     for piece in (numbers[:1], numbers[1:3], numbers[3:20], numbers[20:]):
         moments = moments.update(jnp.asarray(piece))
     assert float(moments.count) == 37
@@ -298,23 +298,23 @@ def test_the_moments_of_pieces_are_those_of_all():
 
 
 def test_scores_are_normalised_from_the_first_batch_on():
-    moments = Moments.none().update(SCORE)
-    found = np.asarray(moments.normalised(SCORE))
+    moments = Moments.empty().update(SCORE)
+    found = np.asarray(moments.normalise(SCORE))
     assert found.mean() == pytest.approx(0.0, abs=1e-6)
     assert found.std(ddof=1) == pytest.approx(1.0, rel=1e-5)
 
 
 @pytest.mark.parametrize("scores", [np.full(7, 0.1), np.full(7, 1e4 / 3), np.array([0.3])])
 def test_scores_that_are_all_equal_become_zero(scores):
-    moments = Moments.none().update(scores)
+    moments = Moments.empty().update(scores)
     for _ in range(3):
-        _close(moments.normalised(scores), 0.0, 1e-6 * (1.0 + scores[0]))
+        _close(moments.normalise(scores), 0.0, 1e-6 * (1.0 + scores[0]))
         moments = moments.update(scores)
 
 
 def test_a_new_score_after_equal_ones_keeps_its_distance():
-    moments = Moments.none().update(np.full(8, 0.25))
-    _close(moments.normalised(np.array([0.75])), [0.5])
+    moments = Moments.empty().update(np.full(8, 0.25))
+    _close(moments.normalise(np.array([0.75])), [0.5])
 
 
 def test_the_coefficient_follows_the_divergence_within_its_bounds():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from alol_jax.reports.compare.rows import Fit, RunResult
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
@@ -72,7 +73,7 @@ def config_of(objective: str, *, seed: int = 0, policy_seed: int = 0, **fields):
     config.seed, config.policy.seed = seed, policy_seed
     config.objective.name = objective
     config.evaluate.bootstrap = DRAWS
-    config.rewards.update(dict.fromkeys(PARTS, 1.0))
+    config.rewards = ConfigDict(dict.fromkeys(PARTS, 1.0))
     config.task.limit = 0
     config.task.template = "{prompt}"
     config.model.path = "models/one"

@@ -250,7 +250,7 @@ class _Chip:
 def test_on_a_tpu_texts_are_read_at_lengths_that_its_kernel_can(limit):
     config = PRESETS["pythia-1.4b"]
     reading = reading_of(config, "float32", _Chip("tpu"), limit)
-    assert reading.attention.kernel == "splash", reading.said
+    assert reading.attention.kernel == "splash", reading.note
     assert all(width % 128 == 0 for width in reading.widths) and max(reading.widths) >= limit
     on_cpu = reading_of(config, "float32", _Chip("cpu"), limit)
     assert on_cpu.attention.kernel == "xla" and max(on_cpu.widths) == limit

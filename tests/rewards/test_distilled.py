@@ -10,7 +10,7 @@ from alol_jax import distill_reward
 from alol_jax.distill_reward import Rows, agreement, distil, rows_of
 from alol_jax.models.language_model import open_language_model
 from alol_jax.reports.results import EVERY
-from alol_jax.rewards.distilled import refuse_taken, save_distilled
+from alol_jax.rewards.distilled import check_output_folder, save_distilled
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.tasks.registry import TASKS
@@ -172,7 +172,7 @@ def test_what_an_interrupted_write_left_is_written_over(tmp_path, distilled):
     assert opened(tmp_path).fingerprint == opened(folder).fingerprint
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file: choose another --out"):
-        refuse_taken(tmp_path / "file")
+        check_output_folder(tmp_path / "file")
 
 
 def test_features_beyond_the_memory_are_refused_by_the_rows(monkeypatch, config, tmp_path):

@@ -108,7 +108,7 @@ def test_components_without_weight_are_left_out():
 def test_an_empty_batch_has_no_scores():
     components, total = _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).score([], [])
     assert components.shape == (0, 3) and total.shape == (0,)
-    assert _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).rows([], []) == ()
+    assert _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).score_rows([], []) == ()
 
 
 def test_without_weights_nothing_can_score():
@@ -121,7 +121,7 @@ def test_without_weights_nothing_can_score():
 def test_rows_keep_what_they_are_and_get_the_new_response_with_its_scores():
     reward = _reward(SPECS, (0.0, 3.0, 0.0), CORPUS)
     old = Scored("id", "prompt", "old", "web", (0.9, 0.9), 1.8)
-    (row,) = reward.rows([old], ["dog"])
+    (row,) = reward.score_rows([old], ["dog"])
     assert (row.example_id, row.prompt, row.source) == ("id", "prompt", "web")
     assert (row.response, row.components) == ("dog", (pytest.approx(0.1),))
     assert row.reward == pytest.approx(0.3)

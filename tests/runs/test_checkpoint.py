@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from alol_jax.devices.sharding import make_mesh, place_like_params, place_params
 from alol_jax.runs.checkpoint import Checkpoints, load_params, save_params
 from alol_jax.training.fit import init_state
-from alol_jax.devices.sharding import make_mesh, place_like_params, place_params
 
 RECORD = {"seen": [[0, "reward", 0.1], [2, "reward", 1 / 3]]}
 

@@ -57,7 +57,7 @@ def test_it_makes_no_item_before_it_is_asked_for():
 
 def test_a_loop_that_is_asked_to_stop_ends_after_the_item_at_hand():
     done = []
-    with pytest.raises(Interrupted, match="^rows: 2 of 5 were done and will be done again$"):
+    with pytest.raises(Interrupted, match="^rows: 2 of 5 done, to be repeated$"):
         for item in progress(range(5), Watch("rows", stopping=lambda: len(done) == 2), total=5):
             done.append(item)
     assert done == [0, 1]

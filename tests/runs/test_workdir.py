@@ -4,15 +4,14 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-
 from typing import NamedTuple
 
 import pytest
 from ml_collections import ConfigDict
 
 from alol_jax.runs import workdir
-from alol_jax.types import Interrupted, StageContext, UserError
 from alol_jax.runs.workdir import Run
+from alol_jax.types import Interrupted, StageContext, UserError
 
 NAMES = {"first": 1, "other": 2, "second": 3, "third": 4}
 
@@ -44,7 +43,7 @@ class Trial:
         seed=0,
         numbers=NAMES,
         shared=None,
-        together=(),
+        shared_stages=(),
         **first,
     ):
         self.config = ConfigDict({"size": 3, "inner": {"rate": 0.5}} | first)
@@ -61,7 +60,7 @@ class Trial:
             stopping=lambda: False,
             say=self.said.append,
             shared=shared,
-            together=together,
+            shared_stages=shared_stages,
         )
 
     def first(self, during=lambda context: None) -> Made:
@@ -107,7 +106,7 @@ def test_a_second_run_loads_every_result_and_computes_none(tmp_path):
     assert after.all() == made == Made(3.0, ("first", "0.5", "second", "third"))
     assert before.computed == ["other", "first", "second", "third"]
     assert after.computed == []
-    assert after.said == [f"[{name}] done before" for name in before.computed]
+    assert after.said == [f"[{name}] already done" for name in before.computed]
     assert {path.name for path in tmp_path.iterdir()} == {
         "01_first",
         "02_other",
@@ -194,7 +193,7 @@ def test_the_old_result_stays_until_the_new_one_is_complete(tmp_path):
     assert Trial(tmp_path).first().value == 1.0
 
 
-# ------------------------------------------------------------------ interruptions
+# interruptions
 
 
 def interrupted(context):
@@ -290,7 +289,7 @@ def test_a_stage_gets_its_folder_its_name_and_the_wish_to_stop(tmp_path):
     assert trial.said[-1] == "[other] not needed: nobody reads it"
 
 
-# ------------------------------------------------------------------ inputs
+# inputs
 
 
 def _one(value: object, *, context: StageContext) -> Made:

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from alol_jax.types import Interrupted, UserError
 from alol_jax.runs.workdir import finished_stage
+from alol_jax.types import Interrupted, UserError
 from tests.runs.test_workdir import NAMES, Made, Trial, interrupted
 
 SWEPT = NAMES | {"second": 6, "third": 7}
-TOGETHER = ("first", "other", "second")  # the others each run has for itself
+SHARED = ("first", "other", "second")  # the others each run has for itself
 
 
 def _swept(root: Path, name: str, **changes) -> Trial:
     """A run of a sweep: its own folder, and what it shares beside it."""
-    shared = {"shared": root / "shared", "together": TOGETHER}
+    shared = {"shared": root / "shared", "shared_stages": SHARED}
     return Trial(root / name, numbers=SWEPT, **shared, **changes)
 
 
@@ -94,7 +94,7 @@ def test_what_lies_where_a_link_belongs_is_refused_or_with_redo_replaced(tmp_pat
 def test_a_link_that_leads_nowhere_is_made_anew(tmp_path):
     _swept(tmp_path, "one").with_late(1)
     (tmp_path / "shared").rename(tmp_path / "other")
-    moved = {"shared": tmp_path / "other", "together": TOGETHER}
+    moved = {"shared": tmp_path / "other", "shared_stages": SHARED}
     trial = Trial(tmp_path / "one", numbers=SWEPT, **moved)
     assert trial.with_late(1).value == 3.0 and trial.computed == []
     assert (tmp_path / "one" / "01_first").readlink() == Path("..", "other", "01_first")

@@ -83,7 +83,7 @@ def _drawn(found) -> np.ndarray:
     return np.concatenate([np.asarray(batch.reward).reshape(-1) for batch in batches])
 
 
-# ------------------------------------------------------------------ which rows, how often
+# which rows, how often
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_sampling_that_makes_no_sense_is_one_clear_line(tmp_path, objective, s
         _fit(tmp_path, objective, sampling=sampling)
 
 
-# ------------------------------------------------------------------ training
+# training
 
 
 def test_the_objective_gets_its_hyper_parameters_and_the_stored_annotations(tmp_path):

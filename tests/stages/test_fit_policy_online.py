@@ -31,7 +31,7 @@ LM = tiny_lm(shapes=SHAPES)
 DECODE = {"max_new_tokens": 6, "end": tuple(range(200, 240))}  # responses of many lengths
 JUDGED = dataclasses.replace(TASK, rewards=(RewardSpec("luck", "judge", "{response}", 1.0),))
 SCORED = scored_splits(train=12)
-FRESH = dataclasses.replace(fitted(LM), trained=LM.fresh(jax.random.key(0)))
+FRESH = dataclasses.replace(fitted(LM), trained=LM.trainable(jax.random.key(0)))
 TABLE = TrainingTable(tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)[0])
 
 
@@ -86,12 +86,12 @@ def _same(one, other):
     assert dataclasses.replace(one.cost, seconds=0) == dataclasses.replace(other.cost, seconds=0)
 
 
-# ------------------------------------------------------------------ learning
+# learning
 
 
 def test_the_policy_learns_to_write_what_is_rewarded(tmp_path, judge):
     lm = tiny_lm(shapes=SHAPES, rank=0)
-    start = dataclasses.replace(fitted(LM), trained=lm.fresh(jax.random.key(0)))
+    start = dataclasses.replace(fitted(LM), trained=lm.trainable(jax.random.key(0)))
     learning = {"optimizer": {"learning_rate": 1e-2}, "kl_coef": 0.0, "rollouts": 10}
     policy = _fit(tmp_path, lm=lm, reference=start, prompts=32, batch_size=32, epochs=4, **learning)
     score = _curve(policy, "score")
@@ -121,7 +121,7 @@ def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers
     config.decode.batch_size = 4
     given = setup(LM, JUDGED, {"luck": 1.0}, config.decode)
     asked, reward = one_per_prompt(SCORED.validation), given.reward(SCORED)
-    rows = given.likeliest().answer(
+    rows = given.deterministic_sampler().answer(
         fitted(LM).trained, asked, reward, key=jax.random.key(9), watch=Watch("")
     )
     assert policy.validations[0].score == pytest.approx(np.mean([row.reward for row in rows]))
@@ -173,7 +173,7 @@ def test_the_value_of_a_token_is_said_before_the_token_is_known():
         assert not np.isclose(logp[n + 1, n], logp[0, n], atol=1e-5)
 
 
-# ------------------------------------------------------------------ what is logged and counted
+# what is logged and counted
 
 
 def test_every_logged_metric_is_explained_and_the_cost_is_their_sum(tmp_path, judge):
@@ -211,7 +211,7 @@ def test_more_epochs_cost_more_and_write_no_more(tmp_path, judge):
     assert once.cost.flops > 1.5 * step  # what is written and read besides
 
 
-# ------------------------------------------------------------------ minibatches
+# minibatches
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_the_cut_into_micro_batches_does_not_change_what_is_learned(tmp_path, ju
         np.testing.assert_allclose(_curve(parts, name), _curve(whole, name), rtol=1e-4, atol=1e-6)
 
 
-# ------------------------------------------------------------------ seeds, resuming, devices
+# seeds, resuming, devices
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +327,7 @@ def test_eight_devices_learn_from_a_rollout_what_one_does(tmp_path, judge):
         )
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 def test_without_a_scorer_ppo_is_refused_in_one_line(tmp_path, judge):

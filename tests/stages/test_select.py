@@ -131,7 +131,7 @@ def test_rows_that_are_cut_are_counted_and_said(tmp_path):
     table = _select(
         tmp_path, (), dataclasses.replace(SCORED, train=(long, asked, *SCORED.train[2:])), said=said
     )
-    assert "2 prompts at 32 tokens" in said[0] and "1 responses at 24" in said[0]
+    assert "2 prompts to 32 tokens" in said[0] and "1 responses to 24" in said[0]
     assert (len(table.rows[0].prompt), len(table.rows[0].response)) == SHAPES[-1]
     report = json.loads((tmp_path / "data_report.json").read_text("utf-8"))
     assert (report["cut"], report["cut_prompts"]) == (1, 2)

@@ -219,7 +219,7 @@ FAULTS = {
     | {"prefix": [["<|prompter|>a", "<|assistant|>"], ["<|prompter|>b", "<|assistant|>"]]},
     "whose turns do not alternate from the person to the assistant": row()
     | {"prefix": [["<|assistant|>a", "<|assistant|>"]] * 2},
-    "with a turn that holds the mark of another turn": row("a ### Human: b"),
+    "with a turn that contains the mark of another turn": row("a ### Human: b"),
     "whose two transcripts do not share the prompt": transcripts()
     | {"rejected": "\n\nHuman: other\n\nAssistant: x"},
 }

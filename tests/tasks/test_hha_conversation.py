@@ -58,7 +58,7 @@ def test_all_forms_say_the_same_turns():
     ],
 )
 def test_the_prompt_gives_back_turns_that_hold_no_mark(turns):
-    assert conversation.survives(turns)
+    assert conversation.round_trips(turns)
     assert conversation.turns_of(conversation.prompt_of(turns)) == turns
 
 
@@ -73,7 +73,7 @@ def test_the_prompt_gives_back_turns_that_hold_no_mark(turns):
     ],
 )
 def test_turns_that_hold_a_mark_do_not_survive(turns):
-    assert not conversation.survives(turns)
+    assert not conversation.round_trips(turns)
 
 
 def test_a_tag_in_a_turn_becomes_a_mark_as_published():

@@ -141,7 +141,7 @@ def test_the_config_may_bring_its_own_template():
 
 
 def test_a_template_without_a_place_for_the_prompt_is_a_clear_error():
-    with pytest.raises(UserError, match="task.template='Q:' lacks {prompt}"):
+    with pytest.raises(UserError, match="task.template='Q:' has no {prompt}"):
         get_task(_options(template="Q:"))
 
 

@@ -37,7 +37,7 @@ def edit(file, **fields):
     file.write_text(json.dumps({name: v for name, v in content.items() if v != "gone"}))
 
 
-# ------------------------------------------------------------------ which files count
+# which files count
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,11 +83,11 @@ def test_tokens_that_were_added_behind_the_vocabulary_count(tmp_path):
     assert ours.vocab_size == base + 3 == len(theirs)
     assert ours.encode(text) == theirs.encode(text)
     assert {base, base + 1, base + 2} <= set(ours.encode(text))
-    assert ours.fitted(base + 3) is ours
+    assert ours.for_vocab_size(base + 3) is ours
     with pytest.raises(
         UserError, match=f"{base + 3} tokens, the model only {base + 1} .*'</head>'"
     ):
-        ours.fitted(base + 1)
+        ours.for_vocab_size(base + 1)
 
 
 def test_a_pad_token_behind_the_models_vocabulary_is_not_used(tmp_path):
@@ -96,25 +96,25 @@ def test_a_pad_token_behind_the_models_vocabulary_is_not_used(tmp_path):
     edit(folder / "tokenizer_config.json", pad_token="[PAD]")
     ours = from_directory(folder)
     assert (ours.pad_id, ours.vocab_size) == (base, base + 1)
-    fitted = ours.fitted(base)
+    fitted = ours.for_vocab_size(base)
     assert (fitted.pad_id, fitted.vocab_size) == (fitted.eos_id, base)
-    assert max(fitted.prompt("[PAD]{prompt}", "[PAD]", limit=99)) < base
-    assert base in ours.prompt("[PAD]{prompt}", "[PAD]", limit=99)
+    assert max(fitted.encode_prompt("[PAD]{prompt}", "[PAD]", limit=99)) < base
+    assert base in ours.encode_prompt("[PAD]{prompt}", "[PAD]", limit=99)
     assert fitted.fingerprint() != ours.fingerprint()
     with pytest.raises(UserError, match="the model only 9"):
-        ours.fitted(9)
+        ours.for_vocab_size(9)
 
 
 @needs_sentencepiece
 def test_a_sentencepiece_model_has_a_begin_token_unless_the_config_says_no(tmp_path):
     folder = llama_model(tmp_path / "t")
-    assert from_directory(folder).single("hello", limit=9)[0] == 1
+    assert from_directory(folder).encode_single("hello", limit=9)[0] == 1
     edit(folder / "tokenizer_config.json", add_bos_token=False)
-    assert from_directory(folder).single("hello", limit=9)[0] != 1
-    assert from_directory(folder).prompt("{prompt}", "hello", limit=9)[0] != 1
+    assert from_directory(folder).encode_single("hello", limit=9)[0] != 1
+    assert from_directory(folder).encode_prompt("{prompt}", "hello", limit=9)[0] != 1
 
 
-# ------------------------------------------------------------------ bad files
+# bad files
 
 
 def without(folder, name):
@@ -150,20 +150,23 @@ def unmerged(folder):
 @pytest.mark.parametrize(
     "make, named",
     [
-        (lambda f: write(f, None), "has no tokenizer: bring tokenizer.json, tokenizer.model, or"),
+        (lambda f: write(f, None), "has no tokenizer: add tokenizer.json, tokenizer.model, or"),
         (lambda f: damaged(gpt2(f), "tokenizer.json"), "tokenizer.json is not readable"),
         (lambda f: damaged(gpt2(f), "tokenizer.json", b"{}"), "tokenizer.json is not readable"),
         (lambda f: damaged(gpt2(f), "tokenizer_config.json"), "_config.json is not readable"),
         (lambda f: damaged(gpt2(f), "special_tokens_map.json", b"\xff"), "_map.json is not read"),
-        (lambda f: damaged(gpt2(f), "tokenizer_config.json", b"[]"), "holds no JSON object"),
+        (lambda f: damaged(gpt2(f), "tokenizer_config.json", b"[]"), "does not hold a JSON object"),
         (lambda f: without_end(gpt2(f)), "tokenizer_config.json names no eos_token: add it"),
         (lambda f: without(dialogpt(f), "vocab.json"), "vocab.json is missing"),
         (lambda f: without(dialogpt(f), "merges.txt"), "merges.txt is missing"),
         (lambda f: damaged(dialogpt(f), "vocab.json"), "vocab.json is not readable"),
         (lambda f: damaged(dialogpt(f), "merges.txt", b"\xff\xfe"), "merges.txt is not readable"),
-        (unmerged, "out of vocabulary: bring it again"),
-        (lambda f: without(dialogpt(f), "config.json"), "says who reads vocab.json"),
-        (lambda f: of_nobody(roberta_parts(f)), r"config.json \('opt'\) says who reads vocab.json"),
+        (unmerged, "out of vocabulary: download it again"),
+        (lambda f: without(dialogpt(f), "config.json"), "says which class reads vocab.json"),
+        (
+            lambda f: of_nobody(roberta_parts(f)),
+            r"config.json \('opt'\) says which class",
+        ),
         (words, "the tokenizer is a WordLevel, only BPE is supported"),
         (
             lambda f: write(f, None, "roberta", **vocabulary_files(gpt2_backend())),
@@ -181,9 +184,9 @@ def test_a_directory_without_a_usable_tokenizer_is_one_clear_line(make, named, t
 @pytest.mark.parametrize(
     "content, named",
     [
-        (lambda: b"damaged", "tokenizer.model is no SentencePiece model"),
-        (lambda: sentencepiece_model()[:2000], "tokenizer.model is no SentencePiece model"),
-        (lambda: b"IQ== 0\nIg== 1\n", "tokenizer.model is no SentencePiece model"),
+        (lambda: b"damaged", "tokenizer.model is not a SentencePiece model"),
+        (lambda: sentencepiece_model()[:2000], "tokenizer.model is not a SentencePiece model"),
+        (lambda: b"IQ== 0\nIg== 1\n", "tokenizer.model is not a SentencePiece model"),
         (lambda: sentencepiece_model("unigram"), "the tokenizer is a Unigram, only BPE"),
     ],
 )
@@ -202,7 +205,7 @@ def test_a_package_that_is_missing_is_named(package, tmp_path, monkeypatch):
         from_directory(folder)
 
 
-# ------------------------------------------------------------------ saving
+# saving
 
 
 def check_saved(ours, folder, config=None):
@@ -215,12 +218,14 @@ def check_saved(ours, folder, config=None):
     for text in (*TEXTS, f"{end} a", f"a {end}{end} b", f"{end}7{end}\n"):
         ids = ours.encode(text)
         assert theirs.encode(text, add_special_tokens=False) == ids, repr(text)
-        assert again.response(text, limit=999) == ours.response(text, limit=999), repr(text)
-        filled = [t.prompt(f"{end}{{prompt}}{end}", text, limit=999) for t in (ours, again)]
+        assert again.encode_response(text, limit=999) == ours.encode_response(text, limit=999), (
+            repr(text)
+        )
+        filled = [t.encode_prompt(f"{end}{{prompt}}{end}", text, limit=999) for t in (ours, again)]
         assert filled[0] == filled[1], repr(text)
         if end not in text:
             assert theirs.decode(ids, skip_special_tokens=True) == ours.decode(ids)
-    assert list(ours.single("hello", limit=99)) == theirs("hello").input_ids
+    assert list(ours.encode_single("hello", limit=99)) == theirs("hello").input_ids
     assert theirs.eos_token_id == ours.eos_id == again.eos_id
     assert (again.pad_id, again.vocab_size) == (ours.pad_id, ours.vocab_size)
 
@@ -267,10 +272,14 @@ def test_the_tokenizer_of_a_gguf_file_can_be_saved(tmp_path):
 @needs_smollm2
 def test_a_begin_token_that_a_gguf_file_asks_for_is_saved(tmp_path):
     ours = from_gguf(dataclasses.replace(smollm2_fields(), add_bos=True, bos_id=1, pad_id=4))
-    assert ours.single("x", limit=9)[0] == ours.prompt("{prompt}", "x", limit=9)[0] == 1
+    assert (
+        ours.encode_single("x", limit=9)[0] == ours.encode_prompt("{prompt}", "x", limit=9)[0] == 1
+    )
     ours.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
-    assert theirs.pad_token_id == 4 and theirs("x").input_ids == list(ours.single("x", limit=9))
+    assert theirs.pad_token_id == 4 and theirs("x").input_ids == list(
+        ours.encode_single("x", limit=9)
+    )
 
 
 def test_saving_overwrites_nothing_and_leaves_nothing_half_written(tmp_path):
@@ -281,6 +290,6 @@ def test_saving_overwrites_nothing_and_leaves_nothing_half_written(tmp_path):
         ours.save(folder)
     assert sorted(folder.iterdir()) == before
     (folder / "merges.txt").unlink()
-    with pytest.raises(UserError, match="merges.txt cannot be copied: bring it back"):
+    with pytest.raises(UserError, match="merges.txt cannot be copied: restore it"):
         ours.save(tmp_path / "to")
     assert not (tmp_path / "to").exists()

@@ -24,7 +24,7 @@ def test_single_texts_have_the_ids_that_transformers_gives_them(both):
     for text in TEXTS:
         for limit in (3, 4, 5, 8, 99):
             expected = theirs(text, truncation=True, max_length=limit).input_ids
-            assert list(ours.single(text, limit=limit)) == expected, (text, limit)
+            assert list(ours.encode_single(text, limit=limit)) == expected, (text, limit)
 
 
 def test_pairs_have_the_ids_that_transformers_gives_them_in_a_batch(both):
@@ -34,36 +34,40 @@ def test_pairs_have_the_ids_that_transformers_gives_them_in_a_batch(both):
         first, second = ("".join(draw.choices(TEXTS, k=draw.randint(0, 3))) for _ in range(2))
         limit = draw.choice((6, 7, 8, 9, 12, 13, 20, 99))
         expected = theirs([first], [second], truncation=True, max_length=limit).input_ids[0]
-        assert list(ours.pair(first, second, limit=limit)) == expected, (first, second, limit)
+        assert list(ours.encode_pair(first, second, limit=limit)) == expected, (
+            first,
+            second,
+            limit,
+        )
 
 
 def test_roberta_puts_its_tokens_around_and_between(tmp_path):
     ours = from_directory(KINDS["roberta"](tmp_path / "t"))
     a, b = ours.encode("hello"), ours.encode(" there")
-    assert ours.single("hello", limit=99) == (0, *a, 2)
-    assert ours.pair("hello", " there", limit=99) == (0, *a, 2, 2, *b, 2)
-    assert ours.pair("hello", "", limit=99) == (0, *a, 2, 2, 2)
+    assert ours.encode_single("hello", limit=99) == (0, *a, 2)
+    assert ours.encode_pair("hello", " there", limit=99) == (0, *a, 2, 2, *b, 2)
+    assert ours.encode_pair("hello", "", limit=99) == (0, *a, 2, 2, 2)
 
 
 def test_special_tokens_in_texts_are_spelled_out(tmp_path):
     ours = from_directory(KINDS["roberta"](tmp_path / "t"))
     text = "a</s></s>b <mask>"
-    spelled = ours.response(text, limit=99)[0][:-1]
+    spelled = ours.encode_response(text, limit=99)[0][:-1]
     assert not {0, 2, ours.vocab_size - 1} & set(spelled)
-    assert ours.single(text, limit=99) == (0, *spelled, 2)
-    assert ours.pair(text, text, limit=99) == (0, *spelled, 2, 2, *spelled, 2)
+    assert ours.encode_single(text, limit=99) == (0, *spelled, 2)
+    assert ours.encode_pair(text, text, limit=99) == (0, *spelled, 2, 2, *spelled, 2)
 
 
 def test_without_special_tokens_a_single_text_is_its_ids_and_a_pair_is_refused():
     ours = byte_level()
-    assert ours.single("abc", limit=2) == (97, 98)
+    assert ours.encode_single("abc", limit=2) == (97, 98)
     with pytest.raises(UserError, match="no special tokens for two texts"):
-        ours.pair("a", "b", limit=9)
+        ours.encode_pair("a", "b", limit=9)
 
 
 def test_a_limit_without_room_for_text_is_one_clear_line(tmp_path):
     ours = from_directory(KINDS["roberta"](tmp_path / "t"))
     with pytest.raises(UserError, match="text limit of 2 tokens leaves no room"):
-        ours.single("a", limit=2)
+        ours.encode_single("a", limit=2)
     with pytest.raises(UserError, match="text limit of 4 tokens leaves no room"):
-        ours.pair("a", "b", limit=4)
+        ours.encode_pair("a", "b", limit=4)

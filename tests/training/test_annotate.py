@@ -31,7 +31,7 @@ def lm():
 def trained(lm):
     """Adapters that matter."""
     draw = np.random.default_rng(0)
-    fresh = lm.fresh(jax.random.key(0))
+    fresh = lm.trainable(jax.random.key(0))
     return {path: np.float32(draw.normal(0, 0.3, leaf.shape)) for path, leaf in fresh.items()}
 
 
@@ -118,7 +118,7 @@ def test_values_alone_are_the_same_values(lm, trained, value_params, found):
 
 @pytest.mark.parametrize("logp", [True, False])
 def test_values_alone_need_neither_response_nor_vocabulary(lm, value_params, logp):
-    params = {**lm.frozen(), **lm.fresh(jax.random.key(0))}
+    params = {**lm.frozen(), **lm.trainable(jax.random.key(0))}
     items = single_items(narrow_rows(), lm.shapes)
     tokens = collate(items, np.array([0, 1]), pad_id=0).tokens
     step = annotator(lm.transformer, HEAD, lm.logprob_chunk, logp)
@@ -149,9 +149,9 @@ def test_eight_devices_say_what_one_says(trained, value_params, found):
 def test_full_fine_tuning_annotates_with_the_trained_weights_alone(lm, value_params):
     full, rows = tiny_lm(rank=0), narrow_rows()
     asked = {"value": (HEAD, value_params), "batch_size": 2, "watch": WATCH}
-    weights = full.fresh(jax.random.key(0))
+    weights = full.trainable(jax.random.key(0))
     logps, values = annotate(full, weights, rows, **asked)
-    fresh_logps, fresh_values = annotate(lm, lm.fresh(jax.random.key(5)), rows, **asked)
+    fresh_logps, fresh_values = annotate(lm, lm.trainable(jax.random.key(5)), rows, **asked)
     close(values, fresh_values)
     for one, other in zip(logps, fresh_logps, strict=True):
         close(one, other)

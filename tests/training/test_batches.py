@@ -135,7 +135,7 @@ def test_an_item_takes_the_smallest_shape_that_holds_it():
     assert [items.shapes[s] for s in items.shape] == [(4, 4), (8, 4), (8, 8), (8, 8)]
 
 
-# ------------------------------------------------------------------ several responses per prompt
+# several responses per prompt
 
 
 def _prompts(*rewards: tuple[float, ...]):
@@ -183,7 +183,7 @@ def test_no_prompt_with_different_rewards_is_one_clear_line():
         ranked(_prompts((1.0, 1.0), (2.0,)), 2)
 
 
-# ------------------------------------------------------------------ arrays
+# arrays
 
 
 def test_collate_pads_prompts_left_and_responses_right_with_masks_from_lengths():
@@ -247,7 +247,7 @@ def test_read_ahead_gives_the_collated_batches_of_any_stretch_of_steps(accumulat
                 assert len(ours.sharding.device_set) == 4
 
 
-# ------------------------------------------------------------------ from text
+# from text
 
 
 def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
@@ -256,8 +256,8 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     rows[2] = dataclasses.replace(rows[2], response="x" * 100, prompt="y" * 99)
     ready, cut = tokenise(rows, TASK.template, lm.tokenizer, SHAPES)
     assert cut == (1, 1)
-    assert cut.said(4, SHAPES) == (
-        "4 rows; cut: 1 prompts at 32 tokens (text begins later), 1 responses at 24 (no end token)"
+    assert cut.summary(4, SHAPES) == (
+        "4 rows; truncated: 1 prompts to 32 tokens (at the start), 1 responses to 24 (no end token)"
     )
     assert [row.response_text for row in ready] == [row.response for row in rows]
     assert [row.reward for row in ready] == [row.reward for row in rows]

@@ -20,8 +20,8 @@ from alol_jax.training.fit import (
     fit,
     fit_best,
     init_state,
-    make_plan,
     make_update,
+    plan_epochs,
     policy_loss,
 )
 from alol_jax.training.metrics import MetricLog
@@ -34,7 +34,7 @@ KEY = jax.random.key(7)
 SHAPE = ((8, 6),)
 
 
-# ------------------------------------------------------------------ a regression: no language model
+# a regression: no language model
 
 
 def _regression(trained, frozen, batch, key):
@@ -154,17 +154,17 @@ def test_a_second_compilation_for_a_shape_is_an_error():
         list(fit(state, FROZEN, batches, update))
 
 
-# ------------------------------------------------------------------ plans, and the best step
+# plans, and the best step
 
 
 def test_a_plan_counts_steps_and_spreads_validations_up_to_the_last():
     options = ConfigDict(
         {"epochs": 2.5, "batch_size": 4, "accumulate": 2, "validations": 3, "checkpoint_every": 9}
     )
-    assert make_plan(options, 30) == Plan(10, frozenset({3, 7, 10}), 9)
-    assert make_plan(options, 1) == Plan(1, frozenset({1}), 9)
+    assert plan_epochs(options, 30) == Plan(10, frozenset({3, 7, 10}), 9)
+    assert plan_epochs(options, 1) == Plan(1, frozenset({1}), 9)
     options.validations = 0
-    assert make_plan(options, 30).validate_at == {10}
+    assert plan_epochs(options, 30).validate_at == {10}
 
 
 def test_the_first_of_equally_good_validations_is_the_best():
@@ -226,8 +226,8 @@ def test_a_resumed_run_is_the_undisturbed_run_bit_by_bit(tmp_path, undisturbed, 
     policy, log = undisturbed
     said = []
     resumed = _run(tmp_path, stop_at=stop_at, said=said)
-    assert [line for line in said if "going on" in line] == [
-        f"going on at step {step}/6" for step in stop_at
+    assert [line for line in said if "resuming" in line] == [
+        f"resuming at step {step}/6" for step in stop_at
     ]
     for path, leaf in policy.trained.items():
         np.testing.assert_array_equal(resumed.trained[path], leaf)
@@ -244,7 +244,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, undisturbed, ki
         _run(tmp_path, killed_at=killed_at)
     said = []
     resumed = _run(tmp_path, said=said)
-    assert f"going on at step {killed_at - 1}/6" in said  # a step before: of the validation there
+    assert f"resuming at step {killed_at - 1}/6" in said  # a step before: of the validation there
     for path, leaf in policy.trained.items():
         np.testing.assert_array_equal(resumed.trained[path], leaf)
     assert (resumed.validations, resumed.curves) == (policy.validations, policy.curves)
@@ -255,7 +255,7 @@ def test_a_finished_fit_that_is_called_again_trains_no_more(tmp_path):
     first = _run(tmp_path)
     said = []
     again = _run(tmp_path, said=said)
-    assert [line.split(":")[0] for line in said] == ["going on at step 6/6", "step 6/6"]
+    assert [line.split(":")[0] for line in said] == ["resuming at step 6/6", "step 6/6"]
     np.testing.assert_array_equal(
         again.trained["layers/q_proj/kernel"], first.trained["layers/q_proj/kernel"]
     )
@@ -291,7 +291,7 @@ def test_an_interrupted_run_closes_its_logs(tmp_path, monkeypatch):
     assert len(closed) == 2  # the interrupted one and the one that went on
 
 
-# ------------------------------------------------------------------ objectives on the tiny Llama
+# objectives on the tiny Llama
 
 
 def _policy_rows(responses: int):
@@ -306,7 +306,7 @@ def _llama(mesh, *, rank=2, dropout=0.0, name="a_lol"):
     """(state, frozen, update, batches) of an objective on rows that all differ."""
     lm = tiny_lm(mesh=mesh, rank=rank, shapes=SHAPE, dropout=dropout)
     tx = make_optimizer(common.optimizer(3e-3), steps=10)
-    state = place_like_params(init_state(lm.fresh(KEY), tx), mesh)
+    state = place_like_params(init_state(lm.trainable(KEY), tx), mesh)
     hyper = {"clip": 0.9} if name in ("a_lol", "a_lol_seq") else {}
     loss = functools.partial(OBJECTIVES[name].loss, **hyper)
     update = make_update(policy_loss(lm.transformer, loss, chunk=64), tx, KEY, state)

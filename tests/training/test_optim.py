@@ -59,7 +59,7 @@ def test_the_first_step_has_the_size_of_the_learning_rate():
 
 def test_weight_decay_falls_on_matrices_not_on_norms_biases_and_queries():
     lm = tiny_lm()
-    paths = [*lm.base, *lm.fresh(jax.random.key(0))]
+    paths = [*lm.base, *lm.trainable(jax.random.key(0))]
     paths += ["query", "q_proj/bias", "summary/kernel"]  # the value head's
     params = {path: jnp.full((2, 2), 4.0) for path in paths}
     still = {path: jnp.zeros((2, 2)) for path in paths}

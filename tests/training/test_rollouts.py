@@ -8,7 +8,7 @@ import pytest
 
 from alol_jax.rewards import reward as rewards
 from alol_jax.training.batches import tokenise
-from alol_jax.training.rollouts import ANCHORS, anchor_of, check_rollouts, make_rollouts
+from alol_jax.training.rollouts import ANCHORS, anchor_params, check_rollouts, make_rollouts
 from alol_jax.types import RewardSpec, UserError, Watch
 from tests.tiny_run import (
     TASK,
@@ -62,19 +62,19 @@ def _make(seed=0, **changes):
 
 
 def _ids(rollouts, asked):
-    return [rollouts.rows[index].example_id for index in asked.which]
+    return [rollouts.rows[index].example_id for index in asked.indices]
 
 
 def test_each_prompt_is_asked_equally_often_however_many_responses_it_has(seen):
     rollouts = _make()
-    asked = [name for one in rollouts.asked(0, 9) for name in _ids(rollouts, one)]
+    asked = [name for one in rollouts.prompts(0, 9) for name in _ids(rollouts, one)]
     names, counts = np.unique(asked, return_counts=True)
     assert len(names) == 18 and set(counts) == {2}
 
 
 def test_the_prompts_of_a_rollout_share_a_width_and_a_shape_that_holds_any_response(seen):
     shapes = set()
-    for asked in _make().asked(0, 9):
+    for asked in _make().prompts(0, 9):
         lengths = asked.tokens.prompt_mask.sum(axis=1)
         assert (lengths <= 16).all() or (lengths > 16).all()
         assert not asked.tokens.mask.any()
@@ -83,18 +83,18 @@ def test_the_prompts_of_a_rollout_share_a_width_and_a_shape_that_holds_any_respo
 
 
 def test_who_is_asked_depends_on_the_seed_and_the_number_of_the_rollout_alone(seen):
-    first = [_ids(_make(), asked) for asked in _make().asked(0, 9)]
-    assert [_ids(_make(), asked) for asked in _make().asked(3, 6)] == first[3:6]
-    assert [_ids(_make(), asked) for asked in _make(seed=1).asked(0, 9)] != first
+    first = [_ids(_make(), asked) for asked in _make().prompts(0, 9)]
+    assert [_ids(_make(), asked) for asked in _make().prompts(3, 6)] == first[3:6]
+    assert [_ids(_make(), asked) for asked in _make(seed=1).prompts(0, 9)] != first
 
 
 def test_the_tokens_are_the_very_ones_that_were_drawn_and_the_score_is_of_the_text(seen):
     rollouts, trained = _make(top_k=0, top_p=1.0), fitted(LM).trained
-    asked = next(rollouts.asked(0, 1))
-    written = rollouts.written(trained, asked, 5)
+    asked = next(rollouts.prompts(0, 1))
+    written = rollouts.generate(trained, asked, 5)
     rows = [dataclasses.replace(scored_rows(1)[0], prompt=p) for p in _prompts(rollouts, asked)]
     key = jax.random.fold_in(jax.random.key(0), 5)
-    ids = rollouts.sampler.write(trained, rows, key=key, watch=Watch(""))
+    ids = rollouts.sampler.generate(trained, rows, key=key, watch=Watch(""))
     assert seen == list(rollouts.sampler.texts(ids))
     np.testing.assert_array_equal(written.score, [len(text) for text in seen])
     for row, mask, drawn in zip(written.tokens.response, written.tokens.mask, ids, strict=True):
@@ -103,19 +103,19 @@ def test_the_tokens_are_the_very_ones_that_were_drawn_and_the_score_is_of_the_te
 
 
 def _prompts(rollouts, asked):
-    return [rollouts.rows[index].prompt_text for index in asked.which]
+    return [rollouts.rows[index].prompt_text for index in asked.indices]
 
 
 def test_the_draws_differ_by_rollout_and_by_row_of_the_same_prompt(seen):
     rollouts, trained = _make(top_k=0, top_p=1.0), fitted(LM).trained
-    asked = next(rollouts.asked(0, 1))
-    same = asked._replace(which=np.repeat(asked.which[:1], 4))
-    first, again, other = (rollouts.written(trained, same, n).tokens.response for n in (0, 0, 1))
+    asked = next(rollouts.prompts(0, 1))
+    same = asked._replace(indices=np.repeat(asked.indices[:1], 4))
+    first, again, other = (rollouts.generate(trained, same, n).tokens.response for n in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert len({row.tobytes() for row in np.concatenate([first, other])}) == 8
 
 
-# ------------------------------------------------------------------ anchors
+# anchors
 
 
 def _hidden(lm, transformer, leaves):
@@ -127,23 +127,23 @@ def test_the_base_is_the_model_with_its_adapters_off():
     reference = fitted(LM).trained
     plain = _hidden(LM, dataclasses.replace(LM.transformer, lora=None), {})
     np.testing.assert_allclose(
-        _hidden(LM, LM.transformer, anchor_of("base", LM, reference)), plain, atol=1e-6
+        _hidden(LM, LM.transformer, anchor_params("base", LM, reference)), plain, atol=1e-6
     )
-    fitted_one = _hidden(LM, LM.transformer, anchor_of("reference", LM, reference))
+    fitted_one = _hidden(LM, LM.transformer, anchor_params("reference", LM, reference))
     assert np.abs(fitted_one - plain).max() > 0.1
     np.testing.assert_array_equal(fitted_one, _hidden(LM, LM.transformer, reference))
 
 
 def test_without_adapters_the_base_is_the_model_as_it_was_loaded():
     full = tiny_lm(shapes=LM.shapes, rank=0)
-    loaded = full.fresh(jax.random.key(3))
+    loaded = full.trainable(jax.random.key(3))
     moved = {path: leaf + 1.0 for path, leaf in loaded.items()}
-    for path, leaf in anchor_of("base", full, moved).items():
+    for path, leaf in anchor_params("base", full, moved).items():
         np.testing.assert_array_equal(leaf, loaded[path])
     assert set(ANCHORS) == {"reference", "base"}
 
 
-# ------------------------------------------------------------------ what is refused
+# what is refused
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""Model files of other libraries, in and out: Hugging Face, PEFT and GGUF.
+"""Reading and writing model files of other libraries: Hugging Face, PEFT and GGUF.
 
-Start at `convert`: a directory, hub name or GGUF file becomes parameters. `weight_names` has one
-table per model family; `hf_*` read and write Hugging Face directories, `peft_*` LoRA adapters,
-`merge` makes one model of a base and its adapter. A field or weight that is unknown is an error.
+Start at `convert`, which turns a directory, hub name or GGUF file into parameters. The tensors of
+each model family are described in `models.families`. `hf_*` read and write Hugging Face
+directories, `peft_*` LoRA adapters; `merge` merges an adapter into its base. Unknown fields or
+weights are errors.
 """

@@ -1,4 +1,4 @@
-"""Classifiers and reward models from checkpoints: which head a class has, and reading it."""
+"""Loading classifiers and reward models from checkpoints, with the head of each architecture."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import jax.numpy as jnp
 
 from alol_jax.models.attention import Attention
 from alol_jax.models.classifiers import PROBLEMS, Classifier
-from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, Where, open_checkpoint
+from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.roberta import CRITIC_ROWS
+from alol_jax.models.files.convert import Checkpoint, ShardingFn, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.hf_fields import Fields
 from alol_jax.models.files.hf_reader import CRITIC_HEAD, TensorFiles, refuse_pickle
-from alol_jax.models.files.weight_names import CRITIC_ROWS, Row
 from alol_jax.models.transformer import Transformer
 from alol_jax.types import Params, UserError
 
 
 class Kind(NamedTuple):
-    """What an architecture says about its head; None where config.json says it."""
+    """The head of an architecture; None where config.json decides."""
 
     head: str  # a key of classifiers.HEADS
     pooling: str | None  # a key of classifiers.POOLINGS
     labels: tuple[str, ...] | None = None
     problem: str | None = None  # a key of classifiers.PROBLEMS
-    at_ends: bool = False  # pools over the ends of utterances only
-    beside: bool = False  # the head is in a file of its own
+    at_ends: bool = False  # pool only over the ends of utterances
+    own_file: bool = False  # the head is stored in a separate file
 
 
 KINDS: dict[str, Kind] = {
@@ -38,45 +39,47 @@ KINDS: dict[str, Kind] = {
     "RobertaForSequenceClassification": Kind("tanh", "first"),
     # OpenAssistant's reward models
     "GPTNeoXRewardModel": Kind("affine", None, ("reward",)),
-    # ToxiChat's classifier of utterances (Baheti et al. 2021, arXiv 2108.11830)
+    # the utterance classifier of ToxiChat (Baheti et al. 2021, arXiv 2108.11830)
     "GPT2ForOC_S_offensive": Kind(
         "affine", "last", ("safe", "offensive"), "single_label_classification", at_ends=True
     ),
     # the critic of symbolic knowledge distillation (West et al. 2022, arXiv 2110.07178)
-    "RobertaModel": Kind("critic", "first", ("valid",), "multi_label_classification", beside=True),
+    "RobertaModel": Kind(
+        "critic", "first", ("valid",), "multi_label_classification", own_file=True
+    ),
 }
-"""A key of `weight_names.ARCHITECTURES` -> its head."""
+"""A key of `families.registry.ARCHITECTURES` -> its head."""
 
 _REWARD_POOLINGS = ("last", "mean")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredClassifier:
-    """An opened classifier; its weights are read at first use and then kept.
+    """An opened classifier; its weights are loaded at first use and then kept.
 
     Attributes:
         classifier: the pure functions.
-        checkpoint: where the weights come from; its fingerprint covers a head in a file of its own.
-        where: (path, shape) of a parameter -> where it lives.
+        checkpoint: the source of the weights; its fingerprint covers a head in a separate file.
+        sharding: (path, shape) of a parameter -> its sharding.
     """
 
     classifier: Classifier
     checkpoint: Checkpoint
-    where: Where
+    sharding: ShardingFn
 
     @property
     def tokenizer(self) -> TokenizerFiles:
-        """What the classifier's tokenizer is made from."""
+        """The files of the classifier's tokenizer."""
         return self.checkpoint.tokenizer
 
     @functools.cached_property
     def params(self) -> Params:
-        """The body in its dtype and the head in float32, as stored."""
+        """The parameters: the body in its dtype, the head in float32."""
         rest = tuple(row for row in self.checkpoint.rows if row not in self.head_rows)
         body = dataclasses.replace(self.checkpoint, rows=rest)
         head = dataclasses.replace(self.checkpoint, rows=self.head_rows)
         dtype = self.classifier.body.dtype
-        return body.load(dtype, self.where) | head.load(jnp.float32, self.where)
+        return body.load(dtype, self.sharding) | head.load(jnp.float32, self.sharding)
 
     @property
     def head_rows(self) -> tuple[Row, ...]:
@@ -89,23 +92,24 @@ def open_classifier(
     path: str,
     *,
     dtype: jax.typing.DTypeLike,
-    where: Where,
+    sharding: ShardingFn,
     attention: Attention,
 ) -> StoredClassifier:
-    """Opens a classifier or reward model in Hugging Face form; no weight is read yet.
+    """Open a classifier or reward model in Hugging Face format, without reading weights.
 
-    A RobertaModel is one where its head lies beside it in ``custom_roberta_classification_head
-    .safetensors`` (dense.weight [512, D], dense.bias, out_proj.weight [1, 512], out_proj.bias).
+    A RobertaModel is a classifier if its directory has its head in
+    ``custom_roberta_classification_head.safetensors``: dense.weight [512, D], dense.bias,
+    out_proj.weight [1, 512], out_proj.bias.
 
     Args:
-      path: a directory or a hub name, as `convert.open_checkpoint` takes it.
-      dtype: of the body's parameters and activations; the head is float32.
-      where: the sharding of each parameter.
-      attention: the kernel of the body.
+      path: a directory or a hub name, as for `convert.open_checkpoint`.
+      dtype: dtype of the body's parameters and activations; the head is float32.
+      sharding: the sharding of each parameter.
+      attention: the attention of the body.
 
     Raises:
-      UserError: not readable exactly, no classifier, a head of another shape than config.json
-        says, or a pooling, a problem type or labels that are not implemented.
+      UserError: the checkpoint cannot be read exactly or is not a classifier, the head has another
+        shape than config.json says, or the pooling, problem type or labels are not implemented.
     """
     checkpoint = open_checkpoint(path)
     if checkpoint.architecture not in KINDS:
@@ -114,8 +118,8 @@ def open_classifier(
             f"(only {', '.join(KINDS)} have): choose another checkpoint"
         )
     kind = KINDS[checkpoint.architecture]
-    if kind.beside:
-        checkpoint = _with_head_beside(checkpoint)
+    if kind.own_file:
+        checkpoint = _with_head_file(checkpoint)
     file = checkpoint.files[0]
     fields = Fields(json.loads(file.read_text(encoding="utf-8")), str(file))
     labels = kind.labels or _labels(fields)
@@ -127,13 +131,13 @@ def open_classifier(
         problem=kind.problem or _problem(fields, len(labels)),
         end=_end(fields, checkpoint) if kind.at_ends else None,
     )
-    stored = StoredClassifier(classifier, checkpoint, where)
+    stored = StoredClassifier(classifier, checkpoint, sharding)
     _check_head(stored)
     return stored
 
 
-def _with_head_beside(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint of a body with the head that lies beside it."""
+def _with_head_file(checkpoint: Checkpoint) -> Checkpoint:
+    """Add the head in its separate file to the checkpoint of a body."""
     file = checkpoint.files[0].with_name(CRITIC_HEAD)
     pickled = file.with_suffix(".pt")
     if not file.is_file() and pickled.is_file():
@@ -158,7 +162,7 @@ def _with_head_beside(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _labels(fields: Fields) -> tuple[str, ...]:
-    """The names of the logits, in order; transformers writes none where there are two."""
+    """Return the names of the logits, in order; transformers writes none if there are two."""
     named = fields.values.get("id2label")
     if named is None:
         return tuple(f"LABEL_{i}" for i in range(fields.size("num_labels", 2)))
@@ -174,7 +178,7 @@ def _labels(fields: Fields) -> tuple[str, ...]:
 
 
 def _pooling(fields: Fields) -> str:
-    """A reward model's, under the names that its config.json has for them."""
+    """Return the pooling of a reward model, which config.json calls by the same names."""
     pooling = fields.values.get("pooling") or "last"
     if pooling not in _REWARD_POOLINGS:
         raise fields.unimplemented("pooling", pooling, ", ".join(_REWARD_POOLINGS))
@@ -182,9 +186,9 @@ def _pooling(fields: Fields) -> str:
 
 
 def _problem(fields: Fields, labels: int) -> str:
-    """How logits become scores: as transformers' pipeline does where the file does not say it."""
-    absent = "single_label_classification" if labels > 1 else "multi_label_classification"
-    problem = fields.values.get("problem_type") or absent
+    """Return how logits become scores; the default is that of the transformers pipeline."""
+    default = "single_label_classification" if labels > 1 else "multi_label_classification"
+    problem = fields.values.get("problem_type") or default
     if problem not in PROBLEMS:
         raise fields.unimplemented("problem_type", problem, ", ".join(PROBLEMS))
     if problem == "single_label_classification" and labels == 1:
@@ -195,17 +199,18 @@ def _problem(fields: Fields, labels: int) -> str:
 
 
 def _end(fields: Fields, checkpoint: Checkpoint) -> int:
-    """The token that ends an utterance."""
+    """Return the token that ends an utterance."""
     end = fields.size("eos_token_id", 50_256)
     if not 0 <= end < checkpoint.config.vocab_size:
         raise UserError(
-            f"{fields.where}: eos_token_id = {end} is no token of {checkpoint.config.vocab_size}"
+            f"{fields.where}: eos_token_id = {end} is not one of the "
+            f"{checkpoint.config.vocab_size} tokens"
         )
     return end
 
 
 def _check_head(stored: StoredClassifier) -> None:
-    """Raises UserError unless the stored tensors of the head have the shapes it says."""
+    """Raise UserError unless the stored tensors of the head have the expected shapes."""
     checkpoint, classifier = stored.checkpoint, stored.classifier
     for row in stored.head_rows:
         expected = row.stored_shape(checkpoint.config, classifier.head_shapes)

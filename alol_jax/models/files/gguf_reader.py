@@ -1,12 +1,11 @@
-"""Reading a GGUF file (llama architecture): the only door of the gguf library.
+"""Reading GGUF files (llama architecture): the only module that imports gguf.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Keys of the file that change the
-mathematics or the tokenizer and are not handled here are errors that name them.
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A key that changes the computation or the
+tokenizer and is not supported is an error that names it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import gguf
 import numpy as np
 
 from alol_jax.models.config import ModelConfig, Rotary
+from alol_jax.text.tokenizer_files import GGUFVocabulary
 from alol_jax.types import UserError
 
-_TYPES = frozenset(  # what the library dequantises, and files of today hold
+_TYPES = frozenset(  # those that the library dequantises and that current files use
     gguf.GGMLQuantizationType[name]
     for name in "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
 )
@@ -28,7 +28,7 @@ _READ = frozenset(
     "llama.rope.dimension_count llama.vocab_size".split()
 )
 
-# Keys that change the mathematics, with the value whose mathematics is implemented.
+# Keys that change the computation -> the value that is implemented.
 _IMPLEMENTED: dict[str, Any] = {
     "general.architecture": "llama",
     "general.type": "model",
@@ -41,7 +41,7 @@ _IMPLEMENTED: dict[str, Any] = {
     "split.no": 0,
 }
 
-# Keys of the tokenizer that the vocabulary carries, or that no prompt or response of ours uses.
+# Keys of the tokenizer that `GGUFVocabulary` holds, or that our prompts and responses never need.
 _TOKENIZER = frozenset(
     "tokenizer.chat_template tokenizer.chat_templates tokenizer.ggml.model tokenizer.ggml.pre "
     "tokenizer.ggml.tokens tokenizer.ggml.token_type tokenizer.ggml.merges tokenizer.ggml.scores "
@@ -57,26 +57,11 @@ _TOKENIZER = frozenset(
 _PROVENANCE = ("GGUF.", "general.", "quantize.")
 
 
-@dataclasses.dataclass(frozen=True)
-class GGUFVocabulary:
-    """The tokenizer that a GGUF file carries, in the file's own terms."""
-
-    model: str  # "gpt2": byte-level BPE
-    pre: str  # which pre-tokenizer, by llama.cpp's name
-    tokens: tuple[str, ...]  # by id
-    token_types: tuple[int, ...]  # by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused
-    merges: tuple[str, ...]  # "left right", best first
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int | None
-    add_bos: bool
-
-
 class GGUFFile:
-    """An open GGUF file. ``shapes`` are PyTorch's, [out, in]; tensors are read one at a time.
+    """An open GGUF file. ``shapes`` are [out, in] as in PyTorch; tensors are read one at a time.
 
     Raises:
-      UserError: the file is missing, damaged, not a llama, or uses what is not implemented.
+      UserError: the file is missing or damaged, is not a llama, or needs unsupported features.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +73,7 @@ class GGUFFile:
             self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         except (ValueError, IndexError, KeyError, OSError, OverflowError) as error:
             raise UserError(
-                f"{path} is damaged or no GGUF file ({error}): download it again"
+                f"{path} is damaged or not a GGUF file ({error}): download it again"
             ) from error
         self._check_keys()
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -102,14 +87,17 @@ class GGUFFile:
             self.shapes[name] = tuple(int(n) for n in reversed(tensor.shape))
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor called ``name``, dequantised: f32[shapes[name]]."""
+        """Read and dequantise the tensor ``name``: f32[shapes[name]]."""
         tensor = self._tensors[name]
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         return np.asarray(values, np.float32).reshape(self.shapes[name])
 
     def config(self) -> ModelConfig:
-        """The ModelConfig. Optional keys have the defaults of the format (rope.freq_base 10000, a
-        key/value head per query head); without ``output.weight`` the embeddings are tied."""
+        """Return the ModelConfig.
+
+        Missing optional keys have the defaults of the format: rope.freq_base 10000, a key/value
+        head per query head. Without ``output.weight`` the embeddings are tied.
+        """
         heads = self._size("llama.attention.head_count")
         width = self._size("llama.embedding_length")
         head_width = self._size_or("llama.attention.key_length", width // max(heads, 1))
@@ -136,7 +124,7 @@ class GGUFFile:
         )
 
     def vocabulary(self) -> GGUFVocabulary:
-        """The tokenizer's fields. Without ``add_bos_token`` a byte-level BPE adds none."""
+        """Return the tokenizer fields; without ``add_bos_token``, no begin token is added."""
         return GGUFVocabulary(
             model=self._required("tokenizer.ggml.model"),
             pre=self._required("tokenizer.ggml.pre"),
@@ -150,7 +138,7 @@ class GGUFFile:
         )
 
     def _check_keys(self) -> None:
-        # The architecture first: another one's file has other keys, which would name no cause.
+        # Architecture first: files of another one have unknown keys, which would hide the cause.
         self._required("general.architecture")
         for key in ("general.architecture", *self._reader.fields):
             if key in _IMPLEMENTED:
@@ -162,14 +150,14 @@ class GGUFFile:
             elif key not in _READ and key not in _TOKENIZER and not key.startswith(_PROVENANCE):
                 raise UserError(
                     f"{self.path}: unknown key {key} = {self._value(key)!r}, which may change the "
-                    "mathematics: choose another checkpoint"
+                    "computation: choose another checkpoint"
                 )
 
     def _value(self, key: str) -> Any:
         field = self._reader.fields.get(key)
         try:
             return None if field is None else field.contents()
-        except ValueError as error:  # a text that is no UTF-8
+        except ValueError as error:  # text that is not UTF-8
             raise UserError(f"{self.path}: {key} is damaged ({error})") from error
 
     def _required(self, key: str) -> Any:
@@ -184,8 +172,8 @@ class GGUFFile:
             raise UserError(f"{self.path}: {key} must be one whole number, found {value!r}")
         return value
 
-    def _size_or(self, key: str, absent: int) -> int:
-        return absent if self._value(key) is None else self._size(key)
+    def _size_or(self, key: str, default: int) -> int:
+        return default if self._value(key) is None else self._size(key)
 
     def _embedding_rows(self) -> int:
         return self.shapes.get("token_embd.weight", (0,))[0]

@@ -1,4 +1,4 @@
-"""Fields of a Hugging Face config.json, with their types; rotary positions in both dialects."""
+"""Typed fields of a Hugging Face config.json, and its two formats for rotary embeddings."""
 
 from __future__ import annotations
 
@@ -14,45 +14,46 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-"""Hugging Face's name -> ours."""
+"""The name in Hugging Face -> our name."""
 
 
 class Fields:
-    """The fields of one config.json, read with their types; ``where`` names it in errors."""
+    """Typed access to the fields of a config.json; ``where`` names the file in errors."""
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
         self.values, self.where = values, where
 
-    def size(self, key: str, absent: int | None = None) -> int:
-        """A whole number; ``absent`` where the file may leave it out or says null."""
+    def size(self, key: str, default: int | None = None) -> int:
+        """Return a whole number; ``default`` if the field is missing or null."""
         value = self.values.get(key)
-        value = absent if value is None else value
+        value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool):
             raise UserError(f"{self.where}: {key} must be a whole number, found {value!r}")
         return value
 
-    def number(self, key: str, absent: float | None = None) -> float:
-        """A number; ``absent`` where the file may leave it out."""
-        value = self.values.get(key, absent)
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a number; ``default`` if the field is missing."""
+        value = self.values.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise UserError(f"{self.where}: {key} must be a number, found {value!r}")
         return float(value)
 
-    def flag(self, key: str, absent: bool) -> bool:
-        """True or false."""
-        value = self.values.get(key, absent)
+    def flag(self, key: str, default: bool) -> bool:
+        """Return a boolean; ``default`` if the field is missing."""
+        value = self.values.get(key, default)
         if not isinstance(value, bool):
             raise UserError(f"{self.where}: {key} must be true or false, found {value!r}")
         return value
 
-    def one_of(self, key: str, known: dict[str, str], absent: str) -> str:
-        """What ``known`` makes of a name."""
-        name = self.values.get(key, absent)
+    def one_of(self, key: str, known: dict[str, str], default: str) -> str:
+        """Return the entry of ``known`` that a field names; ``default`` is a name too."""
+        name = self.values.get(key, default)
         if name not in known:
             raise self.unimplemented(key, name, ", ".join(known))
         return known[name]
 
     def unimplemented(self, key: str, value: Any, instead: str) -> UserError:
+        """Return the error for a value that is not implemented; ``instead`` lists what is."""
         return UserError(
             f"{self.where}: {key} = {value!r} is not implemented (only {instead} is): "
             "choose another checkpoint"
@@ -77,8 +78,11 @@ _ROPE_KEYS: dict[str, frozenset[str]] = {
 
 
 def read_rotary(fields: Fields, head_width: int, *, share: float) -> Rotary:
-    """Base, turning share of a head and scaling, stated at the top (transformers 4) or in
-    ``rope_parameters`` (5); ``share`` where the file does not say it."""
+    """Read the rotary embeddings: base, rotated share of a head, and scaling.
+
+    They are at the top level (transformers 4) or in ``rope_parameters`` (5). ``share`` is the
+    default for the rotated share.
+    """
     thetas, shares, scalings = _stated(fields, _BASES), _stated(fields, _SHARES), []
     for key in ("rope_parameters", "rope_scaling"):
         rope = fields.values.get(key)
@@ -97,12 +101,12 @@ def read_rotary(fields: Fields, head_width: int, *, share: float) -> Rotary:
     ):
         if len(set(said)) > 1:
             raise UserError(f"{fields.where}: {name} is stated twice and differs: {said}")
-    turning = int(head_width * (shares[0] if shares else share))
-    return Rotary(thetas[0] if thetas else 1e4, turning, scalings[0] if scalings else None)
+    width = int(head_width * (shares[0] if shares else share))
+    return Rotary(thetas[0] if thetas else 1e4, width, scalings[0] if scalings else None)
 
 
 def _stated(fields: Fields, keys: Sequence[str]) -> list[float]:
-    """The numbers under ``keys``; null is as good as absent."""
+    """Return the numbers under ``keys`` that are present and not null."""
     return [fields.number(key) for key in keys if fields.values.get(key) is not None]
 
 
@@ -128,7 +132,7 @@ def _scaling(rope: Fields, fields: Fields, key: str) -> LinearScaling | Llama3Sc
 
 
 def rope_parameters(rotary: Rotary) -> dict[str, Any]:
-    """Rotary positions as ``rope_parameters`` has them, without the turning share."""
+    """Return ``rope_parameters`` for ``rotary``, without the rotated share."""
     found: dict[str, Any] = {"rope_theta": rotary.theta, "rope_type": "default"}
     if isinstance(rotary.scaling, LinearScaling):
         found |= {"rope_type": "linear", "factor": rotary.scaling.factor}

@@ -1,4 +1,4 @@
-"""Reading a Hugging Face model directory: the only door of safetensors and huggingface_hub."""
+"""Reading Hugging Face directories: the only module that imports safetensors and the hub."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from alol_jax.models.files.weight_names import BUFFERS
+from alol_jax.models.families.registry import BUFFERS
 from alol_jax.types import UserError
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CRITIC_HEAD = "custom_roberta_classification_head.safetensors"  # beside a critic's body
-_WANTED = (
+CRITIC_HEAD = "custom_roberta_classification_head.safetensors"  # next to a critic's body
+_DOWNLOADED = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -41,30 +41,30 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 class TensorFiles:
     """The named tensors of one or many safetensors files.
 
-    ``shapes`` are as stored; tensors are read one at a time and no file stays mapped, so that the
-    pages of what was read do not count as memory in use.
+    ``shapes`` are as stored. Tensors are read one at a time, and no file stays memory-mapped, so
+    that pages already read do not count as memory in use.
 
     Raises:
-      UserError: a file is damaged, stores weights as integers (masks and positions of old exports
-        may be), or stores a name that another one has.
+      UserError: a file is damaged, has weights of an unsupported dtype (only masks and positions of
+        old exports may be integers), or a name is stored in two files.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._homes: dict[str, Path] = {}
+        self._file_of: dict[str, Path] = {}
         for file in files:
-            with _opened(file) as shard:
-                self._note(file, shard)
+            with _open(file) as shard:
+                self._add(file, shard)
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor called ``name``, as stored: f16, bf16, f32 or f64, of shape shapes[name]."""
-        with _opened(self._homes[name]) as shard:
+        """Read the tensor ``name`` as stored: f16, bf16, f32 or f64, of shape ``shapes[name]``."""
+        with _open(self._file_of[name]) as shard:
             return shard.get_tensor(name)
 
-    def _note(self, file: Path, shard: Any) -> None:
-        """Remembers what a file holds."""
+    def _add(self, file: Path, shard: Any) -> None:
+        """Add the tensors of a file to the index."""
         for name in shard.keys():
-            if name in self._homes:
+            if name in self._file_of:
                 raise UserError(f"{file}: {name} is stored in two files: remove one of them")
             entry = shard.get_slice(name)
             if entry.get_dtype() not in _DTYPES and not BUFFERS.fullmatch(name):
@@ -73,16 +73,16 @@ class TensorFiles:
                     f"choose a checkpoint in {', '.join(sorted(_DTYPES))}"
                 )
             self.shapes[name] = tuple(entry.get_shape())
-            self._homes[name] = file
+            self._file_of[name] = file
 
 
 class HFDirectory(TensorFiles):
     """config.json with model.safetensors, or with shards and model.safetensors.index.json.
 
-    What the shards hold is the truth; the index only says which files there are.
+    The index only lists the files; the tensor names come from the shards.
 
     Raises:
-      UserError: a file is missing, damaged, a pickle, or stores integers.
+      UserError: a file is missing, damaged or a pickle, or has an unsupported dtype.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,21 +92,22 @@ class HFDirectory(TensorFiles):
         super().__init__(self.files[1:])
 
 
-def _opened(file: Path) -> Any:
-    """The file as safetensors reads it; it is closed at the end of a ``with``."""
+def _open(file: Path) -> Any:
+    """Open a safetensors file, for use in a ``with``."""
     try:
         return safetensors.safe_open(file, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
-            f"{file} is damaged or no safetensors file ({error}): download it again"
+            f"{file} is damaged or not a safetensors file ({error}): download it again"
         ) from error
 
 
-def download(name: str, wanted: Sequence[str] = _WANTED) -> Path:
-    """The directory of the hub's model ``name`` ("org/name") on this machine, fetched if need be.
+def download(name: str, patterns: Sequence[str] = _DOWNLOADED) -> Path:
+    """Return the local directory of the hub model ``name`` ("org/name"), downloading if needed.
 
     Args:
-      wanted: patterns of the files that are fetched.
+      name: the model on the Hugging Face hub.
+      patterns: patterns of the files to download.
 
     Raises:
       UserError: there is no such model, no connection, or no permission.
@@ -114,27 +115,27 @@ def download(name: str, wanted: Sequence[str] = _WANTED) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(wanted)))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise UserError(
-            f"{name} is no directory here and could not be fetched from the Hugging Face hub "
-            f"({_one_line(error)}): check the name and the connection, or give a local directory"
+            f"{name} is not a local directory and could not be downloaded from the Hugging Face "
+            f"hub ({_one_line(error)}): check name and connection, or give a local directory"
         ) from error
 
 
 def refuse_pickle(file: Path) -> None:
-    """Raises UserError with the way to convert if ``file`` is a pickle, which can run any code.
+    """Raise UserError, with a command that converts it, if ``file`` is a pickle.
 
-    The line converts every tensor under its own name, so that a classifier keeps its head.
+    Pickles can run any code. The command keeps every tensor name, so a classifier keeps its head.
     """
     if file.suffix not in _PICKLES:
         return
     parts, target = file, file.with_suffix(".safetensors")
-    if file.name.startswith("pytorch_model"):  # one or many, merged
+    if file.name.startswith("pytorch_model"):  # one file or several shards
         parts, target = file.with_name("pytorch_model*.bin"), file.with_name("model.safetensors")
     raise UserError(
-        f"{file} is a pickle, which may run code when read: where it is trusted, load it with its "
-        "class of transformers and save_pretrained it, or convert it: "
+        f"{file} is a pickle, which may run code when read: if you trust it, load it with its "
+        "class of transformers and call save_pretrained, or convert it: "
         '`python -c "import glob, torch, safetensors.torch as s; '
         f"s.save_file({{k: v.contiguous().clone() for f in glob.glob('{parts}') for k, v in "
         f"torch.load(f, weights_only=True).items()}}, '{target}', {{'format': 'pt'}})\"`"
@@ -152,8 +153,8 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             if file.name != "training_args.bin":
                 refuse_pickle(file)
         raise UserError(
-            f"{path} holds neither {whole.name} nor {index.name}; of a hub repository that has "
-            "pickles only (.bin), get a directory and convert it: give that directory to see how"
+            f"{path} holds neither {whole.name} nor {index.name}; if the hub repository has only "
+            "pickles (.bin), download it: given that directory, this error says how to convert it"
         )
     shards = json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
@@ -168,17 +169,17 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """What a JSON file holds.
+    """Read the object of a JSON file.
 
     Raises:
-      UserError: it is missing or damaged, or holds something other than one object.
+      UserError: the file is missing or damaged, or does not hold one object.
     """
     if not file.is_file():
         raise UserError(f"{file} is missing")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is no valid JSON ({error}): download it again") from error
+        raise UserError(f"{file} is not valid JSON ({error}): download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} must hold one JSON object")
     return value

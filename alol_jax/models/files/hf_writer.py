@@ -1,4 +1,4 @@
-"""Writing what Hugging Face libraries read: safetensors files, shards with their index, JSON."""
+"""Writing files for Hugging Face libraries: safetensors, sharded with an index, and JSON."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ from typing import Any
 
 import numpy as np
 
-STORED_AS = {"float32": "F32", "bfloat16": "BF16"}
-"""The dtypes that are written, and what safetensors calls them."""
+SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+"""The supported dtypes -> their names in safetensors."""
 
 SHARD_BYTES = 5 * 10**9
 
 Read = Callable[[str], np.ndarray]
-"""The name of a tensor -> the tensor."""
+"""Tensor name -> tensor."""
 
 
 def write_tensors(
     file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, read: Read
 ) -> None:
-    """A safetensors file, written tensor by tensor: one of them is in memory at a time.
+    """Write a safetensors file, with one tensor in memory at a time.
 
-    The format: 8 bytes that hold the length of a JSON header, the header (name -> dtype, shape and
-    place), then the tensors' bytes; https://github.com/huggingface/safetensors.
+    The format: the length of a JSON header in 8 bytes, the header (name -> dtype, shape and
+    offsets), then the bytes of the tensors; https://github.com/huggingface/safetensors.
 
     Args:
+      file: the file to write.
       shapes: name -> shape, in the order of the file.
-      dtype: a key of `STORED_AS`; what ``read`` gives is rounded to it.
-      read: asked once for each name, in order.
+      dtype: a key of `SAFETENSORS_DTYPES`; tensors are rounded to it.
+      read: called once for each name, in order.
 
     Raises:
-      ValueError: a tensor has another shape than was said.
+      ValueError: a tensor does not have the shape in ``shapes``.
     """
-    width, place = np.dtype(dtype).itemsize, 0
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
+    width, start = np.dtype(dtype).itemsize, 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # required by transformers
     for name, shape in shapes.items():
-        end = place + width * math.prod(shape)
-        entry = {"dtype": STORED_AS[dtype], "shape": list(shape), "data_offsets": [place, end]}
-        header[name], place = entry, end
+        end = start + width * math.prod(shape)
+        header[name] = {
+            "dtype": SAFETENSORS_DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+        start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8
     with file.open("wb") as stream:
@@ -61,8 +66,10 @@ def write_weights(
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """model.safetensors, or shards of at most ``shard_bytes`` with their index; a tensor that is
-    larger has a shard of its own. The rest is as in `write_tensors`."""
+    """Write model.safetensors, or shards of at most ``shard_bytes`` with their index.
+
+    A larger tensor gets a shard of its own. The other arguments are those of `write_tensors`.
+    """
     shards = _shards(shapes, np.dtype(dtype).itemsize, shard_bytes)
     if len(shards) == 1:
         write_tensors(folder / "model.safetensors", shapes, dtype, read)
@@ -78,21 +85,21 @@ def write_weights(
 
 
 def write_json(file: Path, value: Any) -> None:
-    """A JSON file as people read it."""
+    """Write an indented JSON file."""
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _shards(
-    shapes: Mapping[str, tuple[int, ...]], width: int, most: int
+    shapes: Mapping[str, tuple[int, ...]], width: int, limit: int
 ) -> list[dict[str, tuple[int, ...]]]:
-    """The tensors in order, in parts of at most ``most`` bytes."""
+    """Split the tensors, in order, into shards of at most ``limit`` bytes."""
     shards: list[dict[str, tuple[int, ...]]] = []
     room = 0
     for name, shape in shapes.items():
         size = width * math.prod(shape)
         if size > room or not shards:
             shards.append({})
-            room = most
+            room = limit
         shards[-1][name] = shape
         room -= size
     return shards

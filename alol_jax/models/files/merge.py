@@ -1,7 +1,7 @@
-"""A trained model as the tensors of a Hugging Face directory, one at a time, in float32.
+"""Merging adapters into their base, and a model as Hugging Face tensors, one at a time, in float32.
 
-With base W and adapter A B a merged kernel is W + alpha/r · A B, computed in float32. Nothing here
-holds more than one stored tensor of the base.
+With base W and adapter A B, a merged kernel is W + alpha/r · A B, computed in float32. At most one
+stored tensor of the base is in memory.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import numpy as np
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
 from alol_jax.models.files.convert import Checkpoint
-from alol_jax.models.files.weight_names import ARCHITECTURES, BODIES, Row
 from alol_jax.models.nf4 import NF4, dequantise, quantise
-from alol_jax.models.transformer import Transformer
+from alol_jax.models.transformer import is_block_kernel, param_shapes
 
 Weight = Callable[[str, int], np.ndarray]
-"""(path of a parameter, layer) -> its value in float32; of a parameter without layers, layer 0."""
+"""(path of a parameter, layer) -> its value in float32; layer 0 for parameters without layers."""
 
 
-def of_params(params: Mapping[str, Any]) -> Weight:
-    """The weights of parameters in memory."""
+def weights_from_params(params: Mapping[str, Any]) -> Weight:
+    """Return the weights of parameters in memory."""
 
     def weight(path: str, layer: int) -> np.ndarray:
         leaf = params[path][layer] if path.startswith("layers/") else params[path]
@@ -35,11 +36,11 @@ def of_params(params: Mapping[str, Any]) -> Weight:
     return weight
 
 
-def of_checkpoint(checkpoint: Checkpoint) -> Weight:
-    """The weights of a checkpoint, read as they are asked for."""
+def weights_from_checkpoint(checkpoint: Checkpoint) -> Weight:
+    """Return the weights of a checkpoint, read on demand."""
     places = {path: (row, i) for row in checkpoint.rows for i, path in enumerate(row.paths)}
 
-    @functools.lru_cache(maxsize=1)  # q, k and v of one stored tensor are asked for in turn
+    @functools.lru_cache(maxsize=1)  # q, k and v may be parts of one stored tensor
     def parts(row: Row, layer: int):
         stored = checkpoint.weights.read(row.name.format(i=layer))
         return row.layout.split(checkpoint.config, stored)
@@ -51,23 +52,23 @@ def of_checkpoint(checkpoint: Checkpoint) -> Weight:
     return weight
 
 
-def dequantised(weight: Weight, nf4: NF4) -> Weight:
-    """The weights that an NF4 base stands for: what its adapters were trained on."""
-    there_and_back = jax.jit(lambda kernel: dequantise(quantise(kernel, nf4=nf4), jnp.float32))
+def dequantised_weights(weight: Weight, nf4: NF4) -> Weight:
+    """Quantise to NF4 and back: the base weights on which the adapters were trained."""
+    round_trip = jax.jit(lambda kernel: dequantise(quantise(kernel, nf4=nf4), jnp.float32))
 
     def found(path: str, layer: int) -> np.ndarray:
         value = weight(path, layer)
-        if not (path.startswith("layers/") and path.endswith("/kernel")):
-            return value
-        return np.asarray(there_and_back(value))
+        return np.asarray(round_trip(value)) if is_block_kernel(path) else value
 
     return found
 
 
-def merged(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> Weight:
-    """W + alpha/r · A B where a kernel has an adapter, W elsewhere.
+def merged_weights(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> Weight:
+    """W + alpha/r · A B for kernels with an adapter, W for all others.
 
     Args:
+        weight: the base.
+        lora: its scale is alpha/r.
         adapters: ``layers/<module>/lora_a`` [L, in, r] and ``lora_b`` [L, r, out].
     """
 
@@ -83,26 +84,24 @@ def merged(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> Weight:
 
 
 class HFTensors:
-    """The tensors of a Hugging Face directory, by name, made of weights.
+    """The tensors of a Hugging Face directory, by name, made from weights.
 
-    ``shapes`` are in the order of the model.
+    ``shapes`` is in the order of the model.
     """
 
     def __init__(self, config: ModelConfig, architecture: str, weight: Weight) -> None:
         self._config, self._weight = config, weight
-        self._homes: dict[str, tuple[Row, int]] = {}
+        self._row_of: dict[str, tuple[Row, int]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        ours = jax.eval_shape(
-            Transformer(config, None, jnp.dtype("float32"), False).init, jax.random.key(0)
-        )
+        ours = param_shapes(config)
         head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
-        for row in BODIES[config.family] + head:
+        for row in FAMILIES[config.family].body + head:
             shape = row.stored_shape(config, ours)
             for layer, name in enumerate(row.names(config)):
-                self.shapes[name], self._homes[name] = shape, (row, layer)
+                self.shapes[name], self._row_of[name] = shape, (row, layer)
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor called ``name``, f32."""
-        row, layer = self._homes[name]
+        """Return the tensor ``name``, f32."""
+        row, layer = self._row_of[name]
         parts = [self._weight(path, layer) for path in row.paths]
         return np.asarray(row.layout.join(self._config, parts))

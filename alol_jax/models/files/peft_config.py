@@ -1,7 +1,7 @@
-"""adapter_config.json, what PEFT says of a LoRA adapter: which maps it is on, ranks, scales.
+"""PEFT's adapter_config.json: the target modules, ranks and scales of a LoRA adapter.
 
-Fail closed: a field that changes what an adapter computes and is not implemented, or that this file
-has never heard of and that is not empty, is an error.
+Unsupported means error: a field that changes what an adapter computes and is not implemented, or
+that is unknown here and not empty, raises UserError.
 """
 
 from __future__ import annotations
@@ -24,24 +24,28 @@ _READ = frozenset(
     "r lora_alpha lora_dropout target_modules rank_pattern alpha_pattern use_rslora "
     "base_model_name_or_path".split()
 )
-# Fields that change what is computed, with the values that are implemented.
+# Fields that change the computation -> the implemented values.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
-    # Others (pissa, olora, corda, loftq) begin by changing the base's own weights.
+    # Others (pissa, olora, corda, loftq) change the weights of the base.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
 # Fields that change nothing here. ``fan_in_fan_out`` says how the base stores its kernels.
-_HARMLESS = frozenset(
+_IGNORED = frozenset(
     "task_type inference_mode revision auto_mapping peft_version megatron_core qalora_group_size "
     "runtime_config eva_config ensure_weight_tying fan_in_fan_out".split()
 )
 
 
 def read_fields(folder: Path) -> Fields:
-    """The fields of adapter_config.json; those that would change the mathematics are refused."""
+    """Read adapter_config.json.
+
+    Raises:
+        UserError: a file is missing or a pickle, or a field is not implemented.
+    """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no directory: give the one that holds {CONFIG}")
+        raise UserError(f"{folder} is not a directory: give the one that holds {CONFIG}")
     where, values = str(folder / CONFIG), json_object(folder / CONFIG)
     if (folder / PICKLE).exists() and not (folder / WEIGHTS).exists():
         raise UserError(
@@ -55,7 +59,7 @@ def read_fields(folder: Path) -> Fields:
     for key, value in values.items():
         if key in _IMPLEMENTED and value not in _IMPLEMENTED[key]:
             raise fields.unimplemented(key, value, repr(_IMPLEMENTED[key][0]))
-        known = key in _READ | _HARMLESS | _IMPLEMENTED.keys()
+        known = key in _READ | _IGNORED | _IMPLEMENTED.keys()
         if not known and value not in (None, False, "", {}, []):
             raise UserError(
                 f"{where}: {key} = {value!r} is not implemented: choose an adapter of plain LoRA "
@@ -64,14 +68,14 @@ def read_fields(folder: Path) -> Fields:
     return fields
 
 
-def is_target(fields: Fields, module: str, unsaid: bool) -> bool:
-    """Whether ``target_modules`` names a map of a block; ``unsaid`` where the file leaves it open.
+def is_target(fields: Fields, module: str, default: bool) -> bool:
+    """Return whether ``target_modules`` names ``module``; ``default`` if it is null.
 
-    PEFT's rule: a string is a regex of whole names, a list holds names or their ends.
+    As in PEFT, a string is a regex of the whole name, and a list holds names or suffixes.
     """
     named = fields.values.get("target_modules")
     if named is None:
-        return unsaid
+        return default
     if isinstance(named, str):
         return named.lower() == ALL_LINEAR or _matches(fields, "target_modules", named, module)
     if not isinstance(named, list):
@@ -83,11 +87,11 @@ def _matches(fields: Fields, key: str, pattern: str, module: str) -> bool:
     try:
         return re.fullmatch(pattern, module) is not None
     except re.error as error:
-        raise UserError(f"{fields.where}: {key}: {pattern!r} is no regex ({error})") from error
+        raise UserError(f"{fields.where}: {key}: {pattern!r} is not a regex ({error})") from error
 
 
 def rank_and_scale(fields: Fields, module: str) -> tuple[int, Fraction]:
-    """The rank of a module's factors, and what B A is multiplied by."""
+    """Return the rank of a module and its scale, the factor of B A."""
 
     def own(key: str, default: float) -> float:
         patterns = fields.values.get(key) or {}
@@ -106,8 +110,12 @@ def rank_and_scale(fields: Fields, module: str) -> tuple[int, Fraction]:
     return int(rank), Fraction(alpha / rank**0.5) if stable else Fraction(alpha) / int(rank)
 
 
-def one_scale(fields: Fields, scales: Mapping[str, tuple[int, Fraction]]) -> Fraction:
-    """The scale of all modules, by module (rank, scale)."""
+def common_scale(fields: Fields, scales: Mapping[str, tuple[int, Fraction]]) -> Fraction:
+    """Return the scale that all modules share; ``scales`` is module -> (rank, scale).
+
+    Raises:
+        UserError: the scales differ.
+    """
     found = {scale: module for module, (_, scale) in scales.items()}
     if len(found) > 1:
         shown = ", ".join(f"{float(scale):g} of {module}" for scale, module in found.items())
@@ -121,12 +129,13 @@ def one_scale(fields: Fields, scales: Mapping[str, tuple[int, Fraction]]) -> Fra
 def config_json(
     lora: LoRA, base: str, counts: Mapping[str, int], inputs_first: bool
 ) -> dict[str, Any]:
-    """The file for adapters of one rank.
+    """Return adapter_config.json for adapters of one rank.
 
     Args:
-        base: where the base model lies.
-        counts: by target module, how many adapters are packed in it.
-        inputs_first: whether the base stores those kernels as [in, out].
+        lora: rank, alpha and dropout.
+        base: path or hub name of the base model.
+        counts: target module -> number of adapters packed in it.
+        inputs_first: whether the base stores these kernels as [in, out].
     """
     packed = {target: count for target, count in counts.items() if count > 1}
     return {
@@ -150,5 +159,5 @@ def config_json(
 
 
 def _whole(number: float) -> float:
-    """``number`` as PEFT prefers it."""
+    """Return an int if ``number`` is whole, as PEFT prefers."""
     return int(number) if number == int(number) else number

@@ -38,7 +38,7 @@ def message(path):
     return str(error.value)
 
 
-# ------------------------------------------------------------------ what comes in
+# what comes in
 
 
 def test_layers_are_stacked_and_kernels_transposed(tmp_path):
@@ -156,7 +156,7 @@ def test_the_tokenizer_comes_along(tmp_path):
     assert not carried.vocabulary.add_bos
 
 
-# ------------------------------------------------------------------ against the originals
+# against the originals
 
 
 def tensors_by_hf_name(params, config):

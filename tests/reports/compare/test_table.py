@@ -53,7 +53,7 @@ def assert_is(estimate, values: np.ndarray, seed: int = 0) -> None:
     np.testing.assert_allclose(found, dataclasses.astuple(wanted), atol=1e-12, rtol=0)
 
 
-# ------------------------------------------------------------------ differences
+# differences
 
 
 def test_a_paired_difference_is_the_bootstrap_of_the_differences(found):
@@ -119,7 +119,7 @@ def test_the_order_of_the_runs_changes_no_figure(found):
         assert (estimate.seeds, estimate.low is None) == (other.seeds, other.low is None)
 
 
-# ------------------------------------------------------------------ rows and seeds
+# rows and seeds
 
 
 def test_a_run_keeps_the_figures_of_its_evaluation(found):
@@ -172,7 +172,7 @@ def test_a_kl_that_was_not_measured_is_left_out():
     assert found.value("dpo · seed 4", "kl") is None and found.value("nll", "kl") is not None
 
 
-# ------------------------------------------------------------------ names
+# names
 
 
 def names(*runs) -> list[str]:
@@ -271,7 +271,7 @@ def test_a_name_of_two_workdirs_is_refused():
     assert compare_runs(runs, against="b/same").against == "dpo · seed 0"
 
 
-# ------------------------------------------------------------------ words
+# words
 
 
 def test_intervals_have_the_confidence_of_evaluate():

@@ -1,0 +1,32 @@
+"""The table of model families, and what follows from it."""
+
+from __future__ import annotations
+
+import re
+
+from alol_jax.models.families.family import Architecture, Family
+from alol_jax.models.families.gpt2 import GPT2
+from alol_jax.models.families.gpt_neox import GPT_NEOX
+from alol_jax.models.families.llama import LLAMA
+from alol_jax.models.families.roberta import ROBERTA
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, GPT_NEOX, GPT2, ROBERTA)}
+"""`ModelConfig.family` -> the family."""
+
+MODEL_TYPES: dict[str, Family] = {
+    kind: family for family in FAMILIES.values() for kind in (family.name, *family.other_types)
+}
+"""``model_type`` in config.json -> the family."""
+
+ARCHITECTURES: dict[str, Architecture] = {
+    name: architecture
+    for family in FAMILIES.values()
+    for name, architecture in family.architectures.items()
+}
+"""``architectures`` in config.json -> its tensors."""
+
+BUFFERS = re.compile(
+    r"(.*\.)?(rotary_emb\.inv_freq|attn\.(bias|masked_bias)|attention\.(bias|masked_bias)"
+    r"|embeddings\.position_ids)"
+)
+"""Tensors of old exports that the config determines; they are not loaded."""
