@@ -36,6 +36,7 @@ def environment(*, devices: int = 1) -> dict[str, str]:
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_use_fusion_emitters=false",  # they take longer to compile than all the rest
+        "--xla_cpu_parallel_codegen_split_count=1",  # no threads for programs this small
     )
     kept = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
     return os.environ | {
