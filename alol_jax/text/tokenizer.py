@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import re
 import secrets
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from alol_jax.text.special_tokens import with_special_tokens_renamed
@@ -178,7 +180,7 @@ class Tokenizer:
         """
         encoding = _encoding(self._plain, text)
         encoding.truncate(self._room(limit, pair=False))
-        return self._real(self._plain.post_process(encoding).ids)
+        return self._real([self._plain.post_process(encoding).ids])[0]
 
     def encode_pair(self, first: str, second: str, *, limit: int) -> tuple[int, ...]:
         """Encode two texts with the tokenizer's own special tokens around and between them, like
@@ -204,7 +206,7 @@ class Tokenizer:
             kept = (room - small, small) if len(a) > len(b) else (small, room - small)
             a.truncate(kept[0])
             b.truncate(kept[1])
-        return self._real(self._plain.post_process(a, b).ids)
+        return self._real([self._plain.post_process(a, b).ids])[0]
 
     def encode_sequence(
         self, parts: Sequence[str | SpecialToken], *, limit: int
@@ -353,15 +355,15 @@ class Tokenizer:
                 encodings = self._plain.encode_batch_fast(batch, add_special_tokens=False)
             except TypeError:
                 encodings = [_encoding(self._plain, text) for text in batch]  # names the text
-            found += [self._real(encoding.ids) for encoding in encodings]
+            found += self._real([encoding.ids for encoding in encodings])
         return found
 
-    def _real(self, ids: Sequence[int]) -> tuple[int, ...]:
+    def _real(self, rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
         """Map ids of ``_plain`` to the ids of the vocabulary."""
-        start = self._renamed_from
-        if not ids or max(ids) < start:
-            return tuple(ids)
-        return tuple(i - start if i >= start else i for i in ids)
+        ends = [0, *itertools.accumulate(map(len, rows))]
+        ids = np.fromiter(itertools.chain.from_iterable(rows), np.int64, ends[-1])
+        flat = np.where(ids >= self._renamed_from, ids - self._renamed_from, ids).tolist()
+        return [tuple(flat[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:
