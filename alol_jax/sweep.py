@@ -128,7 +128,7 @@ def sweep(
                     stopping=stopping,
                     say=say,
                     shared=shared,
-                    together=[
+                    shared_stages=[
                         stage for stage, number in STAGES.items() if number < FIRST_OWN_STAGE
                     ],
                 )
