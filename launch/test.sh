@@ -9,8 +9,10 @@ source launch/install.sh requirements-dev.txt
 ruff format --check .
 ruff check .
 export JAX_PLATFORMS=cpu
+# Two workers, each with whole modules: what a module makes once is not made twice.
+two=(-n 2 --dist loadscope --no-loadscope-reorder)
 case "${1:-}" in
-"") exec python -m pytest -n 2 --dist worksteal -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
---all) shift && exec python -m pytest -n 2 --dist worksteal "$@" ;;
+"") exec python -m pytest "${two[@]}" -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
+--all) shift && exec python -m pytest "${two[@]}" "$@" ;;
 *) exec python -m pytest "$@" ;;
 esac

@@ -36,11 +36,16 @@ def _close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
+@jax.jit
+def _valued(logp, values, targets, hyper):
+    return jax.value_and_grad(lambda *a: ppo(*a, targets, **hyper), (0, 1), has_aux=True)(
+        logp, values
+    )
+
+
 def _evaluate(logp, values, targets, **changes):
     """Loss, gradients with respect to logp and values, metrics."""
-    hyper = HYPER | changes
-    valued = jax.value_and_grad(lambda *a: ppo(*a, targets, **hyper), (0, 1), has_aux=True)
-    (loss, metrics), grads = valued(logp, values)
+    (loss, metrics), grads = _valued(logp, values, targets, HYPER | changes)
     return loss, grads, metrics
 
 

@@ -114,8 +114,10 @@ def test_the_values_learn_what_a_response_will_earn_and_equal_scores_move_no_pol
         np.testing.assert_array_equal(policy.trained[path], leaf)
 
 
-def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers(tmp_path, judge):
-    policy = _fit(tmp_path, rollouts=1)
+def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers(
+    judge, undisturbed
+):
+    policy, *_ = undisturbed
     config = small_options()
     config.decode.update(DECODE)
     config.decode.batch_size = 4
@@ -125,7 +127,7 @@ def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers
         fitted(LM).trained, asked, reward, key=jax.random.key(9), watch=Watch("")
     )
     assert policy.validations[0].score == pytest.approx(np.mean([row.reward for row in rows]))
-    assert [look.step for look in policy.validations] == [0, 1]
+    assert [look.step for look in policy.validations] == [0, 2, 4]
     assert {look.metric for look in policy.validations} == {"mean validation reward"}
 
 
@@ -176,8 +178,8 @@ def test_the_value_of_a_token_is_said_before_the_token_is_known():
 # what is logged and counted
 
 
-def test_every_logged_metric_is_explained_and_the_cost_is_their_sum(tmp_path, judge):
-    policy = _fit(tmp_path, rollouts=3)
+def test_every_logged_metric_is_explained_and_the_cost_is_their_sum(undisturbed):
+    policy, *_ = undisturbed
     shared = {"loss", "fraction_clipped", "grad_norm"}
     assert {curve.name for curve in policy.curves} == set(ROLLOUT_METRICS) | shared
     assert all(np.isfinite(curve.values).all() for curve in policy.curves)
@@ -190,7 +192,7 @@ def test_every_logged_metric_is_explained_and_the_cost_is_their_sum(tmp_path, ju
     assert policy.cost.seconds > 0
 
 
-def test_scores_are_normalised_by_the_moments_of_all_rollouts_so_far(tmp_path, judge, undisturbed):
+def test_scores_are_normalised_by_the_moments_of_all_rollouts_so_far(undisturbed):
     policy, *_ = undisturbed
     mean, std, shown = (_curve(policy, n) for n in ("score", "score_std", "normalised_score"))
     for n in range(1, 5):
