@@ -4,7 +4,8 @@ python -m benchmarks.rows --rows=200000
 
 Writes a JSON lines file of short rows with stored rewards, then runs `load`, `score`,
 `fit_reference` (0 epochs) and `select` for nll, each in a process of its own, and starts the
-finished run once more. Prints a Markdown table.
+finished run once more. Prints a Markdown table; all seconds include the start of a process, which
+the last line shows.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ def size_of(folder: Path) -> float:
 def measure(folder: Path, count: int) -> list[Measured]:
     """All stages in order, an empty start, and the finished run again."""
     file, workdir = folder / "rows.jsonl", folder / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    if workdir.exists():
+        raise FileExistsError(f"{workdir} exists: give another --folder")
     write_rows(file, count)
     found = []
     for number, stage in enumerate(STAGES):

@@ -1,5 +1,5 @@
 """Everything that depends on the hardware: the device mesh and the sharding of arrays.
 
 Start at `sharding`: the mesh (data, fsdp, tensor) and the one partition table of all families.
-`compile_cache` keeps compiled programs on disk.
+`compile_cache` keeps compiled programs on disk. Imports only `types`.
 """

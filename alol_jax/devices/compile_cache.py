@@ -15,7 +15,7 @@ MAX_BYTES = 4 * 2**30  # the least recently used programs go first
 
 
 def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path | None:
-    """Turns the cache on for all that this process compiles, and returns its folder.
+    """Turn the cache on for all that this process compiles, and return its folder.
 
     JAX keys a program by its code, its shapes, the devices, XLA's flags and the versions of jax and
     jaxlib, so a stale program is never read. A cache that ``JAX_COMPILATION_CACHE_DIR`` or
@@ -34,11 +34,11 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path |
     if folder == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    if not jax.config.jax_enable_compilation_cache:
+    if not folder and not jax.config.jax_enable_compilation_cache:
         return None
     if not folder and jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
-    path = Path(folder) if folder else default_folder()
+    path = Path(folder).expanduser() if folder else default_folder()
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
@@ -48,6 +48,7 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path |
             raise UserError(f"--compile_cache: {path}: {error.strerror}") from error
         say(f"compiled programs are not kept: {path}: {error.strerror} (--compile_cache=DIR)")
         return None
+    jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     # Also what compiles fast: a start compiles dozens of small programs.

@@ -24,7 +24,7 @@ _COMPILE_CACHE = flags.DEFINE_string(
 
 
 def cached(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """``program`` with the compilation cache that the flag ``--compile_cache`` asks for."""
+    """Return ``program``, started with the compilation cache that ``--compile_cache`` asks for."""
 
     def run(arguments: list[str]) -> None:
         use_compile_cache(_COMPILE_CACHE.value, say=say)

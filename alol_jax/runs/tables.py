@@ -130,12 +130,6 @@ class Rows(Sequence, Generic[Row]):
     def __repr__(self) -> str:
         return f"Rows({len(self)} × {self._type.__name__})"
 
-    def column(self, name: str) -> np.ndarray:
-        """Return a column of numbers or truth values as an array [N]."""
-        parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
-        dtype = _columns(self._type)[name].arrow.to_pandas_dtype()
-        return np.concatenate(parts) if parts else np.zeros(0, dtype)
-
     def _made(self, batch: pa.RecordBatch) -> Iterator[Row]:
         columns = [d(c) for d, c in zip(self._decode, batch.columns, strict=True)]
         return map(self._type, *columns)
@@ -196,10 +190,12 @@ def _record_batch(rows: list, first: int, row_type: type, schema: pa.Schema) -> 
         try:
             arrays.append(column.encode(values, column.arrow))
         except (UnicodeEncodeError, pa.ArrowInvalid) as error:
+            if column not in (_COLUMNS[str], _COLUMNS[tuple[str, ...]]):
+                raise
             place, reason = _bad_text(values)
             raise UserError(
                 f"{row_type.__name__} row {first + place}, field {name!r}: the text is not valid "
-                f"Unicode ({reason}); mend it in the data"
+                f"Unicode ({reason}); fix it in the data"
             ) from error
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

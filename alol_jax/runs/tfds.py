@@ -31,36 +31,30 @@ class _Column(NamedTuple):
 
     feature: Callable[[Any], Any]  # tfds.features -> feature connector
     encode: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
 
 
 _COLUMNS: dict[Any, _Column] = {
     str: _Column(
         lambda features: features.Text(),
         lambda text: text.encode("utf-8"),
-        lambda stored: stored.decode("utf-8"),
     ),
-    int: _Column(lambda features: features.Scalar(np.int64), int, int),
-    bool: _Column(lambda features: features.Scalar(np.bool_), bool, bool),
+    int: _Column(lambda features: features.Scalar(np.int64), int),
+    bool: _Column(lambda features: features.Scalar(np.bool_), bool),
     float: _Column(
         lambda features: features.Tensor(shape=(), dtype=np.float64, encoding="bytes"),
         np.float64,
-        float,
     ),
     tuple[int, ...]: _Column(
         lambda features: features.Tensor(shape=(None,), dtype=np.int32),
         lambda values: np.array(values, np.int32),
-        lambda stored: tuple(stored.tolist()),
     ),
     tuple[float, ...]: _Column(
         lambda features: features.Tensor(shape=(None,), dtype=np.float64, encoding="bytes"),
         lambda values: np.array(values, np.float64),
-        lambda stored: tuple(stored.tolist()),
     ),
     tuple[str, ...]: _Column(
         lambda features: features.Sequence(features.Text()),
         lambda texts: [text.encode("utf-8") for text in texts],
-        lambda stored: tuple(text.decode("utf-8") for text in stored),
     ),
 }
 
@@ -69,7 +63,7 @@ def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> 
     """Write ``rows`` in order as the dataset ``name`` (lower case, underscores) into ``folder``.
 
     Raises:
-      UserError: a text is not valid Unicode (a lone surrogate), or the disk is full.
+        UserError: a text is not valid Unicode (a lone surrogate), or the disk is full.
       FileExistsError: the folder already holds a table.
       TypeError: ``row_type`` has a field whose annotation is not in the table above.
     """

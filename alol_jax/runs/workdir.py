@@ -248,11 +248,17 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _content(file: Path) -> str:
-    """Hash the file's bytes. A missing file is "absent" here; whoever reads it raises the error."""
-    if not file.is_file():
+def _content(path: Path) -> str | dict[str, str]:
+    """Hash a file's bytes, or those of each file in a folder.
+
+    What is missing is "absent" here; whoever reads it raises the error.
+    """
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        return {str(file.relative_to(path)): _content(file) for file in inside}
+    if not path.is_file():
         return "absent"
-    with file.open("rb") as stream:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
 
 

@@ -1,6 +1,6 @@
 """Your own data: rows of a prompt, its response or responses, and optionally their rewards.
 
-JSON lines, or CSV or Parquet with the same fields:
+JSON lines, or CSV, Parquet, Arrow or a tensorflow-datasets directory with the same fields:
 
 ===========================  ==================================================================
 ``prompt``                   text
@@ -72,7 +72,7 @@ def load(options: Any) -> Splits:
 
 def _paths(options: Any) -> dict[str, Path]:
     if not options.train_file:
-        raise UserError("task.train_file is empty: name a JSON lines file")
+        raise UserError("task.train_file is empty: name a data file")
     if bool(options.validation_file) != bool(options.test_file):
         raise UserError(
             "task.validation_file and task.test_file go together: name both, or neither to split "

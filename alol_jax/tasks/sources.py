@@ -94,7 +94,7 @@ def _read_tfds(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except Exception as error:  # tfds raises its own errors and those of its file formats
         raise UserError(
             f"{folder}: cannot be read by tensorflow-datasets ({_reason(error)})"
-        ) from (error)
+        ) from error
 
 
 def _plain(value: Any) -> Any:

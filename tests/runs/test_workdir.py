@@ -317,6 +317,16 @@ def test_inputs_are_recorded_as_what_they_say(tmp_path):
     ]
 
 
+def test_a_folder_is_recorded_as_its_files(tmp_path):
+    data = tmp_path / "data"
+    (data / "inner").mkdir(parents=True)
+    (data / "inner" / "rows").write_text("one")
+    first = _input_record(tmp_path / "1", data)
+    assert list(first["value"]["content"]) == ["inner/rows"]
+    (data / "inner" / "rows").write_text("two")
+    assert _input_record(tmp_path / "2", data) != first
+
+
 class Pair(NamedTuple):
     left: Model
     right: int

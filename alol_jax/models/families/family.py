@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.families.fields import ACTIVATIONS, Fields
 from alol_jax.models.families.layouts import Row
-from alol_jax.models.files.hf_fields import ACTIVATIONS, Fields
 
 
 class Architecture(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.family import Architecture, Family, hf_activation, sizes
+from alol_jax.models.families.fields import ACTIVATIONS, Fields
 from alol_jax.models.families.layouts import (
     AS_IS,
     CONCATENATED,
@@ -16,7 +17,6 @@ from alol_jax.models.families.layouts import (
     layer_norm,
     packed_qkv,
 )
-from alol_jax.models.files.hf_fields import ACTIVATIONS, Fields
 
 
 def _read(fields: Fields) -> ModelConfig:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, hf_activation, sizes
+from alol_jax.models.families.fields import ACTIVATIONS, ROPE, Fields, read_rotary, rope_parameters
 from alol_jax.models.families.layouts import (
     AS_IS,
     SCORE,
@@ -20,7 +21,6 @@ from alol_jax.models.families.layouts import (
     layer_norm,
     packed_qkv,
 )
-from alol_jax.models.files.hf_fields import ACTIVATIONS, ROPE, Fields, read_rotary, rope_parameters
 
 
 def _read(fields: Fields) -> ModelConfig:

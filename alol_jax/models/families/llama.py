@@ -7,8 +7,8 @@ from typing import Any
 
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, sizes
+from alol_jax.models.families.fields import ROPE, Fields, read_rotary, rope_parameters
 from alol_jax.models.families.layouts import AS_IS, SCORE, TRANSPOSED, Layout, Row, head
-from alol_jax.models.files.hf_fields import ROPE, Fields, read_rotary, rope_parameters
 
 
 def _read(fields: Fields) -> ModelConfig:

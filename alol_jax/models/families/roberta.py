@@ -6,8 +6,8 @@ from typing import Any
 
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, hf_activation, sizes
+from alol_jax.models.families.fields import ACTIVATIONS, Fields
 from alol_jax.models.families.layouts import AS_IS, Row, affine, layer_norm
-from alol_jax.models.files.hf_fields import ACTIVATIONS, Fields
 
 
 def _read(fields: Fields) -> ModelConfig:

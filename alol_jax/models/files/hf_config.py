@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.registry import FAMILIES, MODEL_TYPES
-from alol_jax.models.files.hf_fields import Fields
 from alol_jax.types import UserError
 
 # Fields that do not change the forward pass: provenance, initialisation, storage, tensor slicing,

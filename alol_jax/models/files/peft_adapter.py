@@ -20,9 +20,9 @@ import numpy as np
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
 from alol_jax.models.families.registry import FAMILIES
-from alol_jax.models.files.hf_fields import Fields
 from alol_jax.models.files.hf_reader import HUB_NAME, TensorFiles, download
 from alol_jax.models.files.hf_writer import write_json, write_tensors
 from alol_jax.models.files.peft_config import (

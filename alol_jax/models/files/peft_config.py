@@ -14,7 +14,7 @@ from typing import Any
 
 from alol_jax.models.adapters import ALL_LINEAR
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.files.hf_fields import Fields
+from alol_jax.models.families.fields import Fields
 from alol_jax.models.files.hf_reader import json_object
 from alol_jax.types import UserError
 
