@@ -1,15 +1,15 @@
-"""What this code does on one GPU or TPU: values, step times, memory, decoding, and against PyTorch.
+"""Measure one GPU or TPU: values, step times, memory, decoding, and PyTorch for comparison.
 
     python -m benchmarks.accelerator --out=FILE.json --seconds=480
 
-Runs the parts of `parts.PARTS` in their order, each in a process of its own: its peak memory is its
-own, and what kills it kills nothing else. A part that does not fit into the seconds that are left
-is not begun; one that outlasts its own is stopped, and its rows so far count. Rows are printed as
-they come; at the end all of them as one Markdown table. FILE.json is written after each part.
+Runs the parts of `parts.PARTS` in order, each in its own process, so that peak memory is per part
+and a crash ends only that part. A part is skipped if too little time is left, and stopped if it
+takes longer than its limit; rows found until then are kept. Rows are printed as they come, and at
+the end as one Markdown table. FILE.json is written after each part.
 
-``--only=kernels,steps-1b`` runs some parts; ``--tiny`` small models, for a CPU. Weights are random,
-nothing is downloaded, and neither ml_collections nor a library of the data path is needed. Torch,
-transformers and peft are used where they are installed.
+``--only=kernels,steps-1b`` runs some parts, ``--tiny`` small models for tests on a CPU. Weights
+are random and nothing is downloaded. Neither ml_collections nor a library of the data path is
+needed. torch, transformers and peft are used if they are installed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from benchmarks.accelerator.measuring import Row, about
 from benchmarks.accelerator.parts import PARTS, Part
 from benchmarks.accelerator.table import line, markdown
 
-LEAST = 20.0  # seconds: no part says anything in less
-TORCH = "torch"  # parts of that name leave the device to torch
+LEAST = 20.0  # seconds; no part finishes anything in less
 
 
 def main() -> None:
@@ -91,11 +90,10 @@ def _run_part(name: str, part: Part, left: float, tiny: bool, folder: Path) -> l
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    """What is set for a part unless the caller has set it.
+    """Return the environment of a part; what the caller has set takes precedence.
 
-    jax takes nearly all of a GPU at start-up, because nobody else is there; what a row tells is
-    what was in use. Compiled programs are kept for this run alone, so that a row which tells how
-    long compiling took was compiled, unless it says what an earlier row has said.
+    JAX reserves nearly all of a GPU; the rows show what was used of it. The compilation cache is
+    private to this run, so that compile times are real, except where two parts share a program.
     """
     return {
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",
@@ -104,7 +102,7 @@ def _settings(folder: Path) -> dict[str, str]:
 
 
 def _be_part(name: str, tiny: bool, file: Path) -> None:
-    """Writes the rows of a part as lines of JSON, each as soon as it is known."""
+    """Run a part and write its rows as lines of JSON, each as soon as it is known."""
     with file.open("w", encoding="utf-8") as stream:
 
         def tell(row: Row) -> None:
@@ -113,7 +111,7 @@ def _be_part(name: str, tiny: bool, file: Path) -> None:
             if "about" not in row:
                 _say(row)
 
-        if not name.startswith(TORCH):
+        if not PARTS[name].torch:
             tell({"about": about()})
         PARTS[name].run(tell, tiny)
 

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.models.attention import KERNELS, Attention, choose_kernel
+from alol_jax.models.attention import KERNELS, Attention
 from alol_jax.types import Branches
 from benchmarks.accelerator.measuring import Row, Tell, attempt, in_a_row, shares
-from benchmarks.accelerator.subjects import one_device
+from benchmarks.accelerator.subjects import kernel_here, one_device
 
 WRONG = 0.05  # bfloat16 keeps 8 bits: an error above it is no rounding
 
@@ -153,7 +153,7 @@ def _with_gradient(attend: Callable[..., jax.Array]) -> Callable[..., Any]:
 def _compared(attend, case: Case, given, right, name: str) -> Row:
     """Errors and times of one kernel."""
     if name:
-        _check_chosen(name, case)
+        kernel_here(name, jnp.bfloat16, case.head_width, (case.width,))  # raises if it cannot run
     both = _with_gradient(attend)
     forward = jax.jit(lambda q, k, v, mask: attend(q, k, v, mask))
     found = jax.device_get(both(*given))
@@ -166,19 +166,6 @@ def _compared(attend, case: Case, given, right, name: str) -> Row:
     work = 3 * 4.0 * pairs * case.head_width  # branches and padding, which see less, count as more
     row = {"seconds": seconds, "forward_seconds": once, "error": error, "gradient_error": gradient}
     return row | shares(work, seconds) | verdict_of(max(error, gradient))
-
-
-def _check_chosen(name: str, case: Case) -> None:
-    """That a run which asks for this kernel would get it here, else the reason."""
-    device = jax.devices()[0]
-    choose_kernel(
-        name,
-        platform=device.platform,
-        capability=str(getattr(device, "compute_capability", "")),
-        dtype=jnp.bfloat16,
-        head_width=case.head_width,
-        widths=(case.width,),
-    )
 
 
 def error_of(found: Any, right: Any) -> float:

@@ -46,7 +46,7 @@ SHEETS: tuple[tuple[str, Sheet], ...] = (
 
 
 def sheet() -> Sheet | None:
-    """Of this machine's first device, where it is known."""
+    """Return the data sheet of the first device, or None if it is not in the table."""
     kind = jax.devices()[0].device_kind
     return next((found for name, found in SHEETS if name in kind), None)
 
@@ -65,12 +65,12 @@ def about() -> Row:
 
 
 def peak_bytes() -> int | None:
-    """The most this process has held on its device so far; None where nobody counts."""
+    """Return this process's peak device memory so far; None if the device does not report it."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def analysed_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What the compiler says its program holds: arguments, results and temporaries."""
+    """Return what the compiled program needs: arguments, results and temporaries."""
     found = compiled.memory_analysis()
     if found is None:
         return None
@@ -79,15 +79,17 @@ def analysed_bytes(compiled: jax.stages.Compiled) -> int | None:
 
 
 def compiled(function: Any, *arguments: Any) -> tuple[jax.stages.Compiled, float]:
-    """A jitted function compiled for arguments, and the seconds that tracing and compiling took."""
+    """Compile a jitted function for these arguments; return it and the seconds that it took."""
     began = time.perf_counter()
     found = function.lower(*arguments).compile()
     return found, time.perf_counter() - began
 
 
 def median_of(call: Callable[[], Any], *, most: int, seconds: float) -> float:
-    """Median seconds of ``call`` until what it returns is ready: 3 to ``most`` calls or, beyond the
-    third, as many as take ``seconds``. Two more come before and are not counted."""
+    """Return the median seconds of ``call``, its result ready, after two calls to warm up.
+
+    At least 3 and at most ``most`` calls are timed, and none begins after ``seconds``.
+    """
     for _ in range(2):
         jax.block_until_ready(call())
     times: list[float] = []
@@ -99,8 +101,10 @@ def median_of(call: Callable[[], Any], *, most: int, seconds: float) -> float:
 
 
 def in_a_row(call: Callable[[], Any], *, seconds: float) -> float:
-    """Seconds of one ``call`` among many that wait for none: for what is short beside a dispatch.
-    The median of three series."""
+    """Return the seconds of a call that is too short to time alone.
+
+    Many calls are dispatched without waiting in between; the median of three such series.
+    """
     one = median_of(call, most=3, seconds=seconds)
     count = min(max(int(seconds / 3 / one), 1), 100)
 
@@ -128,7 +132,7 @@ def shares(work: float, seconds: float, again: float | None = None) -> Row:
 
 
 def attempt(tell: Tell, what: str, run: Callable[[], Row]) -> None:
-    """Tells the row that ``run`` returns, or in one line why there is none: others go on."""
+    """Tell the row that ``run`` returns, or one line with its error, so that others go on."""
     before = peak_bytes()
     try:
         row = run()

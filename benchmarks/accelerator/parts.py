@@ -18,6 +18,7 @@ class Part(NamedTuple):
 
     run: Callable[[Tell, bool], None]
     seconds: float
+    torch: bool = False  # leaves the device to torch
 
 
 PARTS: dict[str, Part] = {
@@ -27,10 +28,10 @@ PARTS: dict[str, Part] = {
     "steps-1b": Part(steps.one_b, 100),
     "steps-7b": Part(steps.seven_b, 120),
     "decode-1b": Part(answers.one_b, 60),
-    "torch-decode": Part(pytorch.generate, 60),
+    "torch-decode": Part(pytorch.generate, 60, torch=True),
     "objectives": Part(steps.objectives, 70),
     "steps-xl": Part(steps.xl, 80),
     "decode-7b": Part(answers.seven_b, 90),
     "profile": Part(profile.run, 110),
-    "torch-step": Part(pytorch.step, 60),
+    "torch-step": Part(pytorch.step, 60, torch=True),
 }

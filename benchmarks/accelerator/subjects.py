@@ -64,20 +64,27 @@ class Subject:
         """The model's functions for sequences of ``widths``, and which kernel was chosen, why."""
         config = PRESETS[self.preset]
         config = shrunk(config) if tiny else config
-        device = jax.devices()[0]
-        kernel, said = choose_kernel(
-            self.attention,
-            platform=device.platform,
-            capability=str(getattr(device, "compute_capability", "")),
-            dtype=self.dtype,
-            head_width=config.head_width,
-            widths=widths,
-        )
+        kernel, said = kernel_here(self.attention, self.dtype, config.head_width, widths)
         lora = make_lora(
             config, rank=self.rank, alpha=16.0, dropout=self.dropout, modules=("all-linear",)
         )
         attention, dtype = Attention(kernel, one_device()), jnp.dtype(self.dtype)
         return Transformer(config, lora, dtype, self.remat, attention, self.nf4), said
+
+
+def kernel_here(
+    wanted: str, dtype: jax.typing.DTypeLike, head_width: int, widths: tuple[int, ...]
+) -> tuple[str, str]:
+    """`choose_kernel` on the first device."""
+    device = jax.devices()[0]
+    return choose_kernel(
+        wanted,
+        platform=device.platform,
+        capability=str(getattr(device, "compute_capability", "")),
+        dtype=dtype,
+        head_width=head_width,
+        widths=widths,
+    )
 
 
 def shrunk(config: ModelConfig) -> ModelConfig:

@@ -2,7 +2,7 @@
 
 Four layers of Llama's choices with padded prompts: log-probabilities, the gradient of a_lol in the
 adapters, and greedy decoding, whose tokens must be those that a teacher-forced pass finds likeliest
-(in float32: bfloat16 may turn a near tie round).
+(in float32: bfloat16 may change which of two close candidates wins).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.models.adapters import make_lora
-from alol_jax.models.attention import Attention, choose_kernel
+from alol_jax.models.attention import Attention
 from alol_jax.models.config import PRESETS
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
@@ -26,7 +26,7 @@ from alol_jax.training.fit import policy_loss
 from alol_jax.types import Batch, Params, Tokens
 from benchmarks.accelerator.kernels import WRONG
 from benchmarks.accelerator.measuring import Row, Tell, attempt
-from benchmarks.accelerator.subjects import CHUNK, one_device
+from benchmarks.accelerator.subjects import CHUNK, kernel_here, one_device
 
 
 def run(tell: Tell, tiny: bool) -> None:
@@ -54,15 +54,7 @@ def _plain(tiny: bool, nf4: NF4 | None) -> Transformer:
 
 def _fast(model: Transformer, width: int) -> tuple[Transformer, str]:
     """The same as a run on this device would open it."""
-    device = jax.devices()[0]
-    kernel, said = choose_kernel(
-        "auto",
-        platform=device.platform,
-        capability=str(getattr(device, "compute_capability", "")),
-        dtype=jnp.bfloat16,
-        head_width=model.config.head_width,
-        widths=(width,),
-    )
+    kernel, said = kernel_here("auto", jnp.bfloat16, model.config.head_width, (width,))
     attention = Attention(kernel, one_device())
     return dataclasses.replace(model, dtype=jnp.dtype("bfloat16"), attention=attention), said
 
