@@ -1,4 +1,4 @@
-"""Export a trained model to transformers, PEFT and vLLM.
+"""Export a trained model to transformers, PEFT and vLLM, or the annotated rows to other tools.
 
 python -m alol_jax.export --workdir=runs/quickstart --what=adapter --out=adapters/quickstart
 """
@@ -34,9 +34,10 @@ from alol_jax.models.language_model import DTYPES, LanguageModel, open_language_
 from alol_jax.reports.model_card import Exported, model_card
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.command_line import guarded
+from alol_jax.runs.data_files import FORMATS, write_training_rows
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Stage, finished_stage
-from alol_jax.types import Params, Policy, UserError
+from alol_jax.types import Params, Policy, TrainingTable, UserError
 
 MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_reference",)}
 """Model to export -> the stages that can train it."""
@@ -52,6 +53,7 @@ class Options(argparse.Namespace):
     dtype: str
     base: str
     adapter: str
+    format: str
     compile_cache: str
     debug: bool
 
@@ -63,14 +65,20 @@ def export(options: Options) -> None:
         UserError: the run has no such model, the directory is not empty, or the base model is not
             the one of the run. Nothing is left half-written.
     """
-    if options.what not in WRITERS:
-        raise UserError.unknown(f"--what: no form {options.what!r}", options.what, WRITERS)
+    if options.what not in (*WRITERS, DATA):
+        known = (*WRITERS, DATA)
+        raise UserError.unknown(f"--what: no form {options.what!r}", options.what, known)
+    if options.format not in FORMATS:
+        raise UserError.unknown(f"--format: no {options.format!r}", options.format, FORMATS)
     if options.stage not in MODELS:
         raise UserError.unknown(f"--stage: no model {options.stage!r}", options.stage, MODELS)
     if options.dtype not in ("", *DTYPES):
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
     options.out = options.out.expanduser().resolve()
     _check_empty(options.out)
+    if options.what == DATA:
+        _export_data(options)
+        return
     stage = _trained_stage(options.workdir, options.stage)
     config = stage.config()
     config.model.path = options.base or config.model.path
@@ -96,6 +104,19 @@ def export(options: Options) -> None:
         )
         (folder / "README.md").write_text(model_card(about), encoding="utf-8")
     say(f"the {options.stage} of {options.workdir} as {options.what}: {options.out}")
+
+
+def _export_data(options: Options) -> None:
+    """Write the annotated training rows."""
+    select = finished_stage(options.workdir, "select")
+    if select is None:
+        raise UserError(
+            f"{options.workdir} has no finished select: run alol_jax.main with this workdir first"
+        )
+    rows = load_result(select.folder, TrainingTable).rows
+    with _atomic_folder(options.out) as folder:
+        write_training_rows(folder, rows, options.format)
+    say(f"{len(rows)} training rows of {options.workdir} as {options.format}: {options.out}")
 
 
 def _trained_stage(workdir: Path, name: str) -> Stage:
@@ -157,6 +178,9 @@ def _token_ids(lm: LanguageModel) -> dict[str, int]:
     """The end and padding tokens of generation."""
     return {"eos_token_id": lm.tokenizer.eos_id, "pad_token_id": lm.tokenizer.pad_id}
 
+
+DATA = "data"
+"""--what for the annotated training rows; ``--format`` chooses the kind of file."""
 
 WRITERS: dict[str, Callable[[Path, LanguageModel, Params, str, str], str]] = {
     "adapter": _adapter,
@@ -236,7 +260,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser = _Parser("alol_jax.export", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
     flag("--workdir", type=Path, required=True, help="workdir of the run")
-    flag("--what", required=True, help=f"one of {', '.join(WRITERS)}")
+    flag("--what", required=True, help=f"one of {', '.join((*WRITERS, DATA))}")
     flag(
         "--out", type=Path, required=True, help="the directory to create; must be empty or missing"
     )
@@ -244,6 +268,7 @@ def parse(arguments: Sequence[str]) -> Options:
     flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; default: the run's")
     flag("--base", default="", help="path of the base model, if it was moved")
     flag("--adapter", default="", help="path of the adapter that training began from, if moved")
+    flag("--format", default="jsonl", help=f"of data: {', '.join(FORMATS)}")
     flag("--compile_cache", default="", help="where compiled programs are kept; 'off' keeps none")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())

@@ -113,9 +113,9 @@ class Example:
 class Splits:
     """Result of ``load``. No prompt is in two splits."""
 
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     notes: tuple[str, ...]  # what was dropped or merged, with counts; one sentence each
 
 
@@ -135,9 +135,9 @@ class Scored:
 class ScoredSplits:
     """Result of ``score``."""
 
-    train: tuple[Scored, ...]
-    validation: tuple[Scored, ...]
-    test: tuple[Scored, ...]
+    train: Sequence[Scored]
+    validation: Sequence[Scored]
+    test: Sequence[Scored]
     component_names: tuple[str, ...]
     max_reward: float  # the largest possible reward, which bounds the value head
     notes: tuple[str, ...]
@@ -147,7 +147,7 @@ class ScoredSplits:
 class Answers:
     """Result of ``generate``: the reference's scored answers to the validation prompts."""
 
-    rows: tuple[Scored, ...]
+    rows: Sequence[Scored]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Annotated:
 class TrainingTable:
     """Result of ``select``."""
 
-    rows: tuple[Annotated, ...]
+    rows: Sequence[Annotated]
 
 
 # host values: fits and results
@@ -270,9 +270,9 @@ class TestSet:
 class Evaluation:
     """Result of ``evaluate``."""
 
-    data: tuple[Scored, ...]
-    reference: tuple[Scored, ...]
-    policy: tuple[Scored, ...]
+    data: Sequence[Scored]
+    reference: Sequence[Scored]
+    policy: Sequence[Scored]
     component_names: tuple[str, ...]
     systems: tuple[SystemScores, ...]
     differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward

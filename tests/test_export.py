@@ -229,7 +229,7 @@ def test_of_two_fits_in_a_workdir_the_evaluated_one_is_exported(tmp_path, evalua
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--what=gguf",), "--what: no form 'gguf': expected one of adapter, merged"),
+        (("--what=gguf",), "--what: no form 'gguf': expected one of adapter, merged, data"),
         (("--what=merged", "--dtype=float16"), "--dtype: no dtype 'float16': did you mean"),
         (("--what=adapter", "--dtype=float32"), "an adapter is always float32"),
         (("--what=merged", "--stage=polcy"), "did you mean 'policy'"),

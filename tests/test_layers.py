@@ -45,9 +45,10 @@ CLOSED: dict[str, tuple[str, ...]] = {
 DOORS: dict[str, tuple[str, ...]] = {
     "orbax": ("runs.checkpoint",),
     "transformers": ("text.tokenizer_files",),
-    "tokenizers": ("text.tokenizer", "text.tokenizer_files"),
+    "tokenizers": ("text.tokenizer", "text.tokenizer_files", "text.special_tokens"),
     "sentencepiece": ("text.tokenizer_files",),
-    "tensorflow_datasets": ("runs.tables",),
+    "tensorflow_datasets": ("runs.tfds", "tasks.sources"),
+    "pyarrow": ("runs.tables",),
     "datasets": ("tasks.sources",),
     "yaml": ("tasks.smalltalk",),
     "gguf": ("models.files.gguf_reader",),
@@ -70,7 +71,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "distill_reward",
         "plan.__main__",
         "runs.command_line",
-        "runs.tables",
+        "runs.tfds",
         "runs.checkpoint",
     ),  # logging
     "chex": ("*",),

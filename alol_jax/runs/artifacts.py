@@ -15,17 +15,17 @@ from alol_jax.runs import checkpoint, tables
 from alol_jax.types import Annotated, Example, Params, Scored
 
 ROWS = (Example, Scored, Annotated)
-"""Row types. A field that is a tuple of one of these is saved as a table."""
+"""Row types. A field that is a sequence of one of these is saved as a table."""
 
 
 def save_result(folder: Path, result: Any) -> None:
-    """Save a frozen dataclass: each field as a folder ``<field>/`` or a key of ``result.json``."""
+    """Save a frozen dataclass: fields as ``<field>.arrow``, ``<field>/`` or in ``result.json``."""
     plain = {}
     hints = typing.get_type_hints(type(result))
     for field in dataclasses.fields(result):
         value, row_type = getattr(result, field.name), _row_type(hints[field.name])
         if row_type is not None:
-            tables.write(_fresh(folder / field.name), row_type.__name__.lower(), value, row_type)
+            tables.write(_fresh(_table(folder, field.name)), value, row_type)
         elif hints[field.name] == Params:
             checkpoint.save_params(_fresh(folder / field.name), value)
         else:
@@ -52,7 +52,7 @@ def load_fields(folder: Path, result_type: type, names: Sequence[str]) -> tuple[
 def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
     row_type = _row_type(hint)
     if row_type is not None:
-        return tables.read(folder / name, row_type)
+        return tables.read(_table(folder, name), row_type)
     if hint == Params:
         return checkpoint.load_params(folder / name)
     return _from_json(hint, plain[name])
@@ -60,14 +60,20 @@ def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
 
 def _row_type(hint: Any) -> type | None:
     arguments = typing.get_args(hint)
-    return arguments[0] if len(arguments) == 2 and arguments[0] in ROWS else None
+    is_rows = typing.get_origin(hint) is Sequence and arguments[0] in ROWS
+    return arguments[0] if is_rows else None
 
 
-def _fresh(folder: Path) -> Path:
-    """Remove what a killed save may have left in ``folder``, and return it."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    return folder
+def _table(folder: Path, name: str) -> Path:
+    return folder / f"{name}.arrow"
+
+
+def _fresh(path: Path) -> Path:
+    """Remove the file or folder that a killed save may have left, and return its path."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _to_json(value: Any) -> Any:

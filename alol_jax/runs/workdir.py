@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from alol_jax.runs.artifacts import load_result, save_result
 from alol_jax.types import Finished, Interrupted, StageContext, UserError
 
-FORMAT = 2  # version of the folder layout; results of another version are stale
+FORMAT = 3  # version of the folder layout; results of another version are stale
 
 
 class Run:

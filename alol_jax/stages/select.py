@@ -86,17 +86,16 @@ def _annotated(lm, rows, reads, heads, options, reference, value, context):
 def data_report(rows: Sequence[Annotated], cut: Cut) -> dict:
     """Count kept and dropped rows by source, response length and reward; list extreme rows."""
     ranked = sorted(rows, key=lambda row: -row.advantage)
-    thirds = np.quantile([row.reward for row in rows], [1 / 3, 2 / 3])
+    reward = np.array([row.reward for row in rows])
+    third = np.searchsorted(np.quantile(reward, [1 / 3, 2 / 3]), reward).tolist()
     return {
         "rows": len(rows),
         "kept": sum(row.kept for row in rows),
         "cut": cut.responses,
         "cut_prompts": cut.prompts,
-        "by_source": _count_by(rows, lambda row: row.source),
-        "by_response_tokens": _count_by(rows, lambda row: _length_class(len(row.response))),
-        "by_reward": _count_by(
-            rows, lambda row: ("low", "middle", "high")[np.searchsorted(thirds, row.reward)]
-        ),
+        "by_source": _count_by(rows, [row.source for row in rows]),
+        "by_response_tokens": _count_by(rows, [_length_class(len(row.response)) for row in rows]),
+        "by_reward": _count_by(rows, [("low", "middle", "high")[place] for place in third]),
         "most_advantageous": [_row_json(row) for row in ranked[:EXTREMES]],
         "least_advantageous": [_row_json(row) for row in ranked[::-1][:EXTREMES]],
     }
@@ -107,11 +106,13 @@ def _length_class(tokens: int) -> str:
     return f"{high // 2 + 1 if high > 4 else 1} to {high}"
 
 
-def _count_by(rows, group):
-    counts = collections.defaultdict(lambda: {"kept": 0, "dropped": 0})
-    for row in rows:
-        counts[group(row)]["kept" if row.kept else "dropped"] += 1
-    return dict(sorted(counts.items()))
+def _count_by(rows: Sequence[Annotated], group: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count kept and dropped rows of each group; ``group`` has the group of each row."""
+    counts = collections.Counter((name, row.kept) for name, row in zip(group, rows, strict=True))
+    return {
+        name: {"kept": counts[name, True], "dropped": counts[name, False]}
+        for name in sorted({*group})
+    }
 
 
 def _row_json(row: Annotated) -> dict:

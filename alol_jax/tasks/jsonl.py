@@ -16,9 +16,12 @@ Rows with the same prompt become one example with all their responses.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from alol_jax.tasks import sources
 from alol_jax.tasks import splits as splitting
@@ -81,13 +84,53 @@ def _paths(options: Any) -> dict[str, Path]:
 
 def _read(key: str, path: Path, ignored: collections.Counter[str]) -> list[tuple[str, Example]]:
     """Read a file's rows as (place, example)."""
-    examples = []
-    for number, (where, row) in enumerate(sources.read_file(path), start=1):
-        ignored.update(name for name in row if name not in FIELDS)
-        examples.append((where, _example(where, row, f"{key}:{number}", path.name.split(".")[0])))
-    if not examples:
+    places, rows = [], []
+    for where, row in sources.read_file(path):
+        places.append(where)
+        rows.append(row)
+    if not rows:
         raise UserError(f"{path}: the file has no rows")
-    return examples
+    names = collections.Counter(itertools.chain.from_iterable(rows))
+    ignored.update({name: count for name, count in names.items() if name not in FIELDS})
+    ids = [f"{key}:{number}" for number in range(1, len(rows) + 1)]
+    source = path.name.split(".")[0]
+    examples = _plain_examples(rows, ids, source)
+    if examples is None:
+        examples = [
+            _example(where, row, row_id, source)
+            for where, row, row_id in zip(places, rows, ids, strict=True)
+        ]
+    return list(zip(places, examples, strict=True))
+
+
+def _plain_examples(
+    rows: Sequence[Mapping[str, Any]], ids: Sequence[str], source: str
+) -> list[Example] | None:
+    """Convert rows of one response each, checked by whole columns.
+
+    Returns:
+      None if a row has other fields, or something is wrong with one: `_example` says what.
+    """
+    plain = {"prompt", "response", "reward"}
+    if any(sources.has(row, name) for name in {*FIELDS} - plain for row in rows):
+        return None
+    prompts, responses, rewards = ([row.get(name) for row in rows] for name in sorted(plain))
+    texts = [*prompts, *responses]
+    if {*map(type, texts)} != {str} or not all(map(str.strip, texts)):
+        return None
+    kinds = {*map(type, rewards)}
+    try:
+        "".join(texts).encode("utf-8")  # a lone surrogate cannot be encoded
+        finite = kinds <= {int, float} and np.isfinite(np.array(rewards, np.float64)).all()
+    except (UnicodeEncodeError, OverflowError):
+        return None
+    if not finite and kinds != {type(None)}:
+        return None
+    stored = [(float(reward),) for reward in rewards] if finite else [()] * len(rows)
+    return [
+        Example(row_id, prompt, (response,), source, reward)
+        for row_id, prompt, response, reward in zip(ids, prompts, responses, stored, strict=True)
+    ]
 
 
 def _example(where: str, row: Mapping[str, Any], row_id: str, source: str) -> Example:

@@ -24,6 +24,7 @@ FORMATS = {
     ".json": "json lines",
     ".csv": "csv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 """File suffix (before an optional ``.gz``) -> file format."""
 
@@ -53,13 +54,17 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a JSON lines, CSV or Parquet file, by its suffix, plain or .gz.
+    """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain or .gz;
+    or of a directory that tensorflow-datasets wrote, of its split "train".
 
     A place is like "data.jsonl, line 3" or "data.csv, row 2" (rows count from 1, without header).
 
     Raises:
       UserError: the file is missing, unreadable, malformed or of an unknown format.
     """
+    if (path / "dataset_info.json").is_file():
+        yield from _read_tfds(path)
+        return
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     form = _format(path)
@@ -77,6 +82,28 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}, row {number}", row
     except Exception as error:  # its readers raise pandas', pyarrow's and their own errors
         raise UserError(f"{path}: cannot be read as {form} ({_reason(error)})") from error
+
+
+def _read_tfds(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import tensorflow_datasets as tfds
+
+    try:
+        source = tfds.builder_from_directory(str(folder)).as_data_source(split="train")
+        for number, row in enumerate(source, start=1):
+            yield f"{folder}, row {number}", {name: _plain(value) for name, value in row.items()}
+    except Exception as error:  # tfds raises its own errors and those of its file formats
+        raise UserError(
+            f"{folder}: cannot be read by tensorflow-datasets ({_reason(error)})"
+        ) from (error)
+
+
+def _plain(value: Any) -> Any:
+    """A value of tensorflow-datasets as JSON would have it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def is_file(name: str) -> bool:

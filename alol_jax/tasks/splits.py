@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
+import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -30,7 +32,9 @@ def group_by_prompt(examples: Iterable[Example], key: Callable[[str], str]) -> t
     for example in examples:
         groups.setdefault(key(example.prompt), []).append(example)
     return tuple(
-        dataclasses.replace(
+        group[0]
+        if len(group) == 1
+        else dataclasses.replace(
             group[0],
             responses=tuple(text for one in group for text in one.responses),
             rewards=tuple(reward for one in group for reward in one.rewards),
@@ -51,21 +55,18 @@ def split_by_prompt(examples: Sequence[Example], *, validation: int, test: int) 
     for name, count in (("validation", validation), ("test", test)):
         if count < 0:
             raise UserError(f"task.{name} is {count}: expected a number of prompts, 0 or more")
-    ordered = in_hash_order(examples)
-    rank = {prompt: n for n, prompt in enumerate(dict.fromkeys(map(_normalised, ordered)))}
+    ordered = _ordered(examples)
+    rank = {prompt: n for n, prompt in enumerate(dict.fromkeys(name for name, _ in ordered))}
     if len(rank) <= validation + test:
         raise UserError(
             f"the data has {len(rank)} different prompts, which leaves none for training after "
             f"task.test={test} and task.validation={validation}: lower these"
         )
-    ranks = [rank[_normalised(example)] for example in ordered]
+    ranks = [rank[name] for name, _ in ordered]  # ascending, and equal for equal prompts
+    first, second = bisect.bisect_left(ranks, test), bisect.bisect_left(ranks, test + validation)
+    in_order = tuple(example for _, example in ordered)
     return Splits(
-        train=tuple(e for e, n in zip(ordered, ranks, strict=True) if n >= test + validation),
-        validation=tuple(
-            e for e, n in zip(ordered, ranks, strict=True) if test <= n < test + validation
-        ),
-        test=tuple(e for e, n in zip(ordered, ranks, strict=True) if n < test),
-        notes=(),
+        train=in_order[second:], validation=in_order[first:second], test=in_order[:first], notes=()
     )
 
 
@@ -87,13 +88,15 @@ def limit_train(splits: Splits, limit: int) -> Splits:
 
 def in_hash_order(examples: Iterable[Example]) -> tuple[Example, ...]:
     """Sort by the hash of the normalised prompt, then by prompt, responses and id."""
-    return tuple(
-        sorted(examples, key=lambda e: (_hash(_normalised(e)), e.prompt, e.responses, e.id))
-    )
+    return tuple(example for _, example in _ordered(examples))
 
 
-def _normalised(example: Example) -> str:
-    return normalise(example.prompt)
+def _ordered(examples: Iterable[Example]) -> list[tuple[str, Example]]:
+    """Pair examples with their normalised prompts, in hash order."""
+    named = ((normalise(example.prompt), example) for example in examples)
+    keyed = [(_hash(n), e.prompt, e.responses, e.id, n, e) for n, e in named]
+    keyed.sort(key=operator.itemgetter(slice(4)))
+    return [key[4:] for key in keyed]
 
 
 def _hash(text: str) -> bytes:

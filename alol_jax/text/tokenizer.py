@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import re
 import secrets
@@ -17,10 +18,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import tokenizers
 
+from alol_jax.text.special_tokens import with_special_tokens_renamed
 from alol_jax.types import UserError
 
+BATCH = 8192  # texts that are encoded together
 _PROMPT = "{prompt}"
 # This class splits text as tokenizer.json says. A family's class would use rules of its own:
 # LlamaTokenizer drops spaces, and GPT2Tokenizer does not split digits.
@@ -82,7 +86,7 @@ class Tokenizer:
         self._renamed_from = self.vocab_size
         # The mark is random, so no text can contain it. Ids do not depend on it.
         self._mark = secrets.token_hex(16)
-        self._plain = _with_special_tokens_renamed(backend, self._mark, self._renamed_from)
+        self._plain = with_special_tokens_renamed(backend, self._mark, self._renamed_from)
 
     def encode(self, text: str) -> list[int]:
         """Encode ``text``, parsing special tokens; none are added."""
@@ -106,12 +110,27 @@ class Tokenizer:
           UserError: the template does not contain ``{prompt}`` exactly once or exceeds the limit
             by itself, or there are no tokens.
         """
-        ids = self._prompt(template, text)
-        if len(ids) > limit:
-            ids = self._truncated(template, text, limit, len(ids) - limit)
-        if not ids:
-            raise UserError(f"prompt {text!r} has no tokens in template {template!r}: drop the row")
-        return ids
+        return self.encode_prompts(template, [text], limit=limit)[0][0]
+
+    def encode_prompts(
+        self, template: str, texts: Sequence[str], *, limit: int
+    ) -> tuple[list[tuple[int, ...]], int]:
+        """`encode_prompt` of each text, on all cores.
+
+        Returns:
+          (the ids of each prompt, how many were truncated)
+        """
+        prompts, truncated = self._prompts(template, texts), 0
+        for place, ids in enumerate(prompts):
+            if len(ids) > limit:
+                truncated += 1
+                over = len(ids) - limit
+                prompts[place] = self._truncated(template, texts[place], limit, over)
+            if not prompts[place]:
+                raise UserError(
+                    f"prompt {texts[place]!r} has no tokens in template {template!r}: drop the row"
+                )
+        return prompts, truncated
 
     def prompt_length(self, template: str, text: str) -> int:
         """Return the number of tokens of `encode_prompt` without a limit.
@@ -119,7 +138,7 @@ class Tokenizer:
         Raises:
           UserError: the template does not contain ``{prompt}`` exactly once.
         """
-        return len(self._prompt(template, text))
+        return len(self._prompts(template, [text])[0])
 
     def encode_response(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
         """Encode ``text`` as plain text, followed by the end token.
@@ -133,11 +152,22 @@ class Tokenizer:
         Raises:
           UserError: the limit is below 1.
         """
+        ids, truncated = self.encode_responses([text], limit=limit)
+        return ids[0], not truncated
+
+    def encode_responses(
+        self, texts: Sequence[str], *, limit: int
+    ) -> tuple[list[tuple[int, ...]], int]:
+        """`encode_response` of each text, on all cores.
+
+        Returns:
+          (the ids of each response, how many were truncated)
+        """
         if limit < 1:
             raise UserError(f"response limit of {limit} tokens leaves no room: raise it")
-        ids = self._plain_ids(text)
-        complete = len(ids) < limit
-        return (*ids, self.eos_id) if complete else ids[:limit], complete
+        plain = self._plain_batch(texts)
+        whole = [(*ids, self.eos_id) if len(ids) < limit else ids[:limit] for ids in plain]
+        return whole, sum(len(ids) >= limit for ids in plain)
 
     def encode_single(self, text: str, *, limit: int) -> tuple[int, ...]:
         """Encode one text with the tokenizer's own special tokens, like ``<s> text </s>``.
@@ -150,7 +180,7 @@ class Tokenizer:
         """
         encoding = _encoding(self._plain, text)
         encoding.truncate(self._room(limit, pair=False))
-        return self._real(self._plain.post_process(encoding).ids)
+        return self._real([self._plain.post_process(encoding).ids])[0]
 
     def encode_pair(self, first: str, second: str, *, limit: int) -> tuple[int, ...]:
         """Encode two texts with the tokenizer's own special tokens around and between them, like
@@ -176,7 +206,7 @@ class Tokenizer:
             kept = (room - small, small) if len(a) > len(b) else (small, room - small)
             a.truncate(kept[0])
             b.truncate(kept[1])
-        return self._real(self._plain.post_process(a, b).ids)
+        return self._real([self._plain.post_process(a, b).ids])[0]
 
     def encode_sequence(
         self, parts: Sequence[str | SpecialToken], *, limit: int
@@ -273,15 +303,17 @@ class Tokenizer:
         for name, data in content.items():
             (folder / name).write_bytes(data)
 
-    def _prompt(self, template: str, text: str) -> tuple[int, ...]:
+    def _prompts(self, template: str, texts: Sequence[str]) -> list[tuple[int, ...]]:
         if template.count(_PROMPT) != 1:
             raise UserError(f"template {template!r} must contain {_PROMPT} exactly once")
         before, after = (
             self._special.sub(lambda found: self._mark + found[0], part)
             for part in template.split(_PROMPT)
         )
-        ids = self._plain_ids(before + text + after)
-        return self._bos + (ids[1:] if self._bos and ids[:1] == self._bos else ids)
+        plain = self._plain_batch([before + text + after for text in texts])
+        if not self._bos:
+            return plain
+        return [self._bos + (ids[1:] if ids[:1] == self._bos else ids) for ids in plain]
 
     def _truncated(self, template: str, text: str, limit: int, excess: int) -> tuple[int, ...]:
         """Encode the prompt with the longest suffix of ``text`` that fits, cut between tokens.
@@ -300,10 +332,10 @@ class Tokenizer:
             # Decoding the last tokens instead would drop a leading space.
             lost = self._parsing.decode(plain[:-count], skip_special_tokens=False)
             # A cut inside a character leaves bytes that decode to U+FFFD.
-            ids = self._prompt(template, whole[len(lost.rstrip("\ufffd")) :])
+            (ids,) = self._prompts(template, [whole[len(lost.rstrip("\ufffd")) :]])
             if len(ids) <= limit:
                 return ids
-        return self._prompt(template, "")
+        return self._prompts(template, [""])[0]
 
     def _room(self, limit: int, *, pair: bool) -> int:
         """Return how many tokens of text fit in ``limit``."""
@@ -313,12 +345,25 @@ class Tokenizer:
         return room
 
     def _plain_ids(self, text: str) -> tuple[int, ...]:
-        return self._real(_encoding(self._plain, text).ids)
+        return self._plain_batch([text])[0]
 
-    def _real(self, ids: Sequence[int]) -> tuple[int, ...]:
+    def _plain_batch(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            try:
+                encodings = self._plain.encode_batch_fast(batch, add_special_tokens=False)
+            except TypeError:
+                encodings = [_encoding(self._plain, text) for text in batch]  # names the text
+            found += self._real([encoding.ids for encoding in encodings])
+        return found
+
+    def _real(self, rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
         """Map ids of ``_plain`` to the ids of the vocabulary."""
-        start = self._renamed_from
-        return tuple(i - start if i >= start else i for i in ids)
+        ends = [0, *itertools.accumulate(map(len, rows))]
+        ids = np.fromiter(itertools.chain.from_iterable(rows), np.int64, ends[-1])
+        flat = np.where(ids >= self._renamed_from, ids - self._renamed_from, ids).tolist()
+        return [tuple(flat[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:
@@ -331,33 +376,3 @@ def _encoding(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
         return backend.encode(text, add_special_tokens=False)
     except TypeError as error:  # what the library raises for half a surrogate pair
         raise UserError(f"{text!r} is not valid Unicode text: drop or repair the row") from error
-
-
-def _with_special_tokens_renamed(
-    backend: tokenizers.Tokenizer, mark: str, start: int
-) -> tokenizers.Tokenizer:
-    """Return a tokenizer that encodes the special tokens of ``backend`` as plain text.
-
-    Special token i gets the name ``mark + name`` and the id ``start + i`` instead. Two simpler ways
-    do not work. Splitting the text at special tokens and encoding each part alone: whether Llama
-    puts a space in front of a part depends on its position. The library's encode_special_tokens: it
-    treats template and text alike, and text can still merge into a special token.
-    """
-    state = json.loads(backend.to_str())
-    model, vocabulary = state["model"], state["model"]["vocab"]
-    special = {token["content"] for token in state["added_tokens"] if token["special"]}
-    gone = {name for name in special if len(name) > 1}  # a single character has no other encoding
-    for token in state["added_tokens"]:
-        name = token["content"]
-        if name in special:
-            vocabulary[mark + name] = start + token["id"]
-            token |= {"content": mark + name, "id": start + token["id"], "normalized": False}
-        else:
-            vocabulary[name] = token["id"]
-    if model["unk_token"] in gone:
-        model["unk_token"] = mark + model["unk_token"]
-    model["vocab"] = {name: i for name, i in vocabulary.items() if name not in gone}
-    model["merges"] = [
-        (left, right) for left, right in model["merges"] if not {left, right, left + right} & gone
-    ]
-    return tokenizers.Tokenizer.from_str(json.dumps(state))

@@ -56,28 +56,30 @@ def tokenise(
 
     Beyond the largest shape, a prompt's text loses its first tokens and a response its last ones.
     """
-    limits = max(shapes)
-    ready, cut_prompts, cut_responses = [], 0, 0
-    for row in rows:
-        response, complete = tokenizer.encode_response(row.response, limit=limits[1])
-        cut_responses += not complete
-        cut_prompts += tokenizer.prompt_length(template, row.prompt) > limits[0]
-        ready.append(
-            Annotated(
-                example_id=row.example_id,
-                source=row.source,
-                prompt_text=row.prompt,
-                response_text=row.response,
-                prompt=tokenizer.encode_prompt(template, row.prompt, limit=limits[0]),
-                response=response,
-                ref_logp=(),
-                reward=row.reward,
-                value=0.0,
-                advantage=0.0,
-                kept=True,
-            )
+    limits, rows = max(shapes), tuple(rows)
+    prompts, cut_prompts = tokenizer.encode_prompts(
+        template, [row.prompt for row in rows], limit=limits[0]
+    )
+    responses, cut_responses = tokenizer.encode_responses(
+        [row.response for row in rows], limit=limits[1]
+    )
+    ready = tuple(
+        Annotated(
+            example_id=row.example_id,
+            source=row.source,
+            prompt_text=row.prompt,
+            response_text=row.response,
+            prompt=prompt,
+            response=response,
+            ref_logp=(),
+            reward=row.reward,
+            value=0.0,
+            advantage=0.0,
+            kept=True,
         )
-    return tuple(ready), Cut(cut_prompts, cut_responses)
+        for row, prompt, response in zip(rows, prompts, responses, strict=True)
+    )
+    return ready, Cut(cut_prompts, cut_responses)
 
 
 def single_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...]) -> Items:

@@ -41,6 +41,7 @@ def check(rows):
     assert all(row["error"] < 0.05 for row in rows if "error" in row)
 
 
+@pytest.mark.slow
 def test_a_part_runs_tiny_on_a_cpu(tmp_path):
     found, said = measured(tmp_path, "--only=nf4", "--seconds=300")
     check(found["rows"])

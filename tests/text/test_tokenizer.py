@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import processors
 
 from alol_jax.models.files.convert import open_checkpoint
+from alol_jax.text import tokenizer as tokenizer_module
 from alol_jax.text import tokenizer_files
 from alol_jax.types import UserError
 
@@ -137,6 +138,24 @@ def test_the_length_of_a_prompt_is_the_one_before_any_cut():
     for text in ("", "abc", "a<|im_end|>", "日本"):
         ids = tokenizer.encode_prompt(CHATML, text, limit=1000)
         assert tokenizer.prompt_length(CHATML, text) == len(ids)
+
+
+def test_many_texts_at_once_give_the_ids_of_each_alone(monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "BATCH", 4)
+    tokenizer = tokenizer_files.byte_level()
+    many = [*texts(20), "a<|im_end|>b", "日本", "", "x" * 60]
+    prompts, cut = tokenizer.encode_prompts(CHATML, many, limit=50)
+    assert prompts == [tokenizer.encode_prompt(CHATML, text, limit=50) for text in many]
+    assert cut == sum(tokenizer.prompt_length(CHATML, text) > 50 for text in many) > 0
+    responses, cut = tokenizer.encode_responses(many, limit=12)
+    alone = [tokenizer.encode_response(text, limit=12) for text in many]
+    assert responses == [ids for ids, _ in alone]
+    assert cut == sum(not whole for _, whole in alone) > 0
+
+
+def test_the_text_that_is_not_valid_unicode_is_named_among_many():
+    with pytest.raises(UserError, match="'\\\\ud83d' is not valid Unicode"):
+        tokenizer_files.byte_level().encode_responses(["fine", "\ud83d", "fine"], limit=9)
 
 
 @needs_smollm2
