@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from alol_jax.runs.workdir import lock_workdir
+from alol_jax.types import UserError
 from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 
 JSONL = "configs/jsonl.py:debug"
@@ -107,8 +108,8 @@ def test_another_config_is_refused_by_name_and_debug_shows_the_traceback(tmp_pat
     run_here(tmp_path / "run", "--stages=load")
     line = refused(run_here(tmp_path / "run", "--stages=load", "--config.task.limit=9"))
     assert "config.task.limit = 64, this run has 9" in line and "--redo" in line
-    shown = run(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--debug")
-    assert shown.returncode == 1 and "Traceback" in shown.stderr
+    with pytest.raises(UserError, match="this run has 9"):
+        run_here(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--debug")
     redone = run_here(tmp_path / "run", "--stages=load", "--config.task.limit=9", "--redo")
     assert "task.limit kept 9 of" in redone.stdout
 
