@@ -153,7 +153,6 @@ def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(und
     assert fitted[0].validations == fitted[1].validations
 
 
-@pytest.mark.slow
 def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, tmp_path):
     workdir, _ = undisturbed
     first = "--stages=load,score,fit_reference"  # nothing after it knows of the interruption
@@ -181,7 +180,6 @@ def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
 
 
-@pytest.mark.slow
 def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(tmp_path):
     rows = [
         {"prompt": f"question {n}", "response": f"answer {n}", "reward": (7 * n % 11) / 10}

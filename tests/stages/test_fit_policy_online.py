@@ -314,7 +314,6 @@ def test_a_run_that_dies_while_it_scores_goes_on_from_its_last_checkpoint(
     assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == log
 
 
-@pytest.mark.slow
 def test_eight_devices_learn_from_a_rollout_what_one_does(tmp_path, judge):
     """Four steps. The large epsilon keeps Adam from blowing up the rounding of tiny gradients."""
     eight = tiny_lm(shapes=SHAPES, mesh=make_mesh(data=2, fsdp=2, tensor=2))
