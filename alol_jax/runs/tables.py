@@ -23,7 +23,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints, overload
 
@@ -33,6 +33,7 @@ import pyarrow as pa
 from alol_jax.types import UserError
 
 Row = TypeVar("Row")
+Column = TypeVar("Column")
 
 VERSION = "1"  # of the columns; in the file's metadata
 BATCH = 65_536  # rows that are converted together
@@ -216,11 +217,20 @@ def _schema(row_type: type) -> pa.Schema:
     return pa.schema(fields, metadata={"version": VERSION, "rows": row_type.__name__})
 
 
-def _columns(row_type: type) -> dict[str, _Column]:
+def columns_of(row_type: type, known: Mapping[Any, Column]) -> dict[str, Column]:
+    """Return the entry of ``known`` for the annotation of each field of a dataclass.
+
+    Raises:
+        TypeError: an annotation is not in ``known``.
+    """
     hints = get_type_hints(row_type)
     columns = {}
     for field in dataclasses.fields(row_type):
-        if hints[field.name] not in _COLUMNS:
+        if hints[field.name] not in known:
             raise TypeError(f"{row_type.__name__}.{field.name}: cannot store {hints[field.name]}")
-        columns[field.name] = _COLUMNS[hints[field.name]]
+        columns[field.name] = known[hints[field.name]]
     return columns
+
+
+def _columns(row_type: type) -> dict[str, _Column]:
+    return columns_of(row_type, _COLUMNS)

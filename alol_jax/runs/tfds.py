@@ -11,13 +11,13 @@ tf.Example itself keeps only float32; tuples become ``Tensor`` or ``Sequence``.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from alol_jax.runs.tables import columns_of
 from alol_jax.types import UserError
 
 Row = TypeVar("Row")
@@ -69,7 +69,7 @@ def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> 
     """
     import tensorflow_datasets as tfds
 
-    columns = _columns(row_type)
+    columns = columns_of(row_type, _COLUMNS)
     if _info_file(folder).exists():
         raise FileExistsError(f"{folder} holds a table already")
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,16 +93,6 @@ def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> 
             writer.close_all()
         except RuntimeError as error:  # what array_record raises on a full disk
             raise UserError(f"{folder} cannot be written: {error}") from error
-
-
-def _columns(row_type: type) -> dict[str, _Column]:
-    hints = get_type_hints(row_type)
-    columns = {}
-    for field in dataclasses.fields(row_type):
-        if hints[field.name] not in _COLUMNS:
-            raise TypeError(f"{row_type.__name__}.{field.name}: cannot store {hints[field.name]}")
-        columns[field.name] = _COLUMNS[hints[field.name]]
-    return columns
 
 
 def _encode(row: Any, number: int, columns: dict[str, _Column]) -> dict[str, Any]:
