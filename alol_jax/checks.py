@@ -9,6 +9,7 @@ import re
 from ml_collections import ConfigDict
 
 from alol_jax.decoding.sampling import deterministic_decoding, stochastic_decoding
+from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
@@ -17,7 +18,7 @@ from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training.batches import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
-from alol_jax.types import Task, UserError
+from alol_jax.types import Task
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("ref_logp", "reward", "advantage")  # the columns that an objective can read

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from alol_jax.errors import UserError
 from alol_jax.reports.compare.files import plain_table, to_csv, to_json, to_latex
 from alol_jax.reports.compare.page import to_html
 from alol_jax.reports.compare.table import Comparison, compare_runs
 from alol_jax.reports.finished_runs import read_runs
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
-from alol_jax.types import UserError
 
 FILES: dict[str, Callable[[Comparison], str]] = {
     "compare.html": to_html,

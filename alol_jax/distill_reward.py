@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.errors import UserError
 from alol_jax.main import CONFIG, entry
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel, open_language_model
@@ -41,9 +41,11 @@ from alol_jax.rewards.distilled import (
 )
 from alol_jax.runs.progress import progress, say
 from alol_jax.stages.load import check_splits
+from alol_jax.tables.columns import Texts
+from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.head_fit import Features, HeadFitter, features_of, make_head_fitter
-from alol_jax.types import Example, Interval, Params, UserError, Watch
+from alol_jax.types import Example, Interval, Params, Watch
 
 _OUT = flags.DEFINE_string("out", None, "The folder to create for the reward model.")
 
@@ -53,8 +55,8 @@ DRAWS, CONFIDENCE = 10_000, 0.95
 class Rows(NamedTuple):
     """Responses with a stored reward."""
 
-    prompt: tuple[str, ...]
-    response: tuple[str, ...]
+    prompt: Texts
+    response: Texts
     reward: np.ndarray  # f64[rows]
     example: np.ndarray  # i64[rows], index of the prompt
     source: np.ndarray  # str[rows]
@@ -72,27 +74,27 @@ class Agreement(NamedTuple):
     by_length: float  # the same accuracy if the longer response is always preferred
 
 
-def rows_of(split: str, examples: Sequence[Example]) -> Rows:
+def rows_of(split: str, examples: Table[Example]) -> Rows:
     """The responses of a split as rows.
 
     Raises:
         UserError: a response has no stored reward, or one outside [0, 1].
     """
-    found = [
-        (one.prompt, text, reward, n, one.source)
-        for n, one in enumerate(examples)
-        for text, reward in zip(
-            one.responses, one.rewards or (None,) * len(one.responses), strict=True
+    responses, rewards = examples["responses"], examples["rewards"]
+    missing = rewards.lengths == 0
+    owner = np.repeat(np.arange(len(examples)), responses.lengths)
+    reward = np.full(len(owner), np.nan)
+    reward[~missing[owner]] = rewards.flat
+    wrong = ~((reward >= 0) & (reward <= 1))
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        stored = "missing" if missing[owner[place]] else reward[place]
+        raise UserError(
+            f"{split} example {examples[int(owner[place])].id!r}: the stored reward is {stored}: "
+            "a reward model is distilled from stored rewards between 0 and 1"
         )
-    ]
-    for _, _, reward, n, _ in found:
-        if reward is None or not 0 <= reward <= 1:
-            raise UserError(
-                f"{split} example {examples[n].id!r}: the stored reward is {reward or 'missing'}: "
-                "a reward model is distilled from stored rewards between 0 and 1"
-            )
-    prompt, response, reward, example, source = zip(*found, strict=True)
-    return Rows(prompt, response, np.array(reward), np.array(example), np.array(source))
+    prompts, sources = examples["prompt"].take(owner), np.array(list(examples["source"]))[owner]
+    return Rows(prompts, responses.flat, reward, owner, sources)
 
 
 def agreement(predicted: np.ndarray, rows: Rows) -> Agreement:
@@ -175,8 +177,8 @@ def distil(
 
 def _take(rows: Rows, where: np.ndarray) -> Rows:
     return Rows(
-        tuple(rows.prompt[i] for i in where),
-        tuple(rows.response[i] for i in where),
+        rows.prompt.take(where),
+        rows.response.take(where),
         rows.reward[where],
         rows.example[where],
         rows.source[where],
@@ -191,7 +193,7 @@ def _features(
         model,
         lm.base,
         [encode(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
-        rows.reward.tolist(),
+        rows.reward,
         batching=lm.batching(options.batch_size)._replace(widths=reading.widths),
         watch=Watch("features"),
     )

@@ -17,6 +17,7 @@ import jax
 
 from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.errors import UserError
 from alol_jax.models.families.registry import ARCHITECTURES
 from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.files.hf_reader import HFDirectory
@@ -37,7 +38,7 @@ from alol_jax.runs.command_line import guarded
 from alol_jax.runs.data_files import FORMATS, write_training_rows
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Stage, finished_stage
-from alol_jax.types import Params, Policy, TrainingTable, UserError
+from alol_jax.types import Params, Policy, TrainingTable
 
 MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_reference",)}
 """Model to export -> the stages that can train it."""

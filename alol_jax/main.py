@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from alol_jax.checks import COLUMNS, check
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.reports.results import result_table
@@ -38,7 +39,7 @@ from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
-from alol_jax.types import Evaluation, Finished, Interrupted, RunSummary, UserError
+from alol_jax.types import Evaluation, RunSummary
 
 STAGES = {
     "load": 1,

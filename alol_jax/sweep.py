@@ -25,6 +25,7 @@ from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
 from alol_jax.compare import check_out, compare
+from alol_jax.errors import UserError
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
 from alol_jax.objectives.registry import get_objective
 from alol_jax.reports.finished_runs import why_not_comparable
@@ -32,7 +33,6 @@ from alol_jax.runs.command_line import stop_on_signals
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, finished_stage, first_difference, lock_workdir
 from alol_jax.tasks.registry import get_task
-from alol_jax.types import UserError
 
 SHARED_KEYS = (
     *("seed", "task", "rewards", "reward_models", "score", "model", "mesh", "reference"),

@@ -1,4 +1,4 @@
-"""The values passed between stages and across jit boundaries. Imports nothing from this package.
+"""The values passed between stages and across jit boundaries.
 
 Axis letters, used in every docstring, einsum and ``chex.Dimensions`` ::
 
@@ -6,51 +6,25 @@ Axis letters, used in every docstring, einsum and ``chex.Dimensions`` ::
     K  responses per prompt    R  response tokens (right-padded)  N  query heads     F  mlp width
     E* = [B, K] or [B]         T = P + R                          G  key/value heads V  vocabulary
 
-Host values are frozen dataclasses; device values are NamedTuples of arrays.
+Host values are frozen dataclasses, rows of data are a `Table` of one, and device values are
+NamedTuples of arrays.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+
+from alol_jax.tables.table import Table
 
 Params = dict[str, jax.Array]
 """Parameters: a flat dict from path (``"layers/q_proj/kernel"``) to array. Leaves whose path
 starts with ``layers/`` have all layers stacked on their first axis."""
-
-
-class UserError(Exception):
-    """An error that the user can fix. One line that says what is wrong and how to fix it.
-
-    Programs print it and exit with code 2.
-    """
-
-    @classmethod
-    def unknown(cls, message: str, name: str, known: Iterable[str]) -> UserError:
-        """Return ``message`` with the closest known name, or with all of them if none is close."""
-        known = tuple(known)
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-        return cls(f"{message}: {hint}")
-
-
-def format_names(names: Sequence[str]) -> str:
-    """Join the first eight names and say how many more there are."""
-    shown = ", ".join(names[:8]) or "none"
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
-
-
-class Finished(Exception):
-    """Every stage that ``--stages`` allows is done."""
-
-
-class Interrupted(Exception):
-    """The run stopped on SIGTERM or Ctrl-C, after saving what it needs to resume."""
 
 
 # device values
@@ -100,7 +74,7 @@ class Targets(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A prompt and its responses in the data (at least one)."""
+    """A prompt and its responses in the data (at least one): a row of `Splits`."""
 
     id: str
     prompt: str
@@ -113,15 +87,19 @@ class Example:
 class Splits:
     """Result of ``load``. No prompt is in two splits."""
 
-    train: Sequence[Example]
-    validation: Sequence[Example]
-    test: Sequence[Example]
+    train: Table[Example]
+    validation: Table[Example]
+    test: Table[Example]
     notes: tuple[str, ...]  # what was dropped or merged, with counts; one sentence each
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One (prompt, response) row and its reward. Rows of one prompt share ``example_id``."""
+    """One (prompt, response) row and its reward. Rows of one prompt share ``example_id``.
+
+    The columns of a ``Table[Scored]`` of N rows with C components: texts, ``components`` a `Ragged`
+    of f64[C], ``reward`` f64[N].
+    """
 
     example_id: str
     prompt: str
@@ -135,9 +113,9 @@ class Scored:
 class ScoredSplits:
     """Result of ``score``."""
 
-    train: Sequence[Scored]
-    validation: Sequence[Scored]
-    test: Sequence[Scored]
+    train: Table[Scored]
+    validation: Table[Scored]
+    test: Table[Scored]
     component_names: tuple[str, ...]
     max_reward: float  # the largest possible reward, which bounds the value head
     notes: tuple[str, ...]
@@ -147,12 +125,17 @@ class ScoredSplits:
 class Answers:
     """Result of ``generate``: the reference's scored answers to the validation prompts."""
 
-    rows: Sequence[Scored]
+    rows: Table[Scored]
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotated:
-    """One training row for the policy: tokens and the annotations of the frozen models."""
+    """One training row for the policy: tokens and the annotations of the frozen models.
+
+    The columns of a ``Table[Annotated]`` of N rows: texts, ``prompt`` and ``response`` `Ragged` of
+    i32, ``ref_logp`` `Ragged` of f32, ``reward``, ``value`` and ``advantage`` f64[N], ``kept``
+    bool[N].
+    """
 
     example_id: str
     source: str
@@ -160,7 +143,7 @@ class Annotated:
     response_text: str
     prompt: tuple[int, ...]  # token ids
     response: tuple[int, ...]  # token ids, with the end token unless the response was truncated
-    ref_logp: tuple[float, ...]  # one per response token; empty if the objective does not use it
+    ref_logp: tuple[np.float32, ...]  # one per response token; empty if unused
     reward: float
     value: float  # V(x); 0 if the objective does not use the advantage
     advantage: float  # R − V(x), not clamped
@@ -171,7 +154,7 @@ class Annotated:
 class TrainingTable:
     """Result of ``select``."""
 
-    rows: Sequence[Annotated]
+    rows: Table[Annotated]
 
 
 # host values: fits and results
@@ -270,9 +253,9 @@ class TestSet:
 class Evaluation:
     """Result of ``evaluate``."""
 
-    data: Sequence[Scored]
-    reference: Sequence[Scored]
-    policy: Sequence[Scored]
+    data: Table[Scored]
+    reference: Table[Scored]
+    policy: Table[Scored]
     component_names: tuple[str, ...]
     systems: tuple[SystemScores, ...]
     differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward

@@ -3,8 +3,8 @@
 import pytest
 
 from alol_jax.checks import check
+from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective
-from alol_jax.types import UserError
 from tests.tiny_run import TASK, small_options, tiny_lm
 
 LM = tiny_lm()

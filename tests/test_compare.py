@@ -14,14 +14,15 @@ import pytest
 
 from alol_jax.compare import FILES, compare, entry, parse
 from alol_jax.decoding.answers import Setup
+from alol_jax.errors import UserError
 from alol_jax.reports.compare.files import LATEX, escaped
 from alol_jax.reports.results import EVERY
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.load import load
 from alol_jax.stages.score import score
-from alol_jax.types import UserError
 from tests.reports.page_tags import assert_loads_nothing, tags
 from tests.reports.runs import PARTS, SOURCES, answers, config_of, evaluated, finish, unscored
+from tests.tiny_run import scored_table
 
 SECTIONS = "results against sets components curves seeds cost settings runs".split()
 
@@ -138,7 +139,7 @@ def test_every_row_of_a_latex_table_has_as_many_cells_as_columns_are_declared(do
 def test_many_test_sets_are_spread_over_several_tables(tmp_path):
     made = evaluated(answers(3, 0.0), answers(70, 0.0), 0)
     rows = {
-        name: tuple(
+        name: scored_table(
             dataclasses.replace(row, source=f"set {int(row.example_id[1:]) // 2}")
             for row in getattr(made, name)
         )
@@ -294,7 +295,7 @@ def test_the_same_file_in_another_place_is_the_same_data(tmp_path):
 def test_answers_to_other_prompts_are_refused_by_the_first(root, tmp_path):
     made = evaluated(answers(3, 0.0), answers(70, 0.0), 0)
     renamed = {
-        name: tuple(
+        name: scored_table(
             dataclasses.replace(row, example_id=row.example_id.replace("t4", "new"))
             for row in getattr(made, name)
         )

@@ -13,12 +13,12 @@ from absl.testing import flagsaver
 import alol_jax.main  # noqa: F401  defines the flags
 from alol_jax.checks import check
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.errors import UserError
 from alol_jax.models.language_model import open_language_model
 from alol_jax.objectives.registry import OBJECTIVES, get_objective
 from alol_jax.runs.command_line import one_line, parse
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import UserError
 from configs import common, hha, jsonl, quickstart
 
 CONFIGS = {"quickstart": quickstart, "jsonl": jsonl, "hha": hha}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from alol_jax.errors import UserError
 from alol_jax.export import export, parse
 from alol_jax.models.language_model import open_language_model
-from alol_jax.types import Evaluation, Interval, SystemScores, UserError
+from alol_jax.types import Evaluation, Interval, SystemScores
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
 from tests.running import ROOT, environment
 from tests.tiny_run import mesh_of, scored_rows

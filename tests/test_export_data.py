@@ -2,16 +2,17 @@
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.export import export, parse
 from alol_jax.runs.data_files import FORMATS
 from alol_jax.runs.workdir import Run
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.sources import read_file
-from alol_jax.types import TrainingTable, UserError
+from alol_jax.types import TrainingTable
 from configs import jsonl
-from tests.tiny_run import annotated
+from tests.tiny_run import annotated, annotated_rows
 
-ROWS = tuple(annotated(n, response=n % 3 + 1, kept=n % 4 != 0) for n in range(30))
+ROWS = annotated_rows(annotated(n, response=n % 3 + 1, kept=n % 4 != 0) for n in range(30))
 
 
 @pytest.fixture(scope="module")

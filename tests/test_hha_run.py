@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from alol_jax.compare import compare
+from alol_jax.errors import UserError
 from alol_jax.rewards.reward import Scoring
 from alol_jax.runs.artifacts import load_result
 from alol_jax.stages.score import score
 from alol_jax.tasks import hha
-from alol_jax.types import Evaluation, Policy, Splits, TrainingTable, UserError
+from alol_jax.types import Evaluation, Policy, Splits, TrainingTable
 from configs import common
 from tests.running import SMALL, run, run_here
 from tests.tasks.hha_cases import row, task_options, transcripts, write

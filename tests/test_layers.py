@@ -12,19 +12,21 @@ PACKAGE = "alol_jax"
 # Room -> its floor. A room imports from lower floors and from itself, never in a circle. What
 # stands at the top of the package, and `plan`, are programs.
 FLOORS: dict[str, int] = {
-    "types": 0,  # imports nothing of ours
-    "objectives": 1,
-    "devices": 1,
-    "text": 2,
-    "tasks": 2,
-    "models": 3,
-    "runs": 3,
-    "rewards": 4,
-    "decoding": 5,
-    "training": 6,
-    "reports": 7,
-    "stages": 8,
-    "programs": 9,
+    "errors": 0,  # imports nothing of ours
+    "tables": 1,
+    "types": 2,
+    "objectives": 3,
+    "devices": 3,
+    "text": 4,
+    "tasks": 4,
+    "models": 5,
+    "runs": 5,
+    "rewards": 6,
+    "decoding": 7,
+    "training": 8,
+    "reports": 9,
+    "stages": 10,
+    "programs": 11,
 }
 PROGRAMS = ("main", "sweep", "compare", "export", "distill_reward", "checks", "plan")
 
@@ -47,8 +49,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "transformers": ("text.tokenizer_files",),
     "tokenizers": ("text.tokenizer", "text.tokenizer_files", "text.special_tokens"),
     "sentencepiece": ("text.tokenizer_files",),
-    "tensorflow_datasets": ("runs.tfds", "tasks.sources"),
-    "pyarrow": ("runs.tables",),
+    "tensorflow_datasets": ("runs.tfds", "tasks.tfds_source"),
+    "pyarrow": ("tables.columns", "tables.table", "tables.files", "tasks.columnar"),
+    "loky": ("runs.processes",),
+    "array_record": ("runs.tfds",),
     "datasets": ("tasks.sources",),
     "yaml": ("tasks.smalltalk",),
     "gguf": ("models.files.gguf_reader",),

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.runs.workdir import lock_workdir
-from alol_jax.types import UserError
 from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 
 JSONL = "configs/jsonl.py:debug"

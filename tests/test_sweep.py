@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from alol_jax import sweep as program
 from alol_jax.checks import COLUMNS
+from alol_jax.errors import UserError
 from alol_jax.main import Opened
 from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.runs.workdir import Run, finished_stage, lock_workdir
@@ -23,7 +24,7 @@ from alol_jax.sweep import (
     parse_lists,
     sweep,
 )
-from alol_jax.types import StageContext, UserError
+from alol_jax.types import StageContext
 from tests.reports.runs import config_of, finish
 from tests.running import DEBUG, ROOT, SMALL, environment, refused
 from tests.tiny_run import tiny_lm

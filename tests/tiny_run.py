@@ -1,6 +1,7 @@
 """What a stage needs, as small as it can be: a tiny model, a toy task, options, a context."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import AXES
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.rewards.reward import Scoring
+from alol_jax.tables.table import Table
 from alol_jax.types import Annotated, Policy, RewardSpec, Scored, ScoredSplits, StageContext, Task
 from configs import common
 
@@ -66,10 +68,10 @@ def small_options():
     return config
 
 
-def scored_rows(count: int, split: str = "train", reward=None) -> tuple[Scored, ...]:
+def scored_rows(count: int, split: str = "train", reward=None) -> Table[Scored]:
     """Short rows, each prompt once; the reward is random unless given as a function of a row."""
     rng = np.random.default_rng(len(split))
-    return tuple(
+    rows = (
         Scored(
             example_id=f"{split}{n}",
             prompt=f"{split[:2]} {n}?",
@@ -80,6 +82,12 @@ def scored_rows(count: int, split: str = "train", reward=None) -> tuple[Scored, 
         )
         for n in range(count)
     )
+    return Table.of(rows, Scored)
+
+
+def scored_table(rows: Iterable[Scored]) -> Table[Scored]:
+    """The rows as a table."""
+    return Table.of(rows, Scored)
 
 
 def scored_splits(train: int = 8, validation: int = 4, test: int = 4) -> ScoredSplits:
@@ -110,6 +118,11 @@ def annotated(n: int, *, prompt: int = 3, response: int = 2, **changes) -> Annot
         "kept": True,
     }
     return Annotated(**(fields | changes))
+
+
+def annotated_rows(rows: Iterable[Annotated]) -> Table[Annotated]:
+    """The rows as a table."""
+    return Table.of(rows, Annotated)
 
 
 @functools.cache

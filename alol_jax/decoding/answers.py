@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import respond
@@ -14,6 +15,8 @@ from alol_jax.decoding.sampling import Sampling, deterministic_decoding, stochas
 from alol_jax.devices.sharding import place_params
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.reward import Reward, Scoring
+from alol_jax.tables.columns import Ragged, Texts
+from alol_jax.tables.table import Table
 from alol_jax.types import Params, Scored, ScoredSplits, Task, Watch
 
 Ids = tuple[int, ...]
@@ -30,7 +33,7 @@ class Setup(NamedTuple):
 
     def reward(self, scored: ScoredSplits) -> Reward:
         """Return the reward, fitting what needs it (tf-idf) to the training responses."""
-        return self.scoring.reward([row.response for row in scored.train])
+        return self.scoring.reward(scored.train["response"])
 
     def deterministic_sampler(self) -> Sampler:
         """Return a sampler for greedy decoding or beam search, as set by ``config.decode``."""
@@ -61,24 +64,21 @@ class Sampler:
     batch_size: int
 
     def generate(
-        self, trained: Params, rows: Sequence[Scored], *, key: jax.Array, watch: Watch
+        self, trained: Params, prompts: Sequence[str], *, key: jax.Array, watch: Watch
     ) -> tuple[Ids, ...]:
-        """Generate the token ids of one answer per row, including the token that ends it.
+        """Generate the token ids of one answer per prompt, including the token that ends it.
 
         Args:
             trained: the policy's leaves.
-            rows: their prompts are answered.
-            key: row i samples with fold_in(key, i); unused at temperature 0.
+            prompts: their texts.
+            key: answer i is sampled with fold_in(key, i); unused at temperature 0.
             watch: gets one line with the speed.
         """
         lm, limit = self.lm, self.lm.prompt_widths[-1]
         return respond(
             lm.transformer,
             {**lm.frozen(), **place_params(trained, lm.mesh)},
-            [
-                lm.tokenizer.encode_prompt(self.task.template, row.prompt, limit=limit)
-                for row in rows
-            ],
+            lm.tokenizer.encode_prompts(self.task.template, prompts, limit=limit)[0],
             self._with_stops(),
             batching=lm.batching(self.batch_size),
             key=key,
@@ -88,30 +88,33 @@ class Sampler:
     def answer(
         self,
         trained: Params,
-        rows: Sequence[Scored],
+        rows: Table[Scored],
         reward: Reward,
         *,
         key: jax.Array,
         watch: Watch,
-    ) -> tuple[Scored, ...]:
+    ) -> Table[Scored]:
         """Return ``rows`` with the policy's responses and their scores.
 
         Args:
             reward: if it has no components, the returned rewards are 0 and meaningless.
             watch: gets the speed, how the answers ended, and warnings.
-            trained, rows, key: as in `generate`.
+            trained, key: as in `generate`.
         """
         speed: list[str] = []
-        answers = self.generate(trained, rows, key=key, watch=watch._replace(say=speed.append))
+        answers = self.generate(
+            trained, rows["prompt"], key=key, watch=watch._replace(say=speed.append)
+        )
         how, *warnings = self.endings(answers)
         for line in (f"{speed[0]}; {how}", *warnings):
             watch.say(line)
         responses = self.texts(answers)
         if reward.names:
             return reward.score_rows(rows, responses)
-        return tuple(
-            dataclasses.replace(row, response=response, components=(), reward=0.0)
-            for row, response in zip(rows, responses, strict=True)
+        return rows.replace(
+            response=Texts.of(responses),
+            components=Ragged.empty(len(rows), np.float64),
+            reward=np.zeros(len(rows)),
         )
 
     def texts(self, answers: Sequence[Ids]) -> tuple[str, ...]:
@@ -147,9 +150,6 @@ class Sampler:
         return dataclasses.replace(self.sampling, end=end, stop=tuple(ids for ids in stop if ids))
 
 
-def one_per_prompt(rows: Sequence[Scored]) -> tuple[Scored, ...]:
+def one_per_prompt(rows: Table[Scored]) -> Table[Scored]:
     """Return the first row of each prompt."""
-    first: dict[str, Scored] = {}
-    for row in rows:
-        first.setdefault(row.example_id, row)
-    return tuple(first.values())
+    return rows.take(rows["example_id"].firsts())

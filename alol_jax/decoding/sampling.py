@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 OFF = "off"
 MAX_BYTES = 4 * 2**30  # the least recently used programs go first

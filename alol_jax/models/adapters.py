@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from alol_jax.errors import UserError
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
-from alol_jax.types import Params, UserError
+from alol_jax.types import Params
 
 ALL_LINEAR = "all-linear"
 

@@ -17,7 +17,8 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alol_jax.types import Branches, UserError
+from alol_jax.errors import UserError
+from alol_jax.types import Branches
 
 BLOCK = 128  # the tile sides of splash are multiples of this
 LARGEST_BLOCK = 512

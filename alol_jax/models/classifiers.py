@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from alol_jax.errors import UserError
 from alol_jax.models.blocks import bind, graphdef, initialise
 from alol_jax.models.heads import Affine
 from alol_jax.models.transformer import Transformer
-from alol_jax.types import Params, UserError
+from alol_jax.types import Params
 
 CRITIC_WIDTH = 512  # hidden width of the critic's head
 

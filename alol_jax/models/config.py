@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

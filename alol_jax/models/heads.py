@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from alol_jax.errors import UserError
 from alol_jax.models.blocks import bind, dropout, graphdef, initialise
-from alol_jax.types import Params, UserError
+from alol_jax.types import Params
 
 
 class Affine(nnx.Module):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import param_sharding, place_params
+from alol_jax.errors import UserError
 from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, trainable_summary
 from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
@@ -23,7 +24,7 @@ from alol_jax.models.transformer import Transformer, quantise_params
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
 from alol_jax.text.tokens import Batching
-from alol_jax.types import Params, UserError
+from alol_jax.types import Params
 
 RANDOM = "random:"
 DTYPES = ("float32", "bfloat16")

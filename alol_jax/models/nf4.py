@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 BLOCK = 64  # inputs per scale
 SCALE_BLOCK = 256  # scales per second-level scale

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 
 def _column(values: np.ndarray, name: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from alol_jax.errors import UserError
 from alol_jax.objectives.losses import (
     a_lol,
     a_lol_kl,
@@ -21,7 +22,6 @@ from alol_jax.objectives.losses import (
 from alol_jax.objectives.pairs import dpo, dpo_ref_free, pro
 from alol_jax.objectives.ppo import ppo
 from alol_jax.objectives.terms import Metrics
-from alol_jax.types import UserError
 
 
 class Objective(NamedTuple):

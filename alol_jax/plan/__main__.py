@@ -13,6 +13,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from alol_jax.errors import UserError
 from alol_jax.plan.chips import in_gib, read_topology
 from alol_jax.plan.knobs import advice
 from alol_jax.plan.programs import NAMES
@@ -20,7 +21,6 @@ from alol_jax.plan.setting import BATCHES, Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
 from alol_jax.runs.command_line import cached, guarded, parse
 from alol_jax.runs.progress import say
-from alol_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, like v5e:2x4 or v5p:2x2x1.")

@@ -13,7 +13,7 @@ import math
 import re
 from typing import NamedTuple
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 GIB = 2**30
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from alol_jax.errors import UserError
 from alol_jax.plan.chips import GIB, Chip
 from alol_jax.plan.programs import Program
 from alol_jax.plan.traffic import Traffic, traffic_of
-from alol_jax.types import UserError
 
 
 class Memory(NamedTuple):

@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from alol_jax.checks import check
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import Objective, get_objective
 from alol_jax.plan.chips import Slice
 from alol_jax.plan.costs import Cost, cost_of
 from alol_jax.plan.programs import NAMES, programs_of
 from alol_jax.tasks.registry import get_task
-from alol_jax.types import UserError
 
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU to query

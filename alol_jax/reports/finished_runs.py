@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.reports.compare.rows import Fit, RunResult
 from alol_jax.runs.artifacts import load_fields, load_result
 from alol_jax.runs.workdir import FORMAT, Stage, finished_stage, first_difference
 from alol_jax.training.rollouts import steps_per_rollout
-from alol_jax.types import Evaluation, Policy, UserError
+from alol_jax.types import Evaluation, Policy
 
 POLICY_STAGES = ("fit_policy", "fit_policy_online")
 """The stages that train a policy; a run has one of them."""
@@ -237,7 +238,8 @@ def _flat(section: Mapping[str, Any], where: str):
 
 def _check_prompts(one: RunResult, other: RunResult) -> None:
     """Check that both runs answered the same prompts in the same order."""
-    prompts = [[(r.example_id, r.prompt) for r in run.evaluation.policy] for run in (one, other)]
+    answers = [run.evaluation.policy for run in (one, other)]
+    prompts = [list(zip(rows["example_id"], rows["prompt"], strict=True)) for rows in answers]
     if prompts[0] != prompts[1]:
         pairs = zip(*prompts, strict=False)
         first = next((theirs for ours, theirs in pairs if ours != theirs), None)

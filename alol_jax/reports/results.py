@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alol_jax.tables.table import Table
 from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudit
 
 DIFFERENCE = "policy-reference"
@@ -76,7 +77,7 @@ def metric_names(evaluation: Evaluation) -> tuple[str, ...]:
 
 def prompt_count(evaluation: Evaluation) -> int:
     """The number of test prompts that the policy answered."""
-    return len({row.example_id for row in evaluation.policy})
+    return len(evaluation.policy["example_id"].distinct())
 
 
 def verdict(evaluation: Evaluation) -> Verdict:
@@ -147,16 +148,18 @@ def result_table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def by_prompt(rows: Sequence[Scored]) -> tuple[tuple[str, ...], np.ndarray]:
+def by_prompt(rows: Table[Scored]) -> tuple[tuple[str, ...], np.ndarray]:
     """Average the rewards of each prompt over its responses.
 
     Returns:
         Prompt ids in order, and f64[prompts, components + 1]: the components, then the total.
     """
-    prompts: dict[str, list[tuple[float, ...]]] = {}
-    for row in rows:
-        prompts.setdefault(row.example_id, []).append((*row.components, row.reward))
-    return tuple(prompts), np.array([np.mean(found, axis=0) for found in prompts.values()])
+    scores = np.column_stack([rows["components"].matrix, rows["reward"]])
+    codes = rows["example_id"].codes()
+    order = np.argsort(codes, kind="stable")
+    of_prompt = np.split(scores[order], np.flatnonzero(np.diff(codes[order])) + 1)
+    means = np.array([np.mean(found, axis=0) for found in of_prompt])
+    return tuple(rows["example_id"].distinct()), means
 
 
 def answer_pairs(evaluation: Evaluation) -> list[tuple[Scored, Scored]]:

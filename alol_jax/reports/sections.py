@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from alol_jax.reports.results import (
     sample_pairs,
     signed,
 )
+from alol_jax.tables.table import Table as Rows
 from alol_jax.types import (
     Annotated,
     Evaluation,
@@ -126,11 +127,11 @@ def _distributions(evaluation: Evaluation) -> list[Figure]:
     if not scored:
         return []
     caption = "Share of responses per bin; a triangle marks each mean."
-    totals = [(name, np.array([row.reward for row in rows])) for name, rows in scored.items()]
+    totals = [(name, rows["reward"]) for name, rows in scored.items()]
     svg = figures.distributions(totals, label="total reward")
     drawn = [Figure("Total reward", svg, caption)]
     for i, part in enumerate(evaluation.component_names):
-        parts = [(name, np.array([r.components[i] for r in rows])) for name, rows in scored.items()]
+        parts = [(name, rows["components"].matrix[:, i]) for name, rows in scored.items()]
         label = f"{part}, unweighted"
         drawn.append(Figure(part, figures.distributions(parts, label=label), caption))
     return drawn
@@ -142,14 +143,14 @@ def advantages(
     """Which training rows were kept, by advantage and source; for PPO, the prompts used."""
     rows = table.rows
     if get_objective(summary.objective).online:
-        prompts = len({row.example_id for row in rows})
+        prompts = len(rows["example_id"].distinct())
         said = (
             f"Of the {len(scored.train):,} training rows only the {prompts:,} different prompts "
             "were used: the policy was trained on its own answers to them. "
             f"{len(scored.validation):,} validation and {len(scored.test):,} test rows were scored."
         )
         return Section("advantages", TRAINED_ON, (said,), tuple(scored.notes))
-    kept = np.array([row.kept for row in rows], bool)
+    kept = rows["kept"]
     text = [
         f"{len(scored.train):,} training, {len(scored.validation):,} validation and "
         f"{len(scored.test):,} test rows were scored. Of {len(rows):,} rows offered to the policy "
@@ -163,15 +164,15 @@ def advantages(
         )
         caption = "The rows by reward."
     else:
-        advantage = np.array([row.advantage for row in rows])
-        svg = figures.kept_and_dropped(advantage, kept, label="advantage A = R − V(x), in reward")
+        label = "advantage A = R − V(x), in reward"
+        svg = figures.kept_and_dropped(rows["advantage"], kept, label=label)
         caption = "A row left of 0 earns less than the reference is expected to earn."
         drawn.append(Figure("Advantage of the training rows", svg, caption))
         caption = (
             "The same rows by reward: the same reward is kept where V(x) is low and dropped where "
             "it is high."
         )
-    svg = figures.kept_and_dropped(np.array([r.reward for r in rows]), kept, label="reward R")
+    svg = figures.kept_and_dropped(rows["reward"], kept, label="reward R")
     drawn.append(Figure("Reward of the training rows", svg, caption))
     return Section(
         "advantages",
@@ -183,29 +184,29 @@ def advantages(
     )
 
 
-def _by_source(rows: Sequence[Annotated], value: Value | None) -> Table:
+def _by_source(rows: Rows[Annotated], value: Value | None) -> Table:
     columns = [Column("source", False)]
     columns += [Column(n, True) for n in ("rows", "kept", "share kept", "mean reward")]
     columns.append(Column("mean advantage", True))
     lines = []
-    for source in sorted({row.source for row in rows}):
-        members = [row for row in rows if row.source == source]
-        lines.append(_source_row(source, members, value))
+    for source in sorted(rows["source"].distinct()):
+        lines.append(_source_row(source, rows, rows["source"].equal(source), value))
     if len(lines) > 1:
-        lines.append(_source_row("all", rows, value)._replace(strong=True))
+        every = np.ones(len(rows), bool)
+        lines.append(_source_row("all", rows, every, value)._replace(strong=True))
     return Table("Kept rows by source", tuple(columns), tuple(lines))
 
 
-def _source_row(name: str, rows: Sequence[Annotated], value: Value | None) -> Row:
-    kept = sum(row.kept for row in rows)
-    advantage = Cell("–") if value is None else _mean(row.advantage for row in rows)
+def _source_row(name: str, rows: Rows[Annotated], mask: np.ndarray, value: Value | None) -> Row:
+    kept, count = int(rows["kept"][mask].sum()), int(mask.sum())
+    advantage = Cell("–") if value is None else _mean(rows["advantage"][mask])
     return Row(
         (
             Cell(name),
-            Cell(f"{len(rows):,}", exact=len(rows)),
+            Cell(f"{count:,}", exact=count),
             Cell(f"{kept:,}", exact=kept),
-            Cell(f"{100 * kept / len(rows):.1f}%", share=kept / len(rows)),
-            _mean(row.reward for row in rows),
+            Cell(f"{100 * kept / count:.1f}%", share=kept / count),
+            _mean(rows["reward"][mask]),
             advantage,
         )
     )
@@ -214,7 +215,7 @@ def _source_row(name: str, rows: Sequence[Annotated], value: Value | None) -> Ro
 def extremes(table: TrainingTable, value: Value | None) -> Section:
     """The rows with the highest and lowest advantage, or reward if there is no advantage."""
     what = "reward" if value is None else "advantage"
-    ranked = sorted(table.rows, key=lambda row: row.reward if value is None else row.advantage)
+    ranked = np.argsort(table.rows[what], kind="stable")
     least = ranked[: min(EXTREMES, len(ranked) // 2)]
     most = ranked[::-1][: min(EXTREMES, len(ranked) - len(least))]
     columns = [Column("prompt", False), Column("response", False)]
@@ -228,8 +229,8 @@ def extremes(table: TrainingTable, value: Value | None) -> Section:
         return Row((*texts, _number(row.reward), *judged))
 
     tables = (
-        Table(f"Most {what}", tuple(columns), tuple(line(row) for row in most)),
-        Table(f"Least {what}", tuple(columns), tuple(line(row) for row in least)),
+        Table(f"Most {what}", tuple(columns), tuple(map(line, table.rows.take(most)))),
+        Table(f"Least {what}", tuple(columns), tuple(map(line, table.rows.take(least)))),
     )
     text = (f"The training rows with the most and the least {what}.",)
     return Section("extremes", "Best and worst training rows", text, tables=tables)
@@ -327,5 +328,5 @@ def _number(value: float) -> Cell:
     return Cell(f"{value:.3f}".replace("-", "−"), exact=value)
 
 
-def _mean(values: Iterable[float]) -> Cell:
-    return _number(float(np.mean(list(values))))
+def _mean(values: np.ndarray) -> Cell:
+    return _number(float(np.mean(values)))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alol_jax.types import Interval, UserError
+from alol_jax.errors import UserError
+from alol_jax.types import Interval
 
 
 def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -> Interval:

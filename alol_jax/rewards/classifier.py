@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import param_sharding
+from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention
 from alol_jax.models.classifiers import Classifier
 from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
@@ -22,7 +23,7 @@ from alol_jax.rewards.forms import Form, form_of
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.text.tokens import Batching
-from alol_jax.types import Params, UserError, Watch
+from alol_jax.types import Params, Watch
 
 SIGMOID = "sigmoid"  # of a single logit; any other ``score`` is a label, scored by its probability
 

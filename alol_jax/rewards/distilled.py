@@ -23,13 +23,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_params
+from alol_jax.errors import UserError
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.batched import Reading, in_batches, reading_of
 from alol_jax.rewards.classifier import check_batch
 from alol_jax.runs.checkpoint import load_params, save_params
-from alol_jax.types import Params, UserError, Watch
+from alol_jax.types import Params, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
+from alol_jax.errors import UserError
 from alol_jax.text.tokenizer import SpecialToken, Tokenizer
-from alol_jax.types import UserError
 
 Form = Callable[[Tokenizer, Sequence[str], str, int], tuple[int, ...]]
 

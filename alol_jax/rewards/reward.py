@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from alol_jax.errors import UserError
 from alol_jax.rewards import text
 from alol_jax.rewards.opening import RewardModel
-from alol_jax.types import RewardSpec, Scored, UserError
+from alol_jax.tables.columns import Ragged, Texts
+from alol_jax.tables.table import Table
+from alol_jax.types import RewardSpec, Scored
 
 SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
     "vader_positivity": text.vader_positivity,
@@ -28,8 +30,6 @@ SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
 
 TOLERANCE = 1e-6  # rounding error allowed at the bounds of a score
 
-_FIELD = re.compile(r"\{(prompt|response)\}")
-
 
 class Component(NamedTuple):
     """One summand of the reward, ready to score."""
@@ -39,6 +39,16 @@ class Component(NamedTuple):
     bound: float  # every score is in [0, bound]
     scorer: str  # for error messages
     score: Callable[[Sequence[str], Sequence[str]], np.ndarray]  # prompts, responses -> f64[rows]
+    words_only: bool = False  # computed by Python alone, so other processes can do it
+
+
+Runner = Callable[[Component, Sequence[str], Sequence[str]], np.ndarray]
+"""How a component goes over all rows: (component, prompts, responses) -> f64[rows]."""
+
+
+def at_once(component: Component, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    """Score all rows in one call."""
+    return component.score(prompts, responses)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +73,12 @@ class Reward:
         return sum(component.weight * component.bound for component in self.components)
 
     def score(
-        self, prompts: Sequence[str], responses: Sequence[str]
+        self, prompts: Sequence[str], responses: Sequence[str], *, run: Runner = at_once
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score response n as an answer to prompt n.
+
+        Args:
+          run: how a component goes over the rows.
 
         Returns:
           components f64[rows, components], unweighted, within [0, bound]; reward f64[rows].
@@ -79,18 +92,20 @@ class Reward:
             )
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
-        columns = [_checked_scores(component, prompts, responses) for component in self.components]
+        columns = [_checked_scores(one, run, prompts, responses) for one in self.components]
         components = np.stack(columns, axis=1)
         return components, components @ np.array(self.weights, np.float64)
 
-    def score_rows(self, rows: Sequence[Scored], responses: Sequence[str]) -> tuple[Scored, ...]:
+    def score_rows(
+        self, rows: Table[Scored], responses: Sequence[str], *, run: Runner = at_once
+    ) -> Table[Scored]:
         """Return ``rows`` with ``responses`` as their responses, and the scores of these."""
-        components, reward = self.score([row.prompt for row in rows], responses)
-        return tuple(
-            dataclasses.replace(row, response=response, components=tuple(scores), reward=total)
-            for row, response, scores, total in zip(
-                rows, responses, components.tolist(), reward.tolist(), strict=True
-            )
+        components, reward = self.score(rows["prompt"], responses, run=run)
+        count = np.full(len(rows), len(self.components))
+        return rows.replace(
+            response=Texts.of(responses),
+            components=Ragged.of(components.reshape(-1), count),
+            reward=reward,
         )
 
 
@@ -189,16 +204,14 @@ def _text_component(spec: RewardSpec, weight: float, train_responses: Sequence[s
         raise UserError.unknown(message, spec.scorer, SCORERS)
     scorer = SCORERS[spec.scorer](train_responses)
 
-    def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        return scorer([_fill(spec.template, p, r) for p, r in zip(prompts, responses, strict=True)])
-
-    return Component(spec.name, weight, spec.bound, spec.scorer, score)
+    score = text.Filled(spec.template, scorer)
+    return Component(spec.name, weight, spec.bound, spec.scorer, score, words_only=True)
 
 
 def _checked_scores(
-    component: Component, prompts: Sequence[str], responses: Sequence[str]
+    component: Component, run: Runner, prompts: Sequence[str], responses: Sequence[str]
 ) -> np.ndarray:
-    scores = component.score(prompts, responses)
+    scores = run(component, prompts, responses)
     if scores.shape != (len(responses),):
         raise ValueError(f"scorer {component.scorer!r} gave {scores.shape} for {len(responses)}")
     good = (scores >= -TOLERANCE) & (scores <= component.bound + TOLERANCE)  # False for NaN
@@ -210,9 +223,3 @@ def _checked_scores(
             "are not)"
         )
     return np.clip(scores, 0.0, component.bound)
-
-
-def _fill(template: str, prompt: str, response: str) -> str:
-    """Fill the template in one pass, so that braces inside the texts are left alone."""
-    values = {"prompt": prompt, "response": response}
-    return _FIELD.sub(lambda match: values[match.group(1)], template)

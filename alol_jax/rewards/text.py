@@ -7,15 +7,37 @@ f64[texts]. A score depends only on its own text, not on the rest of the batch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 Scorer = Callable[[Sequence[str]], np.ndarray]
 
+_FIELD = re.compile(r"\{(prompt|response)\}")
+
 FULL_WORDS = 5  # texts with fewer distinct known words are penalised
+
+
+class Filled(NamedTuple):
+    """A scorer of the texts that a template makes of prompts and responses."""
+
+    template: str  # with "{prompt}" and "{response}"
+    scorer: Scorer
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Return f64[rows]."""
+        pairs = zip(prompts, responses, strict=True)
+        return self.scorer([_fill(self.template, *pair) for pair in pairs])
+
+
+def _fill(template: str, prompt: str, response: str) -> str:
+    """Fill the template in one pass, so that braces inside the texts are left alone."""
+    values = {"prompt": prompt, "response": response}
+    return _FIELD.sub(lambda match: values[match.group(1)], template)
 
 
 def vader_positivity(train_responses: Sequence[str]) -> Scorer:

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alol_jax.runs import checkpoint, tables
-from alol_jax.types import Annotated, Example, Params, Scored
-
-ROWS = (Example, Scored, Annotated)
-"""Row types. A field that is a sequence of one of these is saved as a table."""
+from alol_jax.runs import checkpoint
+from alol_jax.tables import files
+from alol_jax.tables.table import Table
+from alol_jax.types import Params
 
 
 def save_result(folder: Path, result: Any) -> None:
@@ -25,7 +24,7 @@ def save_result(folder: Path, result: Any) -> None:
     for field in dataclasses.fields(result):
         value, row_type = getattr(result, field.name), _row_type(hints[field.name])
         if row_type is not None:
-            tables.write(_fresh(_table(folder, field.name)), value, row_type)
+            files.write(_fresh(_table(folder, field.name)), value)
         elif hints[field.name] == Params:
             checkpoint.save_params(_fresh(folder / field.name), value)
         else:
@@ -52,16 +51,14 @@ def load_fields(folder: Path, result_type: type, names: Sequence[str]) -> tuple[
 def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
     row_type = _row_type(hint)
     if row_type is not None:
-        return tables.read(_table(folder, name), row_type)
+        return files.read(_table(folder, name), row_type)
     if hint == Params:
         return checkpoint.load_params(folder / name)
     return _from_json(hint, plain[name])
 
 
 def _row_type(hint: Any) -> type | None:
-    arguments = typing.get_args(hint)
-    is_rows = typing.get_origin(hint) is Sequence and arguments[0] in ROWS
-    return arguments[0] if is_rows else None
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Table else None
 
 
 def _table(folder: Path, name: str) -> Path:

@@ -11,7 +11,8 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from alol_jax.types import Params, UserError
+from alol_jax.errors import UserError
+from alol_jax.types import Params
 
 
 @contextlib.contextmanager

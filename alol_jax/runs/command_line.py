@@ -12,8 +12,8 @@ from pathlib import Path
 from absl import flags
 
 from alol_jax.devices.compile_cache import use_compile_cache
+from alol_jax.errors import UserError
 from alol_jax.runs.progress import say
-from alol_jax.types import UserError
 
 BAD_INPUT = 2  # exit code
 STOPPED = 143  # exit code of a run that was asked to stop

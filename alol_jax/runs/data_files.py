@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from alol_jax.runs import tables, tfds
+import numpy as np
+
+from alol_jax.runs import tfds
+from alol_jax.tables import files
+from alol_jax.tables.table import Table
 from alol_jax.types import Annotated
 
 
@@ -29,40 +33,38 @@ class TrainingRow:
     kept: bool
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
-    ref_logp: tuple[float, ...]
+    ref_logp: tuple[np.float32, ...]
 
 
-def _training_row(row: Annotated) -> TrainingRow:
-    return TrainingRow(
-        id=row.example_id,
-        prompt=row.prompt_text,
-        response=row.response_text,
-        source=row.source,
-        reward=row.reward,
-        value=row.value,
-        advantage=row.advantage,
-        kept=row.kept,
-        prompt_ids=row.prompt,
-        response_ids=row.response,
-        ref_logp=row.ref_logp,
-    )
+_RENAMED = {
+    "example_id": "id",
+    "prompt_text": "prompt",
+    "response_text": "response",
+    "prompt": "prompt_ids",
+    "response": "response_ids",
+}
 
 
-def _jsonl(folder: Path, rows: Sequence[TrainingRow]) -> None:
+def _training_rows(rows: Table[Annotated]) -> Table[TrainingRow]:
+    names = [field.name for field in dataclasses.fields(Annotated)]
+    return Table(TrainingRow, {_RENAMED.get(name, name): rows[name] for name in names})
+
+
+def _jsonl(folder: Path, rows: Table[TrainingRow]) -> None:
     with (folder / "train.jsonl").open("w", encoding="utf-8") as stream:
         for row in rows:
-            stream.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+            stream.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
 
 
-def _arrow(folder: Path, rows: Sequence[TrainingRow]) -> None:
-    tables.write(folder / "train.arrow", rows, TrainingRow)
+def _arrow(folder: Path, rows: Table[TrainingRow]) -> None:
+    files.write(folder / "train.arrow", rows)
 
 
-def _tfds(folder: Path, rows: Sequence[TrainingRow]) -> None:
-    tfds.write(folder, "training_rows", rows, TrainingRow)
+def _tfds(folder: Path, rows: Table[TrainingRow]) -> None:
+    tfds.write(folder, "training_rows", rows)
 
 
-FORMATS: dict[str, Callable[[Path, Sequence[TrainingRow]], None]] = {
+FORMATS: dict[str, Callable[[Path, Table[TrainingRow]], None]] = {
     "jsonl": _jsonl,
     "arrow": _arrow,
     "tfds": _tfds,
@@ -70,6 +72,6 @@ FORMATS: dict[str, Callable[[Path, Sequence[TrainingRow]], None]] = {
 """``--format`` -> (folder, rows) -> None."""
 
 
-def write_training_rows(folder: Path, rows: Sequence[Annotated], form: str) -> None:
+def write_training_rows(folder: Path, rows: Table[Annotated], form: str) -> None:
     """Write all rows, kept and dropped, in the form ``form``, a key of `FORMATS`."""
-    FORMATS[form](folder, [_training_row(row) for row in rows])
+    FORMATS[form](folder, _training_rows(rows))

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from alol_jax.types import Interrupted, Watch
+from alol_jax.errors import Interrupted
+from alol_jax.types import Watch
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0

@@ -13,14 +13,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from alol_jax.runs.tables import columns_of
-from alol_jax.types import UserError
-
-Row = TypeVar("Row")
+from alol_jax.errors import UserError
+from alol_jax.runs.processes import map_in_processes, workers_for
+from alol_jax.tables.table import Table, columns_of
 
 SPLIT = "train"  # the only split of a table; the name that readers of tfds data try first
 ROWS_PER_SHARD = 10_000
@@ -52,6 +51,10 @@ _COLUMNS: dict[Any, _Column] = {
         lambda features: features.Tensor(shape=(None,), dtype=np.float64, encoding="bytes"),
         lambda values: np.array(values, np.float64),
     ),
+    tuple[np.float32, ...]: _Column(
+        lambda features: features.Tensor(shape=(None,), dtype=np.float32, encoding="bytes"),
+        lambda values: np.array(values, np.float32),
+    ),
     tuple[str, ...]: _Column(
         lambda features: features.Sequence(features.Text()),
         lambda texts: [text.encode("utf-8") for text in texts],
@@ -59,17 +62,18 @@ _COLUMNS: dict[Any, _Column] = {
 }
 
 
-def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> None:
+def write(folder: Path, name: str, rows: Table) -> None:
     """Write ``rows`` in order as the dataset ``name`` (lower case, underscores) into ``folder``.
 
+    Several processes write the shards.
+
     Raises:
-        UserError: a text is not valid Unicode (a lone surrogate), or the disk is full.
-      FileExistsError: the folder already holds a table.
-      TypeError: ``row_type`` has a field whose annotation is not in the table above.
+        UserError: the disk is full.
+        FileExistsError: the folder already holds a table.
+        TypeError: the row type has a field whose annotation is not in the table above.
     """
     import tensorflow_datasets as tfds
 
-    columns = columns_of(row_type, _COLUMNS)
     if _info_file(folder).exists():
         raise FileExistsError(f"{folder} holds a table already")
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,34 +82,57 @@ def write(folder: Path, name: str, rows: Sequence[Row], row_type: type[Row]) -> 
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
-        description=f"alol_jax {row_type.__name__} rows",
-        features=tfds.features.FeaturesDict(
-            {field: column.feature(tfds.features) for field, column in columns.items()}
-        ),
+        description=f"alol_jax {rows.row_type.__name__} rows",
+        features=_features(rows.row_type),
         disable_shuffling=True,
     )
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, split=SPLIT, filetype_suffix="array_record"
+    )
+    starts = range(0, max(len(rows), 1), ROWS_PER_SHARD)
+    shards = [rows[start : start + ROWS_PER_SHARD] for start in starts]
     with _quiet():
-        writer = tfds.core.SequentialWriter(info, ROWS_PER_SHARD, file_format="array_record")
-        writer.initialize_splits([SPLIT])
-        encoded = (_encode(row, number, columns) for number, row in enumerate(rows))
-        try:
-            writer.add_examples({SPLIT: encoded})
-            writer.close_all()
-        except RuntimeError as error:  # what array_record raises on a full disk
-            raise UserError(f"{folder} cannot be written: {error}") from error
+        info.set_file_format("array_record")
+        sizes = _write_shards([*map(str, template.sharded_filepaths(len(shards)))], shards)
+        lengths = [len(shard) for shard in shards]
+        split = tfds.core.SplitInfo(SPLIT, lengths, sum(sizes), filename_template=template)
+        info.set_splits(tfds.core.SplitDict([split]))
+        info.write_to_directory(str(folder))
 
 
-def _encode(row: Any, number: int, columns: dict[str, _Column]) -> dict[str, Any]:
-    encoded = {}
-    for field, column in columns.items():
-        try:
-            encoded[field] = column.encode(getattr(row, field))
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{type(row).__name__} row {number}, field {field!r}: the text is not valid "
-                f"Unicode ({error.reason}); fix it in the data"
-            ) from error
-    return encoded
+def _write_shards(files: Sequence[str], shards: Sequence[Table]) -> list[int]:
+    """Write each shard to its file, and return their sizes in bytes."""
+    workers = workers_for(len(shards))
+    if workers == 1:
+        return [_write_shard(*pair) for pair in zip(files, shards, strict=True)]
+    pieces = zip(files, shards, strict=True)
+    return list(map_in_processes(_write_shard, pieces, workers=workers))
+
+
+def _write_shard(file: str, rows: Table) -> int:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    columns, features, size = columns_of(rows.row_type, _COLUMNS), _features(rows.row_type), 0
+    writer = ArrayRecordWriter(file, "group_size:1")
+    try:
+        for row in rows:
+            encoded = {name: one.encode(getattr(row, name)) for name, one in columns.items()}
+            record = features.serialize_example(encoded)
+            size += len(record)
+            writer.write(record)
+        writer.close()
+    except RuntimeError as error:  # what array_record raises on a full disk
+        raise UserError(f"{file} cannot be written: {error}") from error
+    return size
+
+
+def _features(row_type: type) -> Any:
+    import tensorflow_datasets as tfds
+
+    columns = columns_of(row_type, _COLUMNS).items()
+    return tfds.features.FeaturesDict(
+        {name: column.feature(tfds.features) for name, column in columns}
+    )
 
 
 def _info_file(folder: Path) -> Path:

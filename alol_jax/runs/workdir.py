@@ -25,8 +25,9 @@ from typing import Any, NamedTuple, get_type_hints
 
 from ml_collections import ConfigDict
 
+from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.runs.artifacts import load_result, save_result
-from alol_jax.types import Finished, Interrupted, StageContext, UserError
+from alol_jax.types import StageContext
 
 FORMAT = 3  # version of the folder layout; results of another version are stale
 

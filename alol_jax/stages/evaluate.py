@@ -12,6 +12,7 @@ from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.devices.sharding import place_params
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
+from alol_jax.tables.table import Table
 from alol_jax.training.annotate import divergence
 from alol_jax.training.batches import tokenise
 from alol_jax.types import (
@@ -28,7 +29,7 @@ from alol_jax.types import (
 CONFIDENCE = 0.95  # of every interval; the report's text says 95%
 DISTINCT_DRAWS = 1000  # at most, because resampling texts is slower than resampling numbers
 
-SystemRows = dict[str, Sequence[Scored]]
+SystemRows = dict[str, Table[Scored]]
 """System ("data", "reference", "policy") -> its rows."""
 
 
@@ -55,7 +56,7 @@ def evaluate(
     reward = setup.reward(scored)
     rows: SystemRows = {"data": scored.test}
     if options.rewards and reward.names:
-        rows["data"] = reward.score_rows(scored.test, [row.response for row in scored.test])
+        rows["data"] = reward.score_rows(scored.test, scored.test["response"])
     for name, fitted in (("reference", reference), ("policy", policy)):
         rows[name] = sampler.answer(
             fitted.trained,
@@ -96,9 +97,9 @@ def _by_source(
 ) -> tuple[TestSet, ...]:
     """The scores on the prompts of each source."""
     found = []
-    for source in dict.fromkeys(row.source for row in rows["reference"]):
+    for source in rows["reference"]["source"].distinct():
         part = {
-            name: [row for row in its_rows if row.source == source]
+            name: its_rows.where(its_rows["source"].equal(source))
             for name, its_rows in rows.items()
         }
         systems, differences = _compare(part, has_reward, options, seed)
@@ -123,10 +124,10 @@ def _kl(setup, policy, reference, answers, options, context) -> Interval:
 
 
 def _system_scores(
-    name: str, rows: Sequence[Scored], has_reward: bool, options: ConfigDict, seed: int
+    name: str, rows: Table[Scored], has_reward: bool, options: ConfigDict, seed: int
 ) -> SystemScores:
     columns = [_interval(column, options, seed) for column in by_prompt(rows)[1].T]
-    texts = [row.response for row in rows]
+    texts = list(rows["response"])
     return SystemScores(
         name=name,
         reward=columns[-1] if has_reward else None,

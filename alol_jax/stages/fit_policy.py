@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
+from alol_jax.errors import UserError
 from alol_jax.objectives.advantage import SAMPLING, priority, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
+from alol_jax.tables.table import Table
 from alol_jax.training.batches import (
     Items,
     first_responses,
@@ -26,14 +28,7 @@ from alol_jax.training.costs import with_cost
 from alol_jax.training.fit import Plan, fit_best, init_state, make_update, plan_epochs, policy_loss
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.validation import make_validator
-from alol_jax.types import (
-    Annotated,
-    Policy,
-    ScoredSplits,
-    StageContext,
-    TrainingTable,
-    UserError,
-)
+from alol_jax.types import Annotated, Policy, ScoredSplits, StageContext, TrainingTable
 
 
 def fit_policy(
@@ -95,11 +90,11 @@ def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, n
     """The items to sample from, their sampling weights, and the name of the sampling."""
     sampling = resolve_sampling(options.sampling, objective.draw_by)
     by_advantage = "advantage" in objective.reads
-    kept = np.array([row.kept or not by_advantage for row in table.rows])
+    kept = table.rows["kept"] | (not by_advantage)
     candidate = first_responses(table.rows) | (not SAMPLING[sampling].good)
     if by_advantage:
         _check_some_kept(table.rows, kept, candidate, sampling)
-    rows = [table.rows[index] for index in np.flatnonzero(kept & candidate)]
+    rows = table.rows.where(kept & candidate)
     count = num_responses(objective, hyper)
     if count > 1:
         ranked = ranked_items(rows, lm.shapes, count, options.ranking, hyper.name)
@@ -107,12 +102,12 @@ def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, n
         items = ranked.items
     else:
         items = single_items(rows, lm.shapes)
-    drawn_by = [getattr(rows[m[0]], objective.draw_by or "reward") for m in items.members]
-    return items, SAMPLING[sampling].weigh(np.array(drawn_by)), sampling
+    drawn_by = rows[objective.draw_by or "reward"][items.members[:, 0]]
+    return items, SAMPLING[sampling].weigh(drawn_by), sampling
 
 
 def _check_some_kept(
-    rows: Sequence[Annotated], kept: np.ndarray, candidate: np.ndarray, sampling: str
+    rows: Table[Annotated], kept: np.ndarray, candidate: np.ndarray, sampling: str
 ) -> None:
     if kept.any() and not (kept & candidate).any():
         raise UserError(
@@ -121,7 +116,7 @@ def _check_some_kept(
             "(all_priority, all_random or uniform)"
         )
     if not kept.any():
-        best = max(row.advantage for row in rows)
+        best = rows["advantage"].max()
         raise UserError(
             f"none of {len(rows)} training rows has a positive advantage (the best is {best:.4f}): "
             "the reference already earns more than the data: add better rows, or train the value "

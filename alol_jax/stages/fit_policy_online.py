@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
+from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import Moments
 from alol_jax.training.fit import fit_best, init_state, make_update, plan_steps
@@ -31,14 +32,7 @@ from alol_jax.training.rollouts import (
     steps_per_rollout,
 )
 from alol_jax.training.validation import make_validator
-from alol_jax.types import (
-    Cost,
-    Policy,
-    ScoredSplits,
-    StageContext,
-    TrainingTable,
-    UserError,
-)
+from alol_jax.types import Cost, Policy, ScoredSplits, StageContext, TrainingTable
 
 
 def fit_policy_online(

@@ -10,7 +10,7 @@ from alol_jax.devices.sharding import place_like_params
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
-from alol_jax.training.annotate import annotate
+from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.batches import first_responses, read_ahead, shuffled, single_items, tokenise
 from alol_jax.training.costs import with_cost
 from alol_jax.training.fit import (
@@ -47,7 +47,9 @@ def fit_reference(
     if options.epochs == 0:
         context.say("config.reference.epochs=0: the reference is the model itself, untrained")
         return Policy(lm.trainable(init_key), 0, (), ())
-    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
+    tokens = context.folder / "tokens.arrow"
+    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes, file=tokens)
+    tokens.unlink()  # its rows stay mapped
     context.say(f"training: {cut.summary(len(rows), lm.shapes)}")
     held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
     context.say(f"validation: {cut.summary(len(held_out), lm.shapes)}")
@@ -72,7 +74,7 @@ def fit_reference(
             batch_size=options.batch_size,
             watch=context.watch("validation rows"),
         )
-        return float(np.mean([logp.sum() for logp in logps]))
+        return float(np.mean(sums(logps)))
 
     loss = policy_loss(lm.transformer, nll, chunk=lm.logprob_chunk)
     policy = fit_best(

@@ -8,20 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_params
+from alol_jax.errors import UserError
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.runs.progress import progress
 from alol_jax.training.head_fit import Features, features_of, make_head_fitter
-from alol_jax.types import (
-    Answers,
-    Policy,
-    ScoredSplits,
-    StageContext,
-    Task,
-    UserError,
-    Value,
-    ValueAudit,
-)
+from alol_jax.types import Answers, Policy, ScoredSplits, StageContext, Task, Value, ValueAudit
 
 
 def fit_value(
@@ -50,7 +42,7 @@ def fit_value(
     """
     watch = context.watch("value prompts")
     data = _features(lm, task, reference, answers, options.batch_size, watch)
-    fold = _folds([row.example_id for row in answers.rows], options.folds, seed)
+    fold = _folds(list(answers.rows["example_id"]), options.folds, seed)
     head = ValueHead(lm.transformer.config.width, scored.max_reward, options.heads, options.dropout)
     fitter = make_head_fitter(head, options, rows=len(data.reward), mesh=lm.mesh, seed=seed)
     curve = np.zeros((options.epochs + 1, len(data.reward)))  # held-out predictions by epoch
@@ -72,17 +64,14 @@ def fit_value(
 
 def _features(lm, task, reference, answers, batch_size, watch) -> Features:
     """The reference's hidden states for the prompts, padded to the largest prompt width."""
-    if not answers.rows:
+    if not len(answers.rows):
         raise UserError("no answer to fit the value head on: raise config.task.validation")
     width = lm.prompt_widths[-1]
     return features_of(
         lm.transformer,
         {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
-        [
-            lm.tokenizer.encode_prompt(task.template, row.prompt, limit=width)
-            for row in answers.rows
-        ],
-        [row.reward for row in answers.rows],
+        lm.tokenizer.encode_prompts(task.template, answers.rows["prompt"], limit=width)[0],
+        answers.rows["reward"],
         batching=lm.batching(batch_size),
         watch=watch,
     )

@@ -31,15 +31,16 @@ def generate(
     if not reward.names:
         context.say("no scorer: the data's validation responses stand in for the reference's")
         return Answers(scored.validation)
+    asked = one_per_prompt(scored.validation)
     rows = setup.stochastic_sampler(options).answer(
         reference.trained,
-        [row for row in one_per_prompt(scored.validation) for _ in range(options.samples)],
+        asked.take(np.repeat(np.arange(len(asked)), options.samples)),
         reward,
         key=jax.random.fold_in(jax.random.key(setup.seed), 2),
         watch=context.watch("answers"),
     )
     context.say(
-        f"{len(rows)} answers, mean reward {np.mean([row.reward for row in rows]):.3f} "
-        f"(the data's: {np.mean([row.reward for row in scored.validation]):.3f})"
+        f"{len(rows)} answers, mean reward {np.mean(rows['reward']):.3f} "
+        f"(the data's: {np.mean(scored.validation['reward']):.3f})"
     )
     return Answers(rows)

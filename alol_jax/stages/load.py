@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alol_jax.types import Example, Splits, StageContext, Task, UserError
+from alol_jax.errors import UserError
+from alol_jax.tables.columns import Ragged, Texts, first_shared
+from alol_jax.tables.table import Table
+from alol_jax.types import Example, Splits, StageContext, Task
 
 SWAP_SEED = 7  # fixed, so that every run swaps the same responses
 
@@ -41,13 +42,12 @@ def check_splits(task: Task, splits: Splits, say: Callable[[str], None]) -> Spli
     """
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for name, examples in named.items():
-        if not examples:
+        if not len(examples):
             raise UserError(
                 f"task {task.name!r} has no {name} examples: check its files and the counts "
                 "task.validation and task.test"
             )
-        for example in examples:
-            _check_example(name, example)
+        _check_examples(name, examples)
     _check_ids(named)
     _check_prompts(named)
     for name, examples in named.items():
@@ -69,23 +69,36 @@ def swap_responses(splits: Splits, share: float) -> Splits:
     """
     if not 0 <= share <= 1:
         raise UserError(f"config.task.swapped={share} must be a share from 0 to 1")
-    places = [(n, k) for n, one in enumerate(splits.train) for k in range(len(one.responses))]
-    order = np.random.default_rng(SWAP_SEED).permutation(len(places))
-    chosen = [places[index] for index in order[: round(share * len(places))]]
-    if len({n for n, _ in chosen}) < 2:
-        return splits
+    train = splits.train
+    responses = train["responses"]
+    owner = np.repeat(np.arange(len(train)), responses.lengths)  # the prompt of each response
+    order = np.random.default_rng(SWAP_SEED).permutation(len(owner))
     # Sorted by prompt and rotated by the largest count per prompt, so none stays with its prompt.
-    chosen.sort()
-    shift = max(collections.Counter(n for n, _ in chosen).values())
-    new = [list(one.responses) for one in splits.train]
-    for (n, k), (other, place) in zip(chosen, chosen[shift:] + chosen[:shift], strict=True):
-        new[n][k] = splits.train[other].responses[place]
-    train = tuple(
-        dataclasses.replace(one, responses=tuple(responses), rewards=())
-        for one, responses in zip(splits.train, new, strict=True)
+    chosen = np.sort(order[: round(share * len(owner))])
+    if len(np.unique(owner[chosen])) < 2:
+        return splits
+    places = np.arange(len(owner))
+    places[chosen] = np.roll(chosen, -np.bincount(owner[chosen]).max())
+    train = train.replace(
+        responses=Ragged.of(responses.flat.take(places), responses.lengths),
+        rewards=Ragged.empty(len(train), np.float64),
     )
-    note = f"{len(chosen)} of {len(places)} training responses were given to other prompts."
+    note = f"{len(chosen)} of {len(owner)} training responses were given to other prompts."
     return dataclasses.replace(splits, train=train, notes=(*splits.notes, note))
+
+
+def _check_examples(split: str, examples: Table[Example]) -> None:
+    responses, rewards = examples["responses"], examples["rewards"].lengths
+    odd = (rewards > 0) & (rewards != responses.lengths)
+    if (
+        all(map(str.strip, examples["prompt"]))
+        and all(map(str.strip, responses.flat))
+        and responses.lengths.all()
+        and not odd.any()
+    ):
+        return
+    for example in examples:
+        _check_example(split, example)
 
 
 def _check_example(split: str, example: Example) -> None:
@@ -100,33 +113,33 @@ def _check_example(split: str, example: Example) -> None:
         )
 
 
-def _check_ids(named: dict[str, Sequence[Example]]) -> None:
-    owner: dict[str, str] = {}
-    for split, examples in named.items():
-        for example in examples:
-            if example.id in owner:
-                raise UserError(
-                    f"the id {example.id!r} occurs twice ({owner[example.id]} and {split}) for "
-                    "different prompts: give every prompt its own id, or no prompt an id"
-                )
-            owner[example.id] = split
+def _check_ids(named: Mapping[str, Table[Example]]) -> None:
+    ids = Texts.joined([examples["id"] for examples in named.values()])
+    codes = ids.codes()
+    first = ids.firsts()
+    again = first[codes] != np.arange(len(codes))
+    if again.any():
+        place = int(np.argmax(again))
+        split = np.repeat(list(named), [len(examples) for examples in named.values()])
+        raise UserError(
+            f"the id {ids[place]!r} occurs twice ({split[first[codes[place]]]} and {split[place]}) "
+            "for different prompts: give every prompt its own id, or no prompt an id"
+        )
 
 
-def _check_prompts(named: dict[str, Sequence[Example]]) -> None:
-    owner: dict[str, str] = {}
-    for split, examples in named.items():
-        for example in examples:
-            other = owner.setdefault(example.prompt, split)
-            if other != split:
-                raise UserError(
-                    f"the prompt {example.prompt[:80]!r} is in {other} and in {split} "
-                    f"(id {example.id!r}): remove it from one of them"
-                )
+def _check_prompts(named: Mapping[str, Table[Example]]) -> None:
+    shared = first_shared([examples["prompt"] for examples in named.values()])
+    if shared is not None:
+        names = list(named)
+        split, other = names[shared[0]], names[shared[2]]
+        example = named[split][shared[1]]
+        raise UserError(
+            f"the prompt {example.prompt[:80]!r} is in {other} and in {split} "
+            f"(id {example.id!r}): remove it from one of them"
+        )
 
 
-def _summary(name: str, examples: Sequence[Example]) -> str:
-    rows = sum(len(example.responses) for example in examples)
-    words = statistics.median(
-        len(text.split()) for example in examples for text in example.responses
-    )
-    return f"{name}: {len(examples)} prompts, {rows} responses (median {words:g} words)"
+def _summary(name: str, examples: Table[Example]) -> str:
+    responses = examples["responses"].flat
+    words = np.median(np.fromiter((len(text.split()) for text in responses), int))
+    return f"{name}: {len(examples)} prompts, {len(responses)} responses (median {words:g} words)"

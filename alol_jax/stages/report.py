@@ -101,7 +101,7 @@ def _facts(
     summary: RunSummary,
 ) -> tuple[tuple[str, str], ...]:
     """The tiles below the verdict."""
-    kept, rows = sum(row.kept for row in table.rows), len(table.rows)
+    kept, rows = int(table.rows["kept"].sum()), len(table.rows)
     step = sections_fit.step_name(summary)
     facts = [("test prompts", f"{prompt_count(evaluation):,}")]
     if step == sections_fit.OPTIMIZER_STEP:
@@ -141,7 +141,7 @@ def _to_json(
         "model": summary.model,
         "chosen_step": policy.step,
         "training_rows": len(table.rows),
-        "training_rows_kept": sum(row.kept for row in table.rows),
+        "training_rows_kept": int(table.rows["kept"].sum()),
         "value_head": audit,
         "measures": [measure._asdict() for measure in found],
         "versions": dict(summary.versions),

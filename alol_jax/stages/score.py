@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax.errors import UserError
 from alol_jax.rewards import reward as rewards
+from alol_jax.runs.processes import map_in_processes, workers_for
 from alol_jax.runs.progress import progress
-from alol_jax.types import Example, Scored, ScoredSplits, Splits, StageContext, UserError
+from alol_jax.tables.columns import Ragged, Texts
+from alol_jax.tables.table import Table, concatenate
+from alol_jax.types import Example, Scored, ScoredSplits, Splits, StageContext
 
 CHUNK = 256  # rows scored between progress updates and checks for a stop request
+POOLED = 4096  # the same, if several processes share the work
 
 
 def score(
@@ -38,22 +42,27 @@ def score(
             weights are 0 and a row has no stored reward, a negative or a non-finite one, or no
             training reward is above 0.
     """
-    train_responses = [text for example in splits.train for text in example.responses]
-    reward = scoring.reward(train_responses)
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    reward = scoring.reward(splits.train["responses"].flat)
+    rows = {name: _rows(examples) for name, examples in named.items()}
+    stored = {name: _stored(name, examples) for name, examples in named.items()}
     if reward.names:
-        for name, examples in named.items():
-            if any(example.rewards for example in examples):
-                _check_stored(name, examples, reward, options, context)
-        scored = _score_rows(named, reward, options.stored, context)
+        for name in named:
+            if not np.isnan(stored[name]).all():
+                _check_stored(name, rows[name], stored[name], reward, options, context)
+            if name not in options.stored:
+                stored[name] = np.full(len(rows[name]), np.nan)
+        scored = _score_rows(rows, stored, reward, context)
         max_reward = reward.max_reward
     else:
-        scored = {name: _stored_rows(name, examples) for name, examples in named.items()}
-        max_reward = max((row.reward for row in scored["train"]), default=0.0)
+        for name in named:
+            _check_all_stored(name, rows[name], stored[name])
+        scored = {name: rows[name].replace(reward=stored[name]) for name in named}
+        max_reward = float(stored["train"].max(initial=0.0))
         if max_reward <= 0:
             raise UserError("no stored training reward is above 0: there is nothing to learn from")
-    for name, rows in scored.items():
-        context.say(_summary(name, rows, reward.names))
+    for name, table in scored.items():
+        context.say(_summary(name, table, reward.names))
     return ScoredSplits(
         train=scored["train"],
         validation=scored["validation"],
@@ -66,7 +75,8 @@ def score(
 
 def _check_stored(
     split: str,
-    examples: Sequence[Example],
+    rows: Table[Scored],
+    stored: np.ndarray,
     reward: rewards.Reward,
     options: ConfigDict,
     context: StageContext,
@@ -83,20 +93,21 @@ def _check_stored(
         )
         return
     way_out = f"remove {split!r} from config.score.stored to score its rows again"
-    rows = [row for row in _rows(examples, stored=True) if row.components]
-    _check_is_one_score(rows, reward, way_out)
-    indices = np.linspace(0, len(rows) - 1, min(options.checked, len(rows))).round().astype(int)
-    sample = [rows[index] for index in indices]
-    if not sample:
+    places = np.flatnonzero(~np.isnan(stored))
+    _check_is_one_score(rows, stored, reward, way_out)
+    indices = np.linspace(0, len(places) - 1, min(options.checked, len(places))).round()
+    chosen = places[indices.astype(int)]
+    if not len(chosen):
         return
-    again = reward.score_rows(sample, [row.response for row in sample])
-    gaps = [abs(a.components[0] - b.components[0]) for a, b in zip(sample, again, strict=True)]
+    sample, theirs = rows.take(chosen), stored[chosen]
+    ours = reward.score(sample["prompt"], sample["response"])[0][:, 0]
+    gaps = np.abs(theirs - ours)
     wrong = [place for place in np.argsort(gaps)[::-1] if gaps[place] > options.tolerance]
     if wrong:
         shown = "; ".join(
-            f"{sample[i].example_id} {sample[i].response[:40]!r}: stored "
-            f"{sample[i].components[0]:.3f}, scored {again[i].components[0]:.3f}"
-            for i in wrong[:3]
+            f"{sample[i].example_id} {sample[i].response[:40]!r}: stored {theirs[i]:.3f}, scored "
+            f"{ours[i]:.3f}"
+            for i in map(int, wrong[:3])
         )
         raise UserError(
             f"{len(wrong)} of {len(sample)} stored {split} rewards differ by more than "
@@ -105,104 +116,139 @@ def _check_stored(
         )
     context.say(
         f"{split}: stored rewards are used; {len(sample)} were scored again and differ by at most "
-        f"{max(gaps):.4f}"
+        f"{gaps.max():.4f}"
     )
 
 
-def _check_is_one_score(rows: Sequence[Scored], reward: rewards.Reward, way_out: str) -> None:
+def _check_is_one_score(
+    rows: Table[Scored], stored: np.ndarray, reward: rewards.Reward, way_out: str
+) -> None:
     """Check that there is one component and that every stored reward is within its bound."""
     if len(reward.names) != 1:
         raise UserError(
             f"config.score.stored: a stored reward is one score, but {_join(reward.names)} make up "
             f"the reward: {way_out}"
         )
-    for row in rows:
-        if not 0 <= row.components[0] <= reward.components[0].bound:
-            raise UserError(
-                f"{row.example_id}: the stored reward is {row.components[0]}, {reward.names[0]} "
-                f"scores from 0 to {reward.components[0].bound:.4g}: {way_out}"
-            )
-
-
-def _rows(examples: Sequence[Example], *, stored: bool) -> list[Scored]:
-    """One row per response; with ``stored``, the stored reward is its only component."""
-    return [
-        Scored(
-            example.id,
-            example.prompt,
-            response,
-            example.source,
-            (float(example.rewards[place]),) if stored and example.rewards else (),
-            0.0,
+    bound = reward.components[0].bound
+    outside = (stored < 0) | (stored > bound)  # False where there is none
+    if outside.any():
+        place = int(np.argmax(outside))
+        raise UserError(
+            f"{rows[place].example_id}: the stored reward is {stored[place]}, {reward.names[0]} "
+            f"scores from 0 to {bound:.4g}: {way_out}"
         )
-        for example in examples
-        for place, response in enumerate(example.responses)
-    ]
+
+
+def _rows(examples: Table[Example]) -> Table[Scored]:
+    """One row per response, without a score."""
+    responses = examples["responses"]
+    owner = np.repeat(np.arange(len(examples)), responses.lengths)
+    alone = len(owner) == len(examples)  # one response each: nothing to repeat
+
+    def of_each(name: str) -> Texts:
+        return examples[name] if alone else examples[name].take(owner)
+
+    columns = {
+        "example_id": of_each("id"),
+        "prompt": of_each("prompt"),
+        "response": responses.flat,
+        "source": of_each("source"),
+        "components": Ragged.empty(len(owner), np.float64),
+        "reward": np.zeros(len(owner)),
+    }
+    return Table(Scored, columns)
+
+
+def _stored(split: str, examples: Table[Example]) -> np.ndarray:
+    """The stored reward of each response, f64[rows]; NaN if there is none.
+
+    Raises:
+        UserError: a stored reward is NaN itself.
+    """
+    rewards, lengths = examples["rewards"], examples["responses"].lengths
+    has = np.repeat(rewards.lengths > 0, lengths)
+    stored = np.full(len(has), np.nan)
+    stored[has] = rewards.flat
+    broken = has & np.isnan(stored)
+    if broken.any():
+        owner = np.repeat(np.arange(len(examples)), lengths)[int(np.argmax(broken))]
+        raise _unusable(split, examples[int(owner)].id, np.nan)
+    return stored
+
+
+def _unusable(split: str, example_id: str, reward: float) -> UserError:
+    return UserError(
+        f"{split} example {example_id!r}: the stored reward is {reward}: expected a finite number, "
+        "0 or more (add a constant to all rewards)"
+    )
 
 
 def _score_rows(
-    named: Mapping[str, Sequence[Example]],
+    rows: Mapping[str, Table[Scored]],
+    stored: Mapping[str, np.ndarray],
     reward: rewards.Reward,
-    stored: Collection[str],
     context: StageContext,
-) -> dict[str, tuple[Scored, ...]]:
+) -> dict[str, Table[Scored]]:
     """Score every row that has no stored score to use."""
-    rows = {
-        name: [_with_total(row, reward.weights) for row in _rows(examples, stored=name in stored)]
-        for name, examples in named.items()
-    }
-    unscored = [
-        (name, index)
-        for name, split_rows in rows.items()
-        for index, row in enumerate(split_rows)
-        if not row.components
-    ]
-    chunks = [unscored[start : start + CHUNK] for start in range(0, len(unscored), CHUNK)]
-    for chunk in progress(chunks, context.watch("score"), total=len(chunks)):
-        batch = [rows[name][index] for name, index in chunk]
-        scored = reward.score_rows(batch, [row.response for row in batch])
-        for (name, index), row in zip(chunk, scored, strict=True):
-            rows[name][index] = row
-    return {name: tuple(split_rows) for name, split_rows in rows.items()}
+    every, known = concatenate(list(rows.values())), np.concatenate(list(stored.values()))
+    unscored = np.flatnonzero(np.isnan(known))
+    components = np.zeros((len(every), len(reward.names)))
+    total = np.zeros(len(every))
+    if len(unscored) < len(every):
+        used = ~np.isnan(known)
+        components[used, 0] = known[used]
+        total[used] = reward.weights[0] * known[used]
+    if len(unscored):
+        todo = every.where(np.isnan(known))
+        run = functools.partial(_in_pieces, context)
+        found = reward.score(todo["prompt"], todo["response"], run=run)
+        components[unscored], total[unscored] = found
+    counts = np.full(len(every), len(reward.names))
+    scored = every.replace(components=Ragged.of(components.reshape(-1), counts), reward=total)
+    ends = np.cumsum([0, *map(len, rows.values())])
+    return {name: scored[ends[n] : ends[n + 1]] for n, name in enumerate(rows)}
 
 
-def _with_total(row: Scored, weights: Sequence[float]) -> Scored:
-    """Set the reward to Σ weight · component if the row has components."""
-    if not row.components:
-        return row
-    total = sum(w * score for w, score in zip(weights, row.components, strict=True))
-    return dataclasses.replace(row, reward=float(total))
+def _in_pieces(
+    context: StageContext,
+    component: rewards.Component,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+) -> np.ndarray:
+    """Score all rows of a component: on all cores if it needs no accelerator."""
+    workers = workers_for(len(responses) // POOLED) if component.words_only else 1
+    size = POOLED if workers > 1 else CHUNK
+    starts = range(0, len(responses), size)
+    pieces = ((list(prompts[at : at + size]), list(responses[at : at + size])) for at in starts)
+    if workers > 1:
+        found = map_in_processes(component.score, pieces, workers=workers)
+    else:
+        found = (component.score(*piece) for piece in pieces)
+    watch = context.watch(f"score {component.name}")
+    return np.concatenate(list(progress(found, watch, total=len(starts))))
 
 
-def _stored_rows(split: str, examples: Sequence[Example]) -> tuple[Scored, ...]:
-    """One row per response, with its stored reward."""
-    rows = []
-    for example in examples:
-        place = f"{split} example {example.id!r}"
-        if not example.rewards:
-            raise UserError(
-                f"{place} has no stored reward and every reward weight is 0: give all rows a "
-                "'reward', or one of the rewards a weight above 0"
-            )
-        for response, stored in zip(example.responses, example.rewards, strict=True):
-            if not math.isfinite(stored) or stored < 0:
-                raise UserError(
-                    f"{place}: the stored reward is {stored}: expected a finite number, 0 or more "
-                    "(add a constant to all rewards)"
-                )
-            rows.append(
-                Scored(example.id, example.prompt, response, example.source, (), float(stored))
-            )
-    return tuple(rows)
+def _check_all_stored(split: str, rows: Table[Scored], stored: np.ndarray) -> None:
+    """Check that every row has a usable stored reward."""
+    wrong = ~(np.isfinite(stored) & (stored >= 0))
+    if not wrong.any():
+        return
+    place = int(np.argmax(wrong))
+    if not np.isnan(stored[place]):
+        raise _unusable(split, rows[place].example_id, stored[place])
+    raise UserError(
+        f"{split} example {rows[place].example_id!r} has no stored reward and every reward weight "
+        "is 0: give all rows a 'reward', or one of the rewards a weight above 0"
+    )
 
 
-def _summary(name: str, rows: Sequence[Scored], component_names: Sequence[str]) -> str:
+def _summary(name: str, rows: Table[Scored], component_names: Sequence[str]) -> str:
     line = f"{name}: {len(rows)} rows"
-    if not rows:
+    if not len(rows):
         return line
-    line += f", mean reward {np.mean([row.reward for row in rows]):.3f}"
+    line += f", mean reward {np.mean(rows['reward']):.3f}"
     if component_names:
-        means = np.mean([row.components for row in rows], axis=0)
+        means = rows["components"].matrix.mean(axis=0)
         parts = (f"{c} {m:.3f}" for c, m in zip(component_names, means, strict=True))
         line += f" ({_join(parts)})"
     return line

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -14,6 +12,7 @@ from alol_jax.devices.sharding import place_params
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import advantages, kept
+from alol_jax.tables.table import Table
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import Cut, tokenise
 from alol_jax.types import Annotated, Policy, ScoredSplits, StageContext, Task, TrainingTable, Value
@@ -43,11 +42,13 @@ def select(
         heads: ``config.value``, the architecture of the value head.
         options: ``config.select``.
     """
-    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes)
+    tokens = context.folder / "tokens.arrow"
+    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes, file=tokens)
     if any(cut):
         context.say(cut.summary(len(rows), lm.shapes))
     if "ref_logp" in reads or "advantage" in reads:
         rows = _annotated(lm, rows, reads, heads, options, reference, value, context)
+        tokens.unlink()  # its rows stay mapped until they are written again, annotated
     report = data_report(rows, cut)
     text = json.dumps(report, indent=1, ensure_ascii=False)
     (context.folder / "data_report.json").write_text(text, encoding="utf-8")
@@ -69,50 +70,53 @@ def _annotated(lm, rows, reads, heads, options, reference, value, context):
         batch_size=options.batch_size,
         watch=context.watch("annotate"),
     )
-    advantage = advantages(np.array([row.reward for row in rows]), values.astype(np.float64))
-    keeps = kept(advantage) if "advantage" in reads else np.ones(len(rows), bool)
-    return tuple(
-        dataclasses.replace(
-            row,
-            ref_logp=tuple(logp.tolist()) if "ref_logp" in reads else (),
-            value=float(v),
-            advantage=float(a) if "advantage" in reads else 0.0,
-            kept=bool(keep),
-        )
-        for row, logp, v, a, keep in zip(rows, logps, values, advantage, keeps, strict=True)
+    advantage = advantages(rows["reward"], values.astype(np.float64))
+    by_advantage = "advantage" in reads
+    return rows.replace(
+        ref_logp=logps if "ref_logp" in reads else rows["ref_logp"],
+        value=values.astype(np.float64),
+        advantage=advantage if by_advantage else rows["advantage"],
+        kept=kept(advantage) if by_advantage else rows["kept"],
     )
 
 
-def data_report(rows: Sequence[Annotated], cut: Cut) -> dict:
+def data_report(rows: Table[Annotated], cut: Cut) -> dict:
     """Count kept and dropped rows by source, response length and reward; list extreme rows."""
-    ranked = sorted(rows, key=lambda row: -row.advantage)
-    reward = np.array([row.reward for row in rows])
-    third = np.searchsorted(np.quantile(reward, [1 / 3, 2 / 3]), reward).tolist()
+    keeps, reward = rows["kept"], rows["reward"]
+    ranked = np.argsort(-rows["advantage"], kind="stable")
+    third = np.searchsorted(np.quantile(reward, [1 / 3, 2 / 3]), reward)
     return {
         "rows": len(rows),
-        "kept": sum(row.kept for row in rows),
+        "kept": int(keeps.sum()),
         "cut": cut.responses,
         "cut_prompts": cut.prompts,
-        "by_source": _count_by(rows, [row.source for row in rows]),
-        "by_response_tokens": _count_by(rows, [_length_class(len(row.response)) for row in rows]),
-        "by_reward": _count_by(rows, [("low", "middle", "high")[place] for place in third]),
-        "most_advantageous": [_row_json(row) for row in ranked[:EXTREMES]],
-        "least_advantageous": [_row_json(row) for row in ranked[::-1][:EXTREMES]],
+        "by_source": _count_by(keeps, rows["source"].codes(), list(rows["source"].distinct())),
+        "by_response_tokens": _count_by_length(keeps, rows["response"].lengths),
+        "by_reward": _count_by(keeps, third, ["low", "middle", "high"]),
+        "most_advantageous": [_row_json(row) for row in rows.take(ranked[:EXTREMES])],
+        "least_advantageous": [_row_json(row) for row in rows.take(ranked[::-1][:EXTREMES])],
     }
 
 
-def _length_class(tokens: int) -> str:
-    high = max(4, 1 << (tokens - 1).bit_length())
-    return f"{high // 2 + 1 if high > 4 else 1} to {high}"
+def _count_by_length(keeps: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, int]]:
+    """Count by classes of lengths: 1 to 4, 5 to 8, 9 to 16, …"""
+    power = np.maximum(np.searchsorted(2 ** np.arange(63), lengths), 2)
+    names = ["", "", "1 to 4", *(f"{2 ** (p - 1) + 1} to {2**p}" for p in range(3, 64))]
+    return _count_by(keeps, power, names)
 
 
-def _count_by(rows: Sequence[Annotated], group: Sequence[str]) -> dict[str, dict[str, int]]:
+def _count_by(
+    keeps: np.ndarray, group: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, int]]:
     """Count kept and dropped rows of each group; ``group`` has the group of each row."""
-    counts = collections.Counter((name, row.kept) for name, row in zip(group, rows, strict=True))
-    return {
-        name: {"kept": counts[name, True], "dropped": counts[name, False]}
-        for name in sorted({*group})
+    every = np.bincount(group, minlength=len(names)).tolist()
+    kept = np.bincount(group[keeps], minlength=len(names)).tolist()
+    counts = {
+        name: {"kept": k, "dropped": n - k}
+        for name, k, n in zip(names, kept, every, strict=True)
+        if n
     }
+    return dict(sorted(counts.items()))
 
 
 def _row_json(row: Annotated) -> dict:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 Turns = tuple[str, ...]
 

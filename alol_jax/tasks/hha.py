@@ -14,10 +14,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from alol_jax.errors import UserError
+from alol_jax.tables.table import Table
 from alol_jax.tasks import conversation, hha_rows, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task, UserError
+from alol_jax.types import Example, Splits, Task
 
 Counts = collections.Counter[str]
 
@@ -55,11 +59,14 @@ def load(options: Any) -> Splits:
     counts: Counts = collections.Counter()
     bad = _bad_rows(options, counts)
     read = {
-        split: [
-            example
-            for name, label in _labelled(options[key])
-            for example in _read(split, name, label, bad if split == "test" else {}, counts)
-        ]
+        split: Table.of(
+            (
+                example
+                for name, label in _labelled(options[key])
+                for example in _read(split, name, label, bad if split == "test" else {}, counts)
+            ),
+            Example,
+        )
         for split, key in KEYS.items()
     }
     splits = splitting.limit_train(_without_overlap(read, options, counts), options.limit)
@@ -200,17 +207,17 @@ def _example(split: str, row_id: str, source: str, row: hha_rows.Row, counts: Co
     )
 
 
-def _without_overlap(read: dict[str, list[Example]], options: Any, counts: Counts) -> Splits:
+def _without_overlap(read: Mapping[str, Table[Example]], options: Any, counts: Counts) -> Splits:
     """Return the three splits without shared prompts, in the sizes that the options give."""
-    validation = {splitting.normalise(example.prompt) for example in read["validation"]}
-    held_out = validation | {splitting.normalise(example.prompt) for example in read["test"]}
+    validation = set(map(splitting.normalise, read["validation"]["prompt"]))
+    held_out = validation | set(map(splitting.normalise, read["test"]["prompt"]))
     test = _without(read["test"], validation)
     train = _without(read["train"], held_out)
     counts["Left out test rows whose prompt is a validation prompt"] = len(read["test"]) - len(test)
     counts["Dropped train rows whose prompt is a validation or test prompt"] = len(
         read["train"]
     ) - len(train)
-    if not train:
+    if not len(train):
         faults = "; ".join(f"{what}: {count}" for what, count in counts.items() if count)
         raise UserError(f"task.train_files: no row is left for training ({faults})")
     cut = splitting.split_by_prompt(
@@ -235,34 +242,38 @@ def _without_overlap(read: dict[str, list[Example]], options: Any, counts: Count
     )
 
 
-def _without(examples: Sequence[Example], prompts: Collection[str]) -> list[Example]:
-    return [e for e in examples if splitting.normalise(e.prompt) not in prompts]
+def _without(examples: Table[Example], prompts: Collection[str]) -> Table[Example]:
+    names = map(splitting.normalise, examples["prompt"])
+    return examples.where(np.fromiter((name not in prompts for name in names), bool))
 
 
-def _balanced(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
+def _balanced(examples: Table[Example], count: int) -> Table[Example]:
     """Keep ``count`` examples, equally many per source, the first in hash order; 0 keeps all."""
     if not count:
-        return tuple(examples)
-    seen: Counts = collections.Counter()
-    ranked = []
-    for example in splitting.in_hash_order(examples):
-        ranked.append((seen[example.source], example.id))
-        seen[example.source] += 1
-    chosen = {row_id for _, row_id in sorted(ranked, key=lambda pair: pair[0])[:count]}
-    return tuple(example for example in examples if example.id in chosen)
+        return examples
+    order, source = splitting.in_hash_order(examples), examples["source"].codes()
+    rank, seen = np.zeros(len(order), int), np.zeros(len(order), int)
+    for place in order:  # the rank of an example among those of its source
+        rank[place] = seen[source[place]]
+        seen[source[place]] += 1
+    chosen = order[np.argsort(rank[order], kind="stable")][:count]
+    return examples.take(np.sort(chosen))
 
 
 def _count_remaining_faults(splits: Splits, counts: Counts) -> None:
     """Count rows that stay but that some objective or reward cannot use."""
-    for example in splits.train:
-        counts["Train rows with one response only"] += len(example.responses) == 1
-        counts["Train rows whose stored rewards are equal"] += len(set(example.rewards)) < len(
-            example.rewards
-        )
-    everywhere = (*splits.train, *splits.validation, *splits.test)
-    without = sum(not example.rewards for example in everywhere)
-    if without < len(everywhere):
-        counts[f"Rows without stored rewards, of {len(everywhere)}"] = without
+    rewards = splits.train["rewards"]
+    counts["Train rows with one response only"] += int(
+        np.sum(splits.train["responses"].lengths == 1)
+    )
+    counts["Train rows whose stored rewards are equal"] += sum(
+        len({*row}) < len(row) for row in rewards
+    )
+    everywhere = (splits.train, splits.validation, splits.test)
+    rows = sum(map(len, everywhere))
+    without = sum(int(np.sum(one["rewards"].lengths == 0)) for one in everywhere)
+    if without < rows:
+        counts[f"Rows without stored rewards, of {rows}"] = without
 
 
 def _stem(name: str) -> str:

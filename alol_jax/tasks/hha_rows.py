@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from alol_jax.errors import UserError
 from alol_jax.tasks import conversation, sources
-from alol_jax.types import UserError
 
 
 class Row(NamedTuple):

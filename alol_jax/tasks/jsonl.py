@@ -1,6 +1,7 @@
 """Your own data: rows of a prompt, its response or responses, and optionally their rewards.
 
-JSON lines, or CSV, Parquet, Arrow or a tensorflow-datasets directory with the same fields:
+JSON lines, or CSV, Parquet, Arrow or a data set of tensorflow-datasets (`tfds_source`) with the
+same fields:
 
 ===========================  ==================================================================
 ``prompt``                   text
@@ -16,19 +17,30 @@ Rows with the same prompt become one example with all their responses.
 from __future__ import annotations
 
 import collections
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alol_jax.tasks import sources
+from alol_jax.errors import UserError
+from alol_jax.tables.columns import Ragged, Texts, first_shared
+from alol_jax.tables.table import Table
+from alol_jax.tasks import columnar, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task, UserError
+from alol_jax.types import Example, Splits, Task
 
-FIELDS = ("prompt", "response", "responses", "reward", "rewards", "source", "id")
+KINDS = {
+    "prompt": str,
+    "response": str,
+    "responses": list[str],
+    "reward": float,
+    "rewards": list[float],
+    "source": str,
+}
+"""Field -> what it holds; ``id`` may hold either of two."""
+FIELDS = (*KINDS, "id")
 
 
 def load(options: Any) -> Splits:
@@ -46,25 +58,21 @@ def load(options: Any) -> Splits:
     paths = _paths(options)
     ignored: collections.Counter[str] = collections.Counter()
     files = {key: _read(key, path, ignored) for key, path in paths.items()}
-    _check_rewards(example for examples in files.values() for example in examples)
-    grouped = {
-        key: splitting.group_by_prompt((example for _, example in examples), str)
-        for key, examples in files.items()
-    }
-    if len(paths) == 1:
-        splits = splitting.split_by_prompt(
-            grouped["train_file"], validation=options.validation, test=options.test
-        )
-    else:
-        _check_no_overlap(grouped, paths)
-        splits = Splits(
-            grouped["train_file"], grouped["validation_file"], grouped["test_file"], notes=()
-        )
+    _check_rewards(files, paths)
     rows = sum(map(len, files.values()))
-    joined = rows - sum(map(len, grouped.values()))
+    for key in files:  # in place, so that no more than one file is held twice
+        files[key] = splitting.group_by_prompt(files[key], files[key]["prompt"])
+    joined = rows - sum(map(len, files.values()))
     notes = [f"Field {name!r} of {count} rows is not read." for name, count in ignored.items()]
     if joined:
         notes.append(f"{joined} of {rows} rows joined to an earlier row with the same prompt.")
+    if len(paths) == 1:
+        splits = splitting.split_by_prompt(
+            files.pop("train_file"), validation=options.validation, test=options.test
+        )
+    else:
+        _check_no_overlap(files, paths)
+        splits = Splits(*(files[f"{name}_file"] for name in ("train", "validation", "test")), ())
     return splitting.limit_train(
         Splits(splits.train, splits.validation, splits.test, tuple(notes)), options.limit
     )
@@ -82,55 +90,81 @@ def _paths(options: Any) -> dict[str, Path]:
     return {key: Path(options[key]) for key in keys}
 
 
-def _read(key: str, path: Path, ignored: collections.Counter[str]) -> list[tuple[str, Example]]:
-    """Read a file's rows as (place, example)."""
-    places, rows = [], []
-    for where, row in sources.read_file(path):
-        places.append(where)
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: the file has no rows")
-    names = collections.Counter(itertools.chain.from_iterable(rows))
-    ignored.update({name: count for name, count in names.items() if name not in FIELDS})
-    ids = [f"{key}:{number}" for number in range(1, len(rows) + 1)]
-    source = path.name.split(".")[0]
-    examples = _plain_examples(rows, ids, source)
-    if examples is None:
-        examples = [
-            _example(where, row, row_id, source)
-            for where, row, row_id in zip(places, rows, ids, strict=True)
-        ]
-    return list(zip(places, examples, strict=True))
-
-
-def _plain_examples(
-    rows: Sequence[Mapping[str, Any]], ids: Sequence[str], source: str
-) -> list[Example] | None:
-    """Convert rows of one response each, checked by whole columns.
-
-    Returns:
-      None if a row has other fields, or something is wrong with one: `_example` says what.
-    """
-    plain = {"prompt", "response", "reward"}
-    if any(sources.has(row, name) for name in {*FIELDS} - plain for row in rows):
-        return None
-    prompts, responses, rewards = ([row.get(name) for row in rows] for name in sorted(plain))
-    texts = [*prompts, *responses]
-    if {*map(type, texts)} != {str} or not all(map(str.strip, texts)):
-        return None
-    kinds = {*map(type, rewards)}
+def _read(key: str, path: Path, ignored: collections.Counter[str]) -> Table[Example]:
+    """Read a file's rows: by whole columns, and row by row where these do not fit."""
+    source = sources.stem(path)
     try:
-        "".join(texts).encode("utf-8")  # a lone surrogate cannot be encoded
-        finite = kinds <= {int, float} and np.isfinite(np.array(rewards, np.float64)).all()
-    except (UnicodeEncodeError, OverflowError):
-        return None
-    if not finite and kinds != {type(None)}:
-        return None
-    stored = [(float(reward),) for reward in rewards] if finite else [()] * len(rows)
-    return [
-        Example(row_id, prompt, (response,), source, reward)
-        for row_id, prompt, response, reward in zip(ids, prompts, responses, stored, strict=True)
-    ]
+        counts, examples = _by_columns(key, path, source)
+    except columnar.Irregular:
+        counts = collections.Counter()
+        examples = Table.of(_by_rows(key, path, source, counts), Example)
+    if not len(examples):
+        raise UserError(f"{path}: the file has no rows")
+    ignored.update({name: count for name, count in counts.items() if name not in FIELDS})
+    return examples
+
+
+def _by_columns(key: str, path: Path, source: str) -> tuple[dict[str, int], Table[Example]]:
+    """Read the file by columns: how many rows have each field, and the examples.
+
+    Raises:
+      Irregular: the rows have different fields, or something is wrong with one: `_by_rows` says
+        what.
+    """
+    id_kind = _kind_of_id(path)
+    raw = columnar.read(path, KINDS | ({"id": id_kind} if id_kind in (str, int) else {}))
+    counts = columnar.filled(raw)
+    if columnar.whole_numbers(raw, "id"):
+        raw = columnar.as_texts(raw, "id")
+    prompts = columnar.texts(raw, "prompt")
+    responses = _one_each(columnar.texts(raw, "response"), columnar.text_lists(raw, "responses"))
+    if prompts is None or responses is None:
+        raise columnar.Irregular("no prompt or no response")
+    rewards = _one_each(columnar.numbers(raw, "reward"), columnar.number_lists(raw, "rewards"))
+    if rewards is None:
+        rewards = Ragged.empty(len(prompts), np.float64)
+    elif (rewards.lengths != responses.lengths).any():
+        raise columnar.Irregular("other numbers of rewards than of responses")
+    if not all(map(str.strip, prompts)) or not all(map(str.strip, responses.flat)):
+        raise columnar.Irregular("an empty text")
+    columns = {
+        "id": columnar.texts(raw, "id", Texts.numbered(f"{key}:", len(prompts))),
+        "prompt": prompts,
+        "responses": responses,
+        "source": columnar.texts(raw, "source", Texts.repeated(source, len(prompts))),
+        "rewards": rewards,
+    }
+    return counts, Table(Example, columns)
+
+
+def _kind_of_id(path: Path) -> type:
+    """The type of the first row's id, if the file has one."""
+    try:
+        _, row = next(sources.read_file(path))
+    except (StopIteration, UserError) as error:
+        raise columnar.Irregular("no first row") from error
+    return type(row.get("id"))
+
+
+def _one_each(one: Texts | np.ndarray | None, many: Ragged | None) -> Ragged | None:
+    """The values of the singular or the plural field, as lists."""
+    if one is not None and many is not None:
+        raise columnar.Irregular("both forms of a field")
+    return many if one is None else Ragged.one_each(one)
+
+
+def _by_rows(
+    key: str, path: Path, source: str, counts: collections.Counter[str]
+) -> Iterator[Example]:
+    """Yield the examples of the file, and count how many rows have each field."""
+    first: tuple[str, bool] | None = None
+    for number, (where, row) in enumerate(sources.read_file(path), start=1):
+        counts.update(name for name in row if sources.has(row, name))
+        example = _example(where, row, f"{key}:{number}", source)
+        here = (where, bool(example.rewards))
+        first = first or here
+        _check_both_or_neither(first, here)
+        yield example
 
 
 def _example(where: str, row: Mapping[str, Any], row_id: str, source: str) -> Example:
@@ -175,33 +209,38 @@ def _source(where: str, row: Mapping[str, Any], default: str) -> str:
     return sources.field(where, row, "source", str) if sources.has(row, "source") else default
 
 
-def _check_rewards(placed: Iterable[tuple[str, Example]]) -> None:
-    """Check that all rows have rewards, or none."""
-    first: tuple[str, bool] | None = None
-    for where, example in placed:
-        has = bool(example.rewards)
-        if first is None:
-            first = (where, has)
-        elif has != first[1]:
-            with_reward, without = (where, first[0]) if has else (first[0], where)
-            raise UserError(
-                f"{without}: no field 'reward', but {with_reward} has one; give all rows a reward, "
-                "or none and score them"
-            )
+def _check_rewards(files: Mapping[str, Table[Example]], paths: Mapping[str, Path]) -> None:
+    """Check that all files have rewards, or none; that all rows of a file do is known."""
+    has = {key: bool(examples["rewards"].lengths[0]) for key, examples in files.items()}
+    for key in files:
+        if has[key] != has["train_file"]:
+            places = [next(sources.read_file(paths[name]))[0] for name in ("train_file", key)]
+            _check_both_or_neither((places[0], has["train_file"]), (places[1], has[key]))
 
 
-def _check_no_overlap(grouped: Mapping[str, Iterable[Example]], paths: Mapping[str, Path]) -> None:
+def _check_both_or_neither(one: tuple[str, bool], other: tuple[str, bool]) -> None:
+    """Check that two rows, (place, whether it has a reward), are alike."""
+    if one[1] != other[1]:
+        with_reward, without = (one[0], other[0]) if one[1] else (other[0], one[0])
+        raise UserError(
+            f"{without}: no field 'reward', but {with_reward} has one; give all rows a reward, "
+            "or none and score them"
+        )
+
+
+def _check_no_overlap(files: Mapping[str, Table[Example]], paths: Mapping[str, Path]) -> None:
     """Check that no normalised prompt is in two files."""
-    owner: dict[str, str] = {}
-    for key, examples in grouped.items():
-        for example in examples:
-            other = owner.setdefault(splitting.normalise(example.prompt), key)
-            if other != key:
-                raise UserError(
-                    f"{paths[key]}: the prompt {_short(example.prompt)} (id {example.id}) is in "
-                    f"{paths[other]} too; take it out of one of them, or empty "
-                    "task.validation_file and task.test_file to split by prompt"
-                )
+    keys = list(files)
+    names = [Texts.of(list(map(splitting.normalise, files[key]["prompt"]))) for key in keys]
+    shared = first_shared(names)
+    if shared is not None:
+        key, other = keys[shared[0]], keys[shared[2]]
+        example = files[key][shared[1]]
+        raise UserError(
+            f"{paths[key]}: the prompt {_short(example.prompt)} (id {example.id}) is in "
+            f"{paths[other]} too; take it out of one of them, or empty "
+            "task.validation_file and task.test_file to split by prompt"
+        )
 
 
 def _short(text: str) -> str:
@@ -211,7 +250,7 @@ def _short(text: str) -> str:
 JSONL = Task(
     name="jsonl",
     load=load,
-    files=lambda options: tuple(_paths(options).values()),
+    files=lambda options: tuple(map(sources.on_disk, _paths(options).values())),
     template="{prompt}",
     stop=(),
     rewards=TEXT_REWARDS,

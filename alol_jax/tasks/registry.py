@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from alol_jax.errors import UserError
 from alol_jax.tasks.hha import HHA
 from alol_jax.tasks.jsonl import JSONL
 from alol_jax.tasks.smalltalk import SMALLTALK
-from alol_jax.types import Task, UserError
+from alol_jax.types import Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (SMALLTALK, JSONL, HHA)}
 

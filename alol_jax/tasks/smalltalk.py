@@ -19,9 +19,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from alol_jax.errors import UserError
+from alol_jax.tables.table import Table
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task, UserError
+from alol_jax.types import Example, Splits, Task
 
 Pair = tuple[str, str]  # prompt, response
 
@@ -93,7 +95,8 @@ def load(options: Any) -> Splits:
         else:
             seen.add(pair)
             examples.append(example)
-    grouped = splitting.group_by_prompt(examples, splitting.normalise)
+    names = [splitting.normalise(example.prompt) for example in examples]
+    grouped = splitting.group_by_prompt(Table.of(examples, Example), names)
     splits = splitting.split_by_prompt(grouped, validation=options.validation, test=options.test)
     notes = tuple(f"{what}: {count}." for what, count in sorted(dropped.items()))
     return splitting.limit_train(

@@ -10,11 +10,12 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
+from alol_jax.tasks import tfds_source
 
 Kind = TypeVar("Kind", str, int, float, list, dict)
 
@@ -42,7 +43,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     number = 0
     try:
-        with _open(path) as file:
+        with open_binary(path) as file:
             for number, line in enumerate(file, start=1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
@@ -55,60 +56,63 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain or .gz;
-    or of a directory that tensorflow-datasets wrote, of its split "train".
+    or of a data set of tensorflow-datasets, see `tfds_source`.
 
     A place is like "data.jsonl, line 3" or "data.csv, row 2" (rows count from 1, without header).
 
     Raises:
       UserError: the file is missing, unreadable, malformed or of an unknown format.
     """
-    if (path / "dataset_info.json").is_file():
-        yield from _read_tfds(path)
+    if tfds_source.is_source(str(path)):
+        yield from tfds_source.read(str(path))
         return
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    form = _format(path)
+    form = form_of(path)
     if form is None:
         raise UserError(f"{path}: expected a file name ending in {', '.join(FORMATS)} (or .gz)")
     if form == "json lines":
         for number, row in read_json_lines(path):
             yield f"{path}, line {number}", row
         return
-    import datasets
-
     try:
-        rows = datasets.load_dataset(form, data_files=str(path), split="train", streaming=True)
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(stream(path, form), start=1):
             yield f"{path}, row {number}", row
     except Exception as error:  # its readers raise pandas', pyarrow's and their own errors
         raise UserError(f"{path}: cannot be read as {form} ({_reason(error)})") from error
 
 
-def _read_tfds(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import tensorflow_datasets as tfds
+def stream(path: Path, form: str) -> Iterable[dict[str, Any]]:
+    """Open a CSV, Parquet or Arrow file as a stream of the `datasets` library.
 
-    try:
-        source = tfds.builder_from_directory(str(folder)).as_data_source(split="train")
-        for number, row in enumerate(source, start=1):
-            yield f"{folder}, row {number}", {name: _plain(value) for name, value in row.items()}
-    except Exception as error:  # tfds raises its own errors and those of its file formats
-        raise UserError(
-            f"{folder}: cannot be read by tensorflow-datasets ({_reason(error)})"
-        ) from error
+    Raises:
+      Exception: what its readers raise: errors of pandas, pyarrow and its own.
+    """
+    import datasets
 
-
-def _plain(value: Any) -> Any:
-    """A value of tensorflow-datasets as JSON would have it."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    return datasets.load_dataset(form, data_files=str(path), split="train", streaming=True)
 
 
 def is_file(name: str) -> bool:
     """Whether a name means a file: it has a known suffix, or the path exists."""
-    return _format(Path(name)) is not None or (name != "" and Path(name).exists())
+    known = form_of(Path(name)) is not None or tfds_source.is_source(name)
+    return known or (name != "" and Path(name).exists())
+
+
+def on_disk(path: Path | str) -> Path:
+    """Return the file or directory that has the bytes of what `read_file` reads.
+
+    Raises:
+      UserError: it is the name of a tensorflow-datasets data set that cannot be prepared.
+    """
+    name = str(path)
+    return tfds_source.folder_of(name) if tfds_source.is_source(name) else path
+
+
+def stem(path: Path | str) -> str:
+    """Return the bare name of what `read_file` reads, without folder and suffixes."""
+    name = str(path)
+    return tfds_source.stem(name) if tfds_source.is_source(name) else path.name.split(".")[0]
 
 
 def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -212,12 +216,14 @@ def _finite(place: str, value: int | float) -> float:
     return number
 
 
-def _format(path: Path) -> str | None:
+def form_of(path: Path) -> str | None:
+    """Return the format of a file by its suffix, a value of `FORMATS`; None for others."""
     bare = path.with_suffix("") if path.suffix == ".gz" else path
     return FORMATS.get(bare.suffix)
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file, plain or .gz."""
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import hashlib
-import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from alol_jax.types import Example, Splits, UserError
+import numpy as np
+
+from alol_jax.errors import UserError
+from alol_jax.tables.columns import Ragged, Texts
+from alol_jax.tables.table import Table
+from alol_jax.types import Example, Splits
 
 _PUNCTUATION_AT_THE_ENDS = re.compile(r"^\W+|\W+$")
 
@@ -23,27 +26,31 @@ def normalise(prompt: str) -> str:
     return _PUNCTUATION_AT_THE_ENDS.sub("", collapsed) or collapsed
 
 
-def group_by_prompt(examples: Iterable[Example], key: Callable[[str], str]) -> tuple[Example, ...]:
-    """Merge examples whose prompts have the same ``key`` into one with all their responses.
+def group_by_prompt(examples: Table[Example], names: Iterable[str]) -> Table[Example]:
+    """Merge examples with the same name into one with all their responses.
 
     The first gives the id, the wording and the source. Keeps the order of first occurrence.
+
+    Args:
+      names: one per example: its prompt, as it is or normalised.
     """
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(key(example.prompt), []).append(example)
-    return tuple(
-        group[0]
-        if len(group) == 1
-        else dataclasses.replace(
-            group[0],
-            responses=tuple(text for one in group for text in one.responses),
-            rewards=tuple(reward for one in group for reward in one.rewards),
-        )
-        for group in groups.values()
+    codes = Texts.of(names if isinstance(names, Sequence) else list(names)).codes()
+    count = int(codes.max(initial=-1)) + 1
+    if count == len(examples):
+        return examples
+    order = np.argsort(codes, kind="stable")
+    first = order[np.searchsorted(codes[order], np.arange(count))]
+
+    def joined(column: Ragged) -> Ragged:
+        lengths = np.bincount(codes, weights=column.lengths, minlength=count)
+        return Ragged.of(column.take(order).flat, lengths.astype(np.int64))
+
+    return examples.take(first).replace(
+        responses=joined(examples["responses"]), rewards=joined(examples["rewards"])
     )
 
 
-def split_by_prompt(examples: Sequence[Example], *, validation: int, test: int) -> Splits:
+def split_by_prompt(examples: Table[Example], *, validation: int, test: int) -> Splits:
     """Split by BLAKE2b of the normalised prompt. No normalised prompt is in two splits.
 
     The ``test`` prompts with the smallest hashes form the test split, the next ``validation``
@@ -55,18 +62,19 @@ def split_by_prompt(examples: Sequence[Example], *, validation: int, test: int) 
     for name, count in (("validation", validation), ("test", test)):
         if count < 0:
             raise UserError(f"task.{name} is {count}: expected a number of prompts, 0 or more")
-    ordered = _ordered(examples)
-    rank = {prompt: n for n, prompt in enumerate(dict.fromkeys(name for name, _ in ordered))}
-    if len(rank) <= validation + test:
+    order, rank = _hash_order(examples)
+    prompts = int(rank[-1]) + 1 if len(rank) else 0
+    if prompts <= validation + test:
         raise UserError(
-            f"the data has {len(rank)} different prompts, which leaves none for training after "
+            f"the data has {prompts} different prompts, which leaves none for training after "
             f"task.test={test} and task.validation={validation}: lower these"
         )
-    ranks = [rank[name] for name, _ in ordered]  # ascending, and equal for equal prompts
-    first, second = bisect.bisect_left(ranks, test), bisect.bisect_left(ranks, test + validation)
-    in_order = tuple(example for _, example in ordered)
+    first, second = np.searchsorted(rank, [test, test + validation])
     return Splits(
-        train=in_order[second:], validation=in_order[first:second], test=in_order[:first], notes=()
+        train=examples.take(order[second:]),
+        validation=examples.take(order[first:second]),
+        test=examples.take(order[:first]),
+        notes=(),
     )
 
 
@@ -81,22 +89,35 @@ def limit_train(splits: Splits, limit: int) -> Splits:
     if limit == 0 or limit >= len(splits.train):
         return splits
     note = f"task.limit kept {limit} of {len(splits.train)} training examples."
-    return dataclasses.replace(
-        splits, train=in_hash_order(splits.train)[:limit], notes=(*splits.notes, note)
-    )
+    kept = splits.train.take(in_hash_order(splits.train)[:limit])
+    return dataclasses.replace(splits, train=kept, notes=(*splits.notes, note))
 
 
-def in_hash_order(examples: Iterable[Example]) -> tuple[Example, ...]:
-    """Sort by the hash of the normalised prompt, then by prompt, responses and id."""
-    return tuple(example for _, example in _ordered(examples))
+def in_hash_order(examples: Table[Example]) -> np.ndarray:
+    """Return the places of the examples by hash of the normalised prompt, then by prompt,
+    responses and id: i64[N]."""
+    return _hash_order(examples)[0]
 
 
-def _ordered(examples: Iterable[Example]) -> list[tuple[str, Example]]:
-    """Pair examples with their normalised prompts, in hash order."""
-    named = ((normalise(example.prompt), example) for example in examples)
-    keyed = [(_hash(n), e.prompt, e.responses, e.id, n, e) for n, e in named]
-    keyed.sort(key=operator.itemgetter(slice(4)))
-    return [key[4:] for key in keyed]
+def _hash_order(examples: Table[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the examples in hash order, and the rank of the prompt at each of them."""
+    prompts = examples["prompt"]
+    hashes = np.fromiter((_hash(normalise(prompt)) for prompt in prompts), "S16", len(prompts))
+    high, low = hashes.view(">u8").reshape(-1, 2).astype(np.uint64).T
+    order = np.lexsort((low, high))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
+    ends = np.append(np.flatnonzero(new), len(order))
+    for run in np.flatnonzero(np.diff(ends) > 1):
+        same = order[ends[run] : ends[run + 1]]
+        order[ends[run] : ends[run + 1]] = sorted(
+            same.tolist(), key=lambda n: _wording(examples[n])
+        )
+    return order, np.cumsum(new) - 1
+
+
+def _wording(example: Example) -> tuple:
+    return example.prompt, example.responses, example.id
 
 
 def _hash(text: str) -> bytes:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,8 +20,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from alol_jax.errors import UserError
+from alol_jax.tables.columns import Ragged
+from alol_jax.text import flat_ids
 from alol_jax.text.special_tokens import with_special_tokens_renamed
-from alol_jax.types import UserError
 
 BATCH = 8192  # texts that are encoded together
 _PROMPT = "{prompt}"
@@ -110,27 +111,34 @@ class Tokenizer:
           UserError: the template does not contain ``{prompt}`` exactly once or exceeds the limit
             by itself, or there are no tokens.
         """
-        return self.encode_prompts(template, [text], limit=limit)[0][0]
+        return tuple(self.encode_prompts(template, [text], limit=limit)[0][0].tolist())
 
     def encode_prompts(
         self, template: str, texts: Sequence[str], *, limit: int
-    ) -> tuple[list[tuple[int, ...]], int]:
+    ) -> tuple[Ragged, int]:
         """`encode_prompt` of each text, on all cores.
 
         Returns:
-          (the ids of each prompt, how many were truncated)
+          (the ids of each prompt, i32, and how many were truncated)
         """
-        prompts, truncated = self._prompts(template, texts), 0
-        for place, ids in enumerate(prompts):
-            if len(ids) > limit:
-                truncated += 1
-                over = len(ids) - limit
-                prompts[place] = self._truncated(template, texts[place], limit, over)
-            if not prompts[place]:
+        parts, truncated = [], 0
+        for batch in _batches(texts):
+            prompts = self._prompts(template, batch)
+            over = np.flatnonzero(prompts.lengths > limit)
+            if len(over):
+                rows = list(prompts)
+                for place in over:
+                    excess = len(rows[place]) - limit
+                    rows[place] = self._truncated(template, batch[place], limit, excess)
+                prompts = Ragged.of(*flat_ids.flat(rows))
+            if not prompts.lengths.all():
+                text = batch[int(np.argmin(prompts.lengths))]
                 raise UserError(
-                    f"prompt {texts[place]!r} has no tokens in template {template!r}: drop the row"
+                    f"prompt {text!r} has no tokens in template {template!r}: drop the row"
                 )
-        return prompts, truncated
+            parts.append(prompts)
+            truncated += len(over)
+        return Ragged.joined(parts, np.int32), truncated
 
     def prompt_length(self, template: str, text: str) -> int:
         """Return the number of tokens of `encode_prompt` without a limit.
@@ -138,7 +146,7 @@ class Tokenizer:
         Raises:
           UserError: the template does not contain ``{prompt}`` exactly once.
         """
-        return len(self._prompts(template, [text])[0])
+        return int(self._prompts(template, [text]).lengths[0])
 
     def encode_response(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
         """Encode ``text`` as plain text, followed by the end token.
@@ -153,21 +161,25 @@ class Tokenizer:
           UserError: the limit is below 1.
         """
         ids, truncated = self.encode_responses([text], limit=limit)
-        return ids[0], not truncated
+        return tuple(ids[0].tolist()), not truncated
 
-    def encode_responses(
-        self, texts: Sequence[str], *, limit: int
-    ) -> tuple[list[tuple[int, ...]], int]:
+    def encode_responses(self, texts: Sequence[str], *, limit: int) -> tuple[Ragged, int]:
         """`encode_response` of each text, on all cores.
 
         Returns:
-          (the ids of each response, how many were truncated)
+          (the ids of each response, i32, and how many were truncated)
         """
         if limit < 1:
             raise UserError(f"response limit of {limit} tokens leaves no room: raise it")
-        plain = self._plain_batch(texts)
-        whole = [(*ids, self.eos_id) if len(ids) < limit else ids[:limit] for ids in plain]
-        return whole, sum(len(ids) >= limit for ids in plain)
+        parts, truncated = [], 0
+        for batch in _batches(texts):
+            plain = self._plain_batch(batch)
+            ended = plain.lengths < limit
+            kept, none = np.minimum(plain.lengths, limit), np.zeros(len(plain), bool)
+            whole = flat_ids.with_token(plain, self.eos_id, before=none, kept=kept, after=ended)
+            parts.append(whole)
+            truncated += int(np.sum(~ended))
+        return Ragged.joined(parts, np.int32), truncated
 
     def encode_single(self, text: str, *, limit: int) -> tuple[int, ...]:
         """Encode one text with the tokenizer's own special tokens, like ``<s> text </s>``.
@@ -180,7 +192,7 @@ class Tokenizer:
         """
         encoding = _encoding(self._plain, text)
         encoding.truncate(self._room(limit, pair=False))
-        return self._real([self._plain.post_process(encoding).ids])[0]
+        return self._real(self._plain.post_process(encoding).ids)
 
     def encode_pair(self, first: str, second: str, *, limit: int) -> tuple[int, ...]:
         """Encode two texts with the tokenizer's own special tokens around and between them, like
@@ -206,7 +218,7 @@ class Tokenizer:
             kept = (room - small, small) if len(a) > len(b) else (small, room - small)
             a.truncate(kept[0])
             b.truncate(kept[1])
-        return self._real([self._plain.post_process(a, b).ids])[0]
+        return self._real(self._plain.post_process(a, b).ids)
 
     def encode_sequence(
         self, parts: Sequence[str | SpecialToken], *, limit: int
@@ -303,7 +315,7 @@ class Tokenizer:
         for name, data in content.items():
             (folder / name).write_bytes(data)
 
-    def _prompts(self, template: str, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def _prompts(self, template: str, texts: Sequence[str]) -> Ragged:
         if template.count(_PROMPT) != 1:
             raise UserError(f"template {template!r} must contain {_PROMPT} exactly once")
         before, after = (
@@ -313,7 +325,9 @@ class Tokenizer:
         plain = self._plain_batch([before + text + after for text in texts])
         if not self._bos:
             return plain
-        return [self._bos + (ids[1:] if ids[:1] == self._bos else ids) for ids in plain]
+        (bos,) = self._bos
+        none, lacks = np.zeros(len(plain), bool), flat_ids.first_ids(plain, empty=-1) != bos
+        return flat_ids.with_token(plain, bos, before=lacks, kept=plain.lengths, after=none)
 
     def _truncated(self, template: str, text: str, limit: int, excess: int) -> tuple[int, ...]:
         """Encode the prompt with the longest suffix of ``text`` that fits, cut between tokens.
@@ -334,8 +348,8 @@ class Tokenizer:
             # A cut inside a character leaves bytes that decode to U+FFFD.
             (ids,) = self._prompts(template, [whole[len(lost.rstrip("\ufffd")) :]])
             if len(ids) <= limit:
-                return ids
-        return self._prompts(template, [""])[0]
+                return tuple(ids.tolist())
+        return tuple(self._prompts(template, [""])[0].tolist())
 
     def _room(self, limit: int, *, pair: bool) -> int:
         """Return how many tokens of text fit in ``limit``."""
@@ -345,25 +359,26 @@ class Tokenizer:
         return room
 
     def _plain_ids(self, text: str) -> tuple[int, ...]:
-        return self._plain_batch([text])[0]
+        return tuple(self._plain_batch([text])[0].tolist())
 
-    def _plain_batch(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        found: list[tuple[int, ...]] = []
-        for start in range(0, len(texts), BATCH):
-            batch = list(texts[start : start + BATCH])
-            try:
-                encodings = self._plain.encode_batch_fast(batch, add_special_tokens=False)
-            except TypeError:
-                encodings = [_encoding(self._plain, text) for text in batch]  # names the text
-            found += self._real([encoding.ids for encoding in encodings])
-        return found
+    def _plain_batch(self, texts: Sequence[str]) -> Ragged:
+        try:
+            encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            encodings = [_encoding(self._plain, text) for text in texts]  # names the text
+        ids, lengths = flat_ids.flat([encoding.ids for encoding in encodings])
+        return Ragged.of(self._named(ids), lengths)
 
-    def _real(self, rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    def _named(self, ids: np.ndarray) -> np.ndarray:
         """Map ids of ``_plain`` to the ids of the vocabulary."""
-        ends = [0, *itertools.accumulate(map(len, rows))]
-        ids = np.fromiter(itertools.chain.from_iterable(rows), np.int64, ends[-1])
-        flat = np.where(ids >= self._renamed_from, ids - self._renamed_from, ids).tolist()
-        return [tuple(flat[start:end]) for start, end in itertools.pairwise(ends)]
+        return np.where(ids >= self._renamed_from, ids - self._renamed_from, ids)
+
+    def _real(self, ids: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self._named(np.array(ids, np.int32)).tolist())
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    return (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:

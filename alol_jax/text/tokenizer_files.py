@@ -13,8 +13,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from alol_jax.errors import UserError
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.types import UserError
 
 # The files that `transformers` may read from a directory, besides tokenizer_config.json.
 _FILES = (

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from alol_jax.types import Tokens, UserError
+from alol_jax.errors import UserError
+from alol_jax.types import Tokens
 
 
 def shape_for(
@@ -19,13 +20,29 @@ def shape_for(
     Raises:
       UserError: no shape fits.
     """
-    fitting = [(p, r) for p, r in shapes if p >= prompt_length and r >= response_length]
-    if not fitting:
+    lengths = np.array([[prompt_length], [response_length]])
+    return tuple(shapes[int(shapes_for(*lengths, shapes)[0])])
+
+
+def shapes_for(
+    prompt_lengths: np.ndarray, response_lengths: np.ndarray, shapes: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Return the index into ``shapes`` of `shape_for` for each of N pairs of lengths: i64[N].
+
+    Raises:
+      UserError: a pair fits no shape.
+    """
+    found = np.full(len(prompt_lengths), -1)
+    for shape in sorted(shapes, key=lambda shape: (-sum(shape), -shape[0])):  # smallest last
+        fits = (prompt_lengths <= shape[0]) & (response_lengths <= shape[1])
+        found[fits] = shapes.index(shape)
+    if (found < 0).any():
+        place = int(np.argmin(found))
         raise UserError(
-            f"a prompt of {prompt_length} and a response of {response_length} tokens fit none of "
-            f"the shapes {list(shapes)}: add a larger shape or lower the limits"
+            f"a prompt of {prompt_lengths[place]} and a response of {response_lengths[place]} "
+            f"tokens fit none of the shapes {list(shapes)}: add a larger shape or lower the limits"
         )
-    return min(fitting, key=lambda shape: (sum(shape), shape))
+    return found
 
 
 class Batching(NamedTuple):
@@ -41,8 +58,9 @@ class Batching(NamedTuple):
 
         Each row gets the smallest width that fits it. No row may exceed the largest width.
         """
-        fitting = np.array([min(w for w in self.widths if w >= length) for length in lengths], int)
-        groups = ((width, np.flatnonzero(fitting == width)) for width in sorted(set(self.widths)))
+        widths = np.array(sorted(set(self.widths)))
+        fitting = widths[np.searchsorted(widths, lengths)]
+        groups = ((int(width), np.flatnonzero(fitting == width)) for width in widths)
         return [
             (width, group[first : first + self.size])
             for width, group in groups

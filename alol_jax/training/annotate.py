@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.logprobs import response_kl, response_logp, to_sequences
 from alol_jax.runs.progress import progress
+from alol_jax.tables.columns import Ragged
+from alol_jax.tables.table import Table
 from alol_jax.training.batches import collate, pieces_of, single_items
 from alol_jax.types import Annotated, Params, Watch
 
@@ -44,13 +45,13 @@ def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
 def annotate(
     lm: LanguageModel,
     trained: Params,
-    rows: Sequence[Annotated],
+    rows: Table[Annotated],
     *,
     value: tuple[ValueHead, Params] | None = None,
     logp: bool = True,
     batch_size: int,
     watch: Watch,
-) -> tuple[list[np.ndarray], np.ndarray]:
+) -> tuple[Ragged, np.ndarray]:
     """Compute logp of every response token and V of every prompt in one forward pass.
 
     The hidden states of the prompt do not depend on the response, because attention is causal, so
@@ -64,23 +65,29 @@ def annotate(
         logp: whether to compute log-probabilities; if False, only the prompts are read.
 
     Returns:
-        One f32[response length] per row (f32[0] without ``logp``), in order, and f32[rows].
+        f32[response length] of each row (empty without ``logp``), and f32[rows].
     """
     head, value_params = value or (None, {})
     step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     params = {**lm.frozen(), **trained}
     items = single_items(rows, lm.shapes)
     pieces = pieces_of(items, batch_size)
-    logps: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
+    lengths = rows["response"].lengths if logp else np.zeros(len(rows), np.int64)
+    starts, flat = np.cumsum(lengths) - lengths, np.zeros(lengths.sum(), np.float32)
     values = np.zeros(len(rows), np.float32)
     for piece in progress(pieces, watch, total=len(pieces)):
         batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
         out = step(params, value_params, place_rows(batch.tokens, lm.mesh))
         batch_logp, value = jax.device_get(out)
         values[piece] = value[: len(piece)]
-        for place, index in enumerate(piece if logp else ()):
-            logps[index] = batch_logp[place, : len(rows[index].response)]
-    return logps, values
+        for place, row in enumerate(piece if logp else ()):
+            flat[starts[row] : starts[row] + lengths[row]] = batch_logp[place, : lengths[row]]
+    return Ragged.of(flat, lengths), values
+
+
+def sums(rows: Ragged) -> np.ndarray:
+    """Return the sum of each row, none of which is empty: f32[rows]."""
+    return np.array([row.sum() for row in rows])
 
 
 @functools.lru_cache(maxsize=4)
@@ -101,7 +108,7 @@ def divergence(
     lm: LanguageModel,
     trained: Params,
     reference: Params,
-    rows: Sequence[Annotated],
+    rows: Table[Annotated],
     *,
     batch_size: int,
     watch: Watch,

@@ -8,7 +8,9 @@ not padded to the length of long ones. Grouping does not change how often an ite
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -17,9 +19,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alol_jax.devices.sharding import place_rows
+from alol_jax.errors import UserError
+from alol_jax.tables.columns import CHUNK, Ragged
+from alol_jax.tables.files import collect
+from alol_jax.tables.table import Table, concatenate
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.text.tokens import shape_for, to_tokens
-from alol_jax.types import Annotated, Batch, Scored, Tokens, UserError
+from alol_jax.text.tokens import shapes_for, to_tokens
+from alol_jax.types import Annotated, Batch, Scored, Tokens
 
 Shape = tuple[int, int]
 
@@ -28,7 +34,7 @@ Shape = tuple[int, int]
 class Items:
     """The rows of each item, and the shape that the item needs."""
 
-    rows: Sequence[Annotated]
+    rows: Table[Annotated]
     members: np.ndarray  # i64[I, K], indices into rows
     shape: np.ndarray  # i64[I], index into shapes
     shapes: tuple[Shape, ...]
@@ -50,64 +56,69 @@ class Cut(NamedTuple):
 
 
 def tokenise(
-    rows: Sequence[Scored], template: str, tokenizer: Tokenizer, shapes: Sequence[Shape]
-) -> tuple[tuple[Annotated, ...], Cut]:
+    rows: Table[Scored],
+    template: str,
+    tokenizer: Tokenizer,
+    shapes: Sequence[Shape],
+    *,
+    file: Path | None = None,
+) -> tuple[Table[Annotated], Cut]:
     """Tokenise rows, without annotations yet, and count how many were truncated.
 
     Beyond the largest shape, a prompt's text loses its first tokens and a response its last ones.
+
+    Args:
+        file: where the tokens of many rows go, to be mapped into memory; None keeps them in memory.
     """
-    limits, rows = max(shapes), tuple(rows)
-    prompts, cut_prompts = tokenizer.encode_prompts(
-        template, [row.prompt for row in rows], limit=limits[0]
-    )
-    responses, cut_responses = tokenizer.encode_responses(
-        [row.response for row in rows], limit=limits[1]
-    )
-    ready = tuple(
-        Annotated(
-            example_id=row.example_id,
-            source=row.source,
-            prompt_text=row.prompt,
-            response_text=row.response,
-            prompt=prompt,
-            response=response,
-            ref_logp=(),
-            reward=row.reward,
-            value=0.0,
-            advantage=0.0,
-            kept=True,
-        )
-        for row, prompt, response in zip(rows, prompts, responses, strict=True)
-    )
-    return ready, Cut(cut_prompts, cut_responses)
+    cuts = []
+
+    def parts() -> Iterator[Table[Annotated]]:
+        for start in range(0, max(len(rows), 1), CHUNK):
+            part, cut = _tokenised(rows[start : start + CHUNK], template, tokenizer, max(shapes))
+            cuts.append(cut)
+            yield part
+
+    table = concatenate(list(parts())) if file is None else collect(file, parts(), Annotated)
+    return table, Cut(*map(sum, zip(*cuts, strict=True)))
 
 
-def single_items(rows: Sequence[Annotated], shapes: tuple[Shape, ...]) -> Items:
+def _tokenised(
+    rows: Table[Scored], template: str, tokenizer: Tokenizer, limits: Shape
+) -> tuple[Table[Annotated], Cut]:
+    count = len(rows)
+    prompts, cut_prompts = tokenizer.encode_prompts(template, rows["prompt"], limit=limits[0])
+    responses, cut_responses = tokenizer.encode_responses(rows["response"], limit=limits[1])
+    columns = {
+        "example_id": rows["example_id"],
+        "source": rows["source"],
+        "prompt_text": rows["prompt"],
+        "response_text": rows["response"],
+        "prompt": prompts,
+        "response": responses,
+        "ref_logp": Ragged.empty(count, np.float32),
+        "reward": rows["reward"],
+        "value": np.zeros(count),
+        "advantage": np.zeros(count),
+        "kept": np.ones(count, bool),
+    }
+    return Table(Annotated, columns), Cut(cut_prompts, cut_responses)
+
+
+def single_items(rows: Table[Annotated], shapes: tuple[Shape, ...]) -> Items:
     """Make one item per row."""
     return _items(rows, np.arange(len(rows))[:, None], shapes)
 
 
-def first_responses(rows: Sequence[Annotated]) -> np.ndarray:
+def first_responses(rows: Table[Scored] | Table[Annotated]) -> np.ndarray:
     """Mark the first response of each prompt, in data order: bool[rows]."""
-    seen: set[str] = set()
-    return np.array([not (row.example_id in seen or seen.add(row.example_id)) for row in rows])
+    first = np.zeros(len(rows), bool)
+    first[rows["example_id"].firsts()] = True
+    return first
 
 
-def by_reward(rows: Sequence[Annotated], indices: Sequence[int]) -> list[int]:
-    """Order by reward, highest first."""
-    return sorted(indices, key=lambda index: -rows[index].reward)
-
-
-def by_data_order(rows: Sequence[Annotated], indices: Sequence[int]) -> list[int]:
-    """Keep the order of the data, in which the preferred response comes first."""
-    return list(indices)
-
-
-RANKINGS: dict[str, Callable[[Sequence[Annotated], Sequence[int]], list[int]]] = {
-    "reward": by_reward,
-    "data": by_data_order,
-}
-"""How to rank the responses of a prompt: (rows, indices) -> indices, best first."""
+RANKINGS = ("reward", "data")
+"""How to rank the responses of a prompt: by reward, the highest first, or as they are in the data,
+in which the preferred response comes first."""
 
 
 class Ranked(NamedTuple):
@@ -127,7 +138,7 @@ class Ranked(NamedTuple):
 
 
 def ranked_items(
-    rows: Sequence[Annotated],
+    rows: Table[Annotated],
     shapes: tuple[Shape, ...],
     responses: int,
     ranking: str,
@@ -139,43 +150,40 @@ def ranked_items(
     ranking by reward, prompts whose rewards are all equal are left out.
 
     Args:
-        ranking: a key of `RANKINGS`.
+        ranking: one of `RANKINGS`.
         objective: its name, for messages.
 
     Raises:
         UserError: no prompt gives an item.
     """
-    prompts: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        prompts.setdefault(row.example_id, []).append(index)
-    members, short, equal = [], 0, 0
-    for indices in prompts.values():
-        ranked = RANKINGS[ranking](rows, indices)
-        same = len({rows[index].reward for index in ranked}) == 1
-        short += len(ranked) < responses
-        equal += len(ranked) >= responses and same
-        if len(ranked) < responses or (same and ranking == "reward"):
-            continue
-        places = np.linspace(0, len(ranked) - 1, responses).round().astype(int)
-        members.append([ranked[place] for place in places])
-    if not members:
+    codes, reward = rows["example_id"].codes(), rows["reward"]
+    rank = -reward if ranking == "reward" else np.zeros(len(rows))
+    order = np.lexsort((rank, codes))  # prompt by prompt, best first; stable
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    counts = np.diff(starts, append=len(order))
+    low, high = (f.reduceat(reward[order], starts) for f in (np.minimum, np.maximum))
+    same, short = low == high, counts < responses
+    equal = same & ~short
+    usable = ~short & (~same | (ranking != "reward"))
+    if not usable.any():
         raise UserError(
             f"the objective {objective} needs {responses} responses of a prompt"
-            f"{' with different rewards' if ranking == 'reward' else ''}: of {len(prompts)} "
-            f"prompts {short} have fewer responses and {equal} equal rewards; use an objective "
-            "that takes one response"
+            f"{' with different rewards' if ranking == 'reward' else ''}: of {len(counts)} "
+            f"prompts {short.sum()} have fewer responses and {equal.sum()} equal rewards; use an "
+            "objective that takes one response"
         )
-    return Ranked(_items(rows, np.array(members), shapes), short, equal)
+    sizes, which = np.unique(counts[usable], return_inverse=True)
+    spaced = np.array([np.linspace(0, n - 1, responses).round().astype(int) for n in sizes])
+    members = order[starts[usable][:, None] + spaced[which]]
+    return Ranked(_items(rows, members, shapes), int(short.sum()), int(equal.sum()))
 
 
-def _items(rows, members, shapes):
+def _items(rows: Table[Annotated], members: np.ndarray, shapes: Sequence[Shape]) -> Items:
     shapes = tuple(sorted(tuple(shape) for shape in shapes))
-    needs = []
-    for member in members:
-        prompt = len(rows[member[0]].prompt)
-        response = max(len(rows[index].response) for index in member)
-        needs.append(shapes.index(shape_for(prompt, response, shapes)))
-    return Items(rows, members, np.array(needs), shapes)
+    prompts = rows["prompt"].lengths[members[:, 0]]
+    responses = rows["response"].lengths[members].max(axis=1)
+    needs = shapes_for(prompts, responses, shapes)
+    return Items(rows, members, needs, shapes)
 
 
 def pieces_of(items: Items, size: int) -> list[np.ndarray]:
@@ -198,14 +206,21 @@ def priority_draw(
     pools = [np.flatnonzero((items.shape == s) & (probability > 0)) for s in _used(items)]
     pools = [pool for pool in pools if len(pool)]
     mass = np.array([probability[pool].sum() for pool in pools])
+    reached = [_cumulative(probability[pool]) for pool in pools]  # once, not in every step
 
     def draw(step: int) -> np.ndarray:
         rng = np.random.default_rng([seed, step])
-        pool = pools[rng.choice(len(pools), p=mass / mass.sum())]
-        weights = probability[pool]
-        return rng.choice(pool, size=size, p=weights / weights.sum())
+        choice = rng.choice(len(pools), p=mass / mass.sum())
+        places = np.searchsorted(reached[choice], rng.random(size), side="right")
+        return pools[choice][places]
 
     return draw
+
+
+def _cumulative(weights: np.ndarray) -> np.ndarray:
+    """The cumulative distribution of ``weights``, as `numpy.random.Generator.choice` has it."""
+    reached = np.cumsum(weights / weights.sum())
+    return reached / reached[-1]
 
 
 def shuffled(
@@ -227,18 +242,20 @@ def shuffled(
         turns.append((choice, taken[choice]))
         taken[choice] += 1
 
+    @functools.lru_cache(maxsize=2 * len(pools))  # this epoch and the next of each shape
+    def permutation(choice: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, choice, epoch]).permutation(pools[choice])
+
     def at(step: int) -> np.ndarray:
         choice, turn = turns[step]
-        pool = pools[choice]
-        places = np.arange(turn * size, (turn + 1) * size)
-        epochs = {e: _permutation(seed, choice, e, pool) for e in set(places // len(pool))}
-        return np.array([epochs[place // len(pool)][place % len(pool)] for place in places])
+        epoch, place = np.divmod(np.arange(turn * size, (turn + 1) * size), len(pools[choice]))
+        found = np.empty(size, np.int64)
+        for number in np.unique(epoch):
+            here = epoch == number
+            found[here] = permutation(choice, int(number))[place[here]]
+        return found
 
     return at
-
-
-def _permutation(seed, choice, epoch, pool):
-    return np.random.default_rng([seed, choice, int(epoch)]).permutation(pool)
 
 
 def _used(items):
@@ -250,19 +267,20 @@ def _used(items):
 
 def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:
     """Pad the chosen items, all of one shape, to a Batch of numpy arrays; E* = [B] if K = 1."""
-    shape = items.shapes[int(items.shape[chosen].max())]
-    rows = [items.rows[index] for index in items.members[chosen].reshape(-1)]
-    responses = items.members.shape[1]
+    shape, table = items.shapes[int(items.shape[chosen].max())], items.rows
+    members = items.members[chosen]
+    rows, responses = members.reshape(-1), items.members.shape[1]
     lead = (len(chosen),) if responses == 1 else (len(chosen), responses)
     tokens = to_tokens(
-        [row.prompt for row in rows[::responses]],
-        [row.response for row in rows],
+        [table["prompt"][row] for row in members[:, 0]],
+        [table["response"][row] for row in rows],
         shape=shape,
         pad_id=pad_id,
     )
     ref_logp = np.zeros((len(rows), shape[1]), np.float32)
     for place, row in enumerate(rows):
-        ref_logp[place, : len(row.ref_logp)] = row.ref_logp
+        known = table["ref_logp"][row]
+        ref_logp[place, : len(known)] = known
     return Batch(
         tokens=Tokens(
             tokens.prompt,
@@ -271,8 +289,8 @@ def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:
             tokens.mask.reshape(*lead, -1),
         ),
         ref_logp=ref_logp.reshape(*lead, -1),
-        reward=np.array([row.reward for row in rows], np.float32).reshape(lead),
-        advantage=np.array([max(row.advantage, 0.0) for row in rows], np.float32).reshape(lead),
+        reward=table["reward"][rows].astype(np.float32).reshape(lead),
+        advantage=np.maximum(table["advantage"][rows], 0.0).astype(np.float32).reshape(lead),
     )
 
 

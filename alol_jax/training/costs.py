@@ -49,12 +49,8 @@ def cost_of_fit(
         seconds: the measured time.
     """
     responses = items.members.shape[1]
-    of_item = np.array(
-        [
-            len(items.rows[members[0]].prompt) + sum(len(items.rows[i].response) for i in members)
-            for members in items.members
-        ]
-    )
+    of_item = items.rows["prompt"].lengths[items.members[:, 0]]
+    of_item = of_item + items.rows["response"].lengths[items.members].sum(axis=1)
     tokens, prompts_of = 0, collections.Counter[tuple[int, int]]()
     for step in range(steps):
         chosen = at(step)

@@ -14,21 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from alol_jax.errors import Interrupted
 from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.runs.checkpoint import Checkpoints
 from alol_jax.runs.progress import progress
 from alol_jax.training.metrics import MetricLog, read_curves
-from alol_jax.types import (
-    Batch,
-    Cost,
-    Interrupted,
-    Params,
-    Policy,
-    StageContext,
-    Targets,
-    Validation,
-    Watch,
-)
+from alol_jax.types import Batch, Cost, Params, Policy, StageContext, Targets, Validation, Watch
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -34,7 +34,7 @@ def features_of(
     model: Transformer,
     params: Params,
     rows: Sequence[Sequence[int]],
-    reward: Sequence[float],
+    reward: np.ndarray,
     *,
     batching: Batching,
     watch: Watch,
@@ -43,7 +43,7 @@ def features_of(
 
     Args:
         rows: token ids, none longer than the largest width.
-        reward: one per row.
+        reward: f64[rows].
     """
     widest = max(batching.widths)
     hidden_of = jax.jit(model.hidden)
@@ -57,7 +57,7 @@ def features_of(
         states = np.asarray(hidden_of(params, *placed), np.float32)
         hidden[piece, widest - width :] = states[: len(piece)]
         mask[piece, widest - width :] = tokens.prompt_mask[: len(piece)]
-    return Features(hidden, mask, np.array(reward, np.float32))
+    return Features(hidden, mask, reward.astype(np.float32))
 
 
 def _full_batches(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jax
 
-from alol_jax.types import Curve, UserError
+from alol_jax.errors import UserError
+from alol_jax.types import Curve
 
 OBJECTIVE_METRICS: dict[str, str] = {
     "loss": "The objective, which the optimizer minimises.",

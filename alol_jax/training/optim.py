@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import optax
 
-from alol_jax.types import Params, UserError
+from alol_jax.errors import UserError
+from alol_jax.types import Params
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -19,12 +19,15 @@ from ml_collections import ConfigDict
 from alol_jax.decoding.answers import Sampler, Setup
 from alol_jax.decoding.sampling import stochastic_decoding
 from alol_jax.devices.sharding import place_params
+from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import KL_ERROR_CLIP
 from alol_jax.rewards.reward import Reward
+from alol_jax.tables.columns import Ragged, Texts
+from alol_jax.tables.table import Table
 from alol_jax.text.tokens import shape_for, to_tokens
 from alol_jax.training.batches import Items, first_responses, shuffled
-from alol_jax.types import Annotated, Params, Scored, Tokens, UserError, Watch
+from alol_jax.types import Annotated, Params, Scored, Tokens, Watch
 
 
 class RolloutPrompts(NamedTuple):
@@ -55,7 +58,7 @@ class Rollouts:
 
     sampler: Sampler
     reward: Reward
-    rows: tuple[Annotated, ...]
+    rows: Table[Annotated]
     items: Items
     order: Callable[[int], np.ndarray]
     key: jax.Array
@@ -71,27 +74,35 @@ class Rollouts:
 
         PPO trains on the sampled token ids; the reward scores the text after the task's cleaning.
         """
-        rows = [self._row(index) for index in prompts.indices]
+        rows = self._asked(prompts.indices)
         # No progress lines: rollouts are many, and their numbers are in the metric log.
         ids = self.sampler.generate(
             trained,
-            rows,
+            rows["prompt"],
             key=jax.random.fold_in(self.key, rollout),
             watch=Watch(f"rollout {rollout + 1}"),
         )
         scored = self.reward.score_rows(rows, self.sampler.texts(ids))
         return RolloutResponses(
             tokens=self._tokens(prompts.indices, ids),
-            score=np.array([row.reward for row in scored], np.float32),
+            score=scored["reward"].astype(np.float32),
         )
 
-    def _row(self, index: int) -> Scored:
-        row = self.rows[index]
-        return Scored(row.example_id, row.prompt_text, "", row.source, (), 0.0)
+    def _asked(self, indices: np.ndarray) -> Table[Scored]:
+        """The prompts as rows without a response."""
+        columns = {
+            "example_id": self.rows["example_id"].take(indices),
+            "prompt": self.rows["prompt_text"].take(indices),
+            "response": Texts.repeated("", len(indices)),
+            "source": self.rows["source"].take(indices),
+            "components": Ragged.empty(len(indices), np.float64),
+            "reward": np.zeros(len(indices)),
+        }
+        return Table(Scored, columns)
 
     def _tokens(self, indices: np.ndarray, responses: Sequence[Sequence[int]]) -> Tokens:
         return to_tokens(
-            [self.rows[index].prompt for index in indices],
+            [self.rows["prompt"][index] for index in indices],
             responses,
             shape=self.items.shapes[int(self.items.shape[indices].max())],
             pad_id=self.sampler.lm.tokenizer.pad_id,
@@ -102,7 +113,7 @@ def make_rollouts(
     setup: Setup,
     reward: Reward,
     hyper: ConfigDict,
-    rows: Sequence[Annotated],
+    rows: Table[Annotated],
     *,
     seed: int,
     key: jax.Array,
@@ -117,12 +128,12 @@ def make_rollouts(
     """
     lm, sampler = setup.lm, setup.stochastic_sampler(hyper)
     limit = sampler.sampling.max_new_tokens
-    rows = tuple(row for row, first in zip(rows, first_responses(rows), strict=True) if first)
+    rows = rows.where(first_responses(rows))
     widths = lm.prompt_widths
     items = Items(
         rows=rows,
         members=np.arange(len(rows))[:, None],
-        shape=np.searchsorted(widths, [len(row.prompt) for row in rows]),
+        shape=np.searchsorted(widths, rows["prompt"].lengths),
         shapes=tuple(shape_for(width, limit, lm.shapes) for width in widths),
     )
     keep_all = np.ones(len(rows), bool)

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from alol_jax.decoding.answers import Setup, one_per_prompt
-from alol_jax.training.annotate import annotate
+from alol_jax.errors import UserError
+from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.batches import tokenise
 from alol_jax.training.fit import Validator
-from alol_jax.types import Params, ScoredSplits, StageContext, UserError
+from alol_jax.types import Params, ScoredSplits, StageContext
 
 
 def make_validator(
@@ -37,7 +38,7 @@ def make_validator(
     def mean_reward(trained: Params) -> float:
         watch = context.watch("validation answers")
         answers = sampler.answer(trained, rows, reward, key=jax.random.key(0), watch=watch)
-        return float(np.mean([row.reward for row in answers]))
+        return float(np.mean(answers["reward"]))
 
     return Validator("mean validation reward", mean_reward)
 
@@ -49,7 +50,7 @@ def _likelihood(
     lm = setup.lm
     rows, cut = tokenise(scored.validation, setup.task.template, lm.tokenizer, lm.shapes)
     context.say(f"validation: {cut.summary(len(rows), lm.shapes)}")
-    reward = np.array([row.reward for row in rows])
+    reward = rows["reward"]
     weight = np.maximum(reward - reward.mean(), 0.0)
     if not weight.any():
         raise UserError("all validation rewards are equal: there is nothing to select a step by")
@@ -62,6 +63,6 @@ def _likelihood(
             batch_size=batch_size,
             watch=context.watch("validation rows"),
         )
-        return float(np.average([logp.sum() for logp in logps], weights=weight))
+        return float(np.average(sums(logps), weights=weight))
 
     return weighted_logp

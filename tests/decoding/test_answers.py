@@ -14,7 +14,7 @@ from alol_jax.text.tokenizer_files import byte_level
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Scored, Watch
 from tests.scripted import Scripted
-from tests.tiny_run import TASK, mesh_of
+from tests.tiny_run import TASK, mesh_of, scored_table
 
 
 def before(stop, text):
@@ -38,7 +38,7 @@ def answered(sampling, *, stop=(), line=b"abc\ndefg"):
     task = dataclasses.replace(TASK, stop=stop, clean=functools.partial(before, stop))
     (row,) = Sampler(lm, task, sampling, 1).answer(
         {},
-        [Scored("a", "why?", "", "web", (), 0.0)],
+        scored_table([Scored("a", "why?", "", "web", (), 0.0)]),
         Reward(()),
         key=jax.random.key(0),
         watch=Watch("answers", said.append),

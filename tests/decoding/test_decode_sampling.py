@@ -15,7 +15,7 @@ from alol_jax.decoding.sampling import (
     seen_tokens,
     stochastic_decoding,
 )
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 from configs import common
 
 LOGITS = np.float32([[2.0, -1.0, 0.5, 1.5, 0.0, -3.0], [0.0, 0.1, -0.2, 3.0, -1.0, 1.0]])

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from alol_jax.devices.compile_cache import default_folder, use_compile_cache
-from alol_jax.types import UserError
+from alol_jax.errors import UserError
 
 PROGRAM = """
 import sys

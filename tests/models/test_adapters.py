@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, trainable_summary
 from alol_jax.models.nf4 import NF4
-from alol_jax.types import UserError
 from tests.models.small_models import SMALL, SMALLS, base_of, random_params, small
 
 PROJECTIONS = SMALL.projections

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alol_jax.devices.sharding import AXES, make_mesh
+from alol_jax.errors import UserError
 from alol_jax.models.attention import (
     KERNELS,
     Attention,
@@ -19,7 +20,7 @@ from alol_jax.models.attention import (
     choose_kernel,
     decode_attention,
 )
-from alol_jax.types import Branches, UserError
+from alol_jax.types import Branches
 
 CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,))
 GPU = dict(

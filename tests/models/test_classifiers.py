@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alol_jax.devices.sharding import make_mesh, param_sharding, place_params, place_rows
+from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention
 from alol_jax.models.blocks import initialise
 from alol_jax.models.classifiers import HEADS, POOLINGS, PROBLEMS
 from alol_jax.models.files.classifiers import KINDS, open_classifier
-from alol_jax.types import UserError
 from tests.models.small_models import close
 from tests.models.tiny_classifiers import (
     CLASSIFIERS,

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention
 from alol_jax.models.files.classifiers import open_classifier
-from alol_jax.types import UserError
 from tests.models.tiny_llama import here
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch
 

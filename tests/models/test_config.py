@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.models.config import PRESETS, LinearScaling, Llama3Scaling, Rotary
-from alol_jax.types import UserError
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from alol_jax.errors import UserError
 from alol_jax.models.heads import ValueHead
-from alol_jax.types import UserError
 from tests.models.small_models import close
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "baselines.npz"

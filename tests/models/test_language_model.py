@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.errors import UserError
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.config import PRESETS
 from alol_jax.models.language_model import open_language_model
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import quantise_params
-from alol_jax.types import UserError
 from configs import common
 from tests.models.small_models import base_of
 from tests.models.tiny_llama import TINY, random_weights, write_directory, write_gguf

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alol_jax.errors import UserError
 from alol_jax.models.nf4 import (
     LEVELS,
     NF4,
@@ -18,7 +19,6 @@ from alol_jax.models.nf4 import (
     quantise,
     quantised_shapes,
 )
-from alol_jax.types import UserError
 
 SINGLE, DOUBLE = NF4(double=False), NF4(double=True)
 KINDS = pytest.mark.parametrize("nf4", [SINGLE, DOUBLE], ids=["single", "double"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.objectives.advantage import SAMPLING, advantages, kept
-from alol_jax.types import UserError
 
 COLUMN = np.array([0.75, -0.5, 0.0, 0.25, 1.0])
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.plan.chips import CHIPS, GIB, read_topology
-from alol_jax.types import UserError
 
 
 @pytest.mark.parametrize(

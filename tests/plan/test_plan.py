@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.plan.chips import CHIPS, GIB, read_topology
 from alol_jax.plan.costs import Cost, Memory, bytes_needed
 from alol_jax.plan.knobs import KNOBS, advice
 from alol_jax.plan.setting import BATCHES, Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
 from alol_jax.plan.traffic import Traffic
-from alol_jax.types import UserError
 from configs import jsonl, quickstart
 from tests.running import ROOT, refused
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from alol_jax.tables.table import Table
 from alol_jax.types import (
     Annotated,
     Curve,
@@ -18,6 +19,7 @@ from alol_jax.types import (
     Value,
     ValueAudit,
 )
+from tests.tiny_run import annotated_rows, scored_table
 
 NAMES = ("helpful", "<b>harmless</b>")
 ATTACK = '<script>alert("x")</script><img src="https://example.org/x.png">'
@@ -27,7 +29,7 @@ SUMMARY = RunSummary(
 EMPTY = Policy({}, 0, (), ())
 
 
-def answers(system: str, count: int, lift: float) -> tuple[Scored, ...]:
+def answers(system: str, count: int, lift: float) -> Table[Scored]:
     rng = np.random.default_rng(len(system))
     rows = []
     for i in range(count):
@@ -35,7 +37,7 @@ def answers(system: str, count: int, lift: float) -> tuple[Scored, ...]:
         rows.append(
             Scored(f"t{i}", f"prompt {i} {ATTACK}", f"{system} {i}", "s", parts, sum(parts))
         )
-    return tuple(rows)
+    return scored_table(rows)
 
 
 def interval(values) -> Interval:
@@ -72,7 +74,7 @@ def unscored() -> Evaluation:
 
     def blank(rows):
         nan = float("nan")
-        return tuple(dataclasses.replace(row, components=(), reward=nan) for row in rows)
+        return scored_table(dataclasses.replace(row, components=(), reward=nan) for row in rows)
 
     full = evaluated()
     systems = tuple(dataclasses.replace(s, reward=None, components=()) for s in full.systems)
@@ -114,7 +116,7 @@ def training_table() -> TrainingTable:
                 reward > value,
             )
         )
-    return TrainingTable(tuple(rows))
+    return TrainingTable(annotated_rows(rows))
 
 
 def valued(*, mse: float = 0.2) -> Value:

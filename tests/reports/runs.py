@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax.errors import Finished
 from alol_jax.reports.compare.rows import Fit, RunResult
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.runs.workdir import Run
+from alol_jax.tables.table import Table
 from alol_jax.types import (
     Cost,
     Curve,
     Evaluation,
-    Finished,
+    Example,
     Interval,
     Policy,
     RewardSpec,
@@ -29,6 +31,7 @@ from alol_jax.types import (
     Validation,
 )
 from configs import common
+from tests.tiny_run import annotated_rows, scored_table
 
 STAGES = {
     "load": 1,
@@ -86,11 +89,11 @@ def config_of(objective: str, *, seed: int = 0, policy_seed: int = 0, **fields):
     return config
 
 
-def answers(seed: int, lift: float, *, prompts: int = PROMPTS) -> tuple[Scored, ...]:
+def answers(seed: int, lift: float, *, prompts: int = PROMPTS) -> Table[Scored]:
     """A system's scored answers: a common difficulty of each prompt, and noise of the seed."""
     hard = np.random.default_rng(0).uniform(size=(prompts, 2))
     parts = hard + lift + 0.2 * np.random.default_rng(seed).normal(size=(prompts, 2))
-    return tuple(
+    rows = (
         Scored(
             f"t{i}",
             f"prompt {i}",
@@ -101,12 +104,14 @@ def answers(seed: int, lift: float, *, prompts: int = PROMPTS) -> tuple[Scored, 
         )
         for i, row in enumerate(parts)
     )
+    return scored_table(rows)
 
 
-def evaluated(policy: tuple[Scored, ...], reference: tuple[Scored, ...], seed: int) -> Evaluation:
+def evaluated(policy: Table[Scored], reference: Table[Scored], seed: int) -> Evaluation:
     """The evaluation of these answers beside a fixed set of data responses, two to a prompt."""
     one, other = answers(90, 0.0, prompts=len(policy)), answers(91, 0.0, prompts=len(policy))
-    data = tuple(row for pair in zip(one, other, strict=True) for row in pair)
+    pairs = zip(one, other, strict=True)
+    data = scored_table(row for pair in pairs for row in pair)
     named = {"data": data, "reference": reference, "policy": policy}
     sets = []
     for source in dict.fromkeys(row.source for row in policy):
@@ -126,7 +131,7 @@ def evaluated(policy: tuple[Scored, ...], reference: tuple[Scored, ...], seed: i
 def unscored(evaluation: Evaluation) -> Evaluation:
     """The same where nothing scores a generation."""
     blank = {
-        name: tuple(
+        name: scored_table(
             dataclasses.replace(row, components=(), reward=float("nan"))
             for row in getattr(evaluation, name)
         )
@@ -208,11 +213,13 @@ def run_result(
 
 
 def load(task, options, files, *, context) -> Splits:
-    return Splits((), (), (), ())
+    none = Table.of([], Example)
+    return Splits(none, none, none, ())
 
 
 def score(scoring, options, splits, *, context) -> ScoredSplits:
-    return ScoredSplits((), (), (), PARTS, 2.0, ())
+    none = scored_table([])
+    return ScoredSplits(none, none, none, PARTS, 2.0, ())
 
 
 def fit_reference(lm, options, seed, scored, *, context) -> Policy:
@@ -220,7 +227,7 @@ def fit_reference(lm, options, seed, scored, *, context) -> Policy:
 
 
 def select(reference, *, context) -> TrainingTable:
-    return TrainingTable(())
+    return TrainingTable(annotated_rows([]))
 
 
 def _run(workdir: Path, config, until: str) -> Run:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.reports.statistics import (
     bootstrap,
     distinct,
@@ -13,7 +14,7 @@ from alol_jax.reports.statistics import (
     spearman,
     word_counts,
 )
-from alol_jax.types import Interval, UserError
+from alol_jax.types import Interval
 
 
 def _interval(values, draws=500, confidence=0.95, seed=0) -> Interval:

@@ -9,11 +9,11 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from alol_jax.errors import UserError
 from alol_jax.models.config import PRESETS
 from alol_jax.rewards.batched import reading_of
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
-from alol_jax.types import UserError
 from configs import common
 from tests.models.tiny_classifiers import CLASSIFIERS, random_classifier, write_classifier
 from tests.tiny_run import TASK, mesh_of, tiny_lm

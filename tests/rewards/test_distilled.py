@@ -8,13 +8,15 @@ import pytest
 
 from alol_jax import distill_reward
 from alol_jax.distill_reward import Rows, agreement, distil, rows_of
+from alol_jax.errors import UserError
 from alol_jax.models.language_model import open_language_model
 from alol_jax.reports.results import EVERY
 from alol_jax.rewards.distilled import check_output_folder, save_distilled
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.runs.checkpoint import load_params
+from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import TASKS
-from alol_jax.types import Example, Splits, UserError
+from alol_jax.types import Example, Splits
 from configs import common
 from tests.tiny_run import TASK, mesh_of, tiny_lm
 
@@ -23,10 +25,11 @@ GOOD, BAD = "aaaa", "zzzz"
 
 def examples(split, count, first=0):
     """Pairs: a response of a's earns 0.9, one of z's 0.2; the prompt says nothing."""
-    return tuple(
+    rows = (
         Example(f"{split}{n}", f"{split} {n}", (GOOD, BAD), ("web", "book")[n % 2], (0.9, 0.2))
         for n in range(first, first + count)
     )
+    return Table.of(rows, Example)
 
 
 SPLITS = Splits(examples("train", 24), examples("validation", 6), examples("test", 8), ())
@@ -121,7 +124,7 @@ def test_a_folder_that_holds_one_is_refused_before_any_work(distilled, config, m
 def test_rows_without_a_stored_reward_between_0_and_1_are_one_line(rewards):
     bad = dataclasses.replace(SPLITS.train[0], rewards=rewards)
     with pytest.raises(UserError, match="train example 'train0': the stored reward is"):
-        rows_of("train", (bad,))
+        rows_of("train", Table.of([bad], Example))
 
 
 def test_agreement_counts_pairs_of_one_prompt_with_different_rewards():

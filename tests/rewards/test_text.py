@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.rewards import reward as rewards
 from alol_jax.rewards import text
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import RewardSpec, Scored, UserError
+from alol_jax.types import RewardSpec, Scored
+from tests.tiny_run import scored_table
 
 CORPUS = ["Red fox", "red dog", "blue dog runs"]
 # N = 3. red and dog are in 2 documents: idf = ln(4/3) + 1 = 1.287682. The others are in 1:
@@ -108,7 +110,7 @@ def test_components_without_weight_are_left_out():
 def test_an_empty_batch_has_no_scores():
     components, total = _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).score([], [])
     assert components.shape == (0, 3) and total.shape == (0,)
-    assert _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).score_rows([], []) == ()
+    assert _reward(SPECS, (1.0, 1.0, 1.0), CORPUS).score_rows(scored_table([]), []) == ()
 
 
 def test_without_weights_nothing_can_score():
@@ -121,7 +123,7 @@ def test_without_weights_nothing_can_score():
 def test_rows_keep_what_they_are_and_get_the_new_response_with_its_scores():
     reward = _reward(SPECS, (0.0, 3.0, 0.0), CORPUS)
     old = Scored("id", "prompt", "old", "web", (0.9, 0.9), 1.8)
-    (row,) = reward.score_rows([old], ["dog"])
+    (row,) = reward.score_rows(scored_table([old]), ["dog"])
     assert (row.example_id, row.prompt, row.source) == ("id", "prompt", "web")
     assert (row.response, row.components) == ("dog", (pytest.approx(0.1),))
     assert row.reward == pytest.approx(0.3)

@@ -10,29 +10,37 @@ import pytest
 
 from alol_jax import main, types
 from alol_jax.runs.artifacts import load_fields, load_result, save_result
-from alol_jax.runs.tables import Rows
-from tests.tiny_run import annotated
+from alol_jax.tables.table import Table
+from tests.tiny_run import annotated, annotated_rows
 
 NAN_FREE = {
     "layers/q_proj/lora_a": jnp.linspace(-1, 1, 12, dtype=jnp.float32).reshape(2, 3, 2),
     "layers/q_proj/kernel": jnp.linspace(-1, 1, 12, dtype=jnp.bfloat16).reshape(2, 3, 2),
     "summary/bias": jnp.array([-0.0], jnp.float32),
 }
-EXAMPLES = (
-    types.Example("a", "wie geht's?", ("gut", "schlecht"), "web", (0.1, 1e-300)),
-    types.Example("b", "\n", ("",), ""),
+EXAMPLES = Table.of(
+    [
+        types.Example("a", "wie geht's?", ("gut", "schlecht"), "web", (0.1, 1e-300)),
+        types.Example("b", "\n", ("",), ""),
+    ],
+    types.Example,
 )
-SCORED = (
-    types.Scored("a", "p", "r", "web", (0.1, 0.25), 1 / 3),
-    types.Scored("a", "p", "s", "web", (), 0.0),
+SCORED = Table.of(
+    [
+        types.Scored("a", "p", "r", "web", (0.1, 0.25), 1 / 3),
+        types.Scored("a", "p", "s", "web", (), 0.0),
+    ],
+    types.Scored,
 )
 INTERVAL = types.Interval(0.1, -1 / 3, 2.0)
 RESULTS = {
-    types.Splits: types.Splits(EXAMPLES, EXAMPLES[:1], (), ("2 dropped", "ünïcödé")),
-    types.ScoredSplits: types.ScoredSplits(SCORED, (), SCORED[:1], ("long", "short"), 2.5, ()),
+    types.Splits: types.Splits(EXAMPLES, EXAMPLES[:1], EXAMPLES[:0], ("2 dropped", "ünïcödé")),
+    types.ScoredSplits: types.ScoredSplits(
+        SCORED, SCORED[:0], SCORED[:1], ("long", "short"), 2.5, ()
+    ),
     types.Answers: types.Answers(SCORED),
     types.TrainingTable: types.TrainingTable(
-        (annotated(0), annotated(1, ref_logp=(), kept=False, advantage=-1e-9))
+        annotated_rows([annotated(0), annotated(1, ref_logp=(), kept=False, advantage=-1e-9)])
     ),
     types.Policy: types.Policy(
         NAN_FREE,
@@ -46,7 +54,7 @@ RESULTS = {
     types.Evaluation: types.Evaluation(
         SCORED,
         SCORED[:1],
-        (),
+        SCORED[:0],
         ("long",),
         (
             types.SystemScores("data", INTERVAL, (INTERVAL, INTERVAL), (INTERVAL,) * 3, INTERVAL),
@@ -64,7 +72,6 @@ def _bits(params):
 
 def _assert_same(found, made):
     """Equal in value and in type, all the way down; parameters bit by bit."""
-    found = tuple(found) if isinstance(found, Rows) else found
     assert type(found) is type(made)
     if dataclasses.is_dataclass(made):
         for field in dataclasses.fields(made):

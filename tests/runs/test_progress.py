@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from alol_jax.errors import Interrupted
 from alol_jax.runs import progress as module
 from alol_jax.runs.progress import progress
-from alol_jax.types import Interrupted, Watch
+from alol_jax.types import Watch
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pytest
 from ml_collections import ConfigDict
 
+from alol_jax.errors import Interrupted, UserError
 from alol_jax.runs import workdir
 from alol_jax.runs.workdir import Run
-from alol_jax.types import Interrupted, StageContext, UserError
+from alol_jax.types import StageContext
 
 NAMES = {"first": 1, "other": 2, "second": 3, "third": 4}
 

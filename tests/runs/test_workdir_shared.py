@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from alol_jax.errors import Interrupted, UserError
 from alol_jax.runs.workdir import finished_stage
-from alol_jax.types import Interrupted, UserError
 from tests.runs.test_workdir import NAMES, Made, Trial, interrupted
 
 SWEPT = NAMES | {"second": 6, "third": 7}

@@ -13,6 +13,7 @@ from tests.tiny_run import (
     fitted,
     scored_rows,
     scored_splits,
+    scored_table,
     setup,
     small_options,
     tiny_lm,
@@ -32,7 +33,9 @@ MORE = [
     for text, reward in (("a good day", 10.0), ("bad", 20.0))
 ]
 SCORED = dataclasses.replace(
-    scored_splits(), test=(*ROWS, *MORE), component_names=("positivity", "luck")
+    scored_splits(),
+    test=scored_table((*ROWS, *MORE)),
+    component_names=("positivity", "luck"),
 )
 pytestmark = pytest.mark.usefixtures("checksum")
 

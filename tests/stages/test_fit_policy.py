@@ -5,18 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.objectives.losses import nll
 from alol_jax.objectives.registry import OBJECTIVES, Objective
 from alol_jax.stages import fit_policy as stage
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import tokenise
-from alol_jax.types import Cost, Policy, RewardSpec, TrainingTable, UserError, Watch
+from alol_jax.types import Cost, Policy, RewardSpec, TrainingTable, Watch
 from tests.tiny_run import (
     TASK,
+    annotated_rows,
     context,
     fitted,
     scored_splits,
+    scored_table,
     setup,
     small_options,
     tiny_lm,
@@ -33,7 +36,7 @@ def _table() -> TrainingTable:
     """Rows 0 and 1 are not kept; the kept ones have advantages 0, 0, 1, 1, 1, 1, 1, 1, 1, 16."""
     rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)
     return TrainingTable(
-        tuple(
+        annotated_rows(
             dataclasses.replace(
                 row,
                 example_id=str(n // 2),  # pairs, for objectives that compare
@@ -165,7 +168,7 @@ def test_pairs_hold_the_better_response_first(tmp_path, planned):
 
 
 def test_pro_ranks_as_many_responses_as_it_is_told(tmp_path, planned, monkeypatch):
-    rows = tuple(
+    rows = annotated_rows(
         dataclasses.replace(row, example_id=str(n // 4)) for n, row in enumerate(_table().rows)
     )
     monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(rows))
@@ -181,7 +184,7 @@ def test_pro_ranks_as_many_responses_as_it_is_told(tmp_path, planned, monkeypatc
 
 
 def test_pro_trains_on_three_responses_of_a_prompt(tmp_path, monkeypatch):
-    rows = tuple(
+    rows = annotated_rows(
         dataclasses.replace(row, example_id=str(n // 3)) for n, row in enumerate(_table().rows)
     )
     monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(rows))
@@ -209,7 +212,7 @@ def test_the_cost_counts_the_tokens_of_all_rows_that_are_drawn(tmp_path, planned
 
 def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path, monkeypatch):
     rows = (dataclasses.replace(row, advantage=-0.25, kept=False) for row in _table().rows)
-    poor = TrainingTable(tuple(rows))
+    poor = TrainingTable(annotated_rows(rows))
     monkeypatch.setattr(f"{__name__}._table", lambda: poor)
     with pytest.raises(UserError) as caught:
         _fit(tmp_path, "a_lol")
@@ -219,7 +222,7 @@ def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path,
 
 def test_kept_rows_that_a_good_sampling_never_draws_are_named(tmp_path, monkeypatch):
     rows = (dataclasses.replace(row, kept=n % 2 == 1) for n, row in enumerate(_table().rows))
-    table = TrainingTable(tuple(rows))
+    table = TrainingTable(annotated_rows(rows))
     monkeypatch.setattr(f"{__name__}._table", lambda: table)
     with pytest.raises(UserError, match="sampling=good_priority: none of the 6 first .* 6 others"):
         _fit(tmp_path, "a_lol", sampling="good_priority")
@@ -235,7 +238,7 @@ def test_a_warm_up_that_never_ends_is_said(tmp_path, planned):
 
 def test_rows_with_one_response_where_two_are_needed_are_counted(tmp_path, monkeypatch, planned):
     rows = _table().rows
-    single = tuple(
+    single = annotated_rows(
         dataclasses.replace(row, example_id=f"alone{n}" if n < 8 else row.example_id)
         for n, row in enumerate(rows)
     )
@@ -307,6 +310,6 @@ def test_without_a_scorer_the_weighted_likelihood_selects(tmp_path):
 
 
 def test_without_a_scorer_equal_rewards_are_one_clear_line(tmp_path):
-    equal = tuple(dataclasses.replace(row, reward=0.5) for row in SCORED.validation)
+    equal = scored_table(dataclasses.replace(row, reward=0.5) for row in SCORED.validation)
     with pytest.raises(UserError, match="all validation rewards are equal"):
         _fit(tmp_path, "nll", luck=0.0, scored=dataclasses.replace(SCORED, validation=equal))

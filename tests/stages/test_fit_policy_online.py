@@ -9,13 +9,14 @@ import pytest
 
 from alol_jax.decoding.answers import one_per_prompt
 from alol_jax.devices.sharding import make_mesh
+from alol_jax.errors import Interrupted, UserError
 from alol_jax.rewards import reward as rewards
 from alol_jax.stages import fit_policy_online as stage
 from alol_jax.text.tokens import to_tokens
 from alol_jax.training.batches import tokenise
 from alol_jax.training.metrics import ROLLOUT_METRICS
 from alol_jax.training.online import logp_and_values
-from alol_jax.types import Interrupted, RewardSpec, TrainingTable, UserError, Watch
+from alol_jax.types import RewardSpec, TrainingTable, Watch
 from tests.tiny_run import (
     TASK,
     context,

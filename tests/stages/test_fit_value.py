@@ -5,10 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
+from alol_jax.errors import Interrupted, UserError
 from alol_jax.models.heads import ValueHead
 from alol_jax.stages.fit_value import fit_value, held_out
-from alol_jax.types import Answers, Interrupted, Scored, UserError
-from tests.tiny_run import SHAPES, TASK, context, fitted, scored_splits, small_options, tiny_lm
+from alol_jax.types import Answers, Scored
+from tests.tiny_run import (
+    SHAPES,
+    TASK,
+    context,
+    fitted,
+    scored_splits,
+    scored_table,
+    small_options,
+    tiny_lm,
+)
 
 LM = tiny_lm()
 MAX = 2.0
@@ -17,7 +27,7 @@ SCORED = dataclasses.replace(scored_splits(), max_reward=MAX)
 
 def _answers(prompts, rewards) -> Answers:
     rows = zip(prompts, rewards, strict=True)
-    return Answers(tuple(Scored(p, p, "r", "s", (), float(reward)) for p, reward in rows))
+    return Answers(scored_table(Scored(p, p, "r", "s", (), float(reward)) for p, reward in rows))
 
 
 def _fit(tmp_path, answers, said=None, stopping=lambda: False, **changes):
@@ -143,7 +153,7 @@ def test_a_line_in_the_prompt_length_is_measured_against(tmp_path):
     lengths = [3 + n % 12 for n in range(24)]
     answers = _answers(["x" * n for n in lengths], [0.1 * n for n in lengths])
     answers = Answers(
-        tuple(dataclasses.replace(r, example_id=str(n)) for n, r in enumerate(answers.rows))
+        scored_table(dataclasses.replace(r, example_id=str(n)) for n, r in enumerate(answers.rows))
     )
     audit = _fit(tmp_path, answers, epochs=1).audit
     assert audit.mse_of_length < 1e-10 < audit.mse_of_mean

@@ -12,6 +12,7 @@ from tests.tiny_run import (
     fitted,
     scored_rows,
     scored_splits,
+    scored_table,
     setup,
     small_options,
     tiny_lm,
@@ -24,7 +25,9 @@ CHECKED = dataclasses.replace(
 VALIDATION = scored_rows(3, "validation")
 SCORED = dataclasses.replace(
     scored_splits(),
-    validation=(VALIDATION[0], dataclasses.replace(VALIDATION[0], response="no"), *VALIDATION[1:]),
+    validation=scored_table(
+        (VALIDATION[0], dataclasses.replace(VALIDATION[0], response="no"), *VALIDATION[1:])
+    ),
 )
 pytestmark = pytest.mark.usefixtures("checksum")
 

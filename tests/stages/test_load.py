@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 from ml_collections import ConfigDict
 
+from alol_jax.errors import UserError
 from alol_jax.stages.load import load, swap_responses
-from alol_jax.types import Example, Splits, StageContext, Task, UserError
+from alol_jax.tables.table import Table
+from alol_jax.types import Example, Splits, StageContext, Task
 
 
 def _example(name: str) -> Example:
@@ -14,7 +16,8 @@ def _example(name: str) -> Example:
 
 
 def _load(tmp_path, train, validation, test, said=None):
-    splits = Splits(tuple(train), tuple(validation), tuple(test), notes=("Dropped rows: 3.",))
+    tables = (Table.of(rows, Example) for rows in (train, validation, test))
+    splits = Splits(*tables, notes=("Dropped rows: 3.",))
     task = Task("toy", lambda options: splits, lambda options: (), "{prompt}", (), ())
     said = [] if said is None else said
     context = StageContext(tmp_path, lambda: False, said.append, False)
@@ -63,10 +66,11 @@ def test_a_broken_promise_names_the_example(tmp_path, changed, message):
 
 def _many(count: int) -> Splits:
     """Prompts with one to three responses, each of which names its prompt."""
-    train = tuple(
+    rows = (
         Example(f"{n}", f"prompt {n}", tuple(f"{n}.{k}" for k in range(1 + n % 3)), "s", (1.0,))
         for n in range(count)
     )
+    train = Table.of(rows, Example)
     return Splits(train, train[:1], train[1:2], notes=("a note",))
 
 

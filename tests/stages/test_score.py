@@ -5,18 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from alol_jax.errors import Interrupted, UserError
 from alol_jax.rewards import reward as rewards
 from alol_jax.stages.score import score
-from alol_jax.types import (
-    Example,
-    Interrupted,
-    RewardSpec,
-    Scored,
-    Splits,
-    StageContext,
-    Task,
-    UserError,
-)
+from alol_jax.tables.table import Table
+from alol_jax.types import Example, RewardSpec, Scored, Splits, StageContext, Task
 from configs import common
 
 
@@ -48,11 +41,15 @@ TASK = Task(
 )
 
 
+def _table(*examples: Example) -> Table[Example]:
+    return Table.of(examples, Example)
+
+
 def _splits(train_rewards=(), validation_rewards=(), test_rewards=()) -> Splits:
     return Splits(
-        train=(Example("a", "p", ("yes", "maybe"), "web", tuple(train_rewards)),),
-        validation=(Example("b", "q", ("no",), "web", tuple(validation_rewards)),),
-        test=(Example("c", "r", ("yes",), "book", tuple(test_rewards)),),
+        train=_table(Example("a", "p", ("yes", "maybe"), "web", tuple(train_rewards))),
+        validation=_table(Example("b", "q", ("no",), "web", tuple(validation_rewards))),
+        test=_table(Example("c", "r", ("yes",), "book", tuple(test_rewards))),
         notes=("a note",),
     )
 
@@ -87,12 +84,12 @@ def test_every_response_becomes_a_row_with_its_reward(tmp_path):
 
 def test_many_rows_are_scored_in_pieces_as_they_would_be_at_once(tmp_path, monkeypatch):
     splits = dataclasses.replace(
-        _splits(), train=tuple(Example(f"{n}", "p", ("x" * (n % 9),), "s") for n in range(17))
+        _splits(), train=_table(*(Example(f"{n}", "p", ("x" * (n % 9),), "s") for n in range(17)))
     )
     at_once = _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits)
     monkeypatch.setattr("alol_jax.stages.score.CHUNK", 5)
     assert _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits) == at_once
-    with pytest.raises(Interrupted, match="score: 1 of 4"):
+    with pytest.raises(Interrupted, match="score long: 1 of 4"):
         _score(tmp_path, {"long": 1.0, "seen": 0.5}, splits, stopping=lambda: True)
 
 
@@ -136,9 +133,8 @@ def test_a_weight_for_no_reward_is_a_clear_error(tmp_path):
 
 
 def test_a_score_beyond_its_bound_is_a_clear_error(tmp_path):
-    splits = Splits(
-        (Example("a", "p", ("x" * 11,), "s"),), (Example("b", "q", ("y",), "s"),), (), ()
-    )
+    train, validation = Example("a", "p", ("x" * 11,), "s"), Example("b", "q", ("y",), "s")
+    splits = Splits(_table(train), _table(validation), _table(), ())
     with pytest.raises(UserError, match="scorer 'length' gave 1.1 for 'xxxxxxxxxxx'"):
         _score(tmp_path, {"long": 1.0, "seen": 0.0}, splits)
 

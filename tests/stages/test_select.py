@@ -12,7 +12,16 @@ from alol_jax.stages.select import select
 from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import tokenise
 from alol_jax.types import Value, ValueAudit, Watch
-from tests.tiny_run import SHAPES, TASK, context, fitted, scored_splits, small_options, tiny_lm
+from tests.tiny_run import (
+    SHAPES,
+    TASK,
+    context,
+    fitted,
+    scored_splits,
+    scored_table,
+    small_options,
+    tiny_lm,
+)
 
 LM = tiny_lm()
 ALL = ("ref_logp", "advantage")
@@ -77,9 +86,9 @@ def test_the_stored_logp_is_that_of_the_reference(selected):
 def test_a_row_alone_has_the_annotations_it_has_in_company(tmp_path, selected):
     table, *_ = selected
     for place in (0, 4):
-        alone = dataclasses.replace(SCORED, train=(SCORED.train[place],))
-        lucky = dataclasses.replace(alone.train[0], reward=1.0)  # so that it is kept
-        (row,) = _select(tmp_path, scored=dataclasses.replace(alone, train=(lucky,))).rows
+        lucky = dataclasses.replace(SCORED.train[place], reward=1.0)  # so that it is kept
+        alone = dataclasses.replace(SCORED, train=scored_table([lucky]))
+        (row,) = _select(tmp_path, scored=alone).rows
         np.testing.assert_allclose(row.ref_logp, table.rows[place].ref_logp, atol=1e-5)
         assert row.value == pytest.approx(table.rows[place].value, abs=1e-6)
 
@@ -127,10 +136,9 @@ def test_only_what_is_read_is_stored(tmp_path, selected):
 def test_rows_that_are_cut_are_counted_and_said(tmp_path):
     long = dataclasses.replace(SCORED.train[0], response="x" * 99, prompt="y" * 99)
     asked = dataclasses.replace(SCORED.train[1], prompt="z" * 31)
+    train = scored_table((long, asked, *SCORED.train[2:]))
     said = []
-    table = _select(
-        tmp_path, (), dataclasses.replace(SCORED, train=(long, asked, *SCORED.train[2:])), said=said
-    )
+    table = _select(tmp_path, (), dataclasses.replace(SCORED, train=train), said=said)
     assert "2 prompts to 32 tokens" in said[0] and "1 responses to 24" in said[0]
     assert (len(table.rows[0].prompt), len(table.rows[0].response)) == SHAPES[-1]
     report = json.loads((tmp_path / "data_report.json").read_text("utf-8"))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.tasks import hha
-from alol_jax.types import UserError
 from tests.tasks.hha_cases import row, task_options, three_splits, transcripts, write
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.tasks import conversation
 from alol_jax.text.tokenizer_files import from_directory
-from alol_jax.types import UserError
 from tests.text.tokenizer_kinds import KINDS
 
 TURNS = ("Which fruit is  red?", "Apples,\ncherries.", "And blue?")

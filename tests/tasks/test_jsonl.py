@@ -5,9 +5,10 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
+from alol_jax.errors import UserError
 from alol_jax.tasks import jsonl
 from alol_jax.tasks.registry import get_task
-from alol_jax.types import Example, UserError
+from alol_jax.types import Example
 
 
 def _write(path, rows):
@@ -37,7 +38,8 @@ def _rows(count, extra=()):
 
 
 def _all(splits):
-    return sorted(splits.train + splits.validation + splits.test, key=lambda e: e.prompt)
+    everywhere = (*splits.train, *splits.validation, *splits.test)
+    return sorted(everywhere, key=lambda e: e.prompt)
 
 
 def test_one_file_is_split_by_prompt(tmp_path):

@@ -6,10 +6,10 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
+from alol_jax.errors import UserError
 from alol_jax.tasks import smalltalk
 from alol_jax.tasks.registry import TASKS, get_task
 from alol_jax.tasks.splits import normalise
-from alol_jax.types import UserError
 
 pytest.importorskip("chatterbot_corpus")
 
@@ -32,9 +32,13 @@ def splits():
     return smalltalk.load(_options())
 
 
+def _all(splits):
+    return (*splits.train, *splits.validation, *splits.test)
+
+
 @pytest.fixture(scope="module")
 def examples(splits):
-    return {normalise(e.prompt): e for e in splits.train + splits.validation + splits.test}
+    return {normalise(e.prompt): e for e in _all(splits)}
 
 
 def test_the_corpus_has_the_counted_prompts_and_responses(splits, examples):
@@ -92,7 +96,7 @@ def test_the_forms_read_four_lines_differently():
 
 def test_long_responses_are_dropped_and_counted():
     splits = smalltalk.load(_options(max_words=5))
-    responses = [r for e in splits.train + splits.validation + splits.test for r in e.responses]
+    responses = [r for e in _all(splits) for r in e.responses]
     assert max(len(response.split()) for response in responses) == 5
     assert any(note.startswith("Dropped responses of more than 5 words: ") for note in splits.notes)
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.tasks import sources
-from alol_jax.types import UserError
 
 
 def _write(path, *lines: str):

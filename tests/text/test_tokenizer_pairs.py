@@ -5,8 +5,8 @@ import random
 import pytest
 import transformers
 
+from alol_jax.errors import UserError
 from alol_jax.text.tokenizer_files import byte_level, from_directory
-from alol_jax.types import UserError
 from tests.text.tokenizer_kinds import KINDS, TEXTS
 
 FRAMED = ("roberta", "llama", "llama3")

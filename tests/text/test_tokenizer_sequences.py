@@ -2,9 +2,9 @@
 
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.text.tokenizer import SpecialToken
 from alol_jax.text.tokenizer_files import byte_level
-from alol_jax.types import UserError
 
 END = SpecialToken("<|im_end|>")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.text.tokens import shape_for, to_tokens
-from alol_jax.types import UserError
 
 
 def test_masks_come_from_lengths_even_where_the_padding_is_the_end_token():

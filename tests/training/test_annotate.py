@@ -13,10 +13,10 @@ from alol_jax.training.annotate import annotate, annotator
 from alol_jax.training.batches import collate, single_items
 from alol_jax.types import Watch
 from tests.models.small_models import close, hidden_of
-from tests.tiny_run import annotated, mesh_of, tiny_lm
+from tests.tiny_run import annotated, annotated_rows, mesh_of, tiny_lm
 
 SIZES = ((3, 2), (30, 20), (16, 8), (5, 5), (1, 1), (17, 3))  # of two shapes, mixed
-ROWS = tuple(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(SIZES))
+ROWS = annotated_rows(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(SIZES))
 NARROW = (0, 2)  # rows of the smaller shape, where one shape is enough
 WATCH = Watch("rows")
 HEAD = ValueHead(width=64, max_value=2.0)
@@ -66,7 +66,7 @@ def test_rows_come_back_in_the_order_in_which_they_were_given(lm, trained, value
     logps, values = annotate(
         lm,
         trained,
-        [ROWS[n] for n in order],
+        ROWS.take(order),
         value=(HEAD, value_params),
         batch_size=2,
         watch=WATCH,
@@ -79,10 +79,10 @@ def test_rows_come_back_in_the_order_in_which_they_were_given(lm, trained, value
 
 
 def test_the_value_of_a_prompt_does_not_depend_on_the_response(lm, trained, value_params, found):
-    others = [
+    others = annotated_rows(
         dataclasses.replace(row, response=tuple((id + 7) % 256 for id in row.response[::-1]))
         for row in ROWS
-    ]
+    )
     logps, values = annotate(
         lm, trained, others, value=(HEAD, value_params), batch_size=2, watch=WATCH
     )
@@ -93,13 +93,13 @@ def test_the_value_of_a_prompt_does_not_depend_on_the_response(lm, trained, valu
 def test_a_longer_response_in_a_wider_shape_leaves_the_value_alone(
     lm, trained, value_params, found
 ):
-    longer = [dataclasses.replace(ROWS[0], response=ROWS[1].response)]
+    longer = annotated_rows([dataclasses.replace(ROWS[0], response=ROWS[1].response)])
     _, values = annotate(lm, trained, longer, value=(HEAD, value_params), batch_size=2, watch=WATCH)
     close(values, found[1][:1])
 
 
 def narrow_rows():
-    return [ROWS[n] for n in NARROW]
+    return ROWS.take(NARROW)
 
 
 def test_without_a_head_the_values_are_zero_and_the_log_probabilities_the_same(lm, trained, found):
@@ -160,5 +160,5 @@ def test_full_fine_tuning_annotates_with_the_trained_weights_alone(lm, value_par
 
 
 def test_no_rows_give_no_annotations(lm, trained):
-    logps, values = annotate(lm, trained, [], batch_size=2, watch=WATCH)
-    assert logps == [] and values.shape == (0,)
+    logps, values = annotate(lm, trained, ROWS[:0], batch_size=2, watch=WATCH)
+    assert len(logps) == 0 and values.shape == (0,)

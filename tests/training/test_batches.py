@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.training.batches import (
     collate,
     priority_draw,
@@ -17,14 +18,22 @@ from alol_jax.training.batches import (
     single_items,
     tokenise,
 )
-from alol_jax.types import UserError
-from tests.tiny_run import SHAPES, TASK, annotated, mesh_of, scored_rows, tiny_lm
+from tests.tiny_run import (
+    SHAPES,
+    TASK,
+    annotated,
+    annotated_rows,
+    mesh_of,
+    scored_rows,
+    scored_table,
+    tiny_lm,
+)
 
 THREE_SHAPES = ((4, 4), (8, 4), (8, 8))
 
 
 def _of_lengths(*lengths: tuple[int, int]):
-    return [annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(lengths)]
+    return annotated_rows(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(lengths))
 
 
 def _mixed(small: int, middle: int, large: int):
@@ -129,6 +138,20 @@ def test_a_shape_without_probability_is_never_drawn():
     assert {int(items.shape[i]) for step in range(50) for i in at(step)} == {1}
 
 
+def test_priority_draws_what_numpy_would_choose():
+    items, size, seed = _mixed(6, 4, 3), 8, 5
+    probability = np.arange(13, dtype=float) ** 2 / 650  # item 0 never
+    pools = [np.flatnonzero((items.shape == shape) & (probability > 0)) for shape in range(3)]
+    mass = np.array([probability[pool].sum() for pool in pools])
+    at = priority_draw(items, probability, size=size, seed=seed)
+    for step in range(200):
+        rng = np.random.default_rng([seed, step])
+        pool = pools[rng.choice(len(pools), p=mass / mass.sum())]
+        weights = probability[pool]
+        expected = rng.choice(pool, size=size, p=weights / weights.sum())
+        np.testing.assert_array_equal(at(step), expected)
+
+
 def test_an_item_takes_the_smallest_shape_that_holds_it():
     rows = _of_lengths((4, 4), (5, 4), (1, 5), (8, 8))
     items = single_items(rows, tuple(reversed(THREE_SHAPES)))
@@ -140,11 +163,11 @@ def test_an_item_takes_the_smallest_shape_that_holds_it():
 
 def _prompts(*rewards: tuple[float, ...]):
     numbers = itertools.count()
-    return [
+    return annotated_rows(
         annotated(next(numbers), example_id=f"prompt{n}", reward=reward)
         for n, those in enumerate(rewards)
         for reward in those
-    ]
+    )
 
 
 def ranked(rows, responses, ranking="reward"):
@@ -173,7 +196,7 @@ def test_prompts_with_equal_rewards_or_too_few_responses_give_no_item():
 
 def test_rows_of_a_prompt_need_not_stand_together():
     rows = _prompts((1.0, 2.0), (3.0, 4.0))
-    items = ranked([rows[0], rows[2], rows[1], rows[3]], 2)
+    items = ranked(rows.take([0, 2, 1, 3]), 2)
     assert items.members.tolist() == [[2, 0], [3, 1]]
 
 
@@ -192,7 +215,7 @@ def test_collate_pads_prompts_left_and_responses_right_with_masks_from_lengths()
         annotated(1, prompt=1, response=4, advantage=-2.0, reward=-1.5),
     ]
     rows[0] = dataclasses.replace(rows[0], response=(9, 258))  # ends with what pads
-    items = single_items(rows, ((4, 4),))
+    items = single_items(annotated_rows(rows), ((4, 4),))
     batch = collate(items, np.array([1, 0]), pad_id=258)
     p, r = rows[0].prompt, rows[1].response
     np.testing.assert_array_equal(batch.tokens.prompt, [[258] * 3 + [*rows[1].prompt], [258, *p]])
@@ -208,7 +231,7 @@ def test_collate_pads_prompts_left_and_responses_right_with_masks_from_lengths()
 
 
 def test_a_table_without_reference_annotations_gives_zeros():
-    items = single_items([annotated(0, ref_logp=())], ((4, 4),))
+    items = single_items(annotated_rows([annotated(0, ref_logp=())]), ((4, 4),))
     np.testing.assert_array_equal(collate(items, np.array([0]), pad_id=0).ref_logp, [[0.0] * 4])
 
 
@@ -254,6 +277,7 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     lm = tiny_lm()
     rows = list(scored_rows(4))
     rows[2] = dataclasses.replace(rows[2], response="x" * 100, prompt="y" * 99)
+    rows = scored_table(rows)
     ready, cut = tokenise(rows, TASK.template, lm.tokenizer, SHAPES)
     assert cut == (1, 1)
     assert cut.summary(4, SHAPES) == (

@@ -5,11 +5,11 @@ import pytest
 
 from alol_jax.training.batches import ranked_items, single_items
 from alol_jax.training.costs import cost_of_fit, step_flops
-from tests.tiny_run import SHAPES, annotated, tiny_lm
+from tests.tiny_run import SHAPES, annotated, annotated_rows, tiny_lm
 
 LM = tiny_lm()
 SIZES = ((3, 2), (30, 20), (16, 8))
-ROWS = [annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(SIZES)]
+ROWS = annotated_rows(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(SIZES))
 
 
 def at(step):
@@ -28,7 +28,7 @@ def test_tokens_and_operations_add_up_over_the_steps(steps):
 
 
 def test_a_prompt_counts_once_with_all_of_its_responses():
-    pair = [annotated(n, prompt=3, response=2 + n, example_id="a") for n in range(2)]
+    pair = annotated_rows(annotated(n, prompt=3, response=2 + n, example_id="a") for n in range(2))
     items = ranked_items(pair, SHAPES, 2, "reward", "dpo").items
     cost = cost_of_fit(LM, items, lambda step: np.array([0]), steps=1, accumulate=1, seconds=0.0)
     assert cost.tokens == 3 + 2 + 3

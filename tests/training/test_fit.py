@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import make_mesh, place_like_params
+from alol_jax.errors import Interrupted
 from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.training.batches import read_ahead, shuffled, single_items
 from alol_jax.training.fit import (
@@ -26,9 +27,9 @@ from alol_jax.training.fit import (
 )
 from alol_jax.training.metrics import MetricLog
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Interrupted, Validation
+from alol_jax.types import Validation
 from configs import common
-from tests.tiny_run import annotated, context, mesh_of, tiny_lm
+from tests.tiny_run import annotated, annotated_rows, context, mesh_of, tiny_lm
 
 KEY = jax.random.key(7)
 SHAPE = ((8, 6),)
@@ -296,10 +297,10 @@ def test_an_interrupted_run_closes_its_logs(tmp_path, monkeypatch):
 
 def _policy_rows(responses: int):
     lengths = [(3 + n % 5, 2 + n % 4) for n in range(8)]
-    return [
+    return annotated_rows(
         annotated(n, prompt=p, response=r, example_id=str(n // responses))
         for n, (p, r) in enumerate(lengths)
-    ]
+    )
 
 
 def _llama(mesh, *, rank=2, dropout=0.0, name="a_lol"):

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from alol_jax.errors import UserError
 from alol_jax.training.metrics import MetricLog, read_curves
-from alol_jax.types import Curve, UserError
+from alol_jax.types import Curve
 
 
 def _open(tmp_path, resume_at=0, tensorboard=False):

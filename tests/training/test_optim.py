@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.training.optim import SCHEDULES, make_optimizer
-from alol_jax.types import UserError
 from configs import common
 from tests.tiny_run import tiny_lm
 

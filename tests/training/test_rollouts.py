@@ -6,15 +6,17 @@ import jax
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.rewards import reward as rewards
 from alol_jax.training.batches import tokenise
 from alol_jax.training.rollouts import ANCHORS, anchor_params, check_rollouts, make_rollouts
-from alol_jax.types import RewardSpec, UserError, Watch
+from alol_jax.types import RewardSpec, Watch
 from tests.tiny_run import (
     TASK,
     fitted,
     mesh_of,
     scored_rows,
+    scored_table,
     setup,
     small_options,
     tiny_lm,
@@ -51,7 +53,7 @@ def _rows():
     rows = [dataclasses.replace(row, example_id=f"s{n}") for n, row in enumerate(short)]
     rows += [dataclasses.replace(row, response="other") for row in rows]
     rows += [dataclasses.replace(row, prompt=row.prompt + 12 * "x") for row in long]
-    return tokenise(rows, TASK.template, LM.tokenizer, LM.shapes)[0]
+    return tokenise(scored_table(rows), TASK.template, LM.tokenizer, LM.shapes)[0]
 
 
 def _make(seed=0, **changes):
@@ -92,9 +94,8 @@ def test_the_tokens_are_the_very_ones_that_were_drawn_and_the_score_is_of_the_te
     rollouts, trained = _make(top_k=0, top_p=1.0), fitted(LM).trained
     asked = next(rollouts.prompts(0, 1))
     written = rollouts.generate(trained, asked, 5)
-    rows = [dataclasses.replace(scored_rows(1)[0], prompt=p) for p in _prompts(rollouts, asked)]
     key = jax.random.fold_in(jax.random.key(0), 5)
-    ids = rollouts.sampler.generate(trained, rows, key=key, watch=Watch(""))
+    ids = rollouts.sampler.generate(trained, _prompts(rollouts, asked), key=key, watch=Watch(""))
     assert seen == list(rollouts.sampler.texts(ids))
     np.testing.assert_array_equal(written.score, [len(text) for text in seen])
     for row, mask, drawn in zip(written.tokens.response, written.tokens.mask, ids, strict=True):

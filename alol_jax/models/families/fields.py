@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from alol_jax.errors import UserError
 from alol_jax.models.config import LinearScaling, Llama3Scaling, Rotary
-from alol_jax.types import UserError
 
 ACTIVATIONS = {
     "silu": "silu",

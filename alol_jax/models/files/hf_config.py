@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.registry import FAMILIES, MODEL_TYPES
-from alol_jax.types import UserError
 
 # Fields that do not change the forward pass: provenance, initialisation, storage, tensor slicing,
 # return values, dropout, and generation settings of old versions.

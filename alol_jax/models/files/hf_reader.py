@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from alol_jax.errors import UserError
 from alol_jax.models.families.registry import BUFFERS
-from alol_jax.types import UserError
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

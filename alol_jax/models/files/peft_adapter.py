@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from alol_jax.errors import UserError, format_names
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.fields import Fields
@@ -36,7 +37,6 @@ from alol_jax.models.files.peft_config import (
     read_fields,
 )
 from alol_jax.models.transformer import is_block_kernel, param_shapes
-from alol_jax.types import UserError, format_names
 
 _PREFIX = "base_model.model."
 

@@ -12,11 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from alol_jax.errors import UserError
 from alol_jax.models.adapters import ALL_LINEAR
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.families.fields import Fields
 from alol_jax.models.files.hf_reader import json_object
-from alol_jax.types import UserError
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from alol_jax.reports.results import by_prompt
+from alol_jax.tables.table import Table
 from alol_jax.types import Cost, Curve, Evaluation, Scored, SystemScores, Validation
 
 REFERENCE, DATA, RUN = "reference", "data", "run"
@@ -176,7 +177,7 @@ def _scores(name: str, systems: Sequence[SystemScores]) -> SystemScores:
     return next(system for system in systems if system.name == name)
 
 
-def _values(rows: Sequence[Scored], policy: Sequence[Scored]) -> np.ndarray:
+def _values(rows: Table[Scored], policy: Table[Scored]) -> np.ndarray:
     """The rewards of a system by prompt, in the order of the policy's answers.
 
     Raises:

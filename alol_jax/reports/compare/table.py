@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alol_jax.errors import UserError
 from alol_jax.reports.compare.rows import DATA, REFERENCE, RUN, Group, Row, RunResult, group_runs
-from alol_jax.reports.results import EVERY, TEXT_METRICS, TOTAL, by_prompt
+from alol_jax.reports.results import EVERY, TEXT_METRICS, TOTAL
 from alol_jax.reports.statistics import bootstrap
 from alol_jax.runs.progress import progress
-from alol_jax.types import Evaluation, Interval, UserError, Watch
+from alol_jax.types import Evaluation, Interval, Watch
 
 CONFIDENCE = 0.95  # of every interval, as in `evaluate`
 COST_METRICS = ("tokens", "seconds", "flops", "step")
@@ -133,8 +134,8 @@ def compare_runs(runs: Sequence[RunResult], *, against: str | None) -> Compariso
 
 def _set_masks(evaluation: Evaluation, sets: Sequence[str]) -> dict[str, np.ndarray]:
     """Test set -> bool[prompts], the test prompts that are in it."""
-    source = {row.example_id: row.source for row in evaluation.policy}
-    sources = np.array([source[name] for name in by_prompt(evaluation.policy)[0]])
+    answers = evaluation.policy
+    sources = np.array(list(answers["source"].take(answers["example_id"].firsts())))
     return {EVERY: np.ones(len(sources), bool)} | {name: sources == name for name in sets}
 
 

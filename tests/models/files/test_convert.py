@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.models.config import PRESETS
 from alol_jax.models.files.convert import open_checkpoint
-from alol_jax.types import UserError
 from tests.models.tiny_llama import (
     CONFIG,
     TINY,

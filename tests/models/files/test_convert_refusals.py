@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from alol_jax.errors import UserError
 from alol_jax.models.files.convert import open_checkpoint
-from alol_jax.types import UserError
 from tests.models.tiny_llama import (
     CONFIG,
     here,

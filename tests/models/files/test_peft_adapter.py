@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from alol_jax.errors import UserError
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS
 from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files import peft_adapter
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
-from alol_jax.types import UserError
 from tests.models.small_models import small
 
 CONFIGS = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "gpt-neox", "gpt2")}

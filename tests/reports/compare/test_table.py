@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.reports.compare.rows import differing_settings, group_runs
 from alol_jax.reports.compare.table import CONFIDENCE, compare_runs
 from alol_jax.reports.compare.words import description, format_estimate, format_value, verdict
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap
 from alol_jax.stages import evaluate
-from alol_jax.types import Interval, UserError
+from alol_jax.types import Interval
 from tests.reports.runs import (
     DRAWS,
     PARTS,
@@ -22,6 +23,7 @@ from tests.reports.runs import (
     run_result,
     unscored,
 )
+from tests.tiny_run import scored_table
 
 NLL = [run_result("nll", seed=seed, lift=0.0) for seed in (0, 1)]
 A_LOL = [run_result("a_lol", seed=seed, lift=0.2) for seed in (0, 1, 2)]
@@ -227,7 +229,9 @@ def test_a_source_called_all_is_not_all_of_them():
     made = evaluated(answers(3, 0.1), answers(70, 0.0), 0)
     names = dict(zip(SOURCES, ("all", "web"), strict=True))
     rows = {
-        n: tuple(dataclasses.replace(row, source=names[row.source]) for row in getattr(made, n))
+        n: scored_table(
+            dataclasses.replace(row, source=names[row.source]) for row in getattr(made, n)
+        )
         for n in ("data", "reference", "policy")
     }
     sets = tuple(dataclasses.replace(one, name=names[one.name]) for one in made.sets)

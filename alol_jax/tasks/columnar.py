@@ -1,0 +1,176 @@
+"""Reading a data file by whole columns.
+
+Whatever is not the same in every row raises `Irregular`: the file is then read row by row, by
+`sources`, which knows what is wrong where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from alol_jax.tables.columns import TEXT, Ragged, Texts
+from alol_jax.tasks import sources
+
+BLOCK = 16 * 2**20  # bytes of JSON lines that one thread parses at a time
+
+KINDS: dict[type | tuple, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    list[str]: pa.list_(pa.string()),
+    list[float]: pa.list_(pa.float64()),
+}
+"""What a field of JSON lines may be declared as."""
+
+
+class Irregular(Exception):
+    """The file cannot be read by columns: read it row by row."""
+
+
+def read(path: Path, kinds: Mapping[str, type]) -> pa.Table:
+    """Read a JSON lines, CSV, Parquet or Arrow file.
+
+    Args:
+      kinds: the kinds of known fields, keys of `KINDS`. Others are inferred.
+
+    Raises:
+      Irregular: see above; also for what only `sources` reads or knows to be missing.
+    """
+    form = sources.form_of(path)
+    if form is None or not path.is_file():
+        raise Irregular(f"{path} is no file of a known form")
+    try:
+        table = _read_json(path, kinds) if form == "json lines" else _read_others(path, form)
+        table.validate(full=True)  # of UTF-8, too
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+        raise Irregular(str(error)) from error
+    return table
+
+
+def _read_json(path: Path, kinds: Mapping[str, type]) -> pa.Table:
+    schema = pa.schema([(name, KINDS[kind]) for name, kind in kinds.items()])
+    table = pyarrow.json.read_json(
+        path,
+        pyarrow.json.ReadOptions(block_size=BLOCK),
+        pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer"),
+    )
+    with sources.open_binary(path) as file:
+        lines = sum(not line.isspace() for line in file)
+    if lines != len(table):  # the parser takes objects that share a line, or break it
+        raise Irregular(f"{lines} lines, {len(table)} rows")
+    return table
+
+
+def _read_others(path: Path, form: str) -> pa.Table:
+    batches = sources.stream(path, form).with_format("arrow").iter(batch_size=2**16)
+    return pa.concat_tables(batches, promote_options="permissive")
+
+
+def filled(table: pa.Table) -> dict[str, int]:
+    """Return how many rows have a value for each field; without the fields that none has."""
+    counts = {name: len(table) - table[name].null_count for name in table.column_names}
+    return {name: count for name, count in counts.items() if count}
+
+
+def texts(table: pa.Table, name: str, default: Texts | None = None) -> Texts | None:
+    """Return a field of texts; None if no row has it and there is no default.
+
+    Args:
+      default: for rows without a value. Without it, all rows must have one.
+
+    Raises:
+      Irregular: the field is of another kind, or only some rows have it.
+    """
+    column = _column(table, name, needed=default is None)
+    if column is None:
+        return default
+    column = _as(column, TEXT, pa.types.is_string, pa.types.is_large_string)
+    if default is not None and column.null_count:
+        column = pc.coalesce(column, default.arrow)
+    return Texts(column)
+
+
+def whole_numbers(table: pa.Table, name: str) -> bool:
+    """Whether the field holds whole numbers."""
+    return name in table.column_names and pa.types.is_signed_integer(table[name].type)
+
+
+def as_texts(table: pa.Table, name: str) -> pa.Table:
+    """Return the table with a field of whole numbers as texts."""
+    place = table.column_names.index(name)
+    return table.set_column(place, name, table[name].cast(TEXT))
+
+
+def numbers(table: pa.Table, name: str) -> np.ndarray | None:
+    """Return a field of finite numbers, f64[N]; None if no row has it.
+
+    Raises:
+      Irregular: as in `texts`; or a number is not finite.
+    """
+    column = _column(table, name)
+    return None if column is None else _finite(column)
+
+
+def text_lists(table: pa.Table, name: str) -> Ragged | None:
+    """Return a field of lists of texts, none of them empty; None if no row has it.
+
+    Raises:
+      Irregular: as in `texts`; or a list is empty.
+    """
+    found = _lists(table, name)
+    if found is None:
+        return None
+    flat, lengths = found
+    return Ragged.of(Texts(_as(flat, TEXT, pa.types.is_string, pa.types.is_large_string)), lengths)
+
+
+def number_lists(table: pa.Table, name: str) -> Ragged | None:
+    """Return a field of lists of finite numbers, none of them empty; None if no row has it.
+
+    Raises:
+      Irregular: as in `text_lists` and `numbers`.
+    """
+    found = _lists(table, name)
+    return None if found is None else Ragged.of(_finite(found[0]), found[1])
+
+
+def _column(table: pa.Table, name: str, *, needed: bool = True) -> pa.ChunkedArray | None:
+    """The field; None if no row has it."""
+    if name not in table.column_names or table[name].null_count == len(table):
+        return None
+    if needed and table[name].null_count:
+        raise Irregular(f"only some rows have {name!r}")
+    return table[name]
+
+
+def _lists(table: pa.Table, name: str) -> tuple[pa.ChunkedArray, np.ndarray] | None:
+    """The elements of a field of lists, and the length of each list."""
+    column = _column(table, name)
+    if column is None:
+        return None
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        raise Irregular(f"{name!r} is no list")
+    lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
+    flat = pc.list_flatten(column)
+    if not lengths.all() or flat.null_count:
+        raise Irregular(f"{name!r} has an empty list or element")
+    return flat, lengths
+
+
+def _finite(column: pa.ChunkedArray) -> np.ndarray:
+    real = _as(column, pa.float64(), pa.types.is_integer, pa.types.is_floating).to_numpy()
+    if not np.isfinite(real).all():
+        raise Irregular("a number is not finite")
+    return real
+
+
+def _as(column: pa.ChunkedArray, wanted: pa.DataType, *kinds) -> pa.ChunkedArray:
+    if not any(kind(column.type) for kind in kinds):
+        raise Irregular(f"{column.type} where {wanted} is expected")
+    return column.cast(wanted, safe=False)
