@@ -5,7 +5,7 @@ python -m benchmarks.rows --rows=200000
 Writes a JSON lines file of short rows with stored rewards, then runs `load`, `score`,
 `fit_reference` (0 epochs) and `select` for nll, each in a process of its own, and starts the
 finished run once more. Prints a Markdown table; all seconds include the start of a process, which
-the last line shows.
+the last line shows. Last, it times how long a training step waits for its rows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from absl import app, flags
+
+from alol_jax.objectives.advantage import priority
+from alol_jax.runs.artifacts import load_result
+from alol_jax.training.batches import collate, priority_draw, single_items
+from alol_jax.types import TrainingTable
 
 ROWS = flags.DEFINE_integer("rows", 50_000, "Rows of the file.")
 FOLDER = flags.DEFINE_string(
@@ -31,6 +37,8 @@ WORDS = (
     "the a of to and in that it is was for on are as with his they at be this from or had by hot "
     "but some what there we can out other were all your when up use word how said an each she"
 ).split()
+SHAPES = ((128, 128),)  # of the batches that are drawn; every row fits
+BATCH, DRAWS = 64, 50
 STAGES = ("load", "score", "fit_reference", "select")
 
 
@@ -97,16 +105,35 @@ def measure(folder: Path, count: int) -> list[Measured]:
     return found
 
 
+def time_draws(workdir: Path) -> tuple[float, float]:
+    """Milliseconds to draw, and to pad, a batch of the finished run's rows by their reward."""
+    rows = load_result(next(workdir.glob("*_select")), TrainingTable).rows
+    items = single_items(rows, SHAPES)
+    draw = priority_draw(items, priority(rows["reward"]), size=BATCH, seed=0)
+    drawn, padded = [], []
+    for step in range(DRAWS):
+        began = time.perf_counter()
+        chosen = draw(step)
+        middle = time.perf_counter()
+        collate(items, chosen, pad_id=0)
+        drawn.append(middle - began)
+        padded.append(time.perf_counter() - middle)
+    return 1000 * statistics.median(drawn), 1000 * statistics.median(padded)
+
+
 def main(arguments: list[str]) -> None:
     del arguments
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure(Path(FOLDER.value or temporary), ROWS.value)
+        folder = Path(FOLDER.value or temporary)
+        found = measure(folder, ROWS.value)
+        drawn, padded = time_draws(folder / "run")
     print(f"{ROWS.value} rows\n\n| | seconds | rows/s | peak MiB | MiB on disk |")
     print("|---|---:|---:|---:|---:|")
     for one in found:
         rate = f"{ROWS.value / one.seconds:,.0f}" if one.disk else ""
         disk = f"{one.disk:.0f}" if one.disk else ""
         print(f"| {one.what} | {one.seconds:.1f} | {rate} | {one.peak:.0f} | {disk} |")
+    print(f"\nA step draws {BATCH} rows in {drawn:.1f} ms and pads them in {padded:.1f} ms.")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import collections
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, cpu_count
 from loky.process_executor import TerminatedWorkerError
 
 from alol_jax.errors import UserError
@@ -21,7 +20,7 @@ MOST = 64  # processes; each imports what it runs
 
 def workers_for(pieces: int) -> int:
     """Return how many processes are worth starting for so many pieces of work; 1: none."""
-    return max(1, min(len(os.sched_getaffinity(0)), pieces // AHEAD, MOST))
+    return max(1, min(cpu_count(), pieces // AHEAD, MOST))
 
 
 def map_in_processes(

@@ -29,7 +29,7 @@ from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.runs.artifacts import load_result, save_result
 from alol_jax.types import StageContext
 
-FORMAT = 3  # version of the folder layout; results of another version are stale
+FORMAT = 4  # version of the folder layout; results of another version are stale
 
 
 class Run:

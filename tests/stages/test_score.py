@@ -176,3 +176,20 @@ def test_a_stored_score_beyond_the_bound_of_its_scorer_is_one_line(tmp_path):
 def test_a_stored_score_cannot_stand_for_several_components(tmp_path):
     with pytest.raises(UserError, match="a stored reward is one score, but long, seen make up"):
         _score(tmp_path, {"long": 1.0, "seen": 1.0}, _splits((0.3, 0.5)), stored=("train", "test"))
+
+
+def test_words_are_scored_on_all_cores_as_on_one(tmp_path, monkeypatch):
+    texts = [f"{'good bad awful great'.split()[n % 4]} word{n} {n % 7}" for n in range(60)]
+    splits = dataclasses.replace(
+        _splits(), train=Table.of((Example(t, t, (t,), "s") for t in texts), Example)
+    )
+    specs = tuple(
+        RewardSpec(name, name, "{prompt}: {response}", 1.0)
+        for name in ("vader_positivity", "tfidf_diversity", "nontoxicity")
+    )
+    scoring = rewards.Scoring(specs, {}, {spec.name: 1.0 for spec in specs})
+    context = StageContext(tmp_path, lambda: False, lambda line: None, False)
+    alone = score(scoring, common.get_config().score, splits, context=context)
+    monkeypatch.setattr("alol_jax.stages.score.POOLED", 8)
+    monkeypatch.setattr("alol_jax.stages.score.workers_for", lambda pieces: 2)
+    assert score(scoring, common.get_config().score, splits, context=context) == alone
