@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from loky import ProcessPoolExecutor, cpu_count
+from loky import cpu_count, get_reusable_executor
 from loky.process_executor import TerminatedWorkerError
 
 from alol_jax.errors import UserError
@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 
 AHEAD = 2  # pieces of work that wait for each process
 MOST = 64  # processes; each imports what it runs
+IDLE_SECONDS = 5  # after which a process without work ends
 
 
 def workers_for(pieces: int) -> int:
@@ -29,12 +30,15 @@ def map_in_processes(
     """Yield ``function(*piece)`` of each piece, in order.
 
     Function and pieces are pickled. The processes import what the function needs, but not the
-    program that runs; they end with the iterator. Only a few pieces are made ahead.
+    program that runs; they end when nothing has used them for a while. Only a few pieces are made
+    ahead.
 
     Raises:
         UserError: a process was killed.
     """
-    pool = ProcessPoolExecutor(max_workers=workers, initializer=_leave_signals_to_the_program)
+    pool = get_reusable_executor(
+        max_workers=workers, timeout=IDLE_SECONDS, initializer=_leave_signals_to_the_program
+    )
     waiting: collections.deque = collections.deque()
     try:
         for piece in pieces:
@@ -48,8 +52,9 @@ def map_in_processes(
             f"one of {workers} worker processes was killed, perhaps for lack of memory: run again "
             "where there is more, or on fewer cores (taskset -c 0-3 python …)"
         ) from error
-    finally:
+    except BaseException:  # a failed piece, or the iterator was left: the others are not wanted
         pool.shutdown(kill_workers=True)
+        raise
 
 
 def _leave_signals_to_the_program() -> None:
