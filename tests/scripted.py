@@ -1,9 +1,26 @@
 """A language model that says what a script says: decoding can be watched without a network."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+class Line(NamedTuple):
+    """The cache: the line of each row, and how far it has been said."""
+
+    tokens: jax.Array  # i32[B, length]
+    place: jax.Array  # i32[B]
+
+    def refill(self, fresh, source):
+        groups, starts = source.shape[0], source.reshape(-1) >= 0
+        rows = jnp.maximum(source, 0) + len(fresh.place) // groups * jnp.arange(groups)[:, None]
+        rows = rows.reshape(-1)
+        return Line(
+            jnp.where(starts[:, None], fresh.tokens[rows], self.tokens),
+            jnp.where(starts, fresh.place[rows], self.place),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,13 +38,13 @@ class Scripted:
 
     def prefill(self, params, tokens, mask, *, room):
         line = jnp.array(self.lines)[tokens[:, -1]]
-        return self._say(line[:, 0]), (line, jnp.int32(0))
+        return self._say(line[:, 0]), Line(line, jnp.zeros(len(tokens), jnp.int32))
 
     def decode_step(self, params, token, cache):
-        line, place = cache
-        jax.debug.callback(self.steps.append, place)
-        place = jnp.minimum(place + 1, line.shape[1] - 1)
-        return self._say(jnp.take(line, place, axis=1)), (line, place)
+        jax.debug.callback(self.steps.append, cache.place[0])
+        place = jnp.minimum(cache.place + 1, cache.tokens.shape[1] - 1)
+        said = jnp.take_along_axis(cache.tokens, place[:, None], axis=1)[:, 0]
+        return self._say(said), Line(cache.tokens, place)
 
     def _say(self, token):
         return jax.nn.one_hot(token, self.vocab_size)

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import respond
 from alol_jax.decoding.sampling import Sampling, deterministic_decoding, stochastic_decoding
-from alol_jax.devices.sharding import place_params
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.reward import Reward, Scoring
 from alol_jax.tables.columns import Ragged, Texts
@@ -76,8 +75,7 @@ class Sampler:
         """
         lm, limit = self.lm, self.lm.prompt_widths[-1]
         return respond(
-            lm.transformer,
-            {**lm.frozen(), **place_params(trained, lm.mesh)},
+            *lm.for_decoding(trained),
             lm.tokenizer.encode_prompts(self.task.template, prompts, limit=limit)[0],
             self._with_stops(),
             batching=lm.batching(self.batch_size),

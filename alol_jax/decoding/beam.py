@@ -74,11 +74,11 @@ def beam_search(
     rows, n, length = prompt.shape[0], sampling.beams, sampling.max_new_tokens
     kernel = model.unembedding(params)
     hidden, cache = model.prefill(params, prompt, mask, room=length)
-    seen = seen_tokens(prompt, mask, kernel.shape[-1])
+    seen = seen_tokens(prompt, mask, kernel.shape[-1], sampling)
 
     def body(loop):
         step, hidden, cache, seen, running, finished, done = loop
-        logp = jax.nn.log_softmax(logits_of(hidden, kernel), axis=-1).reshape(seen.shape)
+        logp = jax.nn.log_softmax(logits_of(hidden, kernel), axis=-1).reshape(rows, n, -1)
         best = candidates(running, penalise_repetition(logp, seen, sampling), step, sampling)
         finished = _with_finished(finished, best, step, done)
         running, beam, token = _unfinished(best, n)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,19 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.decoding.beam import beam_search
-from alol_jax.decoding.sampling import (
-    Sampling,
-    add_seen,
-    ended,
-    logits_of,
-    next_token,
-    penalise_repetition,
-    seen_tokens,
-)
+from alol_jax.decoding.sampling import Sampling
+from alol_jax.decoding.slots import Slots, advance, begin, refill
 from alol_jax.devices.sharding import place_rows
 from alol_jax.runs.progress import progress
 from alol_jax.text.tokens import Batching, to_tokens
 from alol_jax.types import Params, Watch
+
+NEWCOMERS = 4  # a new prompt is read as soon as a quarter of the slots can be refilled
 
 
 @functools.lru_cache(maxsize=32)
@@ -46,40 +42,12 @@ def make_decoder(
     def decoder(params, prompt, mask, keys):
         if sampling.beams > 1:
             return beam_search(model, params, prompt, mask, sampling)
-        return _sample(model, params, prompt, mask, keys, sampling)
+        room = sampling.max_new_tokens
+        slots = begin(model, params, prompt, mask, keys, sampling, room=room)
+        slots = advance(model, params, slots, sampling, until=len(prompt))
+        return slots.ids, slots.lengths
 
     return decoder
-
-
-def _sample(model, params, prompt, mask, keys, sampling):
-    """Decode without beams: one token at a time, greedy or sampled."""
-    kernel = model.unembedding(params)
-
-    def choose(hidden, seen, step):
-        logits = penalise_repetition(logits_of(hidden, kernel), seen, sampling)
-        row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return next_token(logits, row_keys, sampling)
-
-    def body(loop):
-        step, hidden, cache, seen, out, lengths, done = loop
-        token = choose(hidden, seen, step)
-        out = jnp.where(done[:, None], out, out.at[:, step].set(token))
-        lengths = jnp.where(done, lengths, lengths + 1)
-        done = done | ended(out, step, sampling)
-        hidden, cache = model.decode_step(params, token, cache)
-        return step + 1, hidden, cache, add_seen(seen, token), out, lengths, done
-
-    def unfinished(loop):
-        return (loop[0] < sampling.max_new_tokens) & ~jnp.all(loop[-1])
-
-    rows = prompt.shape[0]
-    hidden, cache = model.prefill(params, prompt, mask, room=sampling.max_new_tokens)
-    seen = seen_tokens(prompt, mask, kernel.shape[-1])
-    out = jnp.zeros((rows, sampling.max_new_tokens), jnp.int32)
-    start = (jnp.int32(0), hidden, cache, seen, out)
-    end = (jnp.zeros((rows,), jnp.int32), jnp.zeros((rows,), bool))
-    loop = jax.lax.while_loop(unfinished, body, (*start, *end))
-    return loop[4], loop[5]
 
 
 def respond(
@@ -94,49 +62,162 @@ def respond(
 ) -> tuple[tuple[int, ...], ...]:
     """Decode one response per prompt; return their token ids in order, including end tokens.
 
+    Without beams, prompts of one width share slots that are refilled as answers end. Beam search
+    decodes whole batches.
+
     Args:
         prompts: token ids, none longer than the largest width.
-        batching: how prompts are batched.
+        batching: its ``size`` is the number of slots, or of prompts in a batch.
         key: row i samples with fold_in(key, i).
-        watch: gets one line at the end: seconds, and tokens per second.
+        watch: gets one line at the end: seconds, tokens per second and the share of busy slots.
     """
-    decoder = make_decoder(model, sampling)
-    pieces = batching.batches([len(prompt) for prompt in prompts])
+    serve = _in_batches if sampling.beams > 1 else _in_slots
+    jobs = serve(model, params, prompts, sampling, batching=batching, key=key)
     responses: list[tuple[int, ...]] = [()] * len(prompts)
-    batches = []
-    for width, indices in progress(pieces, watch, total=len(pieces)):
-        start = time.monotonic()
-        rows = np.resize(indices, batching.size)
-        chosen, empty = [prompts[i] for i in rows], [() for _ in rows]
-        tokens = to_tokens(chosen, empty, shape=(width, 1), pad_id=batching.pad_id)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
-        prompt, mask = place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh)
-        ids, lengths = jax.device_get(decoder(params, prompt, mask, keys))
-        written = int(sum(lengths[: len(indices)]))
-        batches.append(_Batch(width, written, time.monotonic() - start))
-        for index, row, length in zip(indices, ids, lengths, strict=False):
-            responses[index] = tuple(row[:length].tolist())
-    watch.say(f"{watch.label}: {len(responses)} in {_speed(batches)}")
+    began, work = time.monotonic(), Work()
+    for index, ids in progress(_answers(jobs, work), watch, total=len(prompts)):
+        responses[index] = ids
+    seconds, tokens = time.monotonic() - began, sum(map(len, responses))
+    busy = f", {tokens / work.written:.0%} of the slots busy" if work.written else ""
+    rate = tokens / max(seconds, 1e-9)
+    watch.say(f"{watch.label}: {len(responses)} in {seconds:.1f} s, {rate:.0f} tokens/s{busy}")
     return tuple(responses)
 
 
-class _Batch(NamedTuple):
-    width: int  # of the prompts
-    tokens: int  # generated, without the rows repeated to fill the batch
-    seconds: float
+@dataclasses.dataclass
+class Work:
+    """What was computed for the answers."""
+
+    written: int = 0  # tokens, in all slots, the idle ones too
 
 
-def _speed(batches: Sequence[_Batch]) -> str:
-    """Format seconds and tokens per second, keeping apart the batches that may have compiled."""
-    first = {batch.width: batch for batch in reversed(batches)}
-    later = [batch for batch in batches if batch is not first[batch.width]]
-    seconds = sum(batch.seconds for batch in batches)
-    counted = later or batches
-    rate = sum(batch.tokens for batch in counted) / max(sum(b.seconds for b in counted), 1e-9)
-    if not later:
-        return f"{seconds:.1f} s, {rate:.0f} tokens/s with compiling"
-    apart = sum(batch.seconds for batch in first.values())
-    return (
-        f"{seconds:.1f} s, {rate:.0f} tokens/s after the first batch of each prompt width "
-        f"({apart:.1f} s with compiling)"
-    )
+class Ended(NamedTuple):
+    """Answers that ended, and what was computed since the last ones."""
+
+    answers: list[tuple[int, tuple[int, ...]]]  # (index of the prompt, ids)
+    written: int
+
+
+def _answers(jobs: Iterator[Ended], work: Work) -> Iterator[tuple[int, tuple[int, ...]]]:
+    for ended in jobs:
+        work.written += ended.written
+        yield from ended.answers
+
+
+def _in_batches(model, params, prompts, sampling, *, batching, key) -> Iterator[Ended]:
+    """Decode whole batches, each until its last answer has ended."""
+    decoder = make_decoder(model, sampling)
+    for width, indices in batching.batches([len(prompt) for prompt in prompts]):
+        rows = np.resize(indices, batching.size)
+        batch = _read(prompts, rows, width, batching, key)
+        ids, lengths = jax.device_get(decoder(params, *batch))
+        found = zip(indices, ids, lengths, strict=False)
+        yield Ended([(int(index), _cut(row, length)) for index, row, length in found], 0)
+
+
+def _in_slots(model, params, prompts, sampling, *, batching, key) -> Iterator[Ended]:
+    """Decode with slots, one width after the other."""
+    everyone = batching._replace(size=len(prompts))
+    for width, indices in everyone.batches([len(prompt) for prompt in prompts]):
+        table = _Table(model, params, prompts, sampling, batching, key, width, list(indices))
+        yield from table.serve()
+
+
+class _Table:
+    """Prompts of one width and the slots in which they are answered."""
+
+    def __init__(self, model, params, prompts, sampling, batching, key, width, waiting):
+        self.params, self.prompts, self.batching = params, prompts, batching
+        self.key, self.width, self.waiting = key, width, waiting
+        groups = batching.mesh.shape["data"] * batching.mesh.shape["fsdp"]
+        size = min(batching.size, groups * 2 ** _log2(-(-len(waiting) // groups)))
+        self.owners = np.full((groups, size // groups), -1)  # the prompt of each slot; −1: idle
+        self.newcomers = max(size // NEWCOMERS, groups)
+        self.begin = _beginner(model, sampling, sampling.max_new_tokens)
+        self.start = _beginner(model, sampling, 0)
+        self.slots = self._filled()
+        layout = jax.tree.map(lambda x: x.sharding, self.slots)
+        self.refill, self.advance = _steps(model, sampling, layout)
+
+    def serve(self) -> Iterator[Ended]:
+        """Yield answers as they end, and refill their slots."""
+        steps = 0
+        while (self.owners >= 0).any():
+            until = self.newcomers if self.waiting else self.owners.size
+            self.slots = self.advance(self.params, self.slots, jnp.int32(until))
+            done, ids, lengths, now = jax.device_get(
+                (self.slots.done, self.slots.ids, self.slots.lengths, self.slots.steps)
+            )
+            owners = self.owners.reshape(-1)  # a view
+            places = np.flatnonzero(done & (owners >= 0))
+            found = [(int(owners[n]), _cut(ids[n], lengths[n])) for n in places]
+            owners[places] = -1
+            written, steps = int(now - steps) * owners.size, now
+            while self.waiting and (self.owners < 0).any():
+                self._refill()
+            yield Ended(found, written)
+
+    def _filled(self) -> Slots:
+        """Begin with the first prompts in all slots."""
+        groups, size = self.owners.shape
+        first, self.waiting = self.waiting[: groups * size], self.waiting[groups * size :]
+        self.owners.reshape(-1)[: len(first)] = first
+        rows = np.resize(first, groups * size)
+        return self.begin(self.params, *self._read(rows), self.owners.reshape(-1) < 0)
+
+    def _refill(self) -> None:
+        """Start waiting prompts in idle slots, as many as are read together."""
+        groups, each = len(self.owners), self.newcomers // len(self.owners)
+        source = np.full(self.owners.shape, -1)
+        rows = np.full((groups, each), self.waiting[0])
+        for group in range(groups):
+            idle = np.flatnonzero(self.owners[group] < 0)[:each]
+            for place, slot in enumerate(idle[: len(self.waiting)]):
+                rows[group, place] = self.owners[group, slot] = self.waiting.pop(0)
+                source[group, slot] = place
+        fresh = self.start(self.params, *self._read(rows.reshape(-1)), np.zeros(rows.size, bool))
+        self.slots = self.refill(self.slots, fresh, source)
+
+    def _read(self, rows: np.ndarray) -> tuple[jax.Array, ...]:
+        return _read(self.prompts, rows, self.width, self.batching, self.key)
+
+
+def _read(prompts, rows, width, batching, key) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Prompts, their mask and their keys, on the mesh."""
+    chosen, empty = [prompts[row] for row in rows], [()] * len(rows)
+    tokens = to_tokens(chosen, empty, shape=(width, 1), pad_id=batching.pad_id)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
+    return (*place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh), keys)
+
+
+def _cut(ids: np.ndarray, length: int) -> tuple[int, ...]:
+    return tuple(ids[:length].tolist())
+
+
+def _log2(count: int) -> int:
+    """The smallest n with 2ⁿ ≥ count."""
+    return max(count - 1, 0).bit_length()
+
+
+@functools.lru_cache(maxsize=32)
+def _beginner(model, sampling: Sampling, room: int) -> Callable[..., Slots]:
+    """Return a jitted (params, prompt, mask, keys, idle) -> slots with room for answers."""
+
+    @jax.jit
+    def beginner(params, prompt, mask, keys, idle):
+        slots = begin(model, params, prompt, mask, keys, sampling, room=room)
+        return slots._replace(done=idle)
+
+    return beginner
+
+
+@functools.lru_cache(maxsize=32)
+def _steps(model, sampling: Sampling, layout: Slots) -> tuple[Callable[..., Slots], ...]:
+    """Return jitted `slots.refill` and `slots.advance`; both donate slots of this sharding."""
+    fill = jax.jit(refill, donate_argnums=0, out_shardings=layout)
+
+    @functools.partial(jax.jit, donate_argnums=1, out_shardings=layout)
+    def go_on(params, slots, until):
+        return advance(model, params, slots, sampling, until=until)
+
+    return fill, go_on

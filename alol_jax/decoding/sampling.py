@@ -96,8 +96,15 @@ def logits_of(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
-def seen_tokens(prompt: jax.Array, mask: jax.Array, vocab_size: int) -> jax.Array:
-    """Mark the tokens in the prompt i32[B, P], padding (mask 0) excluded: bool[B, V]."""
+def seen_tokens(
+    prompt: jax.Array, mask: jax.Array, vocab_size: int, sampling: Sampling
+) -> jax.Array:
+    """Mark the tokens in the prompt i32[B, P], padding (mask 0) excluded: bool[B, V].
+
+    Without a repetition penalty, which alone asks for them: bool[B, 0].
+    """
+    if sampling.repetition_penalty == 1.0:
+        return jnp.zeros((prompt.shape[0], 0), bool)
     rows = jnp.arange(prompt.shape[0])[:, None]
     real = jnp.where(mask > 0, prompt, vocab_size)
     return jnp.zeros((prompt.shape[0], vocab_size), bool).at[rows, real].set(True, mode="drop")
@@ -159,12 +166,17 @@ def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Ar
 
 
 def ended(out: jax.Array, step: jax.Array, sampling: Sampling) -> jax.Array:
-    """Whether the responses out i32[B, R], filled up to column ``step``, end there: bool[B]."""
-    last = jnp.take_along_axis(out, jnp.broadcast_to(step, (out.shape[0], 1)), axis=1)
+    """Whether the responses out i32[B, R], filled up to column ``step``, end there: bool[B].
+
+    Args:
+        step: i32[] or i32[B].
+    """
+    step = jnp.broadcast_to(step, out.shape[:1])[:, None]
+    last = jnp.take_along_axis(out, step, axis=1)
     done = jnp.any(last == jnp.array(sampling.end, jnp.int32)[None], axis=1)
     for sequence in sampling.stop:
-        places = step - len(sequence) + 1 + jnp.arange(len(sequence))
-        tail = jnp.take(out, jnp.maximum(places, 0), axis=1)
+        places = step - len(sequence) + 1 + jnp.arange(len(sequence))[None]
+        tail = jnp.take_along_axis(out, jnp.maximum(places, 0), axis=1)
         same = jnp.all(tail == jnp.array(sequence, jnp.int32)[None], axis=1)
-        done = done | (same & (places[0] >= 0))
+        done = done | (same & (places[:, 0] >= 0))
     return done

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+
 from alol_jax.errors import UserError
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
@@ -43,6 +46,29 @@ def is_adapter(path: str) -> bool:
 def adapters_of(params: Params) -> Params:
     """Return the adapter leaves of ``params``."""
     return {path: leaf for path, leaf in params.items() if is_adapter(path)}
+
+
+def folded(base: Params, adapters: Params, lora: LoRA) -> Params:
+    """Return the kernels that have an adapter, with it: W + alpha/r · A B, in W's dtype.
+
+    Sums in float32, layer by layer. Call it inside a jit.
+    """
+
+    def fold(factors):
+        kernel, a, b = (x.astype(jnp.float32) for x in factors)
+        return (kernel + lora.scale * (a @ b)).astype(factors[0].dtype)
+
+    found = {}
+    for path in folded_paths(adapters):
+        factors = (adapters[path.replace("/kernel", f"/lora_{name}")] for name in "ab")
+        found[path] = jax.lax.map(fold, (base[path], *factors))
+    return found
+
+
+def folded_paths(adapters: Params) -> list[str]:
+    """Return the paths of the kernels that these adapters belong to."""
+    end = "/lora_a"
+    return [path.removesuffix(end) + "/kernel" for path in adapters if path.endswith(end)]
 
 
 def trainable_summary(trained: Params, frozen: Params) -> tuple[str, ...]:

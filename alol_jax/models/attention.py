@@ -55,15 +55,19 @@ def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array
 
     Args:
         q: [B, 1, N, H].
-        k, v: [B, S, G, H].
+        k: [B, G, H, S]; v: [B, G, S, H]: so that both products read them as they lie.
         filled: bool[B, S], at least one slot per row.
 
     Returns:
         [B, 1, N, H].
     """
-    return jax.nn.dot_product_attention(
-        q, k, v, mask=filled[:, None, None, :], implementation="xla"
-    )
+    rows, _, heads, size = q.shape
+    grouped = q.reshape(rows, k.shape[1], -1, size)  # the queries of each key head
+    scores = jnp.einsum("bgnh,bghs->bgns", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(filled[:, None, None, :], scores * size**-0.5, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    mixed = jnp.einsum("bgns,bgsh->bgnh", weights, v, preferred_element_type=jnp.float32)
+    return mixed.reshape(rows, 1, heads, size).astype(q.dtype)
 
 
 def _xla(q, k, v, mask, *, causal, branches, interpret):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,14 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import param_sharding, place_params
 from alol_jax.errors import UserError
-from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, trainable_summary
+from alol_jax.models.adapters import (
+    adapters_of,
+    folded,
+    folded_paths,
+    is_adapter,
+    make_lora,
+    trainable_summary,
+)
 from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
@@ -27,6 +35,7 @@ from alol_jax.text.tokens import Batching
 from alol_jax.types import Params
 
 RANDOM = "random:"
+ROOM = 2.0  # a copy of the kernels is made where it takes at most half of what is free
 DTYPES = ("float32", "bfloat16")
 QUANTISATIONS: dict[str, NF4 | None] = {
     "none": None,
@@ -96,6 +105,35 @@ class LanguageModel:
     def frozen(self) -> Params:
         """Return the frozen leaves: the base with LoRA, none in full fine-tuning."""
         return {} if self.transformer.lora is None else self.base
+
+    def for_decoding(self, trained: Params) -> tuple[Transformer, Params]:
+        """Return a model and its parameters on the mesh, as fast to decode with as can be.
+
+        Adapters are folded into a copy of the base where it is not quantised and the devices have
+        room for the copy: an adapter costs a decoding step about as much as a small kernel does.
+        """
+        model, placed = self.transformer, place_params(trained, self.mesh)
+        if model.lora is None or model.nf4 is not None or not self._has_room_for(placed):
+            return model, {**self.frozen(), **placed}
+        plain = dataclasses.replace(model, lora=None)
+        return plain, {**self.base, **self._fold(self.base, placed)}
+
+    @functools.cached_property
+    def _fold(self) -> Callable[[Params, Params], Params]:
+        trained, frozen = self.abstract()
+        placed = {path: frozen[path].sharding for path in folded_paths(trained)}
+        fold = functools.partial(folded, lora=self.transformer.lora)
+        return jax.jit(fold, out_shardings=placed)
+
+    def _has_room_for(self, adapters: Params) -> bool:
+        """Whether every device can hold the kernels of these adapters once more."""
+        copied = sum(self.base[path].nbytes for path in folded_paths(adapters)) / self.mesh.size
+        stats = [device.memory_stats() or {} for device in self.mesh.local_devices]
+        return all(
+            s["bytes_limit"] - s["bytes_in_use"] > ROOM * copied
+            for s in stats
+            if "bytes_limit" in s
+        )
 
     def batching(self, size: int) -> Batching:
         """Return batching of ``size`` prompts at the compiled prompt widths."""

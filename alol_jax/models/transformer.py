@@ -17,12 +17,16 @@ from alol_jax.types import Branches, Params
 
 
 class Cache(NamedTuple):
-    """A key-value cache of S slots per row; every row writes the same slot."""
+    """A key-value cache of S columns per row; every row writes the same column.
 
-    k: jax.Array  # [L, B, S, G, H]
-    v: jax.Array  # [L, B, S, G, H]
-    filled: jax.Array  # bool[B, S], True where a slot holds a real token
-    slot: jax.Array  # i32[], the next slot to write
+    After the last column, writing goes on at ``first``: what lies there must be used no more.
+    """
+
+    k: jax.Array  # [L, B, G, H, S]
+    v: jax.Array  # [L, B, G, S, H]
+    filled: jax.Array  # bool[B, S], True where a column holds a real token of the row
+    slot: jax.Array  # i32[], the next column to write
+    first: jax.Array  # i32[], the first column after the prompts
     position: jax.Array  # i32[B], the position of the next token
 
     def take(self, beam: jax.Array) -> Cache:
@@ -47,6 +51,28 @@ class Cache(NamedTuple):
             v=gather(self.v, 1),
             filled=gather(self.filled, 0),
             position=gather(self.position, 0),
+        )
+
+    def refill(self, fresh: Cache, source: jax.Array) -> Cache:
+        """Give some rows the prompt of a row of ``fresh``, a cache of prompts alone.
+
+        Args:
+            source: i32[D, B/D], the row of ``fresh`` in the same of D groups; −1 keeps the row.
+        """
+        new, width = fresh.take(jnp.maximum(source, 0)), fresh.filled.shape[1]
+        starts = (source >= 0).reshape(-1)
+
+        def put(old, prompt, axis):
+            before = jax.lax.slice_in_dim(old, 0, width, axis=axis)
+            prompt = jnp.where(starts[None, :, None, None, None], prompt, before)
+            return jax.lax.dynamic_update_slice_in_dim(old, prompt, 0, axis=axis)
+
+        filled = jnp.pad(new.filled, ((0, 0), (0, self.filled.shape[1] - width)))
+        return self._replace(
+            k=put(self.k, new.k, 4),
+            v=put(self.v, new.v, 3),
+            filled=jnp.where(starts[:, None], filled, self.filled),
+            position=jnp.where(starts, new.position, self.position),
         )
 
 
@@ -162,19 +188,23 @@ class Transformer:
             The hidden states [B, D] of the last position, and the cache of P + room slots.
         """
         c = self.config
-        slots = (c.layers, tokens.shape[0], tokens.shape[1] + room, c.kv_heads, c.head_width)
+        rows, slots = tokens.shape[0], tokens.shape[1] + room
+        keys, values = (c.head_width, slots), (slots, c.head_width)
 
         def attend(q, k, v, store, layer):
             mixed = self.attention(q, k, v, mask, causal=True)
             return mixed, _write(store, (k, v), layer, 0)
 
-        empty = (jnp.zeros(slots, self.dtype), jnp.zeros(slots, self.dtype))
+        empty = tuple(
+            jnp.zeros((c.layers, rows, c.kv_heads, *shape), self.dtype) for shape in (keys, values)
+        )
         x, (k, v) = self._layers(params, tokens, position_ids(mask), empty, attend, None)
         cache = Cache(
             k=k,
             v=v,
             filled=jnp.pad(mask > 0, ((0, 0), (0, room))),
             slot=jnp.int32(tokens.shape[1]),
+            first=jnp.int32(tokens.shape[1]),
             position=jnp.sum(mask > 0, axis=-1).astype(jnp.int32),
         )
         return x[:, -1], cache
@@ -193,7 +223,9 @@ class Transformer:
         x, (k, v) = self._layers(
             params, token[:, None], cache.position[:, None], (cache.k, cache.v), attend, None
         )
-        return x[:, 0], Cache(k, v, filled, cache.slot + 1, cache.position + 1)
+        after = cache.slot + 1
+        slot = jnp.where(after == filled.shape[1], cache.first, after)
+        return x[:, 0], Cache(k, v, filled, slot, cache.first, cache.position + 1)
 
     def _layers(self, params, tokens, positions, store, attend, key):
         """Apply the embedding, a scan over the blocks, and the final norm.
@@ -260,8 +292,9 @@ def quantise_params(params: Params, nf4: NF4) -> Params:
 
 
 def _write(store, new, layer, slot):
-    """Write keys and values [B, T, G, H] of a layer into [L, B, S, G, H], from ``slot`` on."""
-    return tuple(
-        jax.lax.dynamic_update_slice(old, part[None], (layer, 0, slot, 0, 0))
-        for old, part in zip(store, new, strict=True)
+    """Write keys and values [B, T, G, H] of a layer into a `Cache`'s, from ``slot`` on."""
+    keys, values = jnp.transpose(new[0], (0, 2, 3, 1)), jnp.transpose(new[1], (0, 2, 1, 3))
+    return (
+        jax.lax.dynamic_update_slice(store[0], keys[None], (layer, 0, 0, 0, slot)),
+        jax.lax.dynamic_update_slice(store[1], values[None], (layer, 0, 0, slot, 0)),
     )

@@ -32,7 +32,7 @@ def answered(sampling, *, stop=(), line=b"abc\ndefg"):
         mesh=mesh_of(1),
         prompt_widths=(16,),
         batching=lambda size: Batching((16,), size, tokenizer.pad_id, mesh_of(1)),
-        frozen=lambda: {},
+        for_decoding=lambda trained: (model, trained),
     )
     said = []
     task = dataclasses.replace(TASK, stop=stop, clean=functools.partial(before, stop))

@@ -35,7 +35,8 @@ class Chain:
         rows = len(tokens)
         nothing = jnp.zeros((1, rows, 1, 1, 1))
         filled = jnp.zeros((rows, 1), bool)
-        cache = Cache(nothing, nothing, filled, jnp.int32(0), jnp.zeros((rows,), jnp.int32))
+        zero = jnp.int32(0)
+        cache = Cache(nothing, nothing, filled, zero, zero, jnp.zeros((rows,), jnp.int32))
         return self._at(params, tokens[:, -1]), cache
 
     def decode_step(self, params, token, cache):

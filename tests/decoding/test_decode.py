@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import itertools
 import re
-import types
 
 import jax
 import numpy as np
@@ -207,32 +205,58 @@ def test_answers_come_in_the_order_of_the_prompts_and_one_width_is_compiled_once
     ids = [tuple(byte_level().encode(line)) for line in LINES]
     ids[1] = (*ids[1], *b"!!!!!!!!")[:16]  # has no end
     assert answers(model) == tuple(ids[prompt[-1]] for prompt in ASKED)
-    assert make_decoder(model, ENDING)._cache_size() == 2
+    begin, start = (decoding._beginner(model, ENDING, room) for room in (16, 0))
+    assert (begin._cache_size(), start._cache_size()) == (2, 2)  # one program for each width
 
 
-def test_the_speed_counts_written_tokens_and_keeps_batches_apart_that_may_compile(monkeypatch):
-    ticks = itertools.count()  # one second per look at the clock, two looks per batch
-    monkeypatch.setattr(decoding, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+def test_the_speed_counts_all_tokens_and_how_many_were_written_in_idle_slots():
     said = []
-    answers(speaker(), say=said.append)
-    # 5 prompts of at most 4 tokens in 3 batches, 4 longer ones in 2. Tokens of the later batches:
-    # lines 3 and 0, line 0 (its batch is filled up with a repeat), lines 1 and 2.
-    spoken = [len(byte_level().encode(line)) for line in LINES]
-    spoken[1] = 16
-    by_width = [[n for n in range(9) if (len(ASKED[n]) > 4) == wide] for wide in (False, True)]
-    later = [spoken[n % 4] for indices in by_width for n in indices[2:]]
-    assert len(by_width[0]) == 5
-    assert said == [
-        f"answers: 9 in 5.0 s, {sum(later) / 3:.0f} tokens/s after the first batch of each prompt "
-        "width (2.0 s with compiling)"
-    ]
-    answers(speaker(), ASKED[:2], say=said.append)
-    assert (
-        said[1] == f"answers: 2 in 2.0 s, {(spoken[0] + spoken[1]) / 2:.0f} tokens/s with compiling"
-    )
-    monkeypatch.undo()
+    spoken = [16 if n == 1 else len(byte_level().encode(line)) for n, line in enumerate(LINES)]
     answers(speaker(), ASKED[:1], say=said.append)
-    assert re.fullmatch(r"answers: 1 in \d+\.\d s, \d+ tokens/s with compiling", said[2])
+    assert re.fullmatch(r"answers: 1 in \d+\.\d s, \d+ tokens/s, 100% of the slots busy", said[0])
+    # Two slots, one width: the second answer is written alone once the first has ended.
+    answers(speaker(), [ASKED[0], ASKED[0][:-1] + [1]], say=said.append)
+    share = (spoken[0] + spoken[1]) / (2 * max(spoken[:2]))
+    assert said[1].endswith(f"tokens/s, {share:.0%} of the slots busy")
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4, 8, 64])
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0}, {"repetition_penalty": 1.3}], ids=str)
+def test_an_answer_is_the_same_in_any_slot_at_any_time(model, params, slots, how):
+    """Twenty prompts, answers of 1 to 8 tokens: slots are refilled in every order, and columns of
+    the cache are used again and again."""
+    prompts = [tuple(1 + (7 * n + i) % 37 for i in range(1 + n % 5)) for n in range(20)]
+    sampling = Sampling(8, end=(24, 28, 16, 2, 33), **how)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(20))
+    ids, lengths = decode(model, params, prompts, sampling, width=6, keys=keys)
+    expected = tuple(tuple(row[:n].tolist()) for row, n in zip(ids, lengths, strict=True))
+    assert len(set(lengths.tolist())) > 3
+    found = respond(
+        model,
+        params,
+        prompts,
+        sampling,
+        batching=Batching((6,), slots, 0, mesh_of(1)),
+        key=jax.random.key(5),
+        watch=Watch("answers"),
+    )
+    assert found == expected
+
+
+def test_one_long_answer_does_not_hold_up_the_others():
+    short, long = (7, 5, 5, 5, 5, 5, 5, 5), (1, 1, 1, 1, 1, 1, 1, 1)
+    model = Scripted((long, short), vocab_size=10)
+    respond(
+        model,
+        {},
+        [(9, 0), *[(9, 1)] * 7],
+        Sampling(8, end=(7,)),
+        batching=Batching((2,), 2, 0, mesh_of(1)),
+        key=jax.random.key(0),
+        watch=Watch("answers"),
+    )
+    jax.effects_barrier()
+    assert len(model.steps) == 8  # 16 tokens in 2 slots; whole batches would take 8 + 3
 
 
 @pytest.mark.parametrize(

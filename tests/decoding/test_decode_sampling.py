@@ -118,10 +118,16 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(changes, tokens):
 
 def test_what_was_seen_are_the_real_tokens_of_the_prompt_and_what_was_said_since():
     prompt, mask = jnp.array([[5, 5, 1, 2], [0, 3, 3, 4]]), jnp.array([[0, 0, 1, 1], [1] * 4])
-    seen = seen_tokens(prompt, mask, 6)
+    seen = seen_tokens(prompt, mask, 6, sampling(repetition_penalty=2.0))
     assert [np.flatnonzero(row).tolist() for row in seen] == [[1, 2], [0, 3, 4]]
     seen = add_seen(seen, jnp.array([5, 3]))
     assert [np.flatnonzero(row).tolist() for row in seen] == [[1, 2, 5], [0, 3, 4]]
+
+
+def test_what_was_seen_is_not_kept_where_no_penalty_asks_for_it():
+    prompt = jnp.array([[5, 1], [0, 3]])
+    seen = seen_tokens(prompt, jnp.ones((2, 2)), 6, sampling())
+    assert seen.shape == (2, 0) and add_seen(seen, jnp.array([5, 3])).shape == (2, 0)
 
 
 def test_the_penalty_divides_what_is_positive_and_multiplies_what_is_negative():

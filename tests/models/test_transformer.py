@@ -183,14 +183,18 @@ def test_decoding_with_a_cache_is_the_whole_sequence_at_once(model):
 def test_a_token_is_written_into_the_cache_in_place():
     model, rows, slots = small(), 4, 5000
     c = model.config
-    stored = jax.ShapeDtypeStruct((c.layers, rows, slots, c.kv_heads, c.head_width), jnp.float32)
+    keys, values = (c.head_width, slots), (slots, c.head_width)
+    stored, others = (
+        jax.ShapeDtypeStruct((c.layers, rows, c.kv_heads, *shape), jnp.float32)
+        for shape in (keys, values)
+    )
     filled = jax.ShapeDtypeStruct((rows, slots), bool)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     each = jax.ShapeDtypeStruct((rows,), jnp.int32)
     step = jax.jit(model.decode_step, donate_argnums=2).lower(
         jax.eval_shape(model.init, jax.random.key(0)),
         each,
-        Cache(stored, stored, filled, number, each),
+        Cache(stored, others, filled, number, number, each),
     )
     extra = step.compile().memory_analysis().temp_size_in_bytes
     both = 2 * stored.size * stored.dtype.itemsize
