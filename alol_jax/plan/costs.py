@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import jax
 
 from alol_jax.errors import UserError
 from alol_jax.plan.chips import GIB, Chip
-from alol_jax.plan.programs import Program
+from alol_jax.plan.programs import Program, bytes_per_chip
 from alol_jax.plan.traffic import Traffic, traffic_of
 
 
@@ -67,14 +66,6 @@ class Cost(NamedTuple):
         return times
 
 
-def bytes_per_chip(tree: Any) -> float:
-    """The bytes of described arrays that are on one chip."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
 def cost_of(program: Program, chip: Chip, chips: int) -> Cost:
     """Compile a described program for ``chips`` chips and analyse it."""
     started = time.monotonic()
@@ -104,7 +95,7 @@ def _traffic(compiled: jax.stages.Compiled) -> Traffic | None:
 def _memory(program: Program, analysis: Any) -> Memory:
     """Split XLA's memory analysis of one device's program into its parts."""
     weights, optimizer = bytes_per_chip(program.weights), bytes_per_chip(program.optimizer)
-    idle = optimizer if program.optimizer_idle else 0.0  # in memory, but not an argument
+    idle = bytes_per_chip(program.idle)
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return Memory(
         weights=weights,

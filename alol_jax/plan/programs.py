@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from ml_collections import ConfigDict
 from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.sampling import deterministic_decoding
 from alol_jax.devices.sharding import ROWS, replicated, shardings_like_params
+from alol_jax.models.adapters import folded_paths
 from alol_jax.models.heads import ValueHead
-from alol_jax.models.language_model import LanguageModel
+from alol_jax.models.language_model import ROOM, LanguageModel
 from alol_jax.objectives.ppo import PPOTargets
 from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
 from alol_jax.training import flops
@@ -43,22 +45,25 @@ class Program(NamedTuple):
     arguments: tuple
     weights: Any  # the arguments that are parameters
     optimizer: Any  # the optimizer state in memory while the program runs
-    optimizer_idle: bool  # the optimizer state is in memory but not an argument
+    idle: Any  # what of both is in memory but not an argument
     flops: float  # of one call, on all chips together, in closed form
 
 
 def programs_of(
-    lm: LanguageModel, config: ConfigDict, objective: Objective
+    lm: LanguageModel, config: ConfigDict, objective: Objective, room: float
 ) -> dict[str, Callable[[], Program]]:
     """Name -> builder of the program, for the programs that need most memory and time.
 
     Each is for the longest of ``lm.shapes``. `select` is left out if the objective does not read
     what it computes.
+
+    Args:
+        room: bytes of memory on each chip.
     """
     builders = {
         "select": lambda: select_program(lm, config, objective),
         "policy step": lambda: policy_program(lm, config, objective),
-        "decode": lambda: decode_program(lm, config),
+        "decode": lambda: decode_program(lm, config, room),
     }
     if not {"ref_logp", "advantage"} & set(objective.reads):
         del builders["select"]
@@ -113,7 +118,7 @@ def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
         work += flops.value_head(shape.width, rows=rows, prompt=prompt)
     function = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     arguments = (params, value_params, _tokens(lm, (rows,), 1, 0))
-    return Program("select", function, arguments, (params, value_params), (), False, work)
+    return Program("select", function, arguments, (params, value_params), (), (), work)
 
 
 def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tuple[Any, Any]:
@@ -148,30 +153,44 @@ def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
     function = make_update(loss, tx, jax.random.key(0), state)
     work = lead[0] * step_flops(lm, lm.shapes[-1], lead[1], lead[1], count)
     weights = (trained, frozen)
-    return Program("policy step", function, (state, frozen, batch), weights, opt_state, False, work)
+    return Program("policy step", function, (state, frozen, batch), weights, opt_state, (), work)
 
 
-def decode_program(lm: LanguageModel, config: ConfigDict) -> Program:
+def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Program:
     """Prefill of the longest prompts, then all decoding steps of the longest response.
 
-    It also runs between steps of `fit_policy`, so the optimizer state is in memory too.
+    It also runs between steps of `fit_policy`, so the optimizer state is in memory too. Adapters
+    are folded into a copy of the base by the rule of `LanguageModel.for_decoding`.
     """
     trained, frozen = lm.abstract()
-    params = {**frozen, **trained}
+    optimizer = _optimizer_state(lm, config, trained)[1]
     decoding = deterministic_decoding(config.decode)
     sampling = dataclasses.replace(decoding, end=(lm.tokenizer.eos_id, *decoding.end))
     rows, width = config.decode.batch_size, lm.prompt_widths[-1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     keys = described(keys, replicated(lm.mesh))
     prompt, mask = (_rows(lm, (rows, width), dtype) for dtype in (jnp.int32, jnp.float32))
-    function = make_decoder(lm.transformer, sampling)
+    model, params, kept = lm.transformer, {**frozen, **trained}, {}
+    copied = {path: frozen[path] for path in folded_paths(trained)}
+    free = room - bytes_per_chip((trained, frozen, optimizer))
+    if model.nf4 is None and 0 < ROOM * bytes_per_chip(copied) < free:
+        model, params, kept = dataclasses.replace(model, lora=None), frozen, (trained, copied)
     work = flops.decoding(
         params,
-        lm.transformer.config,
+        model.config,
         rows=rows,
         beams=sampling.beams,
         prompt=width,
         new=sampling.max_new_tokens,
     )
-    optimizer = _optimizer_state(lm, config, trained)[1]
-    return Program("decode", function, (params, prompt, mask, keys), params, optimizer, True, work)
+    arguments = (params, prompt, mask, keys)
+    idle, function = (optimizer, kept), make_decoder(model, sampling)
+    return Program("decode", function, arguments, (params, kept), optimizer, idle, work)
+
+
+def bytes_per_chip(tree: Any) -> float:
+    """The bytes of described arrays that are on one chip."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

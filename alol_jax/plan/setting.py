@@ -71,7 +71,7 @@ class Setting:
     def costs(self, names: Collection[str] = NAMES) -> Iterator[Cost]:
         """Yield the cost of each program of the config that is in ``names``."""
         lm = self.open()
-        programs = programs_of(lm, self.config, self.objective)
+        programs = programs_of(lm, self.config, self.objective, self.topology.chip.usable)
         for name, build in programs.items():
             if name in names:
                 yield cost_of(build(), self.topology.chip, self.chips)

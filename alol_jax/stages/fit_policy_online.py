@@ -88,7 +88,7 @@ def fit_policy_online(
         forward=make_forward(lm),
         targets=make_targets(hyper, lm.mesh),
         update=make_update(ppo_loss(lm, hyper), tx, keys[2], state.train),
-        count_work=make_work_counter(lm, hyper, rollouts.sampler.batch_size),
+        count_work=make_work_counter(lm, hyper),
     )
     policy = fit_best(
         state,

@@ -129,12 +129,10 @@ class PPOIteration:
 # cost
 
 
-def make_work_counter(
-    lm: LanguageModel, hyper: ConfigDict, decode_batch: int
-) -> Callable[[Tokens], dict[str, float]]:
+def make_work_counter(lm: LanguageModel, hyper: ConfigDict) -> Callable[[Tokens], dict[str, float]]:
     """Make a function from a rollout's tokens to its metrics "tokens" and "flops".
 
-    A batch of ``decode_batch`` rows is decoded until its longest response ends.
+    Of decoding, the tokens of the responses count; what idle slots compute does not.
     """
     trained, frozen = lm.abstract()
     leaves, config = {**frozen, **trained}, lm.transformer.config
@@ -150,13 +148,9 @@ def make_work_counter(
 
     def count_work(tokens: Tokens) -> dict[str, float]:
         prompt, lengths = tokens.prompt.shape[1], tokens.mask.sum(axis=1)
-        starts = range(0, len(lengths), decode_batch)
-        batches = (lengths[start : start + decode_batch] for start in starts)
         decoding = sum(
-            flops.decoding(
-                leaves, config, rows=decode_batch, beams=1, prompt=prompt, new=int(batch.max())
-            )
-            for batch in batches
+            flops.decoding(leaves, config, rows=1, beams=1, prompt=prompt, new=int(length))
+            for length in lengths
         )
         return {
             "tokens": hyper.epochs * float(tokens.prompt_mask.sum() + tokens.mask.sum()),
