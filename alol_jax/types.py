@@ -44,6 +44,22 @@ class Tokens(NamedTuple):
     mask: jax.Array  # f32[E*, R]
 
 
+class Grid(NamedTuple):
+    """Prompts with one response each, side by side in the rows of a grid, with little padding.
+
+    An example lies in one row, prompt and response next to each other, and attends to itself alone.
+    A row of T tokens has S slots for examples and M places for response tokens.
+    """
+
+    ids: jax.Array  # i32[rows, T]
+    segment: jax.Array  # i32[rows, T], the slot of the token's example + 1; 0 on padding
+    position: jax.Array  # i32[rows, T], from 0 in each example
+    prompt: jax.Array  # i32[rows, S], tokens of each prompt; 0 in an empty slot
+    before: jax.Array  # i32[rows, M], the column whose state predicts a response token
+    target: jax.Array  # i32[rows, M], the response token
+    real: jax.Array  # f32[rows, M], 1 where there is one
+
+
 class Branches(NamedTuple):
     """The layout of a sequence ``[prompt | response 1 | … | response K]``."""
 
@@ -260,7 +276,7 @@ class Evaluation:
     systems: tuple[SystemScores, ...]
     differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward
     sets: tuple[TestSet, ...] = ()  # by source, in the order of the test prompts
-    kl: Interval | None = None  # `logprobs.response_kl` on the policy's answers, in nats
+    kl: Interval | None = None  # of the policy's answers, in nats
 
 
 @dataclasses.dataclass(frozen=True)

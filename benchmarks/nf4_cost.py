@@ -24,8 +24,10 @@ from ml_collections import config_flags
 from alol_jax.devices.sharding import make_mesh, place_like_params, place_rows
 from alol_jax.models.language_model import open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
+from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
-from alol_jax.training.annotate import annotator
+from alol_jax.text.packing import to_grid
+from alol_jax.training.annotate import Responses, annotator, pack_table
 from alol_jax.training.batches import collate, single_items, tokenise
 from alol_jax.training.fit import init_state, make_update, policy_loss
 from alol_jax.training.optim import make_optimizer
@@ -56,29 +58,28 @@ def open_base(options, mesh, name):
 def test_items(config, lm):
     """The (prompt, response) rows of the task's test split, as items."""
     task = get_task(config.task)
-    rows = [
+    rows = (
         Scored(example.id, example.prompt, response, example.source, (), 0.0)
         for example in task.load(config.task).test
         for response in example.responses
-    ]
-    ready, _ = tokenise(rows, task.template, lm.tokenizer, lm.shapes)
+    )
+    ready, _ = tokenise(Table.of(rows, Scored), task.template, lm.tokenizer, lm.shapes)
     # The advantage of a typical kept row; no result depends on it.
-    return single_items([dataclasses.replace(row, advantage=0.1) for row in ready], lm.shapes)
+    return single_items(ready.replace(advantage=np.full(len(ready), 0.1)), lm.shapes)
 
 
 def row_nll(lm, frozen, items, size):
     """Summed NLL and number of response tokens of every row: f64[2, rows]."""
     run = annotator(lm.transformer, None, lm.logprob_chunk, True)
     params = {**frozen, **lm.trainable(jax.random.key(0))}  # fresh adapters add nothing
-    found = np.zeros((2, len(items.rows)))
-    for group in (np.flatnonzero(items.shape == s) for s in range(len(items.shapes))):
-        for first in range(0, len(group), size):
-            piece = group[first : first + size]
-            batch = collate(items, np.resize(piece, size), pad_id=lm.tokenizer.pad_id)
-            logp = np.asarray(run(params, {}, place_rows(batch.tokens, lm.mesh))[0], np.float64)
-            found[0, piece] = -logp.sum(-1)[: len(piece)]
-            found[1, piece] = batch.tokens.mask.sum(-1)[: len(piece)]
-    return found
+    prompts, responses = items.rows["prompt"], items.rows["response"]
+    found = Responses(responses.lengths)
+    packed = pack_table(lm, prompts.lengths, responses.lengths, size)
+    for members in packed.grids:
+        grid = to_grid(members, prompts, responses, packed.shape, pad_id=lm.tokenizer.pad_id)
+        found.put(members, np.asarray(run(params, {}, place_rows(grid, lm.mesh))[0]))
+    nll = [-row.sum(dtype=np.float64) for row in found.rows]
+    return np.array([nll, responses.lengths])
 
 
 def interval(nll, reference, draws=2000):

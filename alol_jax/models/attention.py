@@ -38,16 +38,17 @@ def causal_mask(width: int, branches: Branches | None) -> np.ndarray:
     return allowed & ((positions[None, :] < branches.prompt) | same)
 
 
-def attention_mask(mask: jax.Array, *, causal: bool, branches: Branches | None = None) -> jax.Array:
+def attention_mask(
+    segments: jax.Array, *, causal: bool, branches: Branches | None = None
+) -> jax.Array:
     """Return bool[B, T, T], True where a query may attend to a key.
 
-    A query attends to real tokens (if causal, those of `causal_mask`), and always to itself.
+    A query attends to the tokens of its segment; if causal, to those of `causal_mask` among them.
     """
-    width = mask.shape[1]
-    allowed = jnp.broadcast_to((mask > 0)[:, None, :], (mask.shape[0], width, width))
+    allowed = segments[:, :, None] == segments[:, None, :]
     if causal:
-        allowed = allowed & jnp.asarray(causal_mask(width, branches))[None]
-    return allowed | jnp.eye(width, dtype=bool)[None]
+        allowed = allowed & jnp.asarray(causal_mask(segments.shape[1], branches))[None]
+    return allowed
 
 
 def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array) -> jax.Array:
@@ -70,25 +71,25 @@ def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array
     return mixed.reshape(rows, 1, heads, size).astype(q.dtype)
 
 
-def _xla(q, k, v, mask, *, causal, branches, interpret):
-    allowed = attention_mask(mask, causal=causal, branches=branches)[:, None]
+def _xla(q, k, v, segments, *, causal, branches, interpret):
+    allowed = attention_mask(segments, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="xla")
 
 
-def _cudnn(q, k, v, mask, *, causal, branches, interpret):
+def _cudnn(q, k, v, segments, *, causal, branches, interpret):
     """cuDNN's fused kernel; padding may sit on the left, so the mask goes in as it is.
 
     ``is_causal`` says nothing that the mask does not, but lets cuDNN skip what is above the
     diagonal: a fifth less time on an H200 (docs/results.md).
     """
-    allowed = attention_mask(mask, causal=causal, branches=branches)[:, None]
+    allowed = attention_mask(segments, causal=causal, branches=branches)[:, None]
     return jax.nn.dot_product_attention(
         q, k, v, mask=allowed, is_causal=causal, implementation="cudnn"
     )
 
 
-def _splash(q, k, v, mask, *, causal, branches, interpret):
-    """Splash attention: real tokens attend to real tokens, padding to padding (segments 1 and 0).
+def _splash(q, k, v, segments, *, causal, branches, interpret):
+    """Splash attention, which knows segments.
 
     The kernel takes one row [N, T, H] and does not scale, so q is scaled first.
     """
@@ -104,7 +105,6 @@ def _splash(q, k, v, mask, *, causal, branches, interpret):
         q_seq_shards=1,
         interpret=interpret,
     )
-    segments = (mask > 0).astype(jnp.int32)
     heads_first = [jnp.swapaxes(x, 1, 2) for x in (q * jnp.asarray(size**-0.5, q.dtype), k, v)]
     mixed = jax.vmap(kernel)(*heads_first, splash.SegmentIds(segments, segments))
     return jnp.swapaxes(mixed, 1, 2).astype(q.dtype)
@@ -129,9 +129,9 @@ def _blocks(width: int) -> splash.BlockSizes:
 class Kernel(NamedTuple):
     """One way to compute attention.
 
-    ``run`` is (q, k, v, mask, *, causal, branches, interpret) -> outputs. ``platforms`` lists where
-    it exists. ``unsupported`` (dtype, head width, sequence lengths, capability) returns why the
-    kernel cannot run, or "".
+    ``run`` is (q, k, v, segments, *, causal, branches, interpret) -> outputs. ``platforms`` lists
+    where it exists. ``unsupported`` (dtype, head width, sequence lengths, capability) returns why
+    the kernel cannot run, or "".
     """
 
     run: Callable[..., jax.Array]
@@ -196,7 +196,7 @@ class Attention:
         q: jax.Array,
         k: jax.Array,
         v: jax.Array,
-        mask: jax.Array,
+        segments: jax.Array,
         *,
         causal: bool,
         branches: Branches | None = None,
@@ -206,25 +206,27 @@ class Attention:
         Args:
             q: [B, T, N, H].
             k, v: [B, T, G, H]; G divides N.
-            mask: [B, T], 1 on real tokens; padding may be anywhere.
-            causal: attend to real tokens up to the query, else to all real tokens; always to the
-                query itself.
+            segments: i32[B, T]; a query attends to the tokens of its segment alone. With one text
+                per row, 1 on real tokens and 0 on padding, which may be anywhere.
+            causal: attend to tokens up to the query, else to all of the segment.
             branches: the layout of causal sequences with several responses.
 
         Returns:
             [B, T, N, H] in the dtype of q.
         """
 
-        def run(q, k, v, mask):
+        def run(q, k, v, segments):
             chosen = KERNELS[self.kernel].run
-            return chosen(q, k, v, mask, causal=causal, branches=branches, interpret=self.interpret)
+            return chosen(
+                q, k, v, segments, causal=causal, branches=branches, interpret=self.interpret
+            )
 
         if self.kernel == "xla" or self.mesh is None or self.mesh.size == 1:
-            return run(q, k, v, mask)
-        return _sharded(run, self.mesh, q, k, v, mask)
+            return run(q, k, v, segments)
+        return _sharded(run, self.mesh, q, k, v, segments)
 
 
-def _sharded(run, mesh, q, k, v, mask):
+def _sharded(run, mesh, q, k, v, segments):
     """Call ``run`` under shard_map; heads that the tensor axis does not divide are replicated."""
     cut, parts = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
     rows = ("data", "fsdp") if q.shape[0] % cut == 0 else None
@@ -234,7 +236,7 @@ def _sharded(run, mesh, q, k, v, mask):
     spec = P(rows, None, heads, None)
     return jax.shard_map(
         run, mesh=mesh, in_specs=(spec, spec, spec, P(rows, None)), out_specs=spec, check_vma=False
-    )(q, k, v, mask)
+    )(q, k, v, segments)
 
 
 def choose_kernel(

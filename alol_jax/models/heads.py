@@ -27,7 +27,7 @@ class Affine(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """Attend over the positions with one learned query and map the result to one number per row."""
+    """Attend with one learned query over the positions of each text, and map to one number each."""
 
     def __init__(self, width: int, heads: int, rate: float, rngs: nnx.Rngs):
         self.heads, self.rate = heads, rate
@@ -47,10 +47,11 @@ class AttentionPooling(nnx.Module):
         q = self.q_proj(self.query[...][None]).reshape(self.heads, -1)
         k, v = self.k_proj(hidden).reshape(split), self.v_proj(hidden).reshape(split)
         scores = jnp.einsum("nh,bpnh->bnp", q, k) / q.shape[-1] ** 0.5
-        scores = jnp.where((mask > 0)[:, None, :], scores, -jnp.inf)
-        mixed = jnp.einsum("bnp,bpnh->bnh", jax.nn.softmax(scores, axis=-1), v)
-        pooled = dropout(self.o_proj(mixed.reshape(hidden.shape[0], -1)), self.rate, keys[1])
-        return self.summary(pooled)[:, 0]
+        never = jnp.finfo(jnp.float32).min  # finite, so that a text without tokens is, too
+        scores = jnp.where((mask > 0)[:, :, None], scores[:, None], never)
+        mixed = jnp.einsum("bsnp,bpnh->bsnh", jax.nn.softmax(scores, axis=-1), v)
+        pooled = dropout(self.o_proj(mixed.reshape(*mask.shape[:2], -1)), self.rate, keys[1])
+        return self.summary(pooled)[..., 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +109,17 @@ class ValueHead:
         Args:
             params: from `init` or a checkpoint.
             hidden: [B, P, D] hidden states of the prompt, cast to float32.
-            mask: [B, P], 1 on real prompt tokens, at least one per row.
+            mask: [B, P], 1 on real prompt tokens, at least one per row; or [B, S, P] for S prompts
+                in each row.
             key: dropout key; None for no dropout (inference).
 
         Returns:
-            f32[B] in (0, max_value).
+            f32[B], or f32[B, S], in (0, max_value).
         """
-        chex.assert_rank([hidden, mask], [3, 2])
-        chex.assert_equal_shape_prefix([hidden, mask], 2)
+        chex.assert_rank([hidden, mask], [3, {2, 3}])
+        if mask.ndim == 2:
+            return self(params, hidden, mask[:, None], key)[:, 0]
+        chex.assert_shape(mask, (hidden.shape[0], None, hidden.shape[1]))
         with jax.default_matmul_precision("float32"):
             score = bind(self._graph, params)(hidden.astype(jnp.float32), mask, key)
         return self.max_value * jax.nn.sigmoid(score)

@@ -151,26 +151,32 @@ class Transformer:
         mask: jax.Array,
         key: jax.Array | None = None,
         branches: Branches | None = None,
+        positions: jax.Array | None = None,
     ) -> jax.Array:
         """Return the hidden states after the final norm.
 
         Args:
             params: flat parameters.
             tokens: i32[B, T].
-            mask: [B, T], 1 on real tokens; padding may be anywhere and changes nothing.
+            mask: [B, T], 1 on real tokens; padding may be anywhere and changes nothing. If several
+                texts lie side by side in a row, the number of each token's text.
             key: dropout key; None for no dropout.
             branches: the layout of sequences with several responses to one prompt. Each response
                 attends to the prompt and itself only. For causal models.
+            positions: i32[B, T]; None counts the real tokens of the row.
 
         Returns:
             dtype[B, T, D].
         """
 
+        segments = mask.astype(jnp.int32)
+        positions = position_ids(mask, branches) if positions is None else positions
+
         def attend(q, k, v, store, layer):
             causal = self.config.causal
-            return self.attention(q, k, v, mask, causal=causal, branches=branches), None
+            return self.attention(q, k, v, segments, causal=causal, branches=branches), None
 
-        x, _ = self._layers(params, tokens, position_ids(mask, branches), None, attend, key)
+        x, _ = self._layers(params, tokens, positions, None, attend, key)
         return x
 
     def unembedding(self, params: Params) -> jax.Array:
@@ -192,7 +198,7 @@ class Transformer:
         keys, values = (c.head_width, slots), (slots, c.head_width)
 
         def attend(q, k, v, store, layer):
-            mixed = self.attention(q, k, v, mask, causal=True)
+            mixed = self.attention(q, k, v, mask.astype(jnp.int32), causal=True)
             return mixed, _write(store, (k, v), layer, 0)
 
         empty = tuple(

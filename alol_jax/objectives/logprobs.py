@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from alol_jax.types import Branches, Tokens
+from alol_jax.types import Branches, Grid, Tokens
 
 
 class Sequences(NamedTuple):
@@ -74,8 +74,30 @@ def response_logp(
     width = tokens.prompt.shape[1] + tokens.response[0].size
     chex.assert_shape(hidden, (tokens.prompt.shape[0], width, unembedding.shape[0]))
     before = response_states(hidden, tokens)
-    rows, length, _ = before.shape
-    targets = tokens.response.reshape(rows, length)
+    targets = tokens.response.reshape(before.shape[:2])
+    logp = _token_logp(before, unembedding, targets, chunk=chunk).reshape(tokens.response.shape)
+    return jnp.where(tokens.mask > 0, logp, 0.0)
+
+
+def grid_logp(hidden: jax.Array, unembedding: jax.Array, grid: Grid, *, chunk: int) -> jax.Array:
+    """Return the log-probability of each response token of a grid: f32[rows, M]; 0 on padding.
+
+    As `response_logp`, on response tokens alone.
+
+    Args:
+        hidden: [rows, T, D] hidden states of the grid.
+        unembedding: [D, V].
+        chunk: tokens whose logits exist at once.
+    """
+    states = jnp.take_along_axis(hidden, grid.before[..., None], axis=1)
+    logp = _token_logp(states, unembedding, grid.target, chunk=chunk)
+    return jnp.where(grid.real > 0, logp, 0.0)
+
+
+def _token_logp(
+    states: jax.Array, unembedding: jax.Array, ids: jax.Array, *, chunk: int
+) -> jax.Array:
+    """log softmax(h · unembedding)[id] for states [rows, length, D] and ids i32[rows, length]."""
 
     def chunk_logp(states, ids):
         logits = jnp.dot(
@@ -84,41 +106,37 @@ def response_logp(
         chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
-    logp = (
-        _in_chunks(chunk_logp, before, targets, max(1, chunk // rows))
-        if rows * length > chunk
-        else chunk_logp(before, targets)
-    )
-    logp = logp.reshape(tokens.response.shape)
-    return jnp.where(tokens.mask > 0, logp, 0.0)
+    rows, length = ids.shape
+    if rows * length <= chunk:
+        return chunk_logp(states, ids)
+    return _in_chunks(chunk_logp, states, ids, columns=max(1, chunk // rows))
 
 
-def response_kl(
+def grid_kl(
     hidden: tuple[jax.Array, jax.Array],
     unembedding: tuple[jax.Array, jax.Array],
-    tokens: Tokens,
+    grid: Grid,
     *,
     chunk: int,
 ) -> jax.Array:
-    """Return Σ_t KL(π(·|x, y_<t) ‖ π_ref(·|x, y_<t)), each term over the whole vocabulary.
+    """Return KL(π(·|x, y_<t) ‖ π_ref(·|x, y_<t)) at each response token, over all the vocabulary.
 
-    If y was sampled from π, the mean estimates KL(π(y|x) ‖ π_ref(y|x)) with less variance than the
-    log-ratio of the tokens. For greedy answers it is the same sum along the answer.
+    If y was sampled from π, the mean of its sum over y estimates KL(π(y|x) ‖ π_ref(y|x)) with less
+    variance than the log-ratio of the tokens. For greedy answers it is the same sum along the
+    answer.
 
     Args:
-        hidden: [B, P + R, D] hidden states for the sequences of `to_sequences`, of π and of π_ref.
+        hidden: [rows, T, D] hidden states of the grid, of π and of π_ref.
         unembedding: [D, V] of π and of π_ref.
-        tokens: the same tokens, one response per prompt.
-        chunk: tokens per chunk, as in `response_logp`.
+        chunk: tokens whose logits exist at once.
 
     Returns:
-        f32[B], never negative.
+        f32[rows, M]; 0 on padding.
     """
-    rows, length = tokens.response.shape
-    before = [response_states(states, tokens) for states in hidden]
+    rows, length = grid.target.shape
     columns = min(length, max(1, chunk // (2 * rows)))  # the logits of both exist at once
 
-    def chunk_kl(states):
+    def chunk_kl(*states):
         ours, theirs = (
             jax.nn.log_softmax(
                 jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
@@ -127,24 +145,21 @@ def response_kl(
         )
         return jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1)
 
-    missing = -length % columns
-    parts = [
-        jnp.moveaxis(
-            jnp.pad(x, ((0, 0), (0, missing), (0, 0))).reshape(rows, -1, columns, x.shape[-1]), 1, 0
-        )
-        for x in before
-    ]
-    found = jnp.moveaxis(jax.lax.map(chunk_kl, tuple(parts)), 0, 1).reshape(rows, -1)[:, :length]
-    return jnp.maximum(jnp.sum(jnp.where(tokens.mask > 0, found, 0.0), axis=-1), 0.0)
+    states = [jnp.take_along_axis(x, grid.before[..., None], axis=1) for x in hidden]
+    return jnp.where(grid.real > 0, _in_chunks(chunk_kl, *states, columns=columns), 0.0)
 
 
-def _in_chunks(chunk_logp, states, ids, columns):
-    """Apply ``chunk_logp`` to ``columns`` columns at a time; the backward pass recomputes it."""
-    rows, length = ids.shape
+def _in_chunks(function, *arrays, columns):
+    """Apply ``function`` to ``columns`` columns of [rows, length, …] at a time: f32[rows, length].
+
+    The backward pass computes each chunk again.
+    """
+    rows, length = arrays[0].shape[:2]
     count = -(-length // columns)
-    missing = count * columns - length
-    states = jnp.pad(states, ((0, 0), (0, missing), (0, 0))).reshape(rows, count, columns, -1)
-    ids = jnp.pad(ids, ((0, 0), (0, missing))).reshape(rows, count, columns)
-    chunks = (jnp.moveaxis(states, 1, 0), jnp.moveaxis(ids, 1, 0))
-    logp = jax.lax.map(lambda pair: jax.checkpoint(chunk_logp)(*pair), chunks)
-    return jnp.moveaxis(logp, 0, 1).reshape(rows, -1)[:, :length]
+
+    def split(x):
+        padded = jnp.pad(x, ((0, 0), (0, count * columns - length), *[(0, 0)] * (x.ndim - 2)))
+        return jnp.moveaxis(padded.reshape(rows, count, columns, *x.shape[2:]), 1, 0)
+
+    found = jax.lax.map(lambda parts: jax.checkpoint(function)(*parts), tuple(map(split, arrays)))
+    return jnp.moveaxis(found, 0, 1).reshape(rows, -1)[:, :length]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -25,13 +26,14 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import ROOM, LanguageModel
 from alol_jax.objectives.ppo import PPOTargets
 from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
+from alol_jax.text.packing import GridShape, pack
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
 from alol_jax.training.costs import step_flops
 from alol_jax.training.fit import TrainState, make_update, policy_loss
 from alol_jax.training.online import Minibatch, init_values, ppo_loss
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Batch, Tokens
+from alol_jax.types import Batch, Grid, Tokens
 
 NAMES = ("select", "policy step", "decode")
 """What `programs_of` describes, in the order of a run."""
@@ -98,27 +100,41 @@ def _tokens(lm: LanguageModel, lead: tuple[int, ...], responses: int, axis: int)
 
 
 def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
-    """The forward pass that annotates a batch of training rows."""
+    """The forward pass that annotates a grid of training rows, full of the longest ones."""
     trained, frozen = lm.abstract()
-    params, shape, rows = {**frozen, **trained}, lm.transformer.config, config.select.batch_size
+    params, architecture = {**frozen, **trained}, lm.transformer.config
     (prompt, response), logp = lm.shapes[-1], "ref_logp" in objective.reads
+    rows = config.select.batch_size
+    prompts, responses = np.full((2, rows), [[prompt], [response * logp]])
+    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    width = prompt + response
+    shape, _ = pack(prompts, responses, width=width, most=rows, multiple=shards)
     head, value_params = None, {}
     work = flops.forward(
         params,
-        shape,
-        rows=rows,
-        width=prompt + response * logp,
-        head_tokens=rows * response * logp,
+        architecture,
+        rows=shape.rows,
+        width=shape.width,
+        head_tokens=shape.rows * shape.targets * logp,
     ).total
     if "advantage" in objective.reads:
-        head = ValueHead(shape.width, 1.0, config.value.heads, config.value.dropout)
+        head = ValueHead(architecture.width, 1.0, config.value.heads, config.value.dropout)
         init = functools.partial(head.init, mean_reward=0.5)
         value_params = jax.eval_shape(init, jax.random.key(0))
         value_params = described(value_params, shardings_like_params(value_params, lm.mesh))
-        work += flops.value_head(shape.width, rows=rows, prompt=prompt)
+        work += flops.value_head(architecture.width, rows=shape.rows, prompt=shape.width)
     function = annotator(lm.transformer, head, lm.logprob_chunk, logp)
-    arguments = (params, value_params, _tokens(lm, (rows,), 1, 0))
+    arguments = (params, value_params, _grid(lm, shape))
     return Program("select", function, arguments, (params, value_params), (), (), work)
+
+
+def _grid(lm: LanguageModel, shape: GridShape) -> Grid:
+    """A grid of these sizes."""
+    whole, slots, targets = (
+        (shape.rows, size) for size in (shape.width, shape.slots, shape.targets)
+    )
+    sizes = (whole, whole, whole, slots, targets, targets)
+    return Grid(*(_rows(lm, s, jnp.int32) for s in sizes), _rows(lm, targets, jnp.float32))
 
 
 def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tuple[Any, Any]:

@@ -109,7 +109,7 @@ def _by_source(
 
 
 def _kl(setup, policy, reference, answers, options, context) -> Interval:
-    """`logprobs.response_kl` on the policy's answers, tokenised again from their text."""
+    """`annotate.divergence` on the policy's answers, tokenised again from their text."""
     lm = setup.lm
     rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.shapes)
     found = divergence(

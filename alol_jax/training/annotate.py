@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +12,35 @@ import numpy as np
 from alol_jax.devices.sharding import place_rows
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.logprobs import response_kl, response_logp, to_sequences
+from alol_jax.objectives.logprobs import grid_kl, grid_logp
 from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import Ragged
 from alol_jax.tables.table import Table
-from alol_jax.training.batches import collate, pieces_of, single_items
+from alol_jax.text.packing import GridShape, pack, to_grid
 from alol_jax.types import Annotated, Params, Watch
 
 
 @functools.lru_cache(maxsize=16)
 def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
-    """Return a jitted (params, value parameters, Tokens) -> (logp f32[B, R], value f32[B]).
+    """Return a jitted (params, value parameters, Grid) -> (logp f32[rows, M], value f32[rows, S]).
 
-    Values are 0 without a head. Without ``logp``, log-probabilities are 0 and only the prompt is
-    read.
+    Values are 0 without a head; log-probabilities are 0 without ``logp``.
     """
 
     @jax.jit
-    def annotate_batch(params, value_params, tokens):
-        read = to_sequences(tokens)[:2] if logp else (tokens.prompt, tokens.prompt_mask)
-        hidden = model.hidden(params, *read)
-        token_logp = jnp.zeros(tokens.response.shape, jnp.float32)
+    def annotate_grid(params, value_params, grid):
+        hidden = model.hidden(params, grid.ids, grid.segment, positions=grid.position)
+        token_logp = jnp.zeros(grid.target.shape, jnp.float32)
         if logp:
-            token_logp = response_logp(hidden, model.unembedding(params), tokens, chunk=chunk)
+            token_logp = grid_logp(hidden, model.unembedding(params), grid, chunk=chunk)
         if head is None:
-            return token_logp, jnp.zeros(token_logp.shape[:1], jnp.float32)
-        width = tokens.prompt.shape[1]
-        return token_logp, head(value_params, hidden[:, :width], tokens.prompt_mask)
+            return token_logp, jnp.zeros(grid.prompt.shape, jnp.float32)
+        slots = jnp.arange(1, grid.prompt.shape[1] + 1)
+        mine = grid.segment[:, None] == slots[None, :, None]
+        in_prompt = grid.position[:, None] < grid.prompt[:, :, None]
+        return token_logp, head(value_params, hidden, mine & in_prompt)
 
-    return annotate_batch
+    return annotate_grid
 
 
 def annotate(
@@ -55,14 +56,15 @@ def annotate(
     """Compute logp of every response token and V of every prompt in one forward pass.
 
     The hidden states of the prompt do not depend on the response, because attention is causal, so
-    one pass gives both. Rows of one shape are batched together; the last batch of a shape is filled
-    with repeats.
+    one pass gives both. Rows are packed side by side into grids.
 
     Args:
         trained: leaves on top of ``lm.frozen()``.
         rows: tokenised rows.
         value: the value head and its parameters, or None for values of 0.
         logp: whether to compute log-probabilities; if False, only the prompts are read.
+        batch_size: the most rows of a grid.
+        watch: gets a line with the share of real tokens.
 
     Returns:
         f32[response length] of each row (empty without ``logp``), and f32[rows].
@@ -70,19 +72,64 @@ def annotate(
     head, value_params = value or (None, {})
     step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     params = {**lm.frozen(), **trained}
-    items = single_items(rows, lm.shapes)
-    pieces = pieces_of(items, batch_size)
-    lengths = rows["response"].lengths if logp else np.zeros(len(rows), np.int64)
-    starts, flat = np.cumsum(lengths) - lengths, np.zeros(lengths.sum(), np.float32)
-    values = np.zeros(len(rows), np.float32)
-    for piece in progress(pieces, watch, total=len(pieces)):
-        batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
-        out = step(params, value_params, place_rows(batch.tokens, lm.mesh))
-        batch_logp, value = jax.device_get(out)
-        values[piece] = value[: len(piece)]
-        for place, row in enumerate(piece if logp else ()):
-            flat[starts[row] : starts[row] + lengths[row]] = batch_logp[place, : lengths[row]]
-    return Ragged.of(flat, lengths), values
+    prompts, responses = rows["prompt"], rows["response"]
+    lengths = responses.lengths if logp else np.zeros(len(rows), np.int64)
+    read = responses if logp else Ragged.empty(len(rows), np.int32)
+    logps, values = Responses(lengths), np.zeros(len(rows), np.float32)
+    packed = pack_table(lm, prompts.lengths, lengths, batch_size)
+    for members in progress(packed.grids, watch, total=len(packed.grids)):
+        grid = to_grid(members, prompts, read, packed.shape, pad_id=lm.tokenizer.pad_id)
+        out = step(params, value_params, place_rows(grid, lm.mesh))
+        grid_logps, grid_values = jax.device_get(out)
+        logps.put(members, grid_logps)
+        for row, examples in enumerate(members):
+            values[examples] = grid_values[row, : len(examples)]
+    if packed.grids:
+        watch.say(f"{watch.label}: {packed.real:.0%} of the computed tokens are real")
+    return logps.rows, values
+
+
+class Responses:
+    """One number per response token, as grids give them."""
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self._lengths, self._starts = lengths, np.cumsum(lengths) - lengths
+        self._flat = np.zeros(lengths.sum(), np.float32)
+
+    def put(self, members: list[list[int]], found: np.ndarray) -> None:
+        """Take over f32[rows, M] of a grid with these examples in its rows."""
+        for row, examples in enumerate(members):
+            at = 0
+            for example in examples:
+                start, length = self._starts[example], self._lengths[example]
+                self._flat[start : start + length] = found[row, at : at + length]
+                at += length
+
+    @property
+    def rows(self) -> Ragged:
+        """f32[response length] of each row."""
+        return Ragged.of(self._flat, self._lengths)
+
+
+class Packed(NamedTuple):
+    """Examples in grids of one size."""
+
+    shape: GridShape
+    grids: list[list[list[int]]]  # the examples of each row of each grid
+    real: float  # the share of real tokens
+
+
+def pack_table(lm: LanguageModel, prompts: np.ndarray, responses: np.ndarray, rows: int) -> Packed:
+    """Pack examples of these lengths, i64[N] each, into grids as wide as the largest shape.
+
+    Args:
+        rows: the most rows of a grid.
+    """
+    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    width = max(map(sum, lm.shapes))
+    shape, grids = pack(prompts, responses, width=width, most=rows, multiple=shards)
+    computed = len(grids) * shape.rows * width
+    return Packed(shape, grids, float((prompts + responses).sum() / max(computed, 1)))
 
 
 def sums(rows: Ragged) -> np.ndarray:
@@ -92,14 +139,14 @@ def sums(rows: Ragged) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _divergence(model, chunk: int):
-    """Return a jitted (params, reference params, Tokens) -> f32[B]."""
+    """Return a jitted (params, reference params, Grid) -> f32[rows, M]."""
 
     @jax.jit
-    def divergence(params, other, tokens):
-        read = to_sequences(tokens)[:2]
-        hidden = (model.hidden(params, *read), model.hidden(other, *read))
+    def divergence(params, other, grid):
+        read = (grid.ids, grid.segment)
+        hidden = tuple(model.hidden(p, *read, positions=grid.position) for p in (params, other))
         kernels = (model.unembedding(params), model.unembedding(other))
-        return response_kl(hidden, kernels, tokens, chunk=chunk)
+        return grid_kl(hidden, kernels, grid, chunk=chunk)
 
     return divergence
 
@@ -115,19 +162,19 @@ def divergence(
 ) -> np.ndarray:
     """Return the KL divergence from policy to reference on each response: f64[rows], in nats.
 
-    See `logprobs.response_kl`.
+    The sum of `logprobs.grid_kl` over its tokens, never negative.
 
     Args:
         trained, reference: leaves of each on top of ``lm.frozen()``.
         rows: tokenised rows.
+        batch_size: the most rows of a grid.
     """
     step = _divergence(lm.transformer, lm.logprob_chunk)
     both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
-    items = single_items(rows, lm.shapes)
-    pieces = pieces_of(items, batch_size)
-    kl = np.zeros(len(rows))
-    for piece in progress(pieces, watch, total=len(pieces)):
-        batch = collate(items, np.resize(piece, batch_size), pad_id=lm.tokenizer.pad_id)
-        batch_kl = np.asarray(step(*both, place_rows(batch.tokens, lm.mesh)))
-        kl[piece] = batch_kl[: len(piece)]
-    return kl
+    prompts, responses = rows["prompt"], rows["response"]
+    packed = pack_table(lm, prompts.lengths, responses.lengths, batch_size)
+    per_token = Responses(responses.lengths)
+    for members in progress(packed.grids, watch, total=len(packed.grids)):
+        grid = to_grid(members, prompts, responses, packed.shape, pad_id=lm.tokenizer.pad_id)
+        per_token.put(members, np.asarray(step(*both, place_rows(grid, lm.mesh))))
+    return np.maximum([row.sum(dtype=np.float64) for row in per_token.rows], 0.0)

@@ -191,7 +191,8 @@ def test_draws_come_from_the_scores_that_transformers_draws_from(pairs):
             output_logits=True,
         )
         tokens = to_tokens([given.prompt], [()], shape=(WIDTH, 1), pad_id=ENDS[0])
-        seen = seen_tokens(jnp.asarray(tokens.prompt), jnp.asarray(tokens.prompt_mask), VOCABULARY)
+        read = (jnp.asarray(tokens.prompt), jnp.asarray(tokens.prompt_mask))
+        seen = seen_tokens(*read, VOCABULARY, drawing)
         ours = filter_logits(
             penalise_repetition(jnp.asarray(out.logits[0].numpy()), seen, drawing), drawing
         )

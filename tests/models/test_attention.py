@@ -64,15 +64,21 @@ def assert_same(found, expected):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def test_a_causal_query_sees_real_tokens_up_to_itself_and_always_itself():
-    seen = attention_mask(jnp.array([[0, 1, 1, 0]]), causal=True)[0]
-    expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+def test_a_causal_query_sees_its_segment_up_to_itself():
+    seen = attention_mask(jnp.array([[0, 1, 1, 2, 2]]), causal=True)[0]
+    expected = [
+        [1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
     np.testing.assert_array_equal(seen, np.array(expected, bool))
 
 
-def test_a_bidirectional_query_sees_all_real_tokens_and_always_itself():
+def test_a_bidirectional_query_sees_all_of_its_segment():
     seen = attention_mask(jnp.array([[0, 1, 1, 0]]), causal=False)[0]
-    expected = [[1, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+    expected = [[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
     np.testing.assert_array_equal(seen, np.array(expected, bool))
 
 
@@ -84,7 +90,7 @@ def test_a_response_sees_the_prompt_and_itself_and_no_other_response():
         [0, 1, 1, 0, 0, 0],
         [0, 1, 1, 1, 0, 0],
         [0, 1, 0, 0, 1, 0],
-        [0, 1, 0, 0, 1, 1],
+        [1, 0, 0, 0, 0, 1],
     ]
     np.testing.assert_array_equal(seen, np.array(expected, bool))
 
@@ -117,8 +123,9 @@ def test_a_cached_step_equals_the_last_position_of_the_whole_sequence():
     q, k, v = heads(2, 10, 4, 2, 8)
     mask = padded_mask([(0, 0), (3, 0)], 10)
     whole = Attention("xla", None)(q, k, v, mask, causal=True)
-    room = [jnp.pad(x, ((0, 0), (0, 4), (0, 0), (0, 0)), constant_values=9.0) for x in (k, v)]
-    step = decode_attention(q[:, -1:], *room, jnp.pad(mask > 0, ((0, 0), (0, 4))))
+    k, v = (jnp.pad(x, ((0, 0), (0, 4), (0, 0), (0, 0)), constant_values=9.0) for x in (k, v))
+    cached = (jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3)))
+    step = decode_attention(q[:, -1:], *cached, jnp.pad(mask > 0, ((0, 0), (0, 4))))
     np.testing.assert_allclose(step[:, 0], whole[:, -1], atol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """Log-probabilities of responses: the definition, pieces, padding, and what never exists."""
 
+import functools
 import re
 
 import jax
@@ -9,8 +10,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
-from alol_jax.objectives.logprobs import response_kl, response_logp, to_sequences
-from alol_jax.types import Tokens
+from alol_jax.objectives.logprobs import grid_kl, grid_logp, response_logp, to_sequences
+from alol_jax.types import Grid, Tokens
 
 B, K, P, R, D, V = 3, 2, 5, 4, 7, 29
 draw = np.random.default_rng(0)
@@ -173,7 +174,19 @@ def test_a_wrong_shape_is_refused_at_the_door():
 
 OTHER = draw.normal(size=HIDDEN.shape).astype(np.float32)
 OTHER_HEAD = draw.normal(size=HEAD.shape).astype(np.float32)
-kl_of = jax.jit(response_kl, static_argnames="chunk")
+GRID = Grid(*[np.zeros(0)] * 4, np.tile(P - 1 + np.arange(R), (B * K, 1)), TOKENS.response, MASK)
+
+
+@functools.partial(jax.jit, static_argnames="chunk")
+def kl_of(hidden, heads, tokens, *, chunk):
+    """The KL of each response, of `TOKENS` as a grid."""
+    return jnp.sum(grid_kl(hidden, heads, GRID, chunk=chunk), axis=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 1000])
+def test_a_grid_has_the_log_probabilities_of_its_response_tokens(chunk):
+    found = jax.jit(grid_logp, static_argnames="chunk")(HIDDEN, HEAD, GRID, chunk=chunk)
+    np.testing.assert_allclose(found, definition(HIDDEN, HEAD), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 1000])
@@ -204,7 +217,7 @@ def test_kl_of_a_policy_to_itself_is_nothing_and_padding_adds_nothing():
 def test_the_logits_of_both_policies_fit_in_a_chunk():
     def largest(chunk):
         traced = jax.make_jaxpr(
-            lambda one, other: response_kl((one, other), (HEAD, OTHER_HEAD), TOKENS, chunk=chunk)
+            lambda one, other: grid_kl((one, other), (HEAD, OTHER_HEAD), GRID, chunk=chunk)
         )(HIDDEN, OTHER)
         return max(float_sizes(traced.jaxpr))
 

@@ -70,7 +70,8 @@ def test_the_parts_of_the_memory_make_up_the_peak(tiny):
 def test_weights_that_are_cut_must_be_gathered(tiny):
     _, costs = tiny
     for one in costs:
-        assert one.traffic.network > 0 and one.traffic.memory > one.memory.weights
+        read = 0.5 if one.name == "decode" else 1.0  # of the kernels and their folded copy, one
+        assert one.traffic.network > 0 and one.traffic.memory > read * one.memory.weights
         assert one.seconds == max(one.times.values()) and one.times[one.bound] == one.seconds
 
 

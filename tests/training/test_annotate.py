@@ -9,8 +9,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from alol_jax.models.heads import ValueHead
+from alol_jax.text.packing import GridShape, to_grid
 from alol_jax.training.annotate import annotate, annotator
-from alol_jax.training.batches import collate, single_items
 from alol_jax.types import Watch
 from tests.models.small_models import close, hidden_of
 from tests.tiny_run import annotated, annotated_rows, mesh_of, tiny_lm
@@ -117,16 +117,32 @@ def test_values_alone_are_the_same_values(lm, trained, value_params, found):
 
 
 @pytest.mark.parametrize("logp", [True, False])
-def test_values_alone_need_neither_response_nor_vocabulary(lm, value_params, logp):
+def test_values_alone_need_no_vocabulary(lm, value_params, logp):
     params = {**lm.frozen(), **lm.trainable(jax.random.key(0))}
-    items = single_items(narrow_rows(), lm.shapes)
-    tokens = collate(items, np.array([0, 1]), pad_id=0).tokens
+    rows = narrow_rows()
+    prompts, responses = rows["prompt"], rows["response"]
+    grid = to_grid([[0, 1]], prompts, responses, GridShape(1, 32, 16, 2), pad_id=0)
     step = annotator(lm.transformer, HEAD, lm.logprob_chunk, logp)
-    shapes = list(shapes_of(jax.make_jaxpr(step)(params, value_params, tokens).jaxpr))
+    shapes = list(shapes_of(jax.make_jaxpr(step)(params, value_params, grid).jaxpr))
     size = lm.transformer.config.vocab_size
     assert any(size in shape for shape in shapes) == logp
-    whole = tokens.prompt.shape[1] + tokens.response.shape[1]
-    assert any(shape[:2] == (2, whole) for shape in shapes) == logp
+
+
+def test_values_alone_read_the_prompts_alone(lm, trained, value_params, monkeypatch):
+    seen = []
+
+    def lay_out(members, prompts, responses, shape, **options):
+        grid = to_grid(members, prompts, responses, shape, **options)
+        seen.append(int((grid.segment > 0).sum()))
+        return grid
+
+    monkeypatch.setattr("alol_jax.training.annotate.to_grid", lay_out)
+    asked = {"value": (HEAD, value_params), "batch_size": 2, "watch": WATCH}
+    annotate(lm, trained, ROWS, logp=False, **asked)
+    assert sum(seen) == sum(p for p, _ in SIZES)
+    seen.clear()
+    annotate(lm, trained, ROWS, **asked)
+    assert sum(seen) == sum(p + r for p, r in SIZES)
 
 
 def shapes_of(jaxpr):
