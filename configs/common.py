@@ -121,7 +121,9 @@ def get_config() -> ConfigDict:
     config.decode = ConfigDict(
         {
             "max_new_tokens": 128,
-            "batch_size": 32,  # prompts; batch_size · beams rows are decoded at once
+            # Slots: answers in progress; as some end, the next prompts take their slots. With beams,
+            # prompts of a batch; batch_size · beams rows are decoded at once.
+            "batch_size": 32,
             "beams": 1,  # beam width; 1 = greedy
             "repetition_penalty": 1.0,  # on tokens of the prompt and the answer so far; 1 = none
             "end": (),  # ids of tokens that end an answer, besides the tokenizer's end token

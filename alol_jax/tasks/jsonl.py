@@ -111,8 +111,7 @@ def _by_columns(key: str, path: Path, source: str) -> tuple[dict[str, int], Tabl
       Irregular: the rows have different fields, or something is wrong with one: `_by_rows` says
         what.
     """
-    id_kind = _kind_of_id(path)
-    raw = columnar.read(path, KINDS | ({"id": id_kind} if id_kind in (str, int) else {}))
+    raw = columnar.read(path, KINDS | _kind_of_id(path))
     counts = columnar.filled(raw)
     if columnar.whole_numbers(raw, "id"):
         raw = columnar.as_texts(raw, "id")
@@ -137,13 +136,16 @@ def _by_columns(key: str, path: Path, source: str) -> tuple[dict[str, int], Tabl
     return counts, Table(Example, columns)
 
 
-def _kind_of_id(path: Path) -> type:
-    """The type of the first row's id, if the file has one."""
+def _kind_of_id(path: Path) -> dict[str, type]:
+    """What the field ``id`` of JSON lines holds, by the first row: text or a whole number."""
+    if sources.form_of(path) != "json lines":
+        return {}  # such files say it themselves
     try:
         _, row = next(sources.read_file(path))
     except (StopIteration, UserError) as error:
         raise columnar.Irregular("no first row") from error
-    return type(row.get("id"))
+    kind = type(row.get("id"))
+    return {"id": kind} if kind in (str, int) else {}
 
 
 def _one_each(one: Texts | np.ndarray | None, many: Ragged | None) -> Ragged | None:
