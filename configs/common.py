@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
     config.decode = ConfigDict(
         {
             "max_new_tokens": 128,
-            # Slots: answers in progress; as some end, the next prompts take their slots. With beams,
+            # Slots: answers in progress; when one ends, the next prompt takes its slot. With beams,
             # prompts of a batch; batch_size · beams rows are decoded at once.
             "batch_size": 32,
             "beams": 1,  # beam width; 1 = greedy

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 
+PIECE = 256  # tokens of the vocabulary whose probabilities are summed first
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen and when a response ends.
@@ -161,8 +164,40 @@ def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Ar
     """Choose tokens i32[B] from penalised logits f32[B, V], with one key per row."""
     if sampling.temperature == 0.0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    draw = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, sampling))
-    return draw.astype(jnp.int32)
+    return draw(filter_logits(logits, sampling), jax.vmap(jax.random.uniform)(keys))
+
+
+def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Draw tokens i32[B] with probabilities softmax(logits), by inverting their sums.
+
+    One random number per row, where adding Gumbel noise would take one per token of the
+    vocabulary. The sums are built in two levels: of pieces of the vocabulary, then inside one.
+
+    Args:
+        logits: f32[B, V]; a token with −inf is never drawn.
+        uniform: f32[B] in [0, 1).
+    """
+    rows, size = logits.shape
+    weight = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    pieces = jnp.pad(weight, ((0, 0), (0, -size % PIECE))).reshape(rows, -1, PIECE)
+    piece, left = _first_beyond(jnp.sum(pieces, axis=-1), lambda total: uniform * total)
+    inside = jnp.take_along_axis(pieces, piece[:, None, None], axis=1)[:, 0]
+    place, _ = _first_beyond(inside, lambda total: left)
+    return (piece * PIECE + place).astype(jnp.int32)
+
+
+def _first_beyond(weight: jax.Array, aim) -> tuple[jax.Array, jax.Array]:
+    """Return where the running sum of f32[B, n] first exceeds the aim, and what is left there.
+
+    Rounding may put the aim at or beyond the last sum; it is then taken as just below it, so that
+    a weight of 0 is never chosen.
+    """
+    reached = jnp.cumsum(weight, axis=-1)
+    total = reached[:, -1]
+    wanted = jnp.minimum(aim(total), jnp.nextafter(total, 0.0))
+    place = jnp.sum(reached <= wanted[:, None], axis=-1)
+    before = jnp.where(place > 0, jnp.take_along_axis(reached, place[:, None] - 1, 1)[:, 0], 0.0)
+    return place, wanted - before
 
 
 def ended(out: jax.Array, step: jax.Array, sampling: Sampling) -> jax.Array:

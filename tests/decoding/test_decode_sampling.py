@@ -9,6 +9,7 @@ from alol_jax.decoding.sampling import (
     Sampling,
     add_seen,
     deterministic_decoding,
+    draw,
     filter_logits,
     next_token,
     penalise_repetition,
@@ -188,3 +189,21 @@ def test_the_config_decides_how_answers_are_decoded_and_draws_are_without_beams(
     assert stochastic_decoding(config.decode, config.generate) == Sampling(
         128, 0.7, 5, 0.9, end=(13,), repetition_penalty=2.5
     )
+
+
+@pytest.mark.parametrize("size", [3, 256, 1000])
+def test_a_draw_inverts_the_running_sum_of_the_probabilities(size):
+    rng = np.random.default_rng(size)
+    logits = np.log(rng.dirichlet(np.full(size, 0.1), 200)).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.3] = -np.inf
+    logits[:, 1] = 0.0
+    uniform = np.append(rng.random(197), [0.0, 0.5, np.nextafter(1, 0)]).astype(np.float32)
+    uniform = np.minimum(uniform, np.nextafter(np.float32(1), np.float32(0)))
+    found = np.asarray(draw(jnp.asarray(logits), jnp.asarray(uniform)))
+    weight = np.exp(logits.astype(np.float64))
+    reached = np.cumsum(weight, axis=1) / weight.sum(axis=1, keepdims=True)
+    rows = np.arange(200)
+    assert np.all(weight[rows, found] > 0)
+    # Within rounding, the number lies between the sums before and after the token.
+    before = np.where(found > 0, reached[rows, found - 1], 0.0)
+    assert np.all(before <= uniform + 1e-5) and np.all(uniform <= reached[rows, found] + 1e-5)
