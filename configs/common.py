@@ -105,7 +105,9 @@ def get_config() -> ConfigDict:
             "dtype": "bfloat16",  # of activations and of frozen weights
             "quantisation": "none",  # of the frozen base: none, nf4, nf4-double (QLoRA)
             "attention": "auto",  # kernel: auto, xla, cudnn (GPU), splash (TPU)
-            "remat": True,  # recompute activations in the backward pass: less memory, more time
+            # What the backward pass computes again, from most memory to least: none, projections
+            # (keeps their outputs), attention (keeps those of its projections), full.
+            "remat": "full",
             "logprob_chunk": 4096,  # tokens whose [V] logits are in memory at once
             "shapes": ((512, 128),),  # (prompt, response) lengths to compile for
             # A PEFT adapter to start from, a directory or a hub name; overrides ``lora``.
@@ -223,7 +225,7 @@ def shrink(config: ConfigDict) -> None:
     """Use a tiny random Llama with a byte tokenizer and few rows: all stages in about a minute."""
     config.task.update({"validation": 16, "test": 16, "limit": 64})
     config.model.update(
-        {"path": "random:llama-tiny", "dtype": "float32", "remat": False, "shapes": ((160, 48),)}
+        {"path": "random:llama-tiny", "dtype": "float32", "remat": "none", "shapes": ((160, 48),)}
     )
     config.reference.update({"epochs": 0.5, "batch_size": 8, "checkpoint_every": 2})
     config.decode.update({"max_new_tokens": 8, "batch_size": 8})

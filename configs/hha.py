@@ -207,7 +207,7 @@ def _size(config, size):
     config.reference.optimizer.update({"learning_rate": 2e-4, "warmup": 30})
     if size == "smollm2":  # ours, for two CPU cores and a few hundred rows
         config.reference.optimizer.warmup = 3  # of 15 steps
-        config.model.remat = False
+        config.model.remat = "none"
         config.model.shapes = ((64, 64), (128, 64), (256, 64))
         config.model.lora.update({"rank": 8, "alpha": 16.0, "dropout": 0.0})
         config.decode.max_new_tokens = 48

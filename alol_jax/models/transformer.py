@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from alol_jax.models.attention import Attention, decode_attention
-from alol_jax.models.blocks import Block, LoRA, bind, graphdef, initialise, make_norm, subtree
+from alol_jax.models.blocks import (
+    ATTENTION,
+    MLP,
+    Block,
+    LoRA,
+    bind,
+    graphdef,
+    initialise,
+    make_norm,
+    subtree,
+)
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.types import Branches, Params
@@ -91,6 +102,22 @@ def position_ids(mask: jax.Array, branches: Branches | None = None) -> jax.Array
     return jnp.maximum(jnp.concatenate([jnp.cumsum(before, axis=-1), counted], axis=1) - 1, 0)
 
 
+def _remat(*names: str) -> Callable[[Callable], Callable]:
+    """Keep these outputs of a layer and compute the rest again."""
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    return functools.partial(jax.checkpoint, policy=policy)
+
+
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda layer: layer,
+    "projections": _remat(ATTENTION, MLP),
+    "attention": _remat(ATTENTION),
+    "full": jax.checkpoint,
+}
+"""Remat policies, from most memory to least: keep every activation, the outputs of all projections,
+those of the attention's projections, or only the input of each layer."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Transformer:
     """A stack of blocks: a hashable description without arrays.
@@ -99,7 +126,8 @@ class Transformer:
         config: the architecture.
         lora: the adapters among the parameters, or None.
         dtype: dtype of activations; parameters are cast to it at use.
-        remat: recompute a layer's activations in the backward pass instead of keeping them.
+        remat: which activations of a layer the backward pass finds in memory and which it computes
+            again, a key of `REMAT`.
         attention: attention over whole sequences.
         nf4: how the kernels of the blocks are quantised, or None.
     """
@@ -107,7 +135,7 @@ class Transformer:
     config: ModelConfig
     lora: LoRA | None
     dtype: jnp.dtype
-    remat: bool
+    remat: str
     attention: Attention = Attention("xla", None)
     nf4: NF4 | None = None
 
@@ -253,7 +281,7 @@ class Transformer:
 
             return block(x, positions, attend_here, layer_key), None
 
-        body = jax.checkpoint(layer) if self.remat else layer
+        body = REMAT[self.remat](layer)
         (x, store), _ = jax.lax.scan(body, (x, store), (stacked, indices))
         if self.config.post_norm:
             return x, store
@@ -280,7 +308,7 @@ def is_block_kernel(path: str) -> bool:
 
 def param_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of the float32 parameters of a model without adapters, by path."""
-    model = Transformer(config, None, jnp.dtype("float32"), remat=False)
+    model = Transformer(config, None, jnp.dtype("float32"), remat="none")
     return jax.eval_shape(model.init, jax.random.key(0))
 
 

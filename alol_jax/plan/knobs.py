@@ -23,9 +23,9 @@ def _changed(setting: Setting, **values: Any) -> Setting:
 
 def with_remat(setting: Setting) -> tuple[str, Setting] | None:
     """Recompute activations in the backward pass."""
-    if setting.config.model.remat:
+    if setting.config.model.remat == "full":
         return None
-    return "config.model.remat=True", _changed(setting, model__remat=True)
+    return "config.model.remat=full", _changed(setting, model__remat="full")
 
 
 def with_smaller_chunk(setting: Setting) -> tuple[str, Setting] | None:

@@ -13,6 +13,7 @@ the blocks in the backward pass (remat) costs their forward pass once more.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from alol_jax.models.config import ModelConfig
@@ -22,7 +23,8 @@ from alol_jax.types import Branches, Params
 class Forward(NamedTuple):
     """FLOPs of one forward pass, split by how the backward pass treats each part."""
 
-    kernels: float
+    attention_kernels: float  # of the projections around attention
+    mlp_kernels: float
     adapters: float
     attention: float
     head: float
@@ -31,17 +33,30 @@ class Forward(NamedTuple):
     def total(self) -> float:
         return sum(self)
 
+    @property
+    def kernels(self) -> float:
+        return self.attention_kernels + self.mlp_kernels
 
-def weights_per_token(params: Params) -> tuple[float, float]:
-    """Count the weights that multiply one token in the blocks: (kernels, adapters)."""
-    kernels = adapters = 0
+
+class Weights(NamedTuple):
+    """The weights that multiply one token in the blocks."""
+
+    attention: float
+    mlp: float
+    adapters: float
+
+
+def weights_per_token(params: Params) -> Weights:
+    """Count the weights that multiply one token in the blocks."""
+    counts = {"attention": 0.0, "mlp": 0.0, "adapters": 0.0}
     for path, leaf in params.items():
         name = path.rsplit("/", 1)[-1]
         if path.startswith("layers/") and name in ("kernel", "nf4_codes"):
-            kernels += leaf.size * (2 if name == "nf4_codes" else 1)
+            part = "mlp" if re.search("/(gate|up|down)_proj/", path) else "attention"
+            counts[part] += leaf.size * (2 if name == "nf4_codes" else 1)
         elif name in ("lora_a", "lora_b"):
-            adapters += leaf.size
-    return kernels, adapters
+            counts["adapters"] += leaf.size
+    return Weights(**counts)
 
 
 def forward(
@@ -61,12 +76,13 @@ def forward(
         head_tokens: positions whose logits are computed, over all rows.
         branches: the layout of sequences with several responses.
     """
-    kernels, adapters = weights_per_token(params)
+    weights = weights_per_token(params)
     seen = _seen(width, branches) if config.causal else width
     scores = rows * width * seen * config.heads * config.layers
     return Forward(
-        kernels=2.0 * rows * width * kernels,
-        adapters=2.0 * rows * width * adapters,
+        attention_kernels=2.0 * rows * width * weights.attention,
+        mlp_kernels=2.0 * rows * width * weights.mlp,
+        adapters=2.0 * rows * width * weights.adapters,
         attention=4.0 * scores * config.head_width,
         head=2.0 * head_tokens * config.width * config.vocab_size,
     )
@@ -81,19 +97,26 @@ def _seen(width: int, branches: Branches | None) -> float:
     return (p * (p + 1) / 2 + responses * (r * p + r * (r + 1) / 2)) / width
 
 
-def step(one: Forward, *, all_train: bool, remat: bool, head_again: bool) -> float:
+def step(one: Forward, *, all_train: bool, remat: str, head_again: bool) -> float:
     """Return the FLOPs of a forward and backward pass.
 
     Args:
         one: the forward pass.
         all_train: whether every weight is trained, not only the adapters.
-        remat: whether the blocks are recomputed in the backward pass.
-        head_again: whether the logits are.
+        remat: a key of `transformer.REMAT`: what of the blocks the backward pass computes again.
+        head_again: whether it computes the logits again.
     """
-    trained, again = int(all_train), int(remat)
+    trained = int(all_train)
+    again = {
+        "none": 0.0,
+        "projections": one.adapters + one.attention,
+        "attention": one.mlp_kernels + one.adapters + one.attention,
+        "full": one.kernels + one.adapters + one.attention,
+    }
     return (
-        one.kernels * (2 + trained + again)
-        + (one.adapters + one.attention) * (3 + again)
+        one.kernels * (2 + trained)
+        + (one.adapters + one.attention) * 3
+        + again[remat]
         + one.head * (2 + trained + int(head_again))
     )
 
@@ -105,12 +128,12 @@ def decoding(
 
     The key-value cache has prompt + new slots.
     """
-    kernels, adapters = weights_per_token(params)
+    weights = sum(weights_per_token(params))
     read = forward(params, config, rows=rows, width=prompt, head_tokens=0).total
     sequences = rows * beams
     scores = sequences * (prompt + new) * config.heads * config.layers
     logits = 2.0 * sequences * config.width * config.vocab_size
-    each = 2.0 * sequences * (kernels + adapters) + 4.0 * scores * config.head_width + logits
+    each = 2.0 * sequences * weights + 4.0 * scores * config.head_width + logits
     return read + new * each
 
 

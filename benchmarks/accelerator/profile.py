@@ -34,7 +34,7 @@ def run(tell: Tell, tiny: bool) -> None:
     del trained, frozen
     changed = {
         "as it is": ONE_B,
-        "blocks not recomputed (remat=False)": dataclasses.replace(ONE_B, remat=False),
+        "blocks not recomputed (remat=none)": dataclasses.replace(ONE_B, remat="none"),
         "no dropout in the adapters": dataclasses.replace(ONE_B, dropout=0.0),
         "attention by plain XLA": dataclasses.replace(ONE_B, attention="xla"),
     }

@@ -113,7 +113,7 @@ def work_of(
     )
     step = functools.partial(flops.step, one, all_train=model.lora is None)
     head_again = rows * responses * response > CHUNK
-    return step(remat=False, head_again=False), step(remat=model.remat, head_again=head_again)
+    return step(remat="none", head_again=False), step(remat=model.remat, head_again=head_again)
 
 
 def step_row(subject: Subject, objective: str, shape: Shape, tiny: bool) -> Row:

@@ -47,7 +47,7 @@ class Subject:
         rank: of LoRA on all linear maps, as in configs/hha.py; 0 trains every weight.
         nf4: of the base, or None.
         dropout: of the adapters.
-        remat: whether blocks are recomputed in the backward pass.
+        remat: what of a block the backward pass computes again.
         attention: what ``config.model.attention`` would say.
         dtype: of activations and of the frozen base.
     """
@@ -56,7 +56,7 @@ class Subject:
     rank: int = 64
     nf4: NF4 | None = None
     dropout: float = 0.05
-    remat: bool = True
+    remat: str = "full"
     attention: str = "auto"
     dtype: str = "bfloat16"
 

@@ -49,7 +49,7 @@ def _plain(tiny: bool, nf4: NF4 | None) -> Transformer:
         vocab_size=1024,
     )
     lora = make_lora(config, rank=8, alpha=16.0, dropout=0.0, modules=("all-linear",))
-    return Transformer(config, lora, jnp.dtype("float32"), True, nf4=nf4)
+    return Transformer(config, lora, jnp.dtype("float32"), "full", nf4=nf4)
 
 
 def _fast(model: Transformer, width: int) -> tuple[Transformer, str]:

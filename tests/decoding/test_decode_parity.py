@@ -69,7 +69,7 @@ def pair(name: str, seed: int, folder) -> Pair:
     theirs.save_pretrained(folder)
     checkpoint = open_checkpoint(str(folder))
     params = checkpoint.load(jnp.float32, here)
-    model = Transformer(checkpoint.config, None, jnp.dtype("float32"), False)
+    model = Transformer(checkpoint.config, None, jnp.dtype("float32"), "none")
     draw = np.random.default_rng(seed)
     prompt = draw.integers(0, VOCABULARY, 1 + seed % WIDTH)
     return Pair(theirs, model, params, tuple(prompt.tolist()))

@@ -38,12 +38,12 @@ def _llama_shapes(rank):
     """Every parameter of the tiny Llama, with a head of its own."""
     config = dataclasses.replace(PRESETS["llama-tiny"], tied_embeddings=False)
     lora = tiny_lm(rank=rank).transformer.lora
-    return jax.eval_shape(Transformer(config, lora, jnp.float32, False).init, jax.random.key(0))
+    return jax.eval_shape(Transformer(config, lora, jnp.float32, "none").init, jax.random.key(0))
 
 
 def _family_shapes(name, nf4=None):
     """Every parameter of a family's tiny preset, perhaps with a quantised base."""
-    bare = Transformer(PRESETS[name], None, jnp.float32, False, nf4=nf4)
+    bare = Transformer(PRESETS[name], None, jnp.float32, "none", nf4=nf4)
     return jax.eval_shape(bare.init, jax.random.key(0))
 
 

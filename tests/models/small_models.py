@@ -55,7 +55,7 @@ SMALLS = {
 ADAPTERS = LoRA(rank=3, alpha=6.0, dropout=0.0, modules=SMALL.projections)
 
 
-def small(config=SMALL, lora=None, dtype="float32", remat=False) -> Transformer:
+def small(config=SMALL, lora=None, dtype="float32", remat="none") -> Transformer:
     return Transformer(config, lora, jnp.dtype(dtype), remat)
 
 

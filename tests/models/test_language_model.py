@@ -128,6 +128,11 @@ def test_an_encoder_is_refused_as_a_policy():
     assert said in refusal(path="random:roberta-base")
 
 
+def test_an_unknown_remat_policy_is_refused_with_all_of_them():
+    said = refusal(remat="some")
+    assert "config.model.remat: no policy 'some': expected one of none, projections, " in said
+
+
 def test_a_quantised_base_needs_adapters_and_a_known_name():
     assert "a quantised base cannot train" in refusal(quantisation="nf4", lora={"rank": 0})
     assert "did you mean 'nf4'?" in refusal(quantisation="nf5")

@@ -11,7 +11,7 @@ from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.blocks import dropout
-from alol_jax.models.transformer import Cache
+from alol_jax.models.transformer import REMAT, Cache
 from alol_jax.objectives.logprobs import response_logp, to_sequences
 from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import (
@@ -243,9 +243,10 @@ def assert_same_gradients(left, right, tolerance=1e-5):
         np.testing.assert_allclose(gradient, right[1][path], rtol=0, atol=room, err_msg=path)
 
 
-def test_recomputing_activations_changes_neither_values_nor_gradients(adapted):
+@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
+def test_recomputing_activations_changes_neither_values_nor_gradients(adapted, remat):
     model, params, expected = adapted
-    again = value_and_grads(dataclasses.replace(model, remat=True))(params, TOKENS)
+    again = value_and_grads(dataclasses.replace(model, remat=remat))(params, TOKENS)
     assert_same_gradients(again, expected, 1e-6)
     assert all(np.abs(gradient).max() > 1e-5 for gradient in expected[1].values())
 

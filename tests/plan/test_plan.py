@@ -187,8 +187,8 @@ def test_the_verdict_names_the_largest_program_and_what_helps():
     fits = verdict(setting, [cost("select"), cost("decode", peak=3.0)], "")
     assert fits == "fits on 8 × v5e (v5e:2x4): decode needs 3.00 GiB of 15.75 GiB per chip"
     too_large = [cost("policy step", peak=20.0, compiled=False)]
-    assert "fits with config.model.remat=True" in verdict(
-        setting, too_large, "config.model.remat=True"
+    assert "fits with config.model.remat=full" in verdict(
+        setting, too_large, "config.model.remat=full"
     )
     assert "nothing that was tried" in verdict(setting, too_large, "")
 
@@ -236,7 +236,7 @@ def test_half_the_batch_and_twice_the_accumulation_are_as_many_rows_a_step(big):
 
 
 def test_knobs_that_do_not_apply_are_left_out(big):
-    done = {"model.remat": True, "model.quantisation": "nf4", "policy.batch_size": 4}
+    done = {"model.remat": "full", "model.quantisation": "nf4", "policy.batch_size": 4}
     setting = Setting(debug_config(**BIG | done), read_topology("v5e:16x16"), 256)
     left = {name for name, knob in KNOBS.items() if knob.apply(setting)}
     assert left == set()
@@ -258,18 +258,18 @@ def advised(big, monkeypatch, fits):
 
 
 def test_the_cheapest_knob_that_brings_it_under_is_advised(big, monkeypatch):
-    assert advised(big, monkeypatch, lambda s: s.config.model.remat) == (
-        "config.model.remat=True",
+    assert advised(big, monkeypatch, lambda s: s.config.model.remat == "full") == (
+        "config.model.remat=full",
         1,
     )
 
 
 def test_knobs_are_turned_together_where_none_alone_is_enough(big, monkeypatch):
     def both(setting):
-        return setting.config.model.remat and setting.config.policy.batch_size == 8
+        return setting.config.model.remat == "full" and setting.config.policy.batch_size == 8
 
     found, compilations = advised(big, monkeypatch, both)
-    assert "remat=True" in found and "policy.batch_size=8" in found and "nf4" not in found
+    assert "remat=full" in found and "policy.batch_size=8" in found and "nf4" not in found
     assert compilations == len(KNOBS) + 2
 
 
@@ -286,4 +286,4 @@ def test_a_knob_that_cannot_help_is_not_tried(big, monkeypatch):
 
     monkeypatch.setattr(Setting, "costs", costs)
     found = advice(big, [cost("decode", peak=20.0)], lambda line: None)
-    assert "batch_size" in found and tried == [False]
+    assert "batch_size" in found and tried == ["none"]

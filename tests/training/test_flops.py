@@ -29,17 +29,18 @@ KERNELS = 2 * (64 + 32 + 32 + 64 + 3 * 128)
 
 
 def shapes(config: ModelConfig, lora: LoRA | None = None, nf4: NF4 | None = None):
-    model = Transformer(config, lora, jnp.dtype(jnp.float32), False, nf4=nf4)
+    model = Transformer(config, lora, jnp.dtype(jnp.float32), "none", nf4=nf4)
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def test_every_kernel_of_a_block_counts_and_embeddings_and_norms_do_not():
-    assert flops.weights_per_token(shapes(SMALL)) == (KERNELS, 0)
+    found = flops.weights_per_token(shapes(SMALL))
+    assert (found.attention + found.mlp, found.adapters) == (KERNELS, 0)
 
 
 def test_adapters_count_on_their_own():
-    kernels, adapters = flops.weights_per_token(shapes(SMALL, LoRA(2, 4.0, 0.0, ("q_proj",))))
-    assert (kernels, adapters) == (KERNELS, 2 * 2 * (8 + 8))
+    *kernels, adapters = flops.weights_per_token(shapes(SMALL, LoRA(2, 4.0, 0.0, ("q_proj",))))
+    assert (sum(kernels), adapters) == (KERNELS, 2 * 2 * (8 + 8))
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -69,24 +70,35 @@ def test_without_a_causal_mask_every_query_sees_every_key():
 
 def test_full_training_costs_three_forward_passes():
     one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
-    assert flops.step(one, all_train=True, remat=False, head_again=False) == 3 * one.total
+    assert flops.step(one, all_train=True, remat="none", head_again=False) == 3 * one.total
 
 
 def test_a_frozen_base_gets_no_weight_gradients():
     lora = LoRA(2, 4.0, 0.0, ("q_proj", "down_proj"))
     one = flops.forward(shapes(SMALL, lora), SMALL, rows=3, width=5, head_tokens=6)
-    spared = flops.step(one, all_train=True, remat=False, head_again=False) - flops.step(
-        one, all_train=False, remat=False, head_again=False
+    spared = flops.step(one, all_train=True, remat="none", head_again=False) - flops.step(
+        one, all_train=False, remat="none", head_again=False
     )
     assert spared == one.kernels + one.head
 
 
 def test_remat_costs_the_blocks_once_more_and_chunks_the_head():
     one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
-    plain = flops.step(one, all_train=True, remat=False, head_again=False)
-    blocks = flops.step(one, all_train=True, remat=True, head_again=False) - plain
-    head = flops.step(one, all_train=True, remat=False, head_again=True) - plain
+    plain = flops.step(one, all_train=True, remat="none", head_again=False)
+    blocks = flops.step(one, all_train=True, remat="full", head_again=False) - plain
+    head = flops.step(one, all_train=True, remat="none", head_again=True) - plain
     assert (blocks, head) == (one.total - one.head, one.head)
+
+
+def test_what_a_policy_keeps_is_not_computed_again():
+    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    plain, attention, projections, full = (
+        flops.step(one, all_train=True, remat=remat, head_again=False)
+        for remat in ("none", "attention", "projections", "full")
+    )
+    assert projections - plain == one.attention + one.adapters
+    assert attention - projections == one.mlp_kernels > 0
+    assert full - attention == one.attention_kernels > 0
 
 
 def test_decoding_reads_every_weight_per_new_token_and_row():
@@ -102,5 +114,5 @@ def test_decoding_reads_every_weight_per_new_token_and_row():
 def test_llama_7b_costs_what_its_size_says():
     """6.74e9 parameters, of which 2 · 32000 · 4096 are embeddings and head."""
     config = PRESETS["llama-7b"]
-    kernels, _ = flops.weights_per_token(shapes(config))
+    kernels = sum(flops.weights_per_token(shapes(config)))
     assert kernels == 6_738_415_616 - 2 * 32_000 * 4096 - 65 * 4096

@@ -125,7 +125,7 @@ def open_classifier(
     fields = Fields(json.loads(file.read_text(encoding="utf-8")), str(file))
     labels = kind.labels or _labels(fields)
     classifier = Classifier(
-        body=Transformer(checkpoint.config, None, jnp.dtype(dtype), False, attention),
+        body=Transformer(checkpoint.config, None, jnp.dtype(dtype), "none", attention),
         head=kind.head,
         pooling=kind.pooling or _pooling(fields),
         labels=labels,
