@@ -33,3 +33,10 @@ def format_names(names: Sequence[str]) -> str:
     """Join the first eight names and say how many more there are."""
     shown = ", ".join(names[:8]) or "none"
     return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of the error's message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -22,7 +22,7 @@ from alol_jax.training.fit import (
     policy_loss,
 )
 from alol_jax.training.optim import make_optimizer, warmup_warning
-from alol_jax.types import Policy, ScoredSplits, StageContext, Task
+from alol_jax.types import Policy, ScoredSplits, StageContext, Task, silent
 
 
 def fit_reference(
@@ -72,7 +72,7 @@ def fit_reference(
             trained,
             held_out,
             batch_size=options.batch_size,
-            watch=context.watch("validation rows"),
+            watch=context.watch("validation rows")._replace(say=silent),
         )
         return float(np.mean(sums(logps)))
 

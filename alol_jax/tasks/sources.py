@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from alol_jax.errors import UserError
+from alol_jax.errors import UserError, reason
 from alol_jax.tasks import tfds_source
 
 Kind = TypeVar("Kind", str, int, float, list, dict)
@@ -51,7 +51,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, _parse(f"{path}, line {number}", line)
     except (OSError, EOFError, zlib.error) as error:
         where = f"{path}, after line {number}" if number else str(path)
-        raise UserError(f"{where}: cannot be read ({_reason(error)})") from error
+        raise UserError(f"{where}: cannot be read ({reason(error)})") from error
 
 
 def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -79,7 +79,7 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, row in enumerate(stream(path, form), start=1):
             yield f"{path}, row {number}", row
     except Exception as error:  # its readers raise pandas', pyarrow's and their own errors
-        raise UserError(f"{path}: cannot be read as {form} ({_reason(error)})") from error
+        raise UserError(f"{path}: cannot be read as {form} ({reason(error)})") from error
 
 
 def stream(path: Path, form: str) -> Iterable[dict[str, Any]]:
@@ -136,7 +136,7 @@ def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         rows = datasets.load_dataset(dataset, data_dir=folder or None, split=split)
     except Exception as error:  # the hub client's, the network's and the readers' own errors
         raise UserError(
-            f"{name}: cannot load split {split!r} from the Hugging Face hub ({_reason(error)}); "
+            f"{name}: cannot load split {split!r} from the Hugging Face hub ({reason(error)}); "
             "name local files instead where there is no connection"
         ) from error
     for number, row in enumerate(rows, start=1):
@@ -231,14 +231,7 @@ def _parse(where: str, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # bad UTF-8 and endless numbers are ValueErrors
-        raise UserError(f"{where}: not valid JSON: {_reason(error)}") from error
+        raise UserError(f"{where}: not valid JSON: {reason(error)}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object per line, got {type(row).__name__}")
     return row
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of the error's message."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

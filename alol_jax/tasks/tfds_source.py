@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alol_jax.errors import UserError
+from alol_jax.errors import UserError, reason
 
 PREFIX = "tfds:"
 
@@ -44,7 +44,7 @@ def folder_of(name: str) -> Path:
         return Path(builder.data_path)
     except Exception as error:  # tfds raises its own errors, and the network's
         raise UserError(
-            f"{name}: tensorflow-datasets cannot prepare it ({_first_line(error)}): name a data "
+            f"{name}: tensorflow-datasets cannot prepare it ({reason(error)}): name a data "
             "set that it knows, or the directory of one"
         ) from error
 
@@ -64,7 +64,7 @@ def read(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name}, row {number}", {key: _plain(value) for key, value in row.items()}
     except Exception as error:  # tfds raises its own errors and those of its file formats
         raise UserError(
-            f"{name}: split {split!r} cannot be read by tensorflow-datasets ({_first_line(error)})"
+            f"{name}: split {split!r} cannot be read by tensorflow-datasets ({reason(error)})"
         ) from error
 
 
@@ -86,7 +86,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -186,12 +186,6 @@ def _items(rows: Table[Annotated], members: np.ndarray, shapes: Sequence[Shape])
     return Items(rows, members, needs, shapes)
 
 
-def pieces_of(items: Items, size: int) -> list[np.ndarray]:
-    """Split all items, in order, into pieces of one shape and at most ``size`` items."""
-    groups = (np.flatnonzero(items.shape == s) for s in range(len(items.shapes)))
-    return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
-
-
 # sampling items by step
 
 

@@ -12,7 +12,7 @@ from alol_jax.errors import UserError
 from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.batches import tokenise
 from alol_jax.training.fit import Validator
-from alol_jax.types import Params, ScoredSplits, StageContext
+from alol_jax.types import Params, ScoredSplits, StageContext, silent
 
 
 def make_validator(
@@ -61,7 +61,7 @@ def _likelihood(
             trained,
             rows,
             batch_size=batch_size,
-            watch=context.watch("validation rows"),
+            watch=context.watch("validation rows")._replace(say=silent),
         )
         return float(np.average(sums(logps), weights=weight))
 
