@@ -17,7 +17,7 @@ from alol_jax.decoding.sampling import Sampling
 from alol_jax.decoding.slots import Slots, advance, begin, refill
 from alol_jax.devices.sharding import place_rows
 from alol_jax.runs.progress import progress
-from alol_jax.text.tokens import Batching, to_tokens
+from alol_jax.text.tokens import Batching, left_padded
 from alol_jax.types import Params, Watch
 
 NEWCOMERS = 4  # a new prompt is read as soon as a quarter of the slots can be refilled
@@ -184,10 +184,9 @@ class _Table:
 
 def _read(prompts, rows, width, batching, key) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Prompts, their mask and their keys, on the mesh."""
-    chosen, empty = [prompts[row] for row in rows], [()] * len(rows)
-    tokens = to_tokens(chosen, empty, shape=(width, 1), pad_id=batching.pad_id)
+    read = left_padded([prompts[row] for row in rows], width, batching.pad_id)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
-    return (*place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh), keys)
+    return (*place_rows(read, batching.mesh), keys)
 
 
 def _cut(ids: np.ndarray, length: int) -> tuple[int, ...]:

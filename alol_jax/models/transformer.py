@@ -24,7 +24,7 @@ from alol_jax.models.blocks import (
 )
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, quantise
-from alol_jax.types import Branches, Params
+from alol_jax.types import Params
 
 
 class Cache(NamedTuple):
@@ -87,19 +87,9 @@ class Cache(NamedTuple):
         )
 
 
-def position_ids(mask: jax.Array, branches: Branches | None = None) -> jax.Array:
-    """Return position ids that count real tokens: max(cumsum(mask) − 1, 0), i32[B, T].
-
-    With ``branches``, each response continues from the prompt.
-    """
-    real = (mask > 0).astype(jnp.int32)
-    if branches is None:
-        return jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-    before, after = real[:, : branches.prompt], real[:, branches.prompt :]
-    prompt_length = jnp.sum(before, axis=-1)[:, None, None]
-    each = after.reshape(after.shape[0], -1, branches.response)
-    counted = (prompt_length + jnp.cumsum(each, axis=-1)).reshape(after.shape)
-    return jnp.maximum(jnp.concatenate([jnp.cumsum(before, axis=-1), counted], axis=1) - 1, 0)
+def position_ids(mask: jax.Array) -> jax.Array:
+    """Return position ids that count real tokens: max(cumsum(mask) − 1, 0), i32[B, T]."""
+    return jnp.maximum(jnp.cumsum((mask > 0).astype(jnp.int32), axis=-1) - 1, 0)
 
 
 def _remat(*names: str) -> Callable[[Callable], Callable]:
@@ -176,33 +166,34 @@ class Transformer:
         self,
         params: Params,
         tokens: jax.Array,
-        mask: jax.Array,
+        segments: jax.Array,
         key: jax.Array | None = None,
-        branches: Branches | None = None,
+        *,
         positions: jax.Array | None = None,
+        branch: jax.Array | None = None,
     ) -> jax.Array:
         """Return the hidden states after the final norm.
 
         Args:
             params: flat parameters.
             tokens: i32[B, T].
-            mask: [B, T], 1 on real tokens; padding may be anywhere and changes nothing. If several
-                texts lie side by side in a row, the number of each token's text.
+            segments: [B, T], the number of each token's text, from 1, and 0 on padding, which may
+                be anywhere. Neither padding nor other texts change anything.
             key: dropout key; None for no dropout.
-            branches: the layout of sequences with several responses to one prompt. Each response
-                attends to the prompt and itself only. For causal models.
-            positions: i32[B, T]; None counts the real tokens of the row.
+            positions: i32[B, T]; None counts the real tokens of a row, which is then one text.
+            branch: i32[B, T], see `Grid`; None if no prompt has several responses. For causal
+                models.
 
         Returns:
             dtype[B, T, D].
         """
 
-        segments = mask.astype(jnp.int32)
-        positions = position_ids(mask, branches) if positions is None else positions
+        segments = segments.astype(jnp.int32)
+        positions = position_ids(segments) if positions is None else positions
 
         def attend(q, k, v, store, layer):
             causal = self.config.causal
-            return self.attention(q, k, v, segments, causal=causal, branches=branches), None
+            return self.attention(q, k, v, segments, causal=causal, branch=branch), None
 
         x, _ = self._layers(params, tokens, positions, None, attend, key)
         return x

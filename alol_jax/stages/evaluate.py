@@ -111,13 +111,12 @@ def _by_source(
 def _kl(setup, policy, reference, answers, options, context) -> Interval:
     """`annotate.divergence` on the policy's answers, tokenised again from their text."""
     lm = setup.lm
-    rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.shapes)
+    rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.limits)
     found = divergence(
         lm,
         place_params(policy.trained, lm.mesh),
         place_params(reference.trained, lm.mesh),
         rows,
-        batch_size=options.batch_size,
         watch=context.watch("KL to the reference"),
     )
     return _interval(found, options, setup.seed)

@@ -1,4 +1,4 @@
-"""Padding token ids to `Tokens`, and batches of a few fixed widths."""
+"""Prompts for decoding: padded on the left, in batches of a few fixed widths."""
 
 from __future__ import annotations
 
@@ -7,42 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-
-from alol_jax.errors import UserError
-from alol_jax.types import Tokens
-
-
-def shape_for(
-    prompt_length: int, response_length: int, shapes: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
-    """Return the smallest (P, R) of ``shapes``, by P + R, that fits both lengths (in tokens).
-
-    Raises:
-      UserError: no shape fits.
-    """
-    lengths = np.array([[prompt_length], [response_length]])
-    return tuple(shapes[int(shapes_for(*lengths, shapes)[0])])
-
-
-def shapes_for(
-    prompt_lengths: np.ndarray, response_lengths: np.ndarray, shapes: Sequence[tuple[int, int]]
-) -> np.ndarray:
-    """Return the index into ``shapes`` of `shape_for` for each of N pairs of lengths: i64[N].
-
-    Raises:
-      UserError: a pair fits no shape.
-    """
-    found = np.full(len(prompt_lengths), -1)
-    for shape in sorted(shapes, key=lambda shape: (-sum(shape), -shape[0])):  # smallest last
-        fits = (prompt_lengths <= shape[0]) & (response_lengths <= shape[1])
-        found[fits] = shapes.index(shape)
-    if (found < 0).any():
-        place = int(np.argmin(found))
-        raise UserError(
-            f"a prompt of {prompt_lengths[place]} and a response of {response_lengths[place]} "
-            f"tokens fit none of the shapes {list(shapes)}: add a larger shape or lower the limits"
-        )
-    return found
 
 
 class Batching(NamedTuple):
@@ -68,43 +32,18 @@ class Batching(NamedTuple):
         ]
 
 
-def to_tokens(
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    *,
-    shape: tuple[int, int],
-    pad_id: int,
-) -> Tokens:
-    """Pad token ids to arrays on the host: prompts on the left, responses on the right.
+def left_padded(
+    rows: Sequence[Sequence[int]], width: int, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pad token ids on the left, on the host: ids i32[B, P] and mask f32[B, P], 1 on real tokens.
 
     Args:
-      prompts: B rows of at most P ids.
-      responses: B · K rows of at most R ids, the K responses of a prompt in a row.
-      shape: (P, R).
+      width: P; no row is longer.
       pad_id: the padding id. It may be the end token, because masks come from the lengths.
-
-    Returns:
-      Tokens of numpy arrays: i32[B, P], f32[B, P], i32[B · K, R], f32[B · K, R].
-
-    Raises:
-      UserError: the responses are not a multiple of the prompts, or a row does not fit.
     """
-    if len(responses) % max(len(prompts), 1):
-        raise UserError(f"{len(prompts)} prompts for {len(responses)} responses")
-    prompt, prompt_mask = _right_padded([ids[::-1] for ids in prompts], shape[0], pad_id, "prompt")
-    response, mask = _right_padded(responses, shape[1], pad_id, "response")
-    flipped = (np.ascontiguousarray(array[:, ::-1]) for array in (prompt, prompt_mask))
-    return Tokens(*flipped, response, mask)
-
-
-def _right_padded(
-    rows: Sequence[Sequence[int]], length: int, pad_id: int, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.full((len(rows), length), pad_id, np.int32)
-    mask = np.zeros((len(rows), length), np.float32)
+    ids = np.full((len(rows), width), pad_id, np.int32)
+    mask = np.zeros((len(rows), width), np.float32)
     for i, row in enumerate(rows):
-        if len(row) > length:
-            raise UserError(f"a {what} of {len(row)} tokens does not fit in {length}: cut it")
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1.0
+        ids[i, width - len(row) :] = row
+        mask[i, width - len(row) :] = 1.0
     return ids, mask

@@ -1,57 +1,62 @@
 """Batches of the training table, as a pure function of (seed, step).
 
-An *item* is one entry of a batch: a row, or K rows of one prompt. Items are grouped by the smallest
-configured shape (P, R) that holds them, and each batch comes from one group, so that short rows are
-not padded to the length of long ones. Grouping does not change how often an item is drawn.
+An *item* is one entry of a batch: a row, or K rows of one prompt. A batch has exactly the items
+that its step draws; in which grids they lie is a matter of `grids`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import grain
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from alol_jax.devices.sharding import place_rows
+from alol_jax.devices.sharding import place_rows, place_whole
 from alol_jax.errors import UserError
+from alol_jax.models.language_model import LanguageModel
 from alol_jax.tables.columns import CHUNK, Ragged
 from alol_jax.tables.files import collect
 from alol_jax.tables.table import Table, concatenate
+from alol_jax.text.packing import lengths_of
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.text.tokens import shapes_for, to_tokens
-from alol_jax.types import Annotated, Batch, Scored, Tokens
-
-Shape = tuple[int, int]
+from alol_jax.training.grids import SAMPLE_STEPS, Examples, Packer, make_packer
+from alol_jax.types import Annotated, Batch, Limits, Scored, Targets
 
 
-@dataclasses.dataclass(frozen=True)
-class Items:
-    """The rows of each item, and the shape that the item needs."""
+class Items(NamedTuple):
+    """The rows of each item."""
 
     rows: Table[Annotated]
     members: np.ndarray  # i64[I, K], indices into rows
-    shape: np.ndarray  # i64[I], index into shapes
-    shapes: tuple[Shape, ...]
+
+    @property
+    def longest(self) -> int:
+        """R: tokens of the longest response."""
+        return int(self.rows["response"].lengths[self.members].max())
+
+    def examples(self, chosen: np.ndarray) -> Examples:
+        """The tokens of the chosen items."""
+        prompts, responses, members = self.rows["prompt"], self.rows["response"], self.members
+        return Examples(
+            [prompts[row] for row in members[chosen, 0]],
+            [[responses[row] for row in those] for those in members[chosen]],
+        )
 
 
 class Cut(NamedTuple):
-    """How many prompts and responses were truncated to the largest shape."""
+    """How many prompts and responses were truncated to the limits."""
 
     prompts: int
     responses: int
 
-    def summary(self, rows: int, shapes: Sequence[Shape]) -> str:
+    def summary(self, rows: int, limits: Limits) -> str:
         """Describe it in one line for the user."""
-        limits = max(shapes)
         return (
-            f"{rows} rows; truncated: {self.prompts} prompts to {limits[0]} tokens (at the start), "
-            f"{self.responses} responses to {limits[1]} (no end token)"
+            f"{rows} rows; truncated: {self.prompts} prompts to {limits.prompt} tokens (at the "
+            f"start), {self.responses} responses to {limits.response} (no end token)"
         )
 
 
@@ -59,13 +64,13 @@ def tokenise(
     rows: Table[Scored],
     template: str,
     tokenizer: Tokenizer,
-    shapes: Sequence[Shape],
+    limits: Limits,
     *,
     file: Path | None = None,
 ) -> tuple[Table[Annotated], Cut]:
     """Tokenise rows, without annotations yet, and count how many were truncated.
 
-    Beyond the largest shape, a prompt's text loses its first tokens and a response its last ones.
+    Beyond the limits, a prompt's text loses its first tokens and a response its last ones.
 
     Args:
         file: where the tokens of many rows go, to be mapped into memory; None keeps them in memory.
@@ -74,7 +79,7 @@ def tokenise(
 
     def parts() -> Iterator[Table[Annotated]]:
         for start in range(0, max(len(rows), 1), CHUNK):
-            part, cut = _tokenised(rows[start : start + CHUNK], template, tokenizer, max(shapes))
+            part, cut = _tokenised(rows[start : start + CHUNK], template, tokenizer, limits)
             cuts.append(cut)
             yield part
 
@@ -83,11 +88,11 @@ def tokenise(
 
 
 def _tokenised(
-    rows: Table[Scored], template: str, tokenizer: Tokenizer, limits: Shape
+    rows: Table[Scored], template: str, tokenizer: Tokenizer, limits: Limits
 ) -> tuple[Table[Annotated], Cut]:
     count = len(rows)
-    prompts, cut_prompts = tokenizer.encode_prompts(template, rows["prompt"], limit=limits[0])
-    responses, cut_responses = tokenizer.encode_responses(rows["response"], limit=limits[1])
+    prompts, cut_prompts = tokenizer.encode_prompts(template, rows["prompt"], limit=limits.prompt)
+    responses, cut_responses = tokenizer.encode_responses(rows["response"], limit=limits.response)
     columns = {
         "example_id": rows["example_id"],
         "source": rows["source"],
@@ -104,9 +109,9 @@ def _tokenised(
     return Table(Annotated, columns), Cut(cut_prompts, cut_responses)
 
 
-def single_items(rows: Table[Annotated], shapes: tuple[Shape, ...]) -> Items:
+def single_items(rows: Table[Annotated]) -> Items:
     """Make one item per row."""
-    return _items(rows, np.arange(len(rows))[:, None], shapes)
+    return Items(rows, np.arange(len(rows))[:, None])
 
 
 def first_responses(rows: Table[Scored] | Table[Annotated]) -> np.ndarray:
@@ -139,7 +144,6 @@ class Ranked(NamedTuple):
 
 def ranked_items(
     rows: Table[Annotated],
-    shapes: tuple[Shape, ...],
     responses: int,
     ranking: str,
     objective: str,
@@ -175,138 +179,100 @@ def ranked_items(
     sizes, which = np.unique(counts[usable], return_inverse=True)
     spaced = np.array([np.linspace(0, n - 1, responses).round().astype(int) for n in sizes])
     members = order[starts[usable][:, None] + spaced[which]]
-    return Ranked(_items(rows, members, shapes), int(short.sum()), int(equal.sum()))
-
-
-def _items(rows: Table[Annotated], members: np.ndarray, shapes: Sequence[Shape]) -> Items:
-    shapes = tuple(sorted(tuple(shape) for shape in shapes))
-    prompts = rows["prompt"].lengths[members[:, 0]]
-    responses = rows["response"].lengths[members].max(axis=1)
-    needs = shapes_for(prompts, responses, shapes)
-    return Items(rows, members, needs, shapes)
+    return Ranked(Items(rows, members), int(short.sum()), int(equal.sum()))
 
 
 # sampling items by step
 
 
-def priority_draw(
-    items: Items, probability: np.ndarray, *, size: int, seed: int
-) -> Callable[[int], np.ndarray]:
-    """Return step -> i64[size] items, drawn with replacement by ``probability``.
-
-    A step draws a shape by its total probability, then items of that shape, so each item is drawn
-    with exactly its own probability.
-    """
-    pools = [np.flatnonzero((items.shape == s) & (probability > 0)) for s in _used(items)]
-    pools = [pool for pool in pools if len(pool)]
-    mass = np.array([probability[pool].sum() for pool in pools])
-    reached = [_cumulative(probability[pool]) for pool in pools]  # once, not in every step
+def priority_draw(probability: np.ndarray, *, size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Return step -> i64[size] items, drawn with replacement by ``probability`` f64[I]."""
+    possible = np.flatnonzero(probability > 0)
+    reached = np.cumsum(probability[possible])
+    reached = reached / reached[-1]
 
     def draw(step: int) -> np.ndarray:
-        rng = np.random.default_rng([seed, step])
-        choice = rng.choice(len(pools), p=mass / mass.sum())
-        places = np.searchsorted(reached[choice], rng.random(size), side="right")
-        return pools[choice][places]
+        drawn = np.random.default_rng([seed, step]).random(size)
+        return possible[np.searchsorted(reached, drawn, side="right")]
 
     return draw
 
 
-def _cumulative(weights: np.ndarray) -> np.ndarray:
-    """The cumulative distribution of ``weights``, as `numpy.random.Generator.choice` has it."""
-    reached = np.cumsum(weights / weights.sum())
-    return reached / reached[-1]
+def shuffled(keep: np.ndarray, *, size: int, seed: int) -> Callable[[int], np.ndarray]:
+    """Return step -> i64[size] items: those in ``keep``, bool[I], in shuffled epochs.
 
-
-def shuffled(
-    items: Items, keep: np.ndarray, *, size: int, seed: int, steps: int
-) -> Callable[[int], np.ndarray]:
-    """Return step -> i64[size] items: the items in ``keep``, in shuffled epochs.
-
-    Each shape has an endless stream of permutations of its items. Steps go to the shapes in
-    proportion to their numbers of items, to the shape furthest behind first. So at any step, the
-    draws of two items of one shape differ by at most one, and a shape is off its share by at most
-    about one batch. Valid for step < ``steps``.
+    So at any step, the draws of two items differ by at most one.
     """
-    pools = [np.flatnonzero((items.shape == s) & keep) for s in _used(items)]
-    pools = [pool for pool in pools if len(pool)]
-    share = np.array([len(pool) for pool in pools]) / sum(len(pool) for pool in pools)
-    turns, taken = [], np.zeros(len(pools), int)
-    for step in range(steps):
-        choice = int(np.argmax(share * (step + 1) - taken))
-        turns.append((choice, taken[choice]))
-        taken[choice] += 1
+    pool = np.flatnonzero(keep)
 
-    @functools.lru_cache(maxsize=2 * len(pools))  # this epoch and the next of each shape
-    def permutation(choice: int, epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, choice, epoch]).permutation(pools[choice])
+    @functools.lru_cache(maxsize=2)  # this epoch and the next
+    def permutation(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(pool)
 
     def at(step: int) -> np.ndarray:
-        choice, turn = turns[step]
-        epoch, place = np.divmod(np.arange(turn * size, (turn + 1) * size), len(pools[choice]))
+        epoch, place = np.divmod(np.arange(step * size, (step + 1) * size), len(pool))
         found = np.empty(size, np.int64)
         for number in np.unique(epoch):
             here = epoch == number
-            found[here] = permutation(choice, int(number))[place[here]]
+            found[here] = permutation(int(number))[place[here]]
         return found
 
     return at
 
 
-def _used(items):
-    return range(len(items.shapes))
-
-
 # arrays
 
 
-def collate(items: Items, chosen: np.ndarray, *, pad_id: int) -> Batch:
-    """Pad the chosen items, all of one shape, to a Batch of numpy arrays; E* = [B] if K = 1."""
-    shape, table = items.shapes[int(items.shape[chosen].max())], items.rows
-    members = items.members[chosen]
-    rows, responses = members.reshape(-1), items.members.shape[1]
-    lead = (len(chosen),) if responses == 1 else (len(chosen), responses)
-    tokens = to_tokens(
-        [table["prompt"][row] for row in members[:, 0]],
-        [table["response"][row] for row in rows],
-        shape=shape,
-        pad_id=pad_id,
-    )
-    ref_logp = np.zeros((len(rows), shape[1]), np.float32)
-    for place, row in enumerate(rows):
+def targets_of(items: Items, chosen: np.ndarray, length: int) -> Targets:
+    """The annotations of the chosen items, on the host; E* = [B] if K = 1, and R is ``length``."""
+    table, members = items.rows, items.members[chosen]
+    rows = members.reshape(-1)
+    lead = members.shape if members.shape[1] > 1 else members.shape[:1]
+    mask, ref_logp = np.zeros((2, len(rows), length), np.float32)
+    for place, (row, tokens) in enumerate(zip(rows, table["response"].lengths[rows], strict=True)):
         known = table["ref_logp"][row]
+        mask[place, :tokens] = 1.0
         ref_logp[place, : len(known)] = known
-    return Batch(
-        tokens=Tokens(
-            tokens.prompt,
-            tokens.prompt_mask,
-            tokens.response.reshape(*lead, -1),
-            tokens.mask.reshape(*lead, -1),
-        ),
-        ref_logp=ref_logp.reshape(*lead, -1),
+    return Targets(
+        mask=mask.reshape(*lead, length),
+        ref_logp=ref_logp.reshape(*lead, length),
         reward=table["reward"][rows].astype(np.float32).reshape(lead),
         advantage=np.maximum(table["advantage"][rows], 0.0).astype(np.float32).reshape(lead),
     )
 
 
+def packer_of(lm: LanguageModel, items: Items, at: Callable[[int], np.ndarray]) -> Packer:
+    """Make the packer of a fit whose step n trains on the items ``at(n)``."""
+    prompts = items.rows["prompt"].lengths[items.members[:, 0]]
+    responses = items.rows["response"].lengths[items.members]
+    lengths = lengths_of(prompts, responses, share=lm.transformer.attention.branches)
+    draws = [at(step) for step in range(SAMPLE_STEPS)]
+    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
+    return make_packer(lm, lengths, draws, longest=longest, length=items.longest)
+
+
 def read_ahead(
-    items: Items, at: Callable[[int], np.ndarray], accumulate: int, pad_id: int, mesh: Mesh
+    lm: LanguageModel, items: Items, at: Callable[[int], np.ndarray], packer: Packer
 ) -> Callable[[int, int], Iterator[Batch]]:
     """Return (start, stop) -> the batches of these steps, on the mesh, prefetched by a thread.
 
     Args:
-        at: step -> accumulate · B items.
-        accumulate: A, micro-batches per step; every leaf of a batch is [A, B, …].
-        pad_id: the padding token.
-        mesh: the rows of a batch are sharded over it.
+        at: step -> i64[B] items.
     """
 
     def make(step: int) -> Batch:
-        batch = collate(items, at(step), pad_id=pad_id)
-        return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        chosen = at(step)
+        grids, work = packer(items.examples(chosen))
+        return Batch(grids, targets_of(items, chosen, packer.layout.length), work)
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
         steps = grain.MapDataset.range(start, stop).map(make)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        return (place_rows(batch, mesh, axis=1) for batch in steps.to_iter_dataset(options))
+        return (place_batch(lm, batch) for batch in steps.to_iter_dataset(options))
 
     return batches
+
+
+def place_batch(lm: LanguageModel, batch: Batch) -> Batch:
+    """Put a batch on the mesh: the rows of its grids shared out, its targets on every device."""
+    return Batch(place_rows(batch.grids, lm.mesh), place_whole(batch.targets, lm.mesh), batch.work)
