@@ -1,0 +1,57 @@
+"""Token ids as the grids that a model reads, and what comes out of a model, put back in order."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from alol_jax.objectives.logprobs import grid_logp, to_batch
+from alol_jax.text.packing import GridShape, Layout, lengths_of, pack, to_grid
+from alol_jax.types import Grid
+
+Ids = Sequence[int]
+
+
+def grid_of(
+    prompts: Sequence[Ids],
+    responses: Sequence[Sequence[Ids]],
+    *,
+    width: int = 0,
+    share: bool = True,
+    pad_id: int = 0,
+) -> tuple[Grid, tuple[int, ...]]:
+    """All examples in one grid, and the [E*, R] that its `place` points into.
+
+    Args:
+        responses: K for each prompt; E* = [B] if K = 1.
+        width: of a row; 0 = that of the longest example, so that each has a row of its own or
+            shares one with others that fit.
+    """
+    prompts = [np.asarray(ids, np.int32) for ids in prompts]
+    responses = [[np.asarray(ids, np.int32) for ids in each] for each in responses]
+    counts = np.array([[len(ids) for ids in each] for each in responses])
+    lengths = lengths_of(np.array([len(ids) for ids in prompts]), counts, share=share)
+    width = width or int(lengths.tokens.max())
+    slots = len(prompts) * lengths.copies
+    rows = pack(lengths, GridShape(0, width, width, slots))
+    shape = GridShape(len(rows), width, width, slots)
+    longest, k = int(counts.max()), counts.shape[1]
+    layout = Layout(length=longest, share=share, pad_id=pad_id)
+    grid = to_grid(rows, lambda n: (prompts[n], responses[n]), shape, layout)
+    lead = (len(prompts),) if k == 1 else (len(prompts), k)
+    return grid, (*lead, longest)
+
+
+def logp_of(model, params, grid: Grid, shape: tuple[int, ...], *, chunk: int = 4096, branches=None):
+    """Log π of every response token: f32[E*, R], 0 on padding."""
+    branches = len(shape) == 3 if branches is None else branches
+
+    def run(params, grid):
+        branch = grid.branch if branches else None
+        hidden = model.hidden(
+            params, grid.ids, grid.segment, positions=grid.position, branch=branch
+        )
+        found = grid_logp(hidden, model.unembedding(params), grid, chunk=chunk)
+        return to_batch(found, grid, shape)
+
+    return jax.jit(run)(params, grid)
