@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +76,8 @@ def annotate(
         responses = Ragged.empty(len(rows), np.int32)
     logps, values = Responses(responses.lengths), np.zeros(len(rows), np.float32)
     packed = lm.pack_table(prompts.lengths, responses.lengths)
-    for members, grid in progress(
-        _grids(lm, packed, prompts, responses), watch, total=len(packed.grids)
-    ):
+    grids = _grids(lm, packed, prompts, responses)
+    for members, grid in progress(grids, watch, total=len(packed.grids)):
         out = step(params, value_params, place_rows(grid, lm.mesh))
         grid_logps, grid_values = jax.device_get(out)
         logps.put(members, grid_logps)
@@ -94,11 +93,32 @@ def _grids(
 ) -> Iterator[tuple[list[list[int]], Grid]]:
     """Yield the examples of each row, and the grid, one grid after the other."""
     layout = Layout(length=0, share=True, pad_id=lm.tokenizer.pad_id)
+
+    def example(n: int) -> tuple[np.ndarray, tuple[np.ndarray]]:
+        return prompts[n], (responses[n],)
+
     for size, members in packed.grids:
-        yield (
-            members,
-            to_grid(members, lambda n: (prompts[n], (responses[n],)), size, layout),
-        )
+        yield members, to_grid(members, example, size, layout)
+
+
+def token_numbers(
+    lm: LanguageModel,
+    rows: Table[Annotated],
+    run: Callable[[Grid], jax.Array],
+    *,
+    watch: Watch,
+) -> Ragged:
+    """Compute one number per response token of a table: f32[response length] of each row.
+
+    Args:
+        run: grid -> f32[rows, M].
+    """
+    prompts, responses = rows["prompt"], rows["response"]
+    packed, found = lm.pack_table(prompts.lengths, responses.lengths), Responses(responses.lengths)
+    grids = _grids(lm, packed, prompts, responses)
+    for members, grid in progress(grids, watch, total=len(packed.grids)):
+        found.put(members, np.asarray(run(place_rows(grid, lm.mesh))))
+    return found.rows
 
 
 class Responses:
@@ -160,11 +180,5 @@ def divergence(
     """
     step = _divergence(lm.transformer, lm.logprob_chunk)
     both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
-    prompts, responses = rows["prompt"], rows["response"]
-    packed = lm.pack_table(prompts.lengths, responses.lengths)
-    per_token = Responses(responses.lengths)
-    for members, grid in progress(
-        _grids(lm, packed, prompts, responses), watch, total=len(packed.grids)
-    ):
-        per_token.put(members, np.asarray(step(*both, place_rows(grid, lm.mesh))))
-    return np.maximum([row.sum(dtype=np.float64) for row in per_token.rows], 0.0)
+    per_token = token_numbers(lm, rows, lambda grid: step(*both, grid), watch=watch)
+    return np.maximum([row.sum(dtype=np.float64) for row in per_token], 0.0)
