@@ -52,6 +52,19 @@ class Grid(NamedTuple):
     place: jax.Array  # i32[rows, M], where it stands in the flattened [E*, R] of its batch
 
 
+class Prompts(NamedTuple):
+    """B prompts to answer, side by side in the rows of a grid.
+
+    Rows and prompts are in D groups, one per device of a mesh, and stay in their group.
+    """
+
+    ids: jax.Array  # i32[rows, T]
+    segment: jax.Array  # i32[rows, T], as in `Grid`
+    position: jax.Array  # i32[rows, T]
+    source: jax.Array  # i32[D, B/D, P], where the token of each of P columns stands in the
+    # flattened rows of the group; −1 in the columns before the first token
+
+
 class Targets(NamedTuple):
     """What an objective reads besides the policy's ``logp``. Carries no gradient."""
 

@@ -23,7 +23,7 @@ from alol_jax.models.adapters import (
     make_lora,
     trainable_summary,
 )
-from alol_jax.models.attention import BLOCK, Attention, choose_kernel
+from alol_jax.models.attention import BLOCK, KERNELS, Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
@@ -142,7 +142,8 @@ class LanguageModel:
 
     def batching(self, size: int) -> Batching:
         """Return batching of ``size`` prompts at the compiled prompt widths."""
-        return Batching(self.prompt_widths, size, self.tokenizer.pad_id, self.mesh)
+        multiple = max(KERNELS[self.transformer.attention.kernel].multiple, 8)
+        return Batching(self.prompt_widths, size, self.tokenizer.pad_id, self.mesh, multiple)
 
     def pack_table(self, prompts: np.ndarray, responses: np.ndarray) -> Packed:
         """Pack the examples of a table, of these lengths, i64[N] each, into grids."""

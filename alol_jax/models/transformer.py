@@ -24,7 +24,7 @@ from alol_jax.models.blocks import (
 )
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, quantise
-from alol_jax.types import Params
+from alol_jax.types import Params, Prompts
 
 
 class Cache(NamedTuple):
@@ -204,35 +204,56 @@ class Transformer:
             return params["embed/embedding"].T
         return params["head/kernel"]
 
-    def prefill(
-        self, params: Params, tokens: jax.Array, mask: jax.Array, *, room: int
-    ) -> tuple[jax.Array, Cache]:
-        """Run left-padded prompts and make a cache with ``room`` free slots.
+    def prefill(self, params: Params, prompts: Prompts, *, room: int) -> tuple[jax.Array, Cache]:
+        """Read prompts that lie side by side, and make a cache with ``room`` free columns.
+
+        In the cache every prompt has a row of its own, and ends at column P.
 
         Returns:
-            The hidden states [B, D] of the last position, and the cache of P + room slots.
+            The hidden states [B, D] of the last tokens, and the cache of P + room columns.
         """
-        c = self.config
-        rows, slots = tokens.shape[0], tokens.shape[1] + room
-        keys, values = (c.head_width, slots), (slots, c.head_width)
+        groups, each, width = prompts.source.shape
+        rows = groups * each
+        places = jnp.maximum(prompts.source, 0)
+        filled = (prompts.source >= 0).reshape(rows, width)
+
+        def at(x, places):
+            """Take [rows, T, …] at i32[D, n]: [D · n, …]."""
+            flat = x.reshape(groups, -1, *x.shape[2:])
+            index = places.reshape(*places.shape, *[1] * (x.ndim - 2))
+            taken = jnp.take_along_axis(flat, index, axis=1, mode="clip")
+            return taken.reshape(-1, *x.shape[2:])
 
         def attend(q, k, v, store, layer):
-            mixed = self.attention(q, k, v, mask.astype(jnp.int32), causal=True)
-            return mixed, _write(store, (k, v), layer, 0)
+            mixed = self.attention(q, k, v, prompts.segment, causal=True)
+            own = (
+                at(x, places.reshape(groups, -1)).reshape(rows, width, *x.shape[2:]) for x in (k, v)
+            )
+            return mixed, _write(store, tuple(own), layer, 0)
 
-        empty = tuple(
-            jnp.zeros((c.layers, rows, c.kv_heads, *shape), self.dtype) for shape in (keys, values)
-        )
-        x, (k, v) = self._layers(params, tokens, position_ids(mask), empty, attend, None)
-        cache = Cache(
+        empty = self.empty_cache(rows, width, room)
+        store = (empty.k, empty.v)
+        x, (k, v) = self._layers(params, prompts.ids, prompts.position, store, attend, None)
+        cache = empty._replace(
             k=k,
             v=v,
-            filled=jnp.pad(mask > 0, ((0, 0), (0, room))),
-            slot=jnp.int32(tokens.shape[1]),
-            first=jnp.int32(tokens.shape[1]),
-            position=jnp.sum(mask > 0, axis=-1).astype(jnp.int32),
+            filled=jnp.pad(filled, ((0, 0), (0, room))),
+            position=jnp.sum(filled, axis=-1).astype(jnp.int32),
         )
-        return x[:, -1], cache
+        return at(x, places[:, :, -1]), cache
+
+    def empty_cache(self, rows: int, width: int, room: int) -> Cache:
+        """Return a cache without prompts, for B rows of P + room columns."""
+        c = self.config
+        lead, columns = (c.layers, rows, c.kv_heads), width + room
+        return Cache(
+            k=jnp.zeros((*lead, c.head_width, columns), self.dtype),
+            v=jnp.zeros((*lead, columns, c.head_width), self.dtype),
+            filled=jnp.zeros((rows, columns), bool),
+            slot=jnp.int32(width),
+            first=jnp.int32(width),
+            position=jnp.zeros((rows,), jnp.int32),
+        )
 
     def decode_step(
         self, params: Params, token: jax.Array, cache: Cache

@@ -34,7 +34,7 @@ from alol_jax.training.grids import step_flops
 from alol_jax.training.memory import bytes_per_device
 from alol_jax.training.online import init_values, ppo_forward, ppo_loss
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Grid, Targets
+from alol_jax.types import Grid, Prompts, Targets
 
 NAMES = ("select", "policy step", "decode")
 """What `programs_of` describes, in the order of a run."""
@@ -203,7 +203,10 @@ def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Progra
     rows, width = config.decode.batch_size, lm.prompt_widths[-1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     keys = described(keys, replicated(lm.mesh))
-    prompt, mask = (_rows(lm, (rows, width), dtype) for dtype in (jnp.int32, jnp.float32))
+    read = Prompts(
+        *[_rows(lm, (rows, width), jnp.int32)] * 3,
+        _rows(lm, (lm.shards, rows // lm.shards, width), jnp.int32),
+    )
     model, params, kept = lm.transformer, {**frozen, **trained}, {}
     copied = {path: frozen[path] for path in folded_paths(trained)}
     free = room - bytes_per_device((trained, frozen, optimizer))
@@ -217,6 +220,6 @@ def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Progra
         prompt=width,
         new=sampling.max_new_tokens,
     )
-    arguments = (params, prompt, mask, keys)
+    arguments = (params, read, keys)
     idle, function = (optimizer, kept), make_decoder(model, sampling)
     return Program("decode", function, arguments, (params, kept), optimizer, idle, work, None)

@@ -1,12 +1,19 @@
-"""Prompts for decoding: padded on the left, in batches of a few fixed widths."""
+"""Prompts for decoding: in batches of a few fixed widths, or side by side."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
+
+from alol_jax.text.packing import GridShape, Lengths, cheapest, pack
+
+SAMPLE = 512  # prompts on which the size of the grid that reads them is chosen
+STRETCH = (1.0, 1.25, 1.5, 2.0)  # widths of that grid, by the columns of a prompt
+DOUBLING = 2000.0  # the width at which attention costs about as much as all else
 
 
 class Batching(NamedTuple):
@@ -16,6 +23,7 @@ class Batching(NamedTuple):
     size: int  # rows per batch; a smaller last batch is filled with repeated rows
     pad_id: int
     mesh: Mesh  # shards the rows of a batch
+    multiple: int = 8  # of the lengths that the kernel can read
 
     def batches(self, lengths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
         """Return (width, at most ``size`` row indices) of each batch, narrowest first.
@@ -31,19 +39,25 @@ class Batching(NamedTuple):
             for first in range(0, len(group), self.size)
         ]
 
+    @property
+    def groups(self) -> int:
+        """D, the devices that share out the rows."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-def left_padded(
-    rows: Sequence[Sequence[int]], width: int, pad_id: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pad token ids on the left, on the host: ids i32[B, P] and mask f32[B, P], 1 on real tokens.
+    def grid(self, lengths: np.ndarray, newcomers: int) -> tuple[int, int, int]:
+        """Return the size in which about ``newcomers`` prompts of a group are read side by side.
 
-    Args:
-      width: P; no row is longer.
-      pad_id: the padding id. It may be the end token, because masks come from the lengths.
-    """
-    ids = np.full((len(rows), width), pad_id, np.int32)
-    mask = np.zeros((len(rows), width), np.float32)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = row
-        mask[i, width - len(row) :] = 1.0
-    return ids, mask
+        Args:
+            lengths: of all prompts.
+
+        Returns:
+            Rows of a group, T, and P, the columns that a prompt has in the cache.
+        """
+        widths = np.array(sorted(set(self.widths)))
+        columns = int(widths[np.searchsorted(widths, lengths.max())])
+        sample = Lengths(lengths[:SAMPLE], np.zeros_like(lengths[:SAMPLE]))
+        wide = {-(-int(s * columns) // self.multiple) * self.multiple for s in STRETCH}
+        shapes = [GridShape(1, width, 1, width) for width in sorted(wide)]
+        shape = cheapest([sample], shapes, lambda size: size.width * (1 + size.width / DOUBLING))
+        per_prompt = len(pack(sample, shape)) / len(sample.tokens)
+        return math.ceil(newcomers * per_prompt), shape.width, columns

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import place_rows
 from alol_jax.models.transformer import Transformer
@@ -68,9 +69,9 @@ def _row(model: Transformer, params: Params, size: tuple[int, int, int], said: s
     rows, prompt, new = size
     rng = np.random.default_rng(0)
     ids = rng.integers(model.config.vocab_size, size=(rows, prompt), dtype=np.int32)
-    batch = place_rows((ids, np.ones((rows, prompt), np.float32)), one_device())
+    read = place_rows(one_per_row(ids, prompt, 0), one_device())
     decoder = make_decoder(model, Sampling(max_new_tokens=new))
-    arguments = (params, *batch, jax.random.split(jax.random.key(0), rows))
+    arguments = (params, read, jax.random.split(jax.random.key(0), rows))
     call, compiling = compiled(decoder, *arguments)
     written, lengths = call(*arguments)
     if int(lengths.min()) != new:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.models.adapters import make_lora
 from alol_jax.models.attention import Attention
@@ -23,7 +24,6 @@ from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
 from alol_jax.objectives.losses import a_lol
 from alol_jax.text.packing import GridShape, Layout, lengths_of, pack, to_grid
-from alol_jax.text.tokens import left_padded
 from alol_jax.training.fit import policy_forward
 from alol_jax.types import Batch, Params, Targets, Work
 from benchmarks.accelerator.kernels import WRONG
@@ -123,17 +123,18 @@ def _distance(found: Params, right: Params) -> float:
 
 def _decoded(model: Transformer) -> Row:
     """The share of tokens that are not the likeliest of a teacher-forced pass."""
-    prompts, width, new = [64, 48, 32, 16], 64, 32
+    lengths, width, new = [64, 48, 32, 16], 64, 32
     rng = np.random.default_rng(0)
-    written = [rng.integers(model.config.vocab_size, size=n, dtype=np.int32) for n in prompts]
-    read, mask = map(jnp.asarray, left_padded(written, width, 0))
+    written = [rng.integers(model.config.vocab_size, size=n, dtype=np.int32) for n in lengths]
+    prompts = one_per_row(written, width, 0)
+    read, mask = in_columns(prompts)
     ours, frozen = _parameters(model)
     params = {**frozen, **ours}
     decoder = make_decoder(model, Sampling(max_new_tokens=new))
     with jax.default_matmul_precision("highest"):
-        ids, _ = decoder(params, read, mask, jax.random.split(jax.random.key(0), len(prompts)))
+        ids, _ = decoder(params, prompts, jax.random.split(jax.random.key(0), len(lengths)))
         read = jnp.concatenate([read, ids], axis=1)
-        mask = jnp.concatenate([mask, jnp.ones(ids.shape, jnp.float32)], axis=1)
+        mask = jnp.concatenate([mask, jnp.ones(ids.shape, bool)], axis=1)
         hidden = jax.jit(model.hidden)(params, read, mask)[:, width - 1 : -1]
         likeliest = jnp.argmax(hidden @ model.unembedding(params), axis=-1)
     off = float(jnp.mean(likeliest != ids))
