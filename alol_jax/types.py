@@ -15,12 +15,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from alol_jax.tables.table import Table
+if TYPE_CHECKING:
+    from alol_jax.tables.table import Table
 
 Params = dict[str, jax.Array]
 """Parameters: a flat dict from path (``"layers/q_proj/kernel"``) to array. Leaves whose path
