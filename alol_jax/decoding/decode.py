@@ -136,7 +136,7 @@ class _Table:
         self.owners = np.full((groups, slots // groups), -1)  # the prompt of each slot; −1: idle
         self.newcomers = max(slots // NEWCOMERS // groups, 1)  # of each group
         self.size = batching.grid(self.lengths, self.newcomers)
-        self.slots = _idle(model, params, sampling, slots, self.size[2], batching.mesh)
+        self.slots = _idle(model, sampling, slots, self.size[2], batching.mesh)()
         layout = jax.tree.map(lambda x: x.sharding, self.slots)
         self.refill, self.advance = _steps(model, sampling, layout)
 
@@ -192,11 +192,11 @@ def _log2(count: int) -> int:
     return max(count - 1, 0).bit_length()
 
 
-def _idle(model, params, sampling: Sampling, rows: int, width: int, mesh: Mesh) -> Slots:
-    """Return empty slots on the mesh, rows shared out."""
-    make = functools.partial(idle, model, sampling=sampling, rows=rows, width=width)
-    described = jax.eval_shape(make, params)
-    return jax.jit(make, out_shardings=slot_shardings(described, mesh))(params)
+@functools.lru_cache(maxsize=32)
+def _idle(model, sampling: Sampling, rows: int, width: int, mesh: Mesh) -> Callable[[], Slots]:
+    """Return a jitted function that makes empty slots on the mesh, shared out."""
+    make = functools.partial(idle, model, sampling, rows=rows, width=width)
+    return jax.jit(make, out_shardings=slot_shardings(jax.eval_shape(make), mesh))
 
 
 @functools.lru_cache(maxsize=32)

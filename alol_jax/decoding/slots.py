@@ -60,14 +60,13 @@ def begin(
     )
 
 
-def idle(model, params: Params, sampling: Sampling, *, rows: int, width: int) -> Slots:
+def idle(model, sampling: Sampling, *, rows: int, width: int) -> Slots:
     """Return B empty slots for prompts of at most P tokens."""
-    vocab_size = model.unembedding(params).shape[-1]
     penalised = sampling.repetition_penalty != 1.0
     return Slots(
         cache=model.empty_cache(rows, width, sampling.max_new_tokens),
         hidden=jnp.zeros((rows, model.config.width), model.dtype),
-        seen=jnp.zeros((rows, vocab_size if penalised else 0), bool),
+        seen=jnp.zeros((rows, model.config.vocab_size if penalised else 0), bool),
         keys=jax.random.split(jax.random.key(0), rows),
         ids=jnp.zeros((rows, sampling.max_new_tokens), jnp.int32),
         lengths=jnp.zeros((rows,), jnp.int32),
