@@ -16,7 +16,7 @@ from alol_jax.objectives.registry import Objective, hyper_parameters
 from alol_jax.rewards.reward import check_weights
 from alol_jax.runs.command_line import FORMER
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.training.batches import RANKINGS
+from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
 from alol_jax.types import Task

@@ -27,8 +27,10 @@ from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.annotate import annotator, token_numbers
-from alol_jax.training.batches import packer_of, read_ahead, shuffled, single_items, tokenise
+from alol_jax.training.batches import read_ahead, shuffled
 from alol_jax.training.fit import init_state, make_update, policy_forward
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import single_items, tokenise
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Scored, Watch
 
@@ -129,7 +131,7 @@ def main(_):
     lm, size = opened["bfloat16"][0], config.policy.batch_size
     draw = shuffled(np.ones(len(items.members), bool), size=size, seed=0)
     packer = packer_of(lm, items, draw)
-    batch = next(iter(read_ahead(lm, items, draw, packer)(0, 1)))
+    batch = next(iter(read_ahead(items, draw, packer, lm.mesh)(0, 1)))
     for dtype in DTYPES.value:
         tokens, grids = batch.work.tokens, len(batch.grids)
         print(

@@ -25,7 +25,8 @@ from absl import app, flags
 
 from alol_jax.objectives.advantage import priority
 from alol_jax.runs.artifacts import load_result
-from alol_jax.training.batches import collate, priority_draw, single_items
+from alol_jax.training.batches import priority_draw, targets_of
+from alol_jax.training.items import single_items
 from alol_jax.types import TrainingTable
 
 ROWS = flags.DEFINE_integer("rows", 50_000, "Rows of the file.")
@@ -106,16 +107,16 @@ def measure(folder: Path, count: int) -> list[Measured]:
 
 
 def time_draws(workdir: Path) -> tuple[float, float]:
-    """Milliseconds to draw, and to pad, a batch of the finished run's rows by their reward."""
+    """Milliseconds to draw, and to read, a batch of the finished run's rows by their reward."""
     rows = load_result(next(workdir.glob("*_select")), TrainingTable).rows
-    items = single_items(rows, SHAPES)
-    draw = priority_draw(items, priority(rows["reward"]), size=BATCH, seed=0)
+    items = single_items(rows)
+    draw = priority_draw(priority(rows["reward"]), size=BATCH, seed=0)
     drawn, padded = [], []
     for step in range(DRAWS):
         began = time.perf_counter()
         chosen = draw(step)
         middle = time.perf_counter()
-        collate(items, chosen, pad_id=0)
+        items.examples(chosen), targets_of(items, chosen, items.longest)
         drawn.append(middle - began)
         padded.append(time.perf_counter() - middle)
     return 1000 * statistics.median(drawn), 1000 * statistics.median(padded)

@@ -14,7 +14,7 @@ from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.tables.table import Table
 from alol_jax.training.annotate import divergence
-from alol_jax.training.batches import tokenise
+from alol_jax.training.items import tokenise
 from alol_jax.types import (
     Evaluation,
     Interval,

@@ -15,16 +15,7 @@ from alol_jax.errors import UserError
 from alol_jax.objectives.advantage import SAMPLING, priority, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
 from alol_jax.tables.table import Table
-from alol_jax.training.batches import (
-    Items,
-    first_responses,
-    packer_of,
-    priority_draw,
-    ranked_items,
-    read_ahead,
-    shuffled,
-    single_items,
-)
+from alol_jax.training.batches import priority_draw, read_ahead, shuffled
 from alol_jax.training.fit import (
     fit_best,
     init_state,
@@ -32,6 +23,8 @@ from alol_jax.training.fit import (
     plan_epochs,
     policy_forward,
 )
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import Items, first_responses, ranked_items, single_items
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.validation import make_validator
 from alol_jax.types import Annotated, Policy, ScoredSplits, StageContext, TrainingTable
@@ -82,7 +75,7 @@ def fit_policy(
     return fit_best(
         state,
         lm.frozen(),
-        read_ahead(lm, items, draw, packer),
+        read_ahead(items, draw, packer, lm.mesh),
         make_update(
             policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=branches),
             functools.partial(objective.loss, **chosen),

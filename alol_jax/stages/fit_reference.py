@@ -11,14 +11,7 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
 from alol_jax.training.annotate import annotate, sums
-from alol_jax.training.batches import (
-    first_responses,
-    packer_of,
-    read_ahead,
-    shuffled,
-    single_items,
-    tokenise,
-)
+from alol_jax.training.batches import read_ahead, shuffled
 from alol_jax.training.fit import (
     Validator,
     fit_best,
@@ -27,6 +20,8 @@ from alol_jax.training.fit import (
     plan_epochs,
     policy_forward,
 )
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import first_responses, single_items, tokenise
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task, silent
 
@@ -84,7 +79,7 @@ def fit_reference(
     return fit_best(
         state,
         lm.frozen(),
-        read_ahead(lm, items, order, packer),
+        read_ahead(items, order, packer, lm.mesh),
         make_update(forward, nll, tx, fit_key, state),
         plan,
         Validator("mean logp of the validation responses", validate),

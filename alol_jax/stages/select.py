@@ -14,7 +14,7 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import advantages, kept
 from alol_jax.tables.table import Table
 from alol_jax.training.annotate import annotate
-from alol_jax.training.batches import Cut, tokenise
+from alol_jax.training.items import Cut, tokenise
 from alol_jax.types import Annotated, Policy, ScoredSplits, StageContext, Task, TrainingTable, Value
 
 EXTREMES = 10  # rows shown at each end of the data report

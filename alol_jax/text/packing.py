@@ -12,7 +12,7 @@ from alol_jax.types import Grid
 
 WINDOW = 8192  # examples that are sorted and packed together
 SLACKS = (1.1, 1.3, 1.6)  # room for response tokens, as multiples of the mean row's
-SLOTS = 1.5  # room for examples
+SLOTS = 2.0  # room for examples
 
 
 class GridShape(NamedTuple):
@@ -66,8 +66,9 @@ def pack(lengths: Lengths, shape: GridShape) -> list[list[int]]:
       ValueError: an example does not fit into a row.
     """
     tokens, answers, _ = lengths
-    if (tokens > shape.width).any() or (answers > shape.targets).any():
-        raise ValueError(f"an example of {tokens.max()} tokens does not fit into {shape}")
+    for length, room in ((tokens, shape.width), (answers, shape.targets)):
+        if (length > room).any():
+            raise ValueError(f"an example of {length.max()} tokens does not fit into {shape}")
     rows: list[list[int]] = []
     for start in range(0, len(tokens), WINDOW):
         rows += _best_fit(lengths.take(np.s_[start : start + WINDOW]), start, shape)

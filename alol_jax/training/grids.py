@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,33 +17,15 @@ from alol_jax.text.packing import (
     candidates,
     cheapest,
     grids_of,
-    lengths_of,
     to_grid,
 )
 from alol_jax.training import flops
+from alol_jax.training.items import Examples, Items
 from alol_jax.training.memory import fits_in_training
 from alol_jax.types import Grid, Work
 
 SAMPLE_STEPS = 24  # on which the size of grids is chosen
 ROWS = (1, 2, 4, 8)  # of a grid per device
-
-
-class Examples(NamedTuple):
-    """Prompts with K responses each."""
-
-    prompts: Sequence[np.ndarray]  # i32[P], B of them
-    responses: Sequence[Sequence[np.ndarray]]  # i32[length], B times K
-
-    def take(self, chosen: np.ndarray) -> Examples:
-        """The chosen ones."""
-        return Examples([self.prompts[n] for n in chosen], [self.responses[n] for n in chosen])
-
-    def lengths(self, *, share: bool) -> tuple[Lengths, np.ndarray]:
-        """Return the lengths, and the pairs of attention of each example: f64[B]."""
-        prompts = np.array([len(prompt) for prompt in self.prompts])
-        responses = np.array([[len(one) for one in each] for each in self.responses])
-        pairs = flops.pairs_of(prompts, responses, share=share)
-        return lengths_of(prompts, responses, share=share), pairs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +59,14 @@ class Packer:
 
         grids = tuple(to_grid(rows, example, size, self.layout) for size, rows in packed)
         return grids, self.work(int(lengths.tokens.sum()), float(pairs.sum()), packed)
+
+
+def packer_of(lm: LanguageModel, items: Items, at: Callable[[int], np.ndarray]) -> Packer:
+    """Make the packer of a fit whose step n trains on the items ``at(n)``."""
+    lengths = items.lengths(share=lm.transformer.attention.branches)
+    draws = [at(step) for step in range(SAMPLE_STEPS)]
+    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
+    return make_packer(lm, lengths, draws, longest=longest, length=items.longest)
 
 
 def make_packer(

@@ -27,7 +27,8 @@ from alol_jax.objectives.ppo import (
 )
 from alol_jax.training.batches import place_batch
 from alol_jax.training.fit import Forward, Loss, TrainState, Update, fit
-from alol_jax.training.grids import Examples, Packer
+from alol_jax.training.grids import Packer
+from alol_jax.training.items import Examples
 from alol_jax.training.rollouts import Rollouts
 from alol_jax.types import Batch, Grid, Params, Work
 
@@ -135,7 +136,7 @@ class PPOIteration:
             for chosen in order.reshape(-1, self.hyper.batch_size):
                 grids, work = self.packer(examples.take(chosen))
                 rows = jax.tree.map(lambda x, chosen=chosen: x[chosen], targets)
-                yield place_batch(lm, Batch(grids, rows, work))
+                yield place_batch(Batch(grids, rows, work), lm.mesh)
 
 
 def mask_of(examples: Examples, length: int) -> np.ndarray:

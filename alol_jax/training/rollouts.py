@@ -25,8 +25,8 @@ from alol_jax.objectives.ppo import KL_ERROR_CLIP
 from alol_jax.rewards.reward import Reward
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
-from alol_jax.training.batches import first_responses, shuffled
-from alol_jax.training.grids import Examples
+from alol_jax.training.batches import shuffled
+from alol_jax.training.items import Examples, first_responses
 from alol_jax.types import Annotated, Params, Scored, Watch
 
 

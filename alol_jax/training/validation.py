@@ -10,8 +10,8 @@ import numpy as np
 from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.errors import UserError
 from alol_jax.training.annotate import annotate, sums
-from alol_jax.training.batches import tokenise
 from alol_jax.training.fit import Validator
+from alol_jax.training.items import tokenise
 from alol_jax.types import Params, ScoredSplits, StageContext, silent
 
 

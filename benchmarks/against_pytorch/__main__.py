@@ -31,7 +31,7 @@ from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.runs.command_line import guarded
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
-from alol_jax.training.batches import tokenise
+from alol_jax.training.items import tokenise
 from alol_jax.types import Scored
 from benchmarks.against_pytorch import job as jobs
 from benchmarks.against_pytorch.job import Job

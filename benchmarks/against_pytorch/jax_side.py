@@ -18,8 +18,10 @@ from alol_jax.objectives.registry import get_objective
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
 from alol_jax.training.annotate import annotate
-from alol_jax.training.batches import Items, packer_of, read_ahead
+from alol_jax.training.batches import read_ahead
 from alol_jax.training.fit import init_state, make_update, policy_forward
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import Items
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Annotated, Watch
 from benchmarks.against_pytorch.job import Job
@@ -72,7 +74,7 @@ def train(job: Job, objective: str, lm: LanguageModel, options: ConfigDict) -> d
     forward = policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=branches)
     loss = functools.partial(get_objective(objective).loss, **chosen)
     update = make_update(forward, loss, tx, jax.random.key(1), state)
-    batches = list(read_ahead(lm, items, draws.__getitem__, packer)(0, len(draws)))
+    batches = list(read_ahead(items, draws.__getitem__, packer, lm.mesh)(0, len(draws)))
     compiled = _compile(update, init_state(start, tx), lm, batches)
     seconds, losses = [], []
     for batch in batches:
