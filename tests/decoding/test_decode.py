@@ -13,7 +13,7 @@ from alol_jax.decoding.decode import make_decoder, respond
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params
 from alol_jax.text.tokenizer_files import byte_level
-from alol_jax.text.tokens import Batching, to_tokens
+from alol_jax.text.tokens import Batching, left_padded
 from alol_jax.types import Watch
 from tests.models.small_models import SMALL, hidden_of, random_params, small
 from tests.scripted import Scripted
@@ -44,11 +44,9 @@ def params(model):
 
 
 def decode(model, params, prompts, sampling, *, width, keys=None, pad_id=0):
-    tokens = to_tokens(prompts, [()] * len(prompts), shape=(width, 1), pad_id=pad_id)
+    read = left_padded(prompts, width, pad_id)
     keys = KEYS[: len(prompts)] if keys is None else keys
-    return jax.device_get(
-        make_decoder(model, sampling)(params, tokens.prompt, tokens.prompt_mask, keys)
-    )
+    return jax.device_get(make_decoder(model, sampling)(params, *read, keys))
 
 
 def test_greedy_is_the_argmax_of_a_full_forward_pass_for_every_token(model, params):

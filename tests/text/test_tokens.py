@@ -1,53 +1,37 @@
-"""Padding to ``Tokens``."""
+"""Prompts for decoding: padded on the left, in batches of a few widths."""
 
 import numpy as np
 import pytest
 
-from alol_jax.errors import UserError
-from alol_jax.text.tokens import shape_for, to_tokens
+from alol_jax.text.tokens import Batching, left_padded
+from tests.tiny_run import mesh_of
 
 
 def test_masks_come_from_lengths_even_where_the_padding_is_the_end_token():
     eos = 2
-    prompts, responses = [(eos, 5), (7,)], [(8, eos), (eos,)]
-    batch = to_tokens(prompts, responses, shape=(3, 4), pad_id=eos)
-    assert batch.prompt.dtype == np.int32 and batch.mask.dtype == np.float32
-    np.testing.assert_array_equal(batch.prompt_mask, [[0, 1, 1], [0, 0, 1]])
-    np.testing.assert_array_equal(batch.mask, [[1, 1, 0, 0], [1, 0, 0, 0]])
-    np.testing.assert_array_equal(batch.prompt, [[eos, eos, 5], [eos, eos, 7]])
-    np.testing.assert_array_equal(batch.response, [[8, eos, eos, eos], [eos] * 4])
+    ids, mask = left_padded([(eos, 5), (7,), (8, eos, eos)], 3, eos)
+    assert ids.dtype == np.int32 and mask.dtype == np.float32
+    np.testing.assert_array_equal(ids, [[eos, eos, 5], [eos, eos, 7], [8, eos, eos]])
+    np.testing.assert_array_equal(mask, [[0, 1, 1], [0, 0, 1], [1, 1, 1]])
 
 
-def test_what_the_mask_keeps_is_what_came_in():
+@pytest.mark.parametrize("width", [8, 11])
+def test_what_the_mask_keeps_is_what_came_in(width):
     draw = np.random.default_rng(0)
-    rows = [draw.integers(0, 9, size=n).tolist() for n in (1, 5, 3, 8)]
-    batch = to_tokens(rows, rows[::-1], shape=(8, 9), pad_id=0)
-    for i, row in enumerate(rows):
-        assert batch.prompt[i][batch.prompt_mask[i] > 0].tolist() == row
-        assert batch.response[i][batch.mask[i] > 0].tolist() == rows[-1 - i]
-        assert batch.prompt_mask[i][-1] == batch.mask[i][0] == 1
+    rows = [draw.integers(0, 9, size=n).tolist() for n in (1, 5, 0, 8)]
+    ids, mask = left_padded(rows, width, 0)
+    assert ids.shape == mask.shape == (4, width)
+    for row, read, real in zip(rows, ids, mask, strict=True):
+        assert read[real > 0].tolist() == row
+        assert np.all(np.diff(real) >= 0)  # nothing follows the text
 
 
-def test_several_responses_of_a_prompt_stay_side_by_side():
-    batch = to_tokens([(1,), (2,)], [(3,), (4,), (5,), (6,)], shape=(1, 1), pad_id=0)
-    assert batch.prompt.tolist() == [[1], [2]]
-    assert batch.response.reshape(2, 2).tolist() == [[3, 4], [5, 6]]
-
-
-def test_rows_that_do_not_fit_are_an_error():
-    with pytest.raises(UserError, match="a prompt of 3 tokens does not fit in 2"):
-        to_tokens([(1, 2, 3)], [(1,)], shape=(2, 2), pad_id=0)
-    with pytest.raises(UserError, match="a response of 3 tokens does not fit in 2"):
-        to_tokens([(1,)], [(1, 2, 3)], shape=(2, 2), pad_id=0)
-    with pytest.raises(UserError, match="2 prompts for 1 responses"):
-        to_tokens([(1,), (2,)], [(1,)], shape=(2, 2), pad_id=0)
-
-
-def test_the_smallest_shape_that_fits_is_chosen():
-    shapes = [(64, 64), (16, 16), (16, 64), (64, 16)]
-    assert shape_for(16, 16, shapes) == (16, 16)
-    assert shape_for(16, 17, shapes) == (16, 64)
-    assert shape_for(17, 1, shapes) == (64, 16)
-    assert shape_for(17, 17, shapes) == (64, 64)
-    with pytest.raises(UserError, match="a prompt of 65 and a response of 1 tokens fit none"):
-        shape_for(65, 1, shapes)
+def test_every_prompt_is_in_one_batch_of_the_smallest_width_that_holds_it():
+    lengths = np.random.default_rng(1).integers(0, 17, 100)
+    batches = Batching((16, 4, 8), 7, 0, mesh_of(1)).batches(lengths)
+    assert sorted(n for _, rows in batches for n in rows) == list(range(100))
+    assert [width for width, _ in batches] == sorted(width for width, _ in batches)
+    for width, rows in batches:
+        assert 1 <= len(rows) <= 7
+        assert lengths[rows].max() <= width
+        assert width == 4 or lengths[rows].min() > width // 2
