@@ -38,7 +38,6 @@ WORDS = (
     "the a of to and in that it is was for on are as with his they at be this from or had by hot "
     "but some what there we can out other were all your when up use word how said an each she"
 ).split()
-SHAPES = ((128, 128),)  # of the batches that are drawn; every row fits
 BATCH, DRAWS = 64, 50
 STAGES = ("load", "score", "fit_reference", "select")
 
@@ -111,15 +110,15 @@ def time_draws(workdir: Path) -> tuple[float, float]:
     rows = load_result(next(workdir.glob("*_select")), TrainingTable).rows
     items = single_items(rows)
     draw = priority_draw(priority(rows["reward"]), size=BATCH, seed=0)
-    drawn, padded = [], []
+    drawn, read = [], []
     for step in range(DRAWS):
         began = time.perf_counter()
         chosen = draw(step)
         middle = time.perf_counter()
         items.examples(chosen), targets_of(items, chosen, items.longest)
         drawn.append(middle - began)
-        padded.append(time.perf_counter() - middle)
-    return 1000 * statistics.median(drawn), 1000 * statistics.median(padded)
+        read.append(time.perf_counter() - middle)
+    return 1000 * statistics.median(drawn), 1000 * statistics.median(read)
 
 
 def main(arguments: list[str]) -> None:
@@ -127,14 +126,14 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(FOLDER.value or temporary)
         found = measure(folder, ROWS.value)
-        drawn, padded = time_draws(folder / "run")
+        drawn, read = time_draws(folder / "run")
     print(f"{ROWS.value} rows\n\n| | seconds | rows/s | peak MiB | MiB on disk |")
     print("|---|---:|---:|---:|---:|")
     for one in found:
         rate = f"{ROWS.value / one.seconds:,.0f}" if one.disk else ""
         disk = f"{one.disk:.0f}" if one.disk else ""
         print(f"| {one.what} | {one.seconds:.1f} | {rate} | {one.peak:.0f} | {disk} |")
-    print(f"\nA step draws {BATCH} rows in {drawn:.1f} ms and pads them in {padded:.1f} ms.")
+    print(f"\nA step draws {BATCH} rows in {drawn:.1f} ms and reads them in {read:.1f} ms.")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,15 @@ def grid_of(
     return grid, (*lead, longest)
 
 
+def left_padded(rows: Sequence[Ids], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """One text per row, at its end: ids i32[B, T] and mask f32[B, T]."""
+    ids = np.full((len(rows), width), pad_id, np.int32)
+    mask = np.zeros((len(rows), width), np.float32)
+    for place, row in enumerate(rows):
+        ids[place, width - len(row) :], mask[place, width - len(row) :] = row, 1.0
+    return ids, mask
+
+
 def logp_of(model, params, grid: Grid, shape: tuple[int, ...], *, chunk: int = 4096, branches=None):
     """Log π of every response token: f32[E*, R], 0 on padding."""
     branches = len(shape) == 3 if branches is None else branches

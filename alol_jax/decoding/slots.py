@@ -78,11 +78,7 @@ def idle(model, sampling: Sampling, *, rows: int, width: int) -> Slots:
 def slot_shardings(slots: Slots, mesh: Mesh) -> Slots:
     """Return where each array of slots lies: shared out by slot."""
     rows, whole = NamedSharding(mesh, P(ROWS)), replicated(mesh)
-    second = NamedSharding(mesh, P(None, ROWS))
-    cache = slots.cache._replace(
-        k=second, v=second, filled=rows, slot=whole, first=whole, position=rows
-    )
-    return Slots(cache, rows, rows, rows, rows, rows, rows, whole)
+    return Slots(slots.cache.shardings(mesh), rows, rows, rows, rows, rows, rows, whole)
 
 
 def refill(slots: Slots, fresh: Slots, source: jax.Array) -> Slots:

@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from alol_jax.devices.sharding import ROWS
 from alol_jax.models.attention import Attention, decode_attention
 from alol_jax.models.blocks import (
     ATTENTION,
@@ -39,6 +42,13 @@ class Cache(NamedTuple):
     slot: jax.Array  # i32[], the next column to write
     first: jax.Array  # i32[], the first column after the prompts
     position: jax.Array  # i32[B], the position of the next token
+
+    def shardings(self, mesh: Mesh) -> Cache:
+        """Return where each array lies on a mesh: shared out by row."""
+        whole, rows, second = (
+            NamedSharding(mesh, spec) for spec in (P(), P(ROWS), P(None, ROWS))
+        )
+        return Cache(second, second, rows, whole, whole, rows)
 
     def take(self, beam: jax.Array) -> Cache:
         """Select n of the m beams of each prompt: B · m rows in, B · n rows out.

@@ -12,10 +12,10 @@ import pytest
 
 from alol_jax.decoding.beam import beam_search
 from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models.transformer import Cache
-from alol_jax.text.tokens import left_padded
 from tests import packed
 from tests.models.small_models import SMALL, random_params, small
 
@@ -31,7 +31,8 @@ class Chain:
     def unembedding(self, params):
         return params["log"]
 
-    def prefill(self, params, tokens, mask, *, room):
+    def prefill(self, params, prompts, *, room):
+        tokens, _ = in_columns(prompts)
         rows = len(tokens)
         nothing = jnp.zeros((1, rows, 1, 1, 1))
         filled = jnp.zeros((rows, 1), bool)
@@ -68,9 +69,9 @@ def searched(table, starts, sampling):
 
 def responses(model, params, prompts, sampling):
     """The response to each prompt as far as it goes."""
-    read = left_padded(prompts, max(map(len, prompts)), 0)
+    read = one_per_row(prompts, max(map(len, prompts)), 0)
     keys = KEYS[: len(prompts)]
-    ids, lengths = jax.device_get(make_decoder(model, sampling)(params, *read, keys))
+    ids, lengths = jax.device_get(make_decoder(model, sampling)(params, read, keys))
     return [tuple(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
 
 
@@ -108,7 +109,7 @@ def many():
 def test_one_beam_is_greedy(many):
     model, params, prompts = many
     search = jax.jit(functools.partial(beam_search, model, sampling=Sampling(6)))
-    ids, lengths = search(params, *left_padded(prompts, 4, 0))
+    ids, lengths = search(params, one_per_row(prompts, 4, 0))
     assert [tuple(row) for row in ids.tolist()] == responses(model, params, prompts, Sampling(6))
     assert set(lengths.tolist()) == {6}
 
@@ -236,9 +237,9 @@ def test_one_program_serves_all_prompts_and_parameters_of_a_width(many):
 
 def test_a_prompt_is_read_once_whatever_the_number_of_beams(many):
     model, params, _ = many
-    read = left_padded([(1,)] * 5, 23, 0)
+    read = one_per_row([(1,)] * 5, 23, 0)
     keys = jax.random.split(jax.random.key(0), 5)
-    program = str(jax.make_jaxpr(make_decoder(model, Sampling(3, beams=2)))(params, *read, keys))
+    program = str(jax.make_jaxpr(make_decoder(model, Sampling(3, beams=2)))(params, read, keys))
     assert "f32[5,23,32]" in program and "f32[10,1,32]" in program
     assert "f32[10,23,32]" not in program
 
@@ -246,9 +247,9 @@ def test_a_prompt_is_read_once_whatever_the_number_of_beams(many):
 def test_keys_and_values_stay_on_the_device_of_their_row(many):
     model, params, prompts = many
     mesh = make_mesh(data=8, fsdp=1, tensor=1)
-    rows = place_rows(left_padded(prompts[:8], 4, 0), mesh)
+    rows = place_rows(one_per_row(prompts[:8], 4, 0, groups=8), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
     decoder = make_decoder(model, Sampling(6, beams=2))
-    program = decoder.lower(place_params(params, mesh), *rows, keys).compile().as_text()
+    program = decoder.lower(place_params(params, mesh), rows, keys).compile().as_text()
     moved = re.findall(r"\w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all)\(", program)
     assert moved and max(len(shape.split(",")) for shape in moved) <= 3

@@ -10,10 +10,11 @@ import pytest
 
 from alol_jax.decoding import decode as decoding
 from alol_jax.decoding.decode import make_decoder, respond
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params
 from alol_jax.text.tokenizer_files import byte_level
-from alol_jax.text.tokens import Batching, left_padded
+from alol_jax.text.tokens import Batching
 from alol_jax.types import Watch
 from tests.models.small_models import SMALL, hidden_of, random_params, small
 from tests.scripted import Scripted
@@ -44,9 +45,9 @@ def params(model):
 
 
 def decode(model, params, prompts, sampling, *, width, keys=None, pad_id=0):
-    read = left_padded(prompts, width, pad_id)
+    read = one_per_row(prompts, width, pad_id)
     keys = KEYS[: len(prompts)] if keys is None else keys
-    return jax.device_get(make_decoder(model, sampling)(params, *read, keys))
+    return jax.device_get(make_decoder(model, sampling)(params, read, keys))
 
 
 def test_greedy_is_the_argmax_of_a_full_forward_pass_for_every_token(model, params):
@@ -198,13 +199,14 @@ def answers(model, prompts=ASKED, *, say=lambda line: None):
     )
 
 
-def test_answers_come_in_the_order_of_the_prompts_and_one_width_is_compiled_once():
+def test_answers_come_in_the_order_of_the_prompts_and_each_program_is_compiled_once():
     model = speaker()
     ids = [tuple(byte_level().encode(line)) for line in LINES]
     ids[1] = (*ids[1], *b"!!!!!!!!")[:16]  # has no end
     assert answers(model) == tuple(ids[prompt[-1]] for prompt in ASKED)
-    begin, start = (decoding._beginner(model, ENDING, room) for room in (16, 0))
-    assert (begin._cache_size(), start._cache_size()) == (2, 2)  # one program for each width
+    layout = decoding._idle(model, ENDING, 2, 8, mesh_of(1))()
+    programs = decoding._steps(model, ENDING, jax.tree.map(lambda x: x.sharding, layout))
+    assert [program._cache_size() for program in programs] == [1, 1]
 
 
 def test_the_speed_counts_all_tokens_and_how_many_were_written_in_idle_slots():

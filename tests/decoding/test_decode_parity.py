@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling, filter_logits, penalise_repetition, seen_tokens
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.transformer import Transformer
-from alol_jax.text.tokens import left_padded
 from tests.models.tiny_llama import here
 
 pytestmark = pytest.mark.parity
@@ -106,10 +106,10 @@ def generated(theirs, prompt, sampling, **options):
 
 def decoded(given: Pair, sampling):
     """What we write for the prompt, left-padded with an end token where it is short."""
-    prompts = left_padded([given.prompt], WIDTH, ENDS[0])
+    prompts = one_per_row([given.prompt], WIDTH, ENDS[0])
     keys = jax.random.split(jax.random.key(0), 1)
     decoder = make_decoder(given.model, sampling)
-    ids, lengths = jax.device_get(decoder(given.params, *prompts, keys))
+    ids, lengths = jax.device_get(decoder(given.params, prompts, keys))
     return ids[0, : lengths[0]].tolist()
 
 
@@ -190,7 +190,7 @@ def test_draws_come_from_the_scores_that_transformers_draws_from(pairs):
             output_scores=True,
             output_logits=True,
         )
-        read = map(jnp.asarray, left_padded([given.prompt], WIDTH, ENDS[0]))
+        read = in_columns(one_per_row([given.prompt], WIDTH, ENDS[0]))
         seen = seen_tokens(*read, VOCABULARY, drawing)
         ours = filter_logits(
             penalise_repetition(jnp.asarray(out.logits[0].numpy()), seen, drawing), drawing

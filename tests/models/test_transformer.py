@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.blocks import dropout
 from alol_jax.models.transformer import REMAT, Cache
-from alol_jax.text.tokens import left_padded
 from tests.models.small_models import (
     ADAPTERS,
     SMALL,
@@ -24,6 +24,7 @@ from tests.models.small_models import (
     random_params,
     small,
 )
+from tests.packed import left_padded
 
 PROMPTS = ((5, 9, 2, 30, 11), (7, 8), (3,))
 TOKENS = np.random.default_rng(1).integers(0, SMALL.vocab_size, (4, 9))
@@ -127,7 +128,7 @@ def test_decoding_with_a_cache_is_the_whole_sequence_at_once(model):
     mask = np.concatenate([prompt_mask, np.ones((3, steps))], axis=1)
     whole = hidden_of(model)(params, ids, mask)
     state, cache = jax.jit(model.prefill, static_argnames="room")(
-        params, prompts, prompt_mask, room=steps
+        params, one_per_row(PROMPTS, 6, 0), room=steps
     )
     close(state, whole[:, 5])
     step = jax.jit(model.decode_step)

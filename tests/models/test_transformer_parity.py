@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from alol_jax.decoding.decode import Sampling, make_decoder
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.models.language_model import open_language_model
-from alol_jax.text.tokens import left_padded
 from configs import common
 from tests.models.small_models import small
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch, saved_and_opened
-from tests.packed import grid_of, logp_of
+from tests.packed import grid_of, left_padded, logp_of
 from tests.tiny_run import mesh_of
 
 needs_smollm2 = pytest.mark.skipif(
@@ -169,7 +169,8 @@ def test_smollm2_answers_twenty_questions_as_transformers_does():
     decoder = make_decoder(lm.transformer, Sampling(32, end=(lm.tokenizer.eos_id,)))
     params = lm.frozen() | lm.trainable(jax.random.key(0))
     keys = jax.random.split(jax.random.key(0), len(asked))
-    ids, lengths = jax.device_get(decoder(params, prompts, mask, keys))
+    read = one_per_row(asked, 64, lm.tokenizer.pad_id)
+    ids, lengths = jax.device_get(decoder(params, read, keys))
 
     file = lm.checkpoint.files[0]
     theirs = AutoModelForCausalLM.from_pretrained(

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from alol_jax.training.costs import cost_of_fit, step_flops
 
 from alol_jax.training.batches import ranked_items, single_items
-from alol_jax.training.costs import cost_of_fit, step_flops
 from tests.tiny_run import SHAPES, annotated, annotated_rows, tiny_lm
 
 LM = tiny_lm()
