@@ -36,9 +36,7 @@ class Grid(NamedTuple):
 
     An example is a prompt with its responses, ``[prompt | response 1 | … | response K]``, in one
     row. A response attends to the prompt and to itself, and nothing attends to another example. A
-    row of T tokens has S slots for examples and M places for response tokens.
-
-    Alignment: the state at ``before[..., m]`` predicts ``target[..., m]``. What is real follows
+    row of T tokens has S slots for examples and M places for response tokens. What is real follows
     from lengths, never from ``id == pad``.
     """
 
@@ -54,16 +52,12 @@ class Grid(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """B prompts to answer, side by side in the rows of a grid.
-
-    Rows and prompts are in D groups, one per device of a mesh, and stay in their group.
-    """
+    """B prompts to answer, side by side. Rows and prompts are in D groups, one per device."""
 
     ids: jax.Array  # i32[rows, T]
     segment: jax.Array  # i32[rows, T], as in `Grid`
     position: jax.Array  # i32[rows, T]
-    source: jax.Array  # i32[D, B/D, P], where the token of each of P columns stands in the
-    # flattened rows of the group; −1 in the columns before the first token
+    source: jax.Array  # i32[D, B/D, P], index into the rows of the group; −1 before a prompt
 
 
 class Targets(NamedTuple):
