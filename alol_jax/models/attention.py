@@ -44,7 +44,7 @@ def attention_mask(
     allowed = segments[:, queries, None] == segments[:, None, :]
     if causal:
         columns = jnp.arange(segments.shape[1])
-        allowed = allowed & (columns[None, queries, None] >= columns)
+        allowed = allowed & (columns[None, queries, None] >= columns[None, None])
     if branch is not None:
         allowed = allowed & ((branch[:, None] == 0) | (branch[:, None] == branch[:, queries, None]))
     return allowed
