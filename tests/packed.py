@@ -64,3 +64,23 @@ def logp_of(model, params, grid: Grid, shape: tuple[int, ...], *, chunk: int = 4
         return to_batch(found, grid, shape)
 
     return jax.jit(run)(params, grid)
+
+
+def unpacked(grids: Sequence[Grid], length: int) -> dict[int, tuple[Ids, Ids]]:
+    """Number of a response in the flattened E* -> its prompt and the response itself.
+
+    Fails if the grids hold a token of a response twice, or not in its order.
+
+    Args:
+        length: R, of the [E*, R] that `place` points into.
+    """
+    found: dict[int, tuple[Ids, list[int]]] = {}
+    for grid in jax.device_get(tuple(grids)):
+        for row, column in np.argwhere(grid.real > 0):
+            number, at = divmod(int(grid.place[row, column]), length)
+            example = grid.segment[row] == grid.segment[row, grid.before[row, column]]
+            prompt = grid.ids[row, example & (grid.branch[row] == 0)]
+            _, response = found.setdefault(number, (tuple(prompt.tolist()), []))
+            assert at == len(response)
+            response.append(int(grid.target[row, column]))
+    return {n: (prompt, tuple(response)) for n, (prompt, response) in sorted(found.items())}

@@ -45,9 +45,7 @@ class Cache(NamedTuple):
 
     def shardings(self, mesh: Mesh) -> Cache:
         """Return where each array lies on a mesh: shared out by row."""
-        whole, rows, second = (
-            NamedSharding(mesh, spec) for spec in (P(), P(ROWS), P(None, ROWS))
-        )
+        whole, rows, second = (NamedSharding(mesh, spec) for spec in (P(), P(ROWS), P(None, ROWS)))
         return Cache(second, second, rows, whole, whole, rows)
 
     def take(self, beam: jax.Array) -> Cache:
