@@ -56,7 +56,8 @@ def train(job: Job, objective: str, folder: Path) -> dict:
     )
     members, draws = job.items(objective)
     seconds, losses = [], []
-    _step(job, objective, members[draws[0]], policy, reference)  # warm up
+    warm_up = members[draws[0]][: MICRO // members.shape[1]]
+    _step(job, objective, warm_up, policy, reference)
     optimizer.zero_grad(set_to_none=True)
     for chosen in draws:
         synchronise()
