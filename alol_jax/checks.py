@@ -14,7 +14,7 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
 from alol_jax.rewards.reward import check_weights
-from alol_jax.runs.command_line import FORMER
+from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
@@ -80,10 +80,11 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
 
 def _check_former(config: ConfigDict) -> None:
     """Check that a config file sets no key that is no more: until it is locked, it may add keys."""
-    for field, instead in FORMER.items():
-        section, name = field.split(".")
-        if name in config[section]:
-            raise UserError(f"config.{field}: there is no such key any more; {instead}")
+    of_reward_models = [f"reward_models.{name}.batch_size" for name in config.reward_models]
+    for field in (*FORMER, *of_reward_models):
+        *sections, name = field.split(".")
+        if name in functools.reduce(lambda section, part: section[part], sections, config):
+            raise UserError(f"config.{field}: there is no such key any more; {former(field)}")
 
 
 def _check_sampling(config: ConfigDict, objective: Objective) -> None:

@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
             "max_prompt": 512,
             "max_response": 128,
             # Examples lie side by side in grids of ``rows`` × ``width`` tokens; 0 = chosen from the
-            # lengths of the data (and the rows from the memory). No result depends on it.
+            # lengths of the data, and the memory. Without dropout no result depends on it.
             "width": 0,
             "rows": 0,
             # A PEFT adapter to start from, a directory or a hub name; overrides ``lora``.

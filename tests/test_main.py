@@ -71,6 +71,12 @@ def test_a_key_of_former_versions_is_one_line_that_says_what_replaces_it(field, 
     assert not (tmp_path / "run" / "01_load").exists()
 
 
+def test_a_key_that_reward_models_had_is_one_line_too(tmp_path):
+    key = "reward_models.model.batch_size"
+    line = refused(run_here(tmp_path / "run", f"--config.{key}=4", config=JSONL))
+    assert "no key 'batch_size' any more; examples are packed" in line
+
+
 def test_the_keys_of_former_versions_are_no_keys_any_more():
     config = quickstart.get_config("debug")
     for field, instead in FORMER.items():

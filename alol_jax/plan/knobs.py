@@ -33,8 +33,9 @@ def with_remat(setting: Setting) -> tuple[str, Setting] | None:
 def with_smaller_chunk(setting: Setting) -> tuple[str, Setting] | None:
     """Compute an eighth of the logits at a time."""
     count = num_responses(setting.objective, setting.config.objective)
-    targets = largest_grid(setting.open(), count, training=True).targets
-    chunk = min(setting.config.model.logprob_chunk, targets) // 8
+    room = setting.topology.chip.usable
+    shape = largest_grid(setting.open(), count, room, training=True)
+    chunk = min(setting.config.model.logprob_chunk, shape.rows * shape.targets) // 8
     if chunk < 64:
         return None
     return f"config.model.logprob_chunk={chunk}", _changed(setting, model__logprob_chunk=chunk)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from alol_jax.text.packing import GridShape, candidates, lengths_of
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
 from alol_jax.training.fit import TrainState, make_update, policy_forward
-from alol_jax.training.grids import step_flops
+from alol_jax.training.grids import sizes, step_flops
 from alol_jax.training.memory import bytes_per_device
 from alol_jax.training.online import init_values, ppo_forward, ppo_loss
 from alol_jax.training.optim import make_optimizer
@@ -65,8 +66,8 @@ def programs_of(
         room: bytes of memory on each chip.
     """
     builders = {
-        "select": lambda: select_program(lm, config, objective),
-        "policy step": lambda: policy_program(lm, config, objective),
+        "select": lambda: select_program(lm, config, objective, room),
+        "policy step": lambda: policy_program(lm, config, objective, room),
         "decode": lambda: decode_program(lm, config, room),
     }
     if not {"ref_logp", "advantage"} & set(objective.reads):
@@ -88,21 +89,26 @@ def _rows(lm: LanguageModel, shape: tuple[int, ...], dtype: Any, *, axis: int = 
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def largest_grid(lm: LanguageModel, responses: int, *, training: bool) -> GridShape:
-    """The largest grid that a run may choose, full of the longest examples."""
+def largest_grid(lm: LanguageModel, responses: int, room: float, *, training: bool) -> GridShape:
+    """The largest grid that a run may choose with this memory, full of the longest examples."""
     share, (prompt, response) = lm.transformer.attention.branches, lm.limits
     lengths = lengths_of(np.array([prompt]), np.full((1, responses), response), share=share)
     longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
-    width = widths_for(lm.grid, lm.mesh, longest[0])[-1]
-    rows = lm.grid.rows or (1 if training else max(TABLE_TOKENS // width, 1)) * lm.shards
+    if training:
+        rows, width = max(sizes(lm, longest[0], room), key=math.prod)
+    else:
+        width = widths_for(lm.grid, lm.mesh, longest[0])[-1]
+        rows = lm.grid.rows or max(TABLE_TOKENS // width, 1) * lm.shards
     return candidates(lengths, [width], rows=rows, longest=longest)[0]
 
 
-def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
+def select_program(
+    lm: LanguageModel, config: ConfigDict, objective: Objective, room: float
+) -> Program:
     """The forward pass that annotates a grid of training rows."""
     trained, frozen = lm.abstract()
     params, architecture = {**frozen, **trained}, lm.transformer.config
-    logp, shape = "ref_logp" in objective.reads, largest_grid(lm, 1, training=False)
+    logp, shape = "ref_logp" in objective.reads, largest_grid(lm, 1, room, training=False)
     head, value_params = None, {}
     work = flops.forward(
         params,
@@ -148,11 +154,13 @@ def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tup
     return tx, described(opt_state, shardings_like_params(opt_state, lm.mesh))
 
 
-def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
+def policy_program(
+    lm: LanguageModel, config: ConfigDict, objective: Objective, room: float
+) -> Program:
     """The forward and backward pass of one grid; the optimizer, which runs after it, is small."""
     trained, frozen = lm.abstract()
     count = num_responses(objective, config.objective)
-    shape = largest_grid(lm, count, training=True)
+    shape = largest_grid(lm, count, room, training=True)
     size = config.ppo.batch_size if objective.online else config.policy.batch_size
     lead = (size,) if count == 1 else (size, count)
     whole = replicated(lm.mesh)

@@ -36,16 +36,18 @@ class Packer:
         shape: the size.
         layout: of the arrays.
         work: (real tokens, pairs of attention, grids) -> `Work`.
+        copies: of a prompt in an item.
     """
 
     shape: GridShape
     layout: Layout
     work: Callable[[int, float, Grids], Work]
+    copies: int = 1
 
     @property
     def summary(self) -> str:
         """Describe it in one line for the user."""
-        shared = "" if self.layout.share else "; every response has its own copy of the prompt"
+        shared = "; every response has its own copy of the prompt" if self.copies > 1 else ""
         rows, width = self.shape.rows, self.shape.width
         return f"grids of {rows} × {width} tokens, and of half the width for the rest{shared}"
 
@@ -95,7 +97,7 @@ def make_packer(
     batches = [lengths.take(draw) for draw in draws]
     shape = cheapest(batches, shapes, pass_cost(lm.transformer.config, lm.mesh))
     layout = Layout(length, lm.transformer.attention.branches, lm.tokenizer.pad_id)
-    return Packer(shape, layout, step_work(lm))
+    return Packer(shape, layout, step_work(lm), lengths.copies)
 
 
 def step_work(lm: LanguageModel) -> Callable[[int, float, Grids], Work]:
@@ -129,11 +131,15 @@ def step_flops(lm: LanguageModel, one: flops.Forward, *, head_again: int) -> flo
     )
 
 
-def sizes(lm: LanguageModel, longest: int) -> list[tuple[int, int]]:
-    """Return the rows and widths to choose from: all that fit in memory, and the smallest."""
+def sizes(lm: LanguageModel, longest: int, room: float | None = None) -> list[tuple[int, int]]:
+    """Return the rows and widths to choose from: all that fit in memory, and the smallest.
+
+    Args:
+        room: bytes of memory on each device; None asks the devices.
+    """
     found = []
     for rows in [lm.grid.rows] if lm.grid.rows else [lm.shards * rows for rows in ROWS]:
         for width in widths_for(lm.grid, lm.mesh, longest):
-            if not found or fits_in_training(lm, rows // lm.shards * width):
+            if not found or fits_in_training(lm, rows // lm.shards * width, room):
                 found.append((rows, width))
     return found

@@ -37,16 +37,20 @@ def bytes_per_token(model: Transformer) -> float:
     return (c.layers * (c.width + kept) + 2 * every) * jnp.dtype(model.dtype).itemsize
 
 
-def fits_in_training(lm: LanguageModel, tokens: int) -> bool:
+def fits_in_training(lm: LanguageModel, tokens: int, room: float | None = None) -> bool:
     """Return whether a device has room for the activations of a grid of ``tokens`` tokens on it.
 
     True where a device does not say how much memory it has.
+
+    Args:
+        room: bytes of memory on each device; None asks the devices.
     """
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in lm.mesh.local_devices]
-    if None in limits:
-        return True
+    if room is None:
+        stats = [device.memory_stats() or {} for device in lm.mesh.local_devices]
+        limits = [one.get("bytes_limit") for one in stats]
+        room = math.inf if None in limits else min(limits)
     trained, frozen = lm.abstract()
-    left = min(limits) - bytes_per_device(frozen) - ADAM * bytes_per_device(trained)
+    left = room - bytes_per_device(frozen) - ADAM * bytes_per_device(trained)
     logits = 3 * 4 * min(lm.logprob_chunk / lm.shards, tokens) * lm.transformer.config.vocab_size
     return tokens * bytes_per_token(lm.transformer) + logits < SAFETY * left
 
