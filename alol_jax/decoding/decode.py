@@ -80,7 +80,7 @@ def respond(
     for index, ids in progress(_answers(jobs, work), watch, total=len(prompts)):
         responses[index] = ids
     seconds, tokens = time.monotonic() - began, sum(map(len, responses))
-    busy = f", {tokens / work.written:.0%} of the slots busy" if work.written else ""
+    busy = f", {work.slots} slots {tokens / work.written:.0%} busy" if work.written else ""
     rate = tokens / max(seconds, 1e-9)
     watch.say(f"{watch.label}: {len(responses)} in {seconds:.1f} s, {rate:.0f} tokens/s{busy}")
     return tuple(responses)
@@ -91,18 +91,20 @@ class Work:
     """What was computed for the answers."""
 
     written: int = 0  # tokens, in all slots, the idle ones too
+    slots: int = 0  # at most as many as there are prompts, rounded up to a power of two
 
 
 class Ended(NamedTuple):
     """Answers that ended, and what was computed since the last ones."""
 
     answers: list[tuple[int, tuple[int, ...]]]  # (index of the prompt, ids)
-    written: int
+    written: int = 0
+    slots: int = 0
 
 
 def _answers(jobs: Iterator[Ended], work: Work) -> Iterator[tuple[int, tuple[int, ...]]]:
     for ended in jobs:
-        work.written += ended.written
+        work.written, work.slots = work.written + ended.written, ended.slots
         yield from ended.answers
 
 
@@ -115,7 +117,7 @@ def _in_batches(model, params, prompts, sampling, *, batching, key) -> Iterator[
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
         ids, lengths = jax.device_get(decoder(params, place_rows(read, batching.mesh), keys))
         found = zip(indices, ids, lengths, strict=False)
-        yield Ended([(int(index), _cut(row, length)) for index, row, length in found], 0)
+        yield Ended([(int(index), _cut(row, length)) for index, row, length in found])
 
 
 def _in_slots(model, params, prompts, sampling, *, batching, key) -> Iterator[Ended]:
@@ -156,7 +158,7 @@ class _Table:
             found = [(int(owners[n]), _cut(ids[n], lengths[n])) for n in places]
             owners[places] = -1
             written, steps = int(now - steps) * owners.size, now
-            yield Ended(found, written)
+            yield Ended(found, written, self.owners.size)
 
     def _enough(self) -> int:
         """How many idle slots are worth reading new prompts."""

@@ -213,11 +213,11 @@ def test_the_speed_counts_all_tokens_and_how_many_were_written_in_idle_slots():
     said = []
     spoken = [16 if n == 1 else len(byte_level().encode(line)) for n, line in enumerate(LINES)]
     answers(speaker(), ASKED[:1], say=said.append)
-    assert re.fullmatch(r"answers: 1 in \d+\.\d s, \d+ tokens/s, 100% of the slots busy", said[0])
+    assert re.fullmatch(r"answers: 1 in \d+\.\d s, \d+ tokens/s, 1 slots 100% busy", said[0])
     # Two slots, one width: the second answer is written alone once the first has ended.
     answers(speaker(), [ASKED[0], ASKED[0][:-1] + [1]], say=said.append)
     share = (spoken[0] + spoken[1]) / (2 * max(spoken[:2]))
-    assert said[1].endswith(f"tokens/s, {share:.0%} of the slots busy")
+    assert said[1].endswith(f"tokens/s, 2 slots {share:.0%} busy")
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4, 8, 64])
