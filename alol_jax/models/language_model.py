@@ -140,10 +140,16 @@ class LanguageModel:
             if "bytes_limit" in s
         )
 
-    def batching(self, size: int) -> Batching:
-        """Return batching of ``size`` prompts at the compiled prompt widths."""
+    def batching(self, size: int, lengths: np.ndarray | None = None) -> Batching:
+        """Return batching of ``size`` prompts at the compiled prompt widths.
+
+        Args:
+            lengths: of all prompts that will come, see `Batching`.
+        """
         multiple = max(KERNELS[self.transformer.attention.kernel].multiple, 8)
-        return Batching(self.prompt_widths, size, self.tokenizer.pad_id, self.mesh, multiple)
+        return Batching(
+            self.prompt_widths, size, self.tokenizer.pad_id, self.mesh, multiple, lengths
+        )
 
     def pack_table(self, prompts: np.ndarray, responses: np.ndarray) -> Packed:
         """Pack the examples of a table, of these lengths, i64[N] each, into grids."""

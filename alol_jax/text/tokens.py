@@ -24,6 +24,7 @@ class Batching(NamedTuple):
     pad_id: int
     mesh: Mesh  # shards the rows of a batch
     multiple: int = 8  # of the lengths that the kernel can read
+    lengths: np.ndarray | None = None  # of all prompts that will come; None: of those of one call
 
     def batches(self, lengths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
         """Return (width, at most ``size`` row indices) of each batch, narrowest first.
@@ -48,11 +49,12 @@ class Batching(NamedTuple):
         """Return the size in which about ``newcomers`` prompts of a group are read side by side.
 
         Args:
-            lengths: of all prompts.
+            lengths: of the prompts of this call.
 
         Returns:
             Rows of a group, T, and P, the columns that a prompt has in the cache.
         """
+        lengths = lengths if self.lengths is None else self.lengths
         widths = np.array(sorted(set(self.widths)))
         columns = int(widths[np.searchsorted(widths, lengths.max())])
         sample = Lengths(lengths[:SAMPLE], np.zeros_like(lengths[:SAMPLE]))

@@ -108,7 +108,11 @@ def make_rollouts(
     sampler = setup.stochastic_sampler(hyper)
     rows = rows.where(first_responses(rows))
     return Rollouts(
-        sampler=dataclasses.replace(sampler, batch_size=min(sampler.batch_size, hyper.prompts)),
+        sampler=dataclasses.replace(
+            sampler,
+            batch_size=min(sampler.batch_size, hyper.prompts),
+            lengths=rows["prompt"].lengths,
+        ),
         reward=reward,
         rows=rows,
         order=shuffled(np.ones(len(rows), bool), size=hyper.prompts, seed=seed),

@@ -79,3 +79,11 @@ def test_about_as_many_prompts_as_asked_for_fit_into_the_grid_that_reads_them(lo
     while waiting:
         counts.append(sum(map(len, take(waiting, lengths, 12, rows, width))))
     assert 5 <= np.mean(counts[:-1]) <= 12
+
+
+def test_grids_of_all_prompts_that_will_come_are_of_one_size_for_each_part_of_them():
+    lengths = np.random.default_rng(7).integers(1, 65, 200)
+    batching = Batching((16, 64), 8, 0, mesh_of(1), lengths=lengths)
+    parts = [lengths[start : start + 10] for start in range(0, 200, 10)]
+    assert {batching.grid(part, 4) for part in parts} == {batching.grid(lengths, 4)}
+    assert len({Batching((16, 64), 8, 0, mesh_of(1)).grid(part, 4) for part in parts}) > 1
