@@ -106,9 +106,8 @@ def _padded(job: Job, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
 def _logp(model, ids, attend, mask, prompt: int) -> torch.Tensor:
     """Log-probabilities of the response tokens, 0 on padding."""
     logits = model(input_ids=ids, attention_mask=attend, use_cache=False).logits
-    logp = torch.log_softmax(logits[:, :-1].float(), -1)
-    chosen = logp.gather(-1, ids[:, 1:, None])[:, prompt - 1 :, 0]
-    return chosen * mask
+    logp = torch.log_softmax(logits[:, prompt - 1 : -1].float(), -1)
+    return logp.gather(-1, ids[:, prompt:, None])[..., 0] * mask
 
 
 def _numbers(column: np.ndarray, rows: np.ndarray) -> torch.Tensor:
