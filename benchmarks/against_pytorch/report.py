@@ -21,7 +21,11 @@ def train_rows(job: Job, found: dict[str, dict[str, list[dict]]]) -> list[dict]:
         ours, theirs = sides["jax"], sides["torch"]
         items = job.items(objective)[1].shape[1]
         seconds = {side: _seconds(rounds) for side, rounds in sides.items()}
-        ratios = [sum(t["seconds"]) / sum(o["seconds"]) for o, t in zip(ours, theirs, strict=True)]
+        ratios = [
+            theirs_took / ours_took
+            for o, t in zip(ours, theirs, strict=True)
+            for ours_took, theirs_took in zip(o["seconds"], t["seconds"], strict=True)
+        ]
         baseline = baseline or seconds["jax"] / items
         apart = max(
             abs(a - b) / max(abs(b), 1e-9)
