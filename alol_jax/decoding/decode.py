@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from alol_jax.decoding.beam import beam_search
 from alol_jax.decoding.prompts import lay_out, one_per_row, take
 from alol_jax.decoding.sampling import Sampling
-from alol_jax.decoding.slots import Slots, advance, begin, idle, refill, slot_shardings
+from alol_jax.decoding.slots import Slots, advance, begin, idle, narrow, refill, slot_shardings
 from alol_jax.devices.sharding import place_rows
 from alol_jax.runs.progress import progress
 from alol_jax.text.tokens import Batching
@@ -132,20 +132,21 @@ class _Table:
     def __init__(self, model, params, prompts, sampling, batching, key):
         self.params, self.prompts, self.batching, self.key = params, prompts, batching, key
         self.lengths = np.array([len(prompt) for prompt in prompts])
-        self.waiting = list(range(len(prompts)))
+        self.waiting = np.argsort(-self.lengths, kind="stable").tolist()  # the longest first
         groups = batching.groups
         slots = min(batching.size, groups * 2 ** _log2(-(-len(prompts) // groups)))
         self.owners = np.full((groups, slots // groups), -1)  # the prompt of each slot; −1: idle
         self.newcomers = max(slots // NEWCOMERS // groups, 1)  # of each group
-        self.size = batching.grid(self.lengths, self.newcomers)
+        self.size = self._size()
         self.slots = _idle(model, sampling, slots, self.size[2], batching.mesh)()
         layout = jax.tree.map(lambda x: x.sharding, self.slots)
-        self.refill, self.advance = _steps(model, sampling, layout)
+        self.refill, self.advance, self.narrow = _steps(model, sampling, layout)
 
     def serve(self) -> Iterator[Ended]:
         """Yield answers as they end, and refill their slots."""
         steps = 0
         while self.waiting or (self.owners >= 0).any():
+            self._narrow()
             while self.waiting and (self.owners < 0).sum() > self._enough() // 2:
                 self._refill()
             until = self._enough() if self.waiting else self.owners.size
@@ -159,6 +160,18 @@ class _Table:
             owners[places] = -1
             written, steps = int(now - steps) * owners.size, now
             yield Ended(found, written, self.owners.size)
+
+    def _size(self) -> tuple[int, int, int]:
+        """The grid for newcomers, and the columns that the longest prompt of all needs."""
+        asked = [*self.waiting, *self.owners[self.owners >= 0]]
+        longest = int(self.lengths[asked].max())
+        return self.batching.grid(self.lengths, longest, self.newcomers)
+
+    def _narrow(self) -> None:
+        """Give up columns of the cache that no prompt needs any more: each costs time."""
+        size = self._size()
+        if size[2] < self.size[2]:
+            self.size, self.slots = size, self.narrow(self.slots, size[2])
 
     def _enough(self) -> int:
         """How many idle slots are worth reading new prompts."""
@@ -203,9 +216,10 @@ def _idle(model, sampling: Sampling, rows: int, width: int, mesh: Mesh) -> Calla
 
 @functools.lru_cache(maxsize=32)
 def _steps(model, sampling: Sampling, layout: Slots) -> tuple[Callable[..., Slots], ...]:
-    """Return jitted functions that start newcomers and that write tokens; both donate the slots.
+    """Return jitted functions that start newcomers, write tokens, and narrow the cache.
 
-    (params, slots, `Prompts`, keys, source) -> slots, and (params, slots, until) -> slots.
+    (params, slots, `Prompts`, keys, source), (params, slots, until) and (slots, columns) -> slots.
+    The first two donate the slots.
     """
 
     @functools.partial(jax.jit, donate_argnums=1, out_shardings=layout)
@@ -217,4 +231,5 @@ def _steps(model, sampling: Sampling, layout: Slots) -> tuple[Callable[..., Slot
     def go_on(params, slots, until):
         return advance(model, params, slots, sampling, until=until)
 
-    return admit, go_on
+    give_up = jax.jit(narrow, static_argnums=1, out_shardings=layout)
+    return admit, go_on, give_up

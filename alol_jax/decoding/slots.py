@@ -81,6 +81,11 @@ def slot_shardings(slots: Slots, mesh: Mesh) -> Slots:
     return Slots(slots.cache.shardings(mesh), rows, rows, rows, rows, rows, rows, whole)
 
 
+def narrow(slots: Slots, columns: int) -> Slots:
+    """Keep only the last P = ``columns`` columns of prompts, none of which is longer."""
+    return slots._replace(cache=slots.cache.narrow(columns, room=slots.ids.shape[1]))
+
+
 def refill(slots: Slots, fresh: Slots, source: jax.Array) -> Slots:
     """Start the answers of ``fresh`` in slots.
 

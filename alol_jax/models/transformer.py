@@ -48,6 +48,17 @@ class Cache(NamedTuple):
         whole, rows, second = (NamedSharding(mesh, spec) for spec in (P(), P(ROWS), P(None, ROWS)))
         return Cache(second, second, rows, whole, whole, rows)
 
+    def narrow(self, columns: int, *, room: int) -> Cache:
+        """Keep the last P = ``columns`` columns of the prompts, and the ``room`` after them."""
+        cut = self.filled.shape[1] - room - columns
+        return self._replace(
+            k=self.k[..., cut:],
+            v=self.v[:, :, :, cut:],
+            filled=self.filled[:, cut:],
+            slot=self.slot - cut,
+            first=self.first - cut,
+        )
+
     def take(self, beam: jax.Array) -> Cache:
         """Select n of the m beams of each prompt: B · m rows in, B · n rows out.
 

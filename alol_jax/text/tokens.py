@@ -45,19 +45,21 @@ class Batching(NamedTuple):
         """D, the devices that share out the rows."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-    def grid(self, lengths: np.ndarray, newcomers: int) -> tuple[int, int, int]:
+    def grid(self, lengths: np.ndarray, longest: int, newcomers: int) -> tuple[int, int, int]:
         """Return the size in which about ``newcomers`` prompts of a group are read side by side.
 
         Args:
             lengths: of the prompts of this call.
+            longest: of those that are still to be read or answered.
 
         Returns:
             Rows of a group, T, and P, the columns that a prompt has in the cache.
         """
         lengths = lengths if self.lengths is None else self.lengths
         widths = np.array(sorted(set(self.widths)))
-        columns = int(widths[np.searchsorted(widths, lengths.max())])
-        sample = Lengths(lengths[:SAMPLE], np.zeros_like(lengths[:SAMPLE]))
+        columns = int(widths[np.searchsorted(widths, longest)])
+        lengths = lengths[lengths <= columns][:SAMPLE]
+        sample = Lengths(lengths, np.zeros_like(lengths))
         wide = {-(-int(s * columns) // self.multiple) * self.multiple for s in STRETCH}
         shapes = [GridShape(1, width, 1, width) for width in sorted(wide)]
         shape = cheapest([sample], shapes, lambda size: size.width * (1 + size.width / DOUBLING))
