@@ -222,21 +222,21 @@ def big(monkeypatch):
 
 
 @pytest.mark.parametrize("responses", [1, 2])
-def test_the_largest_grid_holds_the_longest_example_and_training_has_one_row_a_device(
-    big, responses
-):
+def test_the_largest_grid_holds_the_longest_example_and_is_smaller_with_less_memory(big, responses):
     lm = big.open()
     prompt, response = lm.limits
     for training in (True, False):
-        shape = largest_grid(lm, responses, training=training)
+        shape = largest_grid(lm, responses, 16 * GIB, training=training)
         assert shape.width >= prompt + responses * response
         assert shape.targets >= responses * response and shape.slots >= 1
         assert shape.rows % lm.shards == 0
-    assert largest_grid(lm, responses, training=True).rows == lm.shards
+    sizes = [largest_grid(lm, responses, room, training=True).tokens for room in (0, GIB, 64 * GIB)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert largest_grid(lm, responses, 0, training=True).rows == lm.shards
     told = open_language_model(
         debug_config(**BIG | {"model.width": 2048, "model.rows": 8}).model, lm.mesh
     )
-    shape = largest_grid(told, responses, training=True)
+    shape = largest_grid(told, responses, 16 * GIB, training=True)
     assert (shape.width, shape.rows) == (2048, 8)
 
 
@@ -258,7 +258,8 @@ def test_every_knob_changes_what_it_says(big, knob):
 
 def test_smaller_grids_are_the_smallest_and_train_on_as_many_items_a_step(big):
     turned = KNOBS["grids"].apply(big)[1]
-    before, after = (largest_grid(one.open(), 1, training=True) for one in (big, turned))
+    room = 16 * GIB
+    before, after = (largest_grid(one.open(), 1, room, training=True) for one in (big, turned))
     assert sum(big.open().limits) <= after.width < before.width
     assert after.rows <= before.rows and after.tokens < before.tokens
     assert turned.config.policy.batch_size == big.config.policy.batch_size

@@ -220,7 +220,7 @@ def test_the_size_that_is_set_is_taken_and_one_that_is_chosen_holds_what_no_samp
     assert (told.shape.rows, told.shape.width) == (3, 80)
     said = "grids of 3 × 80 tokens, and of half the width for the rest"
     assert told.summary == said
-    copies = _packer(tiny_lm(limits=LIMITS, width=80, rows=3), items, share=False)
+    copies = dataclasses.replace(told, copies=2)
     assert copies.summary == f"{said}; every response has its own copy of the prompt"
 
 
