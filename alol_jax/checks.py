@@ -14,8 +14,9 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
 from alol_jax.rewards.reward import check_weights
+from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.training.batches import RANKINGS
+from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
 from alol_jax.types import Task
@@ -30,6 +31,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     Raises:
         UserError: it cannot; the message names the field, its value and what is expected.
     """
+    _check_former(config)
     _check_sampling(config, objective)
     for field, weights in (
         ("config.rewards", config.rewards),
@@ -46,7 +48,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         make_optimizer(config[section].optimizer, steps=1)
         _positive(f"{section}.optimizer.learning_rate", config[section].optimizer.learning_rate)
     for section in ("reference", "policy"):
-        for field in ("batch_size", "accumulate", "validations", "checkpoint_every"):
+        for field in ("batch_size", "validations", "checkpoint_every"):
             _positive(f"{section}.{field}", config[section][field])
     _positive("policy.epochs", config.policy.epochs)
     _positive("score.tolerance", config.score.tolerance)
@@ -74,6 +76,15 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
             f"config.value.heads={config.value.heads} does not divide the model's width "
             f"{lm.transformer.config.width}"
         )
+
+
+def _check_former(config: ConfigDict) -> None:
+    """Check that a config file sets no key that is no more: until it is locked, it may add keys."""
+    of_reward_models = [f"reward_models.{name}.batch_size" for name in config.reward_models]
+    for field in (*FORMER, *of_reward_models):
+        *sections, name = field.split(".")
+        if name in functools.reduce(lambda section, part: section[part], sections, config):
+            raise UserError(f"config.{field}: there is no such key any more; {former(field)}")
 
 
 def _check_sampling(config: ConfigDict, objective: Objective) -> None:
@@ -110,9 +121,9 @@ def _check_scorer(config: ConfigDict) -> None:
 
 
 def _check_rows(config: ConfigDict, lm: LanguageModel) -> None:
-    """Check that every batch can be divided evenly over the mesh."""
-    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    for section in ("reference", "policy", "decode", "value", "select", "evaluate"):
+    """Check that slots and batches can be divided evenly over the mesh."""
+    shards = lm.shards
+    for section in ("decode", "value"):
         size = config[section].batch_size
         _positive(f"{section}.batch_size", size)
         if size % shards:
@@ -132,7 +143,7 @@ def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
                 f"config.decode.end={config.decode.end}: {token!r} is not a token id: expected "
                 f"whole numbers below {vocab_size}"
             )
-    longest, positions = lm.prompt_widths[-1], lm.transformer.config.max_positions
+    longest, positions = lm.limits.prompt, lm.transformer.config.max_positions
     if longest + config.decode.max_new_tokens > positions:
         raise UserError(
             f"config.decode.max_new_tokens={config.decode.max_new_tokens} after prompts of "

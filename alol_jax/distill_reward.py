@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,10 +154,10 @@ def distil(
     }
     model = {k: v for k, v in config.model.to_dict().items() if k != "adapter"} | {"adapter": ""}
     described = Description(
-        task.template, lm.shapes[-1], options.heads, base_fingerprint(lm), model, {}
+        task.template, tuple(lm.limits), options.heads, base_fingerprint(lm), model, {}
     )
-    _check_memory(lm, described, sum(len(rows.reward) for rows in named.values()))
-    features = {split: _features(lm, described, rows, options) for split, rows in named.items()}
+    _check_memory(lm, named)
+    features = {split: _features(lm, described, rows) for split, rows in named.items()}
     head = ValueHead(lm.transformer.config.width, 1.0, options.heads, options.dropout)
     fitter = make_head_fitter(
         head, options, rows=len(named["train"].reward), mesh=lm.mesh, seed=config.seed
@@ -185,30 +186,27 @@ def _take(rows: Rows, where: np.ndarray) -> Rows:
     )
 
 
-def _features(
-    lm: LanguageModel, described: Description, rows: Rows, options: ConfigDict
-) -> Features:
-    model, reading = reader_of(lm, described)
+def _features(lm: LanguageModel, described: Description, rows: Rows) -> Features:
     return features_of(
-        model,
+        lm,
+        reader_of(lm),
         lm.base,
         [encode(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
         rows.reward,
-        batching=lm.batching(options.batch_size)._replace(widths=reading.widths),
         watch=Watch("features"),
     )
 
 
-def _check_memory(lm: LanguageModel, described: Description, rows: int) -> None:
+def _check_memory(lm: LanguageModel, named: Mapping[str, Rows]) -> None:
     """Check that the features of all rows fit in host memory."""
-    model, reading = reader_of(lm, described)
-    needed = rows * max(reading.widths) * model.config.width * 4
+    model, rows = lm.transformer, sum(len(rows.reward) for rows in named.values())
+    needed = rows * sum(lm.limits) * model.config.width * np.dtype(model.dtype).itemsize
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > 0.7 * installed:
         raise UserError(
-            f"the features of these rows take {needed / 2**30:.0f} GiB, this machine has "
+            f"the features of these rows take up to {needed / 2**30:.0f} GiB, this machine has "
             f"{installed / 2**30:.0f}: take fewer rows (config.task.limit), shorter ones "
-            "(config.model.shapes) or a smaller model"
+            "(config.model.max_prompt, max_response) or a smaller model"
         )
 
 

@@ -111,9 +111,7 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
         value = None
         for name in ("generate", "fit_value"):
             run.skip(name, f"{c.objective.name} does not read the advantage")
-    table = run.stage(
-        "select", select, lm, task, columns, c.value, c.select, scored, reference, value
-    )
+    table = run.stage("select", select, lm, task, columns, c.value, scored, reference, value)
     if objective.online:
         policy = run.stage(
             "fit_policy_online", fit_policy_online, setup, c.policy, c.ppo, scored, table, reference

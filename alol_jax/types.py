@@ -2,9 +2,9 @@
 
 Axis letters, used in every docstring, einsum and ``chex.Dimensions`` ::
 
-    B  prompts in a batch      P  prompt tokens (left-padded)     D  model width     H  head width
+    B  prompts in a batch      P  prompt tokens                   D  model width     H  head width
     K  responses per prompt    R  response tokens (right-padded)  N  query heads     F  mlp width
-    E* = [B, K] or [B]         T = P + R                          G  key/value heads V  vocabulary
+    E* = [B, K] or [B]         T  tokens of a row                 G  key/value heads V  vocabulary
 
 Host values are frozen dataclasses, rows of data are a `Table` of one, and device values are
 NamedTuples of arrays.
@@ -15,12 +15,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from alol_jax.tables.table import Table
+if TYPE_CHECKING:
+    from alol_jax.tables.table import Table
 
 Params = dict[str, jax.Array]
 """Parameters: a flat dict from path (``"layers/q_proj/kernel"``) to array. Leaves whose path
@@ -30,62 +31,73 @@ starts with ``layers/`` have all layers stacked on their first axis."""
 # device values
 
 
-class Tokens(NamedTuple):
-    """A batch of prompts with their responses.
-
-    Alignment: ``logp[..., t]`` is log π of ``response[..., t]``, predicted at the position before
-    it. ``mask`` is 1 on response tokens, including the end token. Masks come from lengths, never
-    from ``token == pad``.
-    """
-
-    prompt: jax.Array  # i32[B, P], left-padded
-    prompt_mask: jax.Array  # f32[B, P]
-    response: jax.Array  # i32[E*, R], right-padded
-    mask: jax.Array  # f32[E*, R]
-
-
 class Grid(NamedTuple):
-    """Prompts with one response each, side by side in the rows of a grid, with little padding.
+    """Examples side by side in the rows of a grid, with little padding.
 
-    An example lies in one row, prompt and response next to each other, and attends to itself alone.
-    A row of T tokens has S slots for examples and M places for response tokens.
+    An example is a prompt with its responses, ``[prompt | response 1 | … | response K]``, in one
+    row. A response attends to the prompt and to itself, and nothing attends to another example. A
+    row of T tokens has S slots for examples and M places for response tokens. What is real follows
+    from lengths, never from ``id == pad``.
     """
 
     ids: jax.Array  # i32[rows, T]
     segment: jax.Array  # i32[rows, T], the slot of the token's example + 1; 0 on padding
-    position: jax.Array  # i32[rows, T], from 0 in each example
+    branch: jax.Array  # i32[rows, T], 0 in the prompt, k in response k = 1 … K
+    position: jax.Array  # i32[rows, T], from 0 in each example; every response goes on from P
     prompt: jax.Array  # i32[rows, S], tokens of each prompt; 0 in an empty slot
     before: jax.Array  # i32[rows, M], the column whose state predicts a response token
     target: jax.Array  # i32[rows, M], the response token
     real: jax.Array  # f32[rows, M], 1 where there is one
+    place: jax.Array  # i32[rows, M], where it stands in the flattened [E*, R] of its batch
 
 
-class Branches(NamedTuple):
-    """The layout of a sequence ``[prompt | response 1 | … | response K]``."""
+class Prompts(NamedTuple):
+    """B prompts to answer, side by side. Rows and prompts are in D groups, one per device."""
 
-    prompt: int  # P, including padding
-    response: int  # R of each response
-
-
-class Batch(NamedTuple):
-    """One training batch: tokens and the stored annotations of its rows."""
-
-    tokens: Tokens
-    ref_logp: jax.Array  # f32[E*, R]
-    reward: jax.Array  # f32[E*]
-    advantage: jax.Array  # f32[E*], clamped at 0
+    ids: jax.Array  # i32[rows, T]
+    segment: jax.Array  # i32[rows, T], as in `Grid`
+    position: jax.Array  # i32[rows, T]
+    source: jax.Array  # i32[D, B/D, P], index into the rows of the group; −1 before a prompt
 
 
 class Targets(NamedTuple):
     """What an objective reads besides the policy's ``logp``. Carries no gradient."""
 
-    mask: jax.Array  # f32[E*, R], 1 on response tokens
+    mask: jax.Array  # f32[E*, R], 1 on response tokens, the end token included
     ref_logp: jax.Array  # f32[E*, R], log π_ref of the same tokens
     reward: jax.Array  # f32[E*]
     advantage: jax.Array  # f32[E*], max(R − V, 0)
 
 
+class Work(NamedTuple):
+    """What is computed for a batch, counted on the host."""
+
+    tokens: int = 0  # real ones
+    computed: int = 0  # with padding
+    forward: float = 0.0  # FLOPs of a forward pass, in closed form (`flops`), with padding
+    flops: float = 0.0  # of an optimizer step
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged of it."""
+        return {"tokens": self.tokens, "computed_tokens": self.computed, "flops": self.flops}
+
+
+class Batch(NamedTuple):
+    """What one optimizer step trains on: B items, in as many grids as they need."""
+
+    grids: tuple[Grid, ...]
+    targets: Any  # of all items: what the loss reads besides what the model computes
+    work: Work
+
+
 # host values: data
+
+
+class Limits(NamedTuple):
+    """The most tokens of a prompt and of a response; longer ones are truncated."""
+
+    prompt: int
+    response: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,9 +210,20 @@ class Curve:
 class Cost:
     """The cost of all optimizer steps of a stage, without validation."""
 
-    tokens: int = 0  # non-padding tokens trained on, counted each time
+    tokens: int = 0  # real tokens trained on, counted each time
+    computed: int = 0  # with padding
     flops: float = 0.0  # in closed form (`flops`), including padding
     seconds: float = 0.0  # wall-clock time, summed over interruptions
+
+    @property
+    def real(self) -> float:
+        """The share of the computed tokens that are real."""
+        return self.tokens / self.computed if self.computed else 0.0
+
+    def summary(self) -> str:
+        """Describe it in one line for the user."""
+        rate = self.tokens / max(self.seconds, 1e-9)
+        return f"real tokens {self.real:.0%}, {rate:.0f} real tokens/s"
 
 
 @dataclasses.dataclass(frozen=True)

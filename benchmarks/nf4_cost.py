@@ -21,17 +21,18 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from alol_jax.devices.sharding import make_mesh, place_like_params, place_rows
+from alol_jax.devices.sharding import make_mesh, place_like_params
 from alol_jax.models.language_model import open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
-from alol_jax.text.packing import to_grid
-from alol_jax.training.annotate import Responses, annotator, pack_table
-from alol_jax.training.batches import collate, single_items, tokenise
-from alol_jax.training.fit import init_state, make_update, policy_loss
+from alol_jax.training.annotate import annotator, token_numbers
+from alol_jax.training.batches import read_ahead, shuffled
+from alol_jax.training.fit import init_state, make_update, policy_forward
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import single_items, tokenise
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Scored
+from alol_jax.types import Scored, Watch
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py")
 DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Activation dtypes to time.")
@@ -63,23 +64,19 @@ def test_items(config, lm):
         for example in task.load(config.task).test
         for response in example.responses
     )
-    ready, _ = tokenise(Table.of(rows, Scored), task.template, lm.tokenizer, lm.shapes)
+    ready, _ = tokenise(Table.of(rows, Scored), task.template, lm.tokenizer, lm.limits)
     # The advantage of a typical kept row; no result depends on it.
-    return single_items(ready.replace(advantage=np.full(len(ready), 0.1)), lm.shapes)
+    return single_items(ready.replace(advantage=np.full(len(ready), 0.1)))
 
 
-def row_nll(lm, frozen, items, size):
+def row_nll(lm, frozen, items):
     """Summed NLL and number of response tokens of every row: f64[2, rows]."""
-    run = annotator(lm.transformer, None, lm.logprob_chunk, True)
-    params = {**frozen, **lm.trainable(jax.random.key(0))}  # fresh adapters add nothing
-    prompts, responses = items.rows["prompt"], items.rows["response"]
-    found = Responses(responses.lengths)
-    packed = pack_table(lm, prompts.lengths, responses.lengths, size)
-    for members in packed.grids:
-        grid = to_grid(members, prompts, responses, packed.shape, pad_id=lm.tokenizer.pad_id)
-        found.put(members, np.asarray(run(params, {}, place_rows(grid, lm.mesh))[0]))
-    nll = [-row.sum(dtype=np.float64) for row in found.rows]
-    return np.array([nll, responses.lengths])
+    fresh = lm.trainable(jax.random.key(0))  # adapters that add nothing
+    run, params = annotator(lm.transformer, None, lm.logprob_chunk, True), {**frozen, **fresh}
+    watch, rows = Watch(""), items.rows
+    found = token_numbers(lm, rows, lambda grid: run(params, {}, grid)[0], watch=watch)
+    nll = [-row.sum(dtype=np.float64) for row in found]
+    return np.array([nll, rows["response"].lengths])
 
 
 def interval(nll, reference, draws=2000):
@@ -100,8 +97,8 @@ def timed_steps(config, opened, batch, dtype):
     for name, (lm, frozen) in opened.items():
         model = dataclasses.replace(lm.transformer, dtype=jnp.dtype(dtype))
         state = place_like_params(init_state(lm.trainable(jax.random.key(0)), tx), lm.mesh)
-        loss_fn = policy_loss(model, loss, chunk=lm.logprob_chunk)
-        update = make_update(loss_fn, tx, jax.random.key(1), state)
+        forward = policy_forward(model, chunk=lm.logprob_chunk, branches=False)
+        update = make_update(forward, loss, tx, jax.random.key(1), state)
         runs[name] = (update, update(state, frozen, batch)[0])
     seconds = {name: [] for name in runs}
     for _ in range(STEPS.value):
@@ -119,7 +116,7 @@ def main(_):
     mesh = make_mesh(**config.mesh)
     opened = {name: open_base(config.model, mesh, name) for name in BASES}
     items = test_items(config, opened["bfloat16"][0])
-    nll = {n: row_nll(*each, items, config.decode.batch_size) for n, each in opened.items()}
+    nll = {n: row_nll(*each, items) for n, each in opened.items()}
     rows, tokens = len(items.rows), int(nll["bfloat16"][1].sum())
     print(f"{config.model.path}: {rows} test rows, {tokens} response tokens, float32 activations")
     mean = {name: found[0].sum() / tokens for name, found in nll.items()}
@@ -131,13 +128,15 @@ def main(_):
             f"{name:10}  {size:6.1f} MiB ({kernels:6.1f} in kernels)  NLL {mean[name]:.4f}  "
             f"{mean[name] - mean['bfloat16']:+.4f} [{low:+.4f}, {high:+.4f}]"
         )
-    largest = np.flatnonzero(items.shape == items.shape.max())
-    pad_id = opened["bfloat16"][0].tokenizer.pad_id
-    batch = collate(items, np.resize(largest, config.policy.batch_size), pad_id=pad_id)
-    batch = place_rows(jax.tree.map(lambda x: x[None], batch), mesh, axis=1)
+    lm, size = opened["bfloat16"][0], config.policy.batch_size
+    draw = shuffled(np.ones(len(items.members), bool), size=size, seed=0)
+    packer = packer_of(lm, items, draw)
+    batch = next(iter(read_ahead(items, draw, packer, lm.mesh)(0, 1)))
     for dtype in DTYPES.value:
-        shape = items.shapes[items.shape.max()]
-        print(f"{config.objective.name} step of {config.policy.batch_size} × {shape}, {dtype}")
+        tokens, grids = batch.work.tokens, len(batch.grids)
+        print(
+            f"{config.objective.name} step of {size} rows, {tokens} tokens, {grids} grids, {dtype}"
+        )
         seconds = timed_steps(config, opened, batch, dtype)
         for name, median in seconds.items():
             print(f"{name:10}  {median:.3f} s  × {median / seconds['bfloat16']:.3f}")

@@ -25,7 +25,8 @@ from absl import app, flags
 
 from alol_jax.objectives.advantage import priority
 from alol_jax.runs.artifacts import load_result
-from alol_jax.training.batches import collate, priority_draw, single_items
+from alol_jax.training.batches import priority_draw, targets_of
+from alol_jax.training.items import single_items
 from alol_jax.types import TrainingTable
 
 ROWS = flags.DEFINE_integer("rows", 50_000, "Rows of the file.")
@@ -37,7 +38,6 @@ WORDS = (
     "the a of to and in that it is was for on are as with his they at be this from or had by hot "
     "but some what there we can out other were all your when up use word how said an each she"
 ).split()
-SHAPES = ((128, 128),)  # of the batches that are drawn; every row fits
 BATCH, DRAWS = 64, 50
 STAGES = ("load", "score", "fit_reference", "select")
 
@@ -106,19 +106,19 @@ def measure(folder: Path, count: int) -> list[Measured]:
 
 
 def time_draws(workdir: Path) -> tuple[float, float]:
-    """Milliseconds to draw, and to pad, a batch of the finished run's rows by their reward."""
+    """Milliseconds to draw, and to read, a batch of the finished run's rows by their reward."""
     rows = load_result(next(workdir.glob("*_select")), TrainingTable).rows
-    items = single_items(rows, SHAPES)
-    draw = priority_draw(items, priority(rows["reward"]), size=BATCH, seed=0)
-    drawn, padded = [], []
+    items = single_items(rows)
+    draw = priority_draw(priority(rows["reward"]), size=BATCH, seed=0)
+    drawn, read = [], []
     for step in range(DRAWS):
         began = time.perf_counter()
         chosen = draw(step)
         middle = time.perf_counter()
-        collate(items, chosen, pad_id=0)
+        items.examples(chosen), targets_of(items, chosen, items.longest)
         drawn.append(middle - began)
-        padded.append(time.perf_counter() - middle)
-    return 1000 * statistics.median(drawn), 1000 * statistics.median(padded)
+        read.append(time.perf_counter() - middle)
+    return 1000 * statistics.median(drawn), 1000 * statistics.median(read)
 
 
 def main(arguments: list[str]) -> None:
@@ -126,14 +126,14 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(FOLDER.value or temporary)
         found = measure(folder, ROWS.value)
-        drawn, padded = time_draws(folder / "run")
+        drawn, read = time_draws(folder / "run")
     print(f"{ROWS.value} rows\n\n| | seconds | rows/s | peak MiB | MiB on disk |")
     print("|---|---:|---:|---:|---:|")
     for one in found:
         rate = f"{ROWS.value / one.seconds:,.0f}" if one.disk else ""
         disk = f"{one.disk:.0f}" if one.disk else ""
         print(f"| {one.what} | {one.seconds:.1f} | {rate} | {one.peak:.0f} | {disk} |")
-    print(f"\nA step draws {BATCH} rows in {drawn:.1f} ms and pads them in {padded:.1f} ms.")
+    print(f"\nA step draws {BATCH} rows in {drawn:.1f} ms and reads them in {read:.1f} ms.")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ def fitting(learning_rate: float) -> ConfigDict:
     return ConfigDict(
         {
             "epochs": 1.0,  # passes over the training rows (for the policy: the kept rows)
-            "batch_size": 16,  # items per micro-batch, all devices together
-            "accumulate": 1,  # micro-batches per optimizer step
+            "batch_size": 16,  # items per optimizer step, all devices together
             "validations": 4,  # number of validations, evenly spaced, the last at the end
             "checkpoint_every": 100,  # steps (PPO: rollouts); every validation also saves one
             "optimizer": optimizer(learning_rate),
@@ -40,8 +39,7 @@ def ppo() -> ConfigDict:
             "rollouts": 100,  # PPO iterations: a rollout, then updates
             "prompts": 16,  # prompts per rollout, one response each
             "epochs": 4,  # passes over the responses of a rollout
-            "batch_size": 4,  # responses per micro-batch
-            "accumulate": 4,  # micro-batches per optimizer step
+            "batch_size": 16,  # responses per optimizer step
             "gamma": 1.0,
             "lam": 0.95,
             "clip": 0.2,
@@ -63,7 +61,7 @@ def ppo() -> ConfigDict:
 def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict:
     """A classifier that scores responses in [0, 1].
 
-    For a reward model made by `distill_reward` only path and batch_size are used.
+    For a reward model made by `distill_reward` only the path is used.
     """
     return ConfigDict(
         {
@@ -71,7 +69,6 @@ def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict
             "reads": reads,  # input format: oasst, response, pair, between_ends, ended
             "score": score,  # sigmoid (of the only logit), or a label, whose probability is used
             "max_tokens": 1024,  # longer inputs lose their start (oasst) or end (response, pair)
-            "batch_size": 16,
             "dtype": "float32",
         }
     )
@@ -109,7 +106,13 @@ def get_config() -> ConfigDict:
             # (keeps their outputs), attention (keeps those of its projections), full.
             "remat": "full",
             "logprob_chunk": 4096,  # tokens whose [V] logits are in memory at once
-            "shapes": ((512, 128),),  # (prompt, response) lengths to compile for
+            # Longer prompts lose their first tokens, longer responses their last ones.
+            "max_prompt": 512,
+            "max_response": 128,
+            # Examples lie side by side in grids of ``rows`` × ``width`` tokens; 0 = chosen from the
+            # lengths of the data, and the memory. Without dropout no result depends on it.
+            "width": 0,
+            "rows": 0,
             # A PEFT adapter to start from, a directory or a hub name; overrides ``lora``.
             "adapter": "",
             # Rank 0 trains every weight.
@@ -151,7 +154,6 @@ def get_config() -> ConfigDict:
     )
     config.select = ConfigDict(
         {
-            "batch_size": 32,
             # () = those the objective reads; ("ref_logp", "advantage") suits every objective
             "columns": (),
         }
@@ -178,7 +180,6 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict(
         {
             "bootstrap": 10_000,  # resamples
-            "batch_size": 16,  # rows, for the KL to the reference
             "rewards": {},  # weights on the test prompts; {} = config.rewards
         }
     )
@@ -224,14 +225,13 @@ def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
 def shrink(config: ConfigDict) -> None:
     """Use a tiny random Llama with a byte tokenizer and few rows: all stages in about a minute."""
     config.task.update({"validation": 16, "test": 16, "limit": 64})
-    config.model.update(
-        {"path": "random:llama-tiny", "dtype": "float32", "remat": "none", "shapes": ((160, 48),)}
-    )
+    config.model.update({"path": "random:llama-tiny", "dtype": "float32", "remat": "none"})
+    config.model.update({"max_prompt": 160, "max_response": 48})
     config.reference.update({"epochs": 0.5, "batch_size": 8, "checkpoint_every": 2})
     config.decode.update({"max_new_tokens": 8, "batch_size": 8})
     config.value.update({"folds": 2, "epochs": 2})
     config.policy.update({"epochs": 1.0, "batch_size": 8, "checkpoint_every": 2})
     config.ppo.update({"rollouts": 4, "prompts": 8, "epochs": 2})
-    config.ppo.update({"batch_size": 4, "accumulate": 2})
+    config.ppo.batch_size = 8
     config.evaluate.bootstrap = 200
     config.report.examples = 4

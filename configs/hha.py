@@ -85,7 +85,6 @@ def _rewards(config):
     config.reward_models.test = common.reward_model(
         "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1", reads="oasst"
     )
-    config.reward_models.test.batch_size = 4  # EV
     config.rewards.update({"train": 1.0, "test": 0.0})
     config.evaluate.rewards = {**config.rewards.to_dict(), "train": 0.0, "test": 1.0}
     # L:288-292: the stored rewards of these two are the 1.4B model's; those of the test files are
@@ -94,9 +93,8 @@ def _rewards(config):
 
 
 def _model(config):
-    config.model.shapes = ((128, 128), (256, 128), (640, 128))  # L:723-729: 640 + 128 for all
-    # Ours: shard the model, because 2 or 4 rows cannot be divided over more devices than that.
-    # With 8 devices, batches of 16 rows on the data axis make the same step, faster.
+    config.model.update({"max_prompt": 640, "max_response": 128})  # L:723-729
+    # Ours: shard the model, because a step of 16 rows is too short for many grids side by side.
     config.mesh.update({"data": 1, "tensor": -1})
     # L:65-67, flags that nothing there reads, because the adapter has its own; used here for models
     # without an adapter
@@ -115,7 +113,6 @@ def _stages(config):
     config.value.optimizer.update(
         {"learning_rate": 1e-5, "schedule": "constant", "epsilon": 1e-6, "max_grad_norm": 0.0}
     )
-    config.select.batch_size = 16  # L:41-115: per_device_eval_batch_size
 
 
 def _objective(config, name):
@@ -138,8 +135,7 @@ def _objective(config, name):
             # ours, because the number of rows behind the published 9000 steps of 16 is not given
             # (L:41-115); as there (L:566-587), A-LoL takes fewer steps by the share of rows dropped
             "epochs": 1.0,
-            "batch_size": 4,  # L:55
-            "accumulate": 4,  # L:56
+            "batch_size": 16,  # L:55-56: 4 micro-batches of 4
             "validations": 10,  # L:41-115: every 900 of 9000 steps
             "ranking": "data",  # DPO:430, PRO:455: the human-preferred answer is chosen
             "sampling": "good_uniform",  # L:545-550: shuffled epochs of the preferred answers
@@ -161,9 +157,8 @@ def _objective(config, name):
         # L:590-610; an option (L:113) that is in the names of the published adapters
         config.policy.sampling = "good_priority"
     if name in PAIRED:
-        config.policy.update({"batch_size": 2, "accumulate": 8})  # DPO:55-56
         config.policy.sampling = "uniform"  # DPO:418-425, PRO:395-402: shuffled epochs
-        config.policy.optimizer.max_grad_norm = 0.0375  # DPO:506-511: 0.3 for the sum of 8
+        config.policy.optimizer.max_grad_norm = 0.0375  # DPO:55-56, 506-511: 0.3 for the sum of 8
     if name == "a_lol_kl":
         config.objective.beta = 0.05  # ours, because the published command gives none (L:112)
     if name == "ppo":
@@ -178,7 +173,7 @@ def _ppo(config):
     """
     config.ppo.rollouts = 6000  # RD:37
     # PPO:390-403: one optimizer step an epoch
-    config.ppo.update({"prompts": 16, "epochs": 4, "batch_size": 4, "accumulate": 4})
+    config.ppo.update({"prompts": 16, "epochs": 4, "batch_size": 16})
     # ours: the published anchor is the bare base ("base"), which was not intended (PPO:306-332)
     config.ppo.anchor = "reference"
     config.policy.validations = 60  # PPO:131: every 100 rollouts
@@ -192,7 +187,7 @@ def _ppo(config):
 def _size(config, size):
     if size == "debug":
         common.shrink(config)
-        config.model.update({"adapter": "", "shapes": ((192, 48),)})
+        config.model.update({"adapter": "", "max_prompt": 192})
         config.rewards.update({"train": 0.0, "positivity": 1.0})
         config.evaluate.rewards = {}
         config.score.stored = ()
@@ -203,11 +198,11 @@ def _size(config, size):
     # Ours, because there is no published adapter for these models: the reference is trained here on
     # the preferred answers, as that adapter was.
     config.model.adapter = ""
-    config.reference.update({"epochs": 1.0, "batch_size": 4, "accumulate": 4})
+    config.reference.update({"epochs": 1.0, "batch_size": 16})
     config.reference.optimizer.update({"learning_rate": 2e-4, "warmup": 30})
     if size == "smollm2":  # ours, for two CPU cores and a few hundred rows
         config.reference.optimizer.warmup = 3  # of 15 steps
         config.model.remat = "none"
-        config.model.shapes = ((64, 64), (128, 64), (256, 64))
+        config.model.update({"max_prompt": 256, "max_response": 64})
         config.model.lora.update({"rank": 8, "alpha": 16.0, "dropout": 0.0})
         config.decode.max_new_tokens = 48

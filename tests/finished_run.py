@@ -21,7 +21,8 @@ STAGES = {"fit_reference": 1, "fit_policy": 2, "fit_policy_online": 2, "evaluate
 def config_of(path: str, **model):
     """The shared config on one model, in float32; ``model`` sets fields of ``config.model``."""
     config = common.get_config()
-    config.model.update({"path": path, "dtype": "float32", "remat": "none", "shapes": ((16, 8),)})
+    config.model.update({"path": path, "dtype": "float32", "remat": "none"})
+    config.model.update({"max_prompt": 16, "max_response": 8})
     config.model.lora.update({"rank": 2, "alpha": 6.0, "dropout": 0.1})
     config.model.update(model)
     config.rewards = ConfigDict({"positivity": 1.0})

@@ -1,10 +1,15 @@
 """A language model that says what a script says: decoding can be watched without a network."""
 
 import dataclasses
+import types
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from alol_jax.decoding.prompts import in_columns
+from alol_jax.devices.sharding import ROWS
 
 
 class Line(NamedTuple):
@@ -12,6 +17,13 @@ class Line(NamedTuple):
 
     tokens: jax.Array  # i32[B, length]
     place: jax.Array  # i32[B]
+
+    def shardings(self, mesh):
+        rows = NamedSharding(mesh, PartitionSpec(ROWS))
+        return Line(rows, rows)
+
+    def narrow(self, columns, *, room):
+        return self
 
     def refill(self, fresh, source):
         groups, starts = source.shape[0], source.reshape(-1) >= 0
@@ -36,7 +48,17 @@ class Scripted:
     def unembedding(self, params):
         return 100.0 * jnp.eye(self.vocab_size)
 
-    def prefill(self, params, tokens, mask, *, room):
+    dtype = jnp.dtype("float32")
+
+    @property
+    def config(self):
+        return types.SimpleNamespace(width=self.vocab_size, vocab_size=self.vocab_size)
+
+    def empty_cache(self, rows, width, room):
+        return Line(jnp.zeros((rows, len(self.lines[0])), jnp.int32), jnp.zeros(rows, jnp.int32))
+
+    def prefill(self, params, prompts, *, room):
+        tokens, _ = in_columns(prompts)
         line = jnp.array(self.lines)[tokens[:, -1]]
         return self._say(line[:, 0]), Line(line, jnp.zeros(len(tokens), jnp.int32))
 

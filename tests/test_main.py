@@ -1,12 +1,15 @@
 """Bad input at the command line: one clear line, exit code 2, nothing lost."""
 
 import json
+import re
 import subprocess
 
 import pytest
 
 from alol_jax.errors import UserError
+from alol_jax.runs.command_line import FORMER
 from alol_jax.runs.workdir import lock_workdir
+from configs import quickstart
 from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 
 JSONL = "configs/jsonl.py:debug"
@@ -28,7 +31,10 @@ JSONL = "configs/jsonl.py:debug"
         ("--config.model.path=random:llama-tinny", "no preset 'llama-tinny'"),
         ("--config.model.path=/nowhere/llama", "'/nowhere/llama' is not a checkpoint"),
         ("--config.model.dtype=float31", "no dtype 'float31': did you mean 'float32'?"),
-        ("--config.model.shapes=(24,16)", "like ((512, 128),)"),
+        ("--config.model.max_prompt=0", "config.model.max_prompt=0 must be 1 or more"),
+        ("--config.model.width=206", "=206: a row holds whole examples of up to max_prompt + max_"),
+        ("--config.model.width=333", "config.model.width=333 must be even"),
+        ("--config.model.rows=-1", "config.model.rows=-1 must be a multiple of data · fsdp = 1"),
         ("--config.value.heads=0", "config.value.heads=0 must be above 0"),
         ("--config.seed=-1", "config.seed=-1 must be 0 or more"),
         ("--config.task.template=<|go|>{prompt}", "'<|go|>' is not a special token"),
@@ -37,6 +43,47 @@ JSONL = "configs/jsonl.py:debug"
 )
 def test_a_wrong_setting_is_one_line_that_names_it(argument, said, tmp_path):
     assert said in refused(run_here(tmp_path / "run", argument))
+
+
+def test_rows_that_the_devices_cannot_share_are_one_line(tmp_path):
+    arguments = ("--config.mesh.data=2", "--config.model.rows=3")
+    line = refused(run_here(tmp_path / "run", *arguments, devices=2))
+    assert "config.model.rows=3 must be a multiple of data · fsdp = 2, or 0 (chosen)" in line
+
+
+@pytest.mark.parametrize("field", FORMER)
+def test_a_key_of_former_versions_is_one_line_that_says_what_replaces_it(field, tmp_path):
+    name = field.split(".")[1]
+    line = refused(run_here(tmp_path / "run", f"--config.{field}=2"))
+    said = f"--config.{field}=2: the config has no key '{name}' any more; {FORMER[field]}"
+    assert line == f"error: {said}"
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import quickstart\n\n\n"
+        "def get_config(arg=None):\n"
+        "    config = quickstart.get_config('debug')\n"
+        "    with config.unlocked():\n"
+        f"        config.{field} = 2\n"
+        "    return config\n"
+    )
+    line = refused(run_here(tmp_path / "run", config=str(file)))
+    assert line == f"error: config.{field}: there is no such key any more; {FORMER[field]}"
+    assert not (tmp_path / "run" / "01_load").exists()
+
+
+def test_a_key_that_reward_models_had_is_one_line_too(tmp_path):
+    key = "reward_models.model.batch_size"
+    line = refused(run_here(tmp_path / "run", f"--config.{key}=4", config=JSONL))
+    assert "no key 'batch_size' any more; examples are packed" in line
+
+
+def test_the_keys_of_former_versions_are_no_keys_any_more():
+    config = quickstart.get_config("debug")
+    for field, instead in FORMER.items():
+        section, name = field.split(".")
+        assert name not in config[section]
+        for told in re.findall(r"config\.(\w+)\.(\w+)", instead):
+            assert told[1] in config[told[0]]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +177,6 @@ def test_a_workdir_that_another_run_uses_is_refused(tmp_path):
 
 
 def test_the_debug_config_names_the_debug_model():
-    from configs.quickstart import get_config
-
-    assert get_config("debug").model.path == "random:llama-tiny" and DEBUG.endswith(":debug")
+    assert quickstart.get_config("debug").model.path == "random:llama-tiny" and DEBUG.endswith(
+        ":debug"
+    )

@@ -72,21 +72,37 @@ def test_the_metric_log_has_one_line_a_step(undisturbed):
     )
 
 
+@pytest.mark.parametrize("folder", ["03_fit_reference", "07_fit_policy"])
+def test_a_fit_says_how_many_of_the_tokens_that_it_computed_are_real(undisturbed, folder):
+    workdir, result = undisturbed
+    label, cost = folder[3:], load_result(workdir / folder, Policy).cost
+    said = re.search(
+        rf"{label}: real tokens (\d+)%, \d+ real tokens/s$", result.stdout, re.MULTILINE
+    )
+    assert said[1] == f"{100 * cost.real:.0f}" and 0 < cost.real < 1
+    lines = (workdir / folder / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    assert cost.real == cost.tokens / cost.computed
+    assert cost.tokens == sum(step["tokens"] for step in steps)
+    assert cost.computed == sum(step["computed_tokens"] for step in steps)
+
+
 @pytest.mark.slow
-def test_eight_devices_train_the_same_policy_as_one(undisturbed, tmp_path):
-    """The mesh 2 × 2 × 2 of virtual devices; dropout on, so even the random draws agree."""
-    workdir, _ = undisturbed
+def test_eight_devices_train_the_same_reference_as_one(tmp_path):
+    """The mesh 2 × 2 × 2 of virtual devices; dropout on: in equal grids the draws agree too."""
+    grids = ("--config.model.width=208", "--config.model.rows=4")
     mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
-    arguments = (*SMALL, *mesh, "--stages=load,score,fit_reference")
-    result = run_here(tmp_path / "run", *arguments, devices=8)
-    assert result.returncode == 0, result.stderr
-    assert "finished before generate, which --stages leaves out" in result.stdout
-
-    def losses(folder):
+    logged = []
+    for devices, more in ((1, ()), (8, mesh)):
+        folder = tmp_path / str(devices)
+        stages = "--stages=load,score,fit_reference"
+        result = run_here(folder, *SMALL, *grids, *more, stages, devices=devices)
+        assert result.returncode == 0, result.stderr
+        assert "finished before generate, which --stages leaves out" in result.stdout
         lines = (folder / "03_fit_reference" / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines]
-
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(workdir), rtol=1e-5)
+        steps = [json.loads(line) for line in lines]
+        logged.append([(step["loss"], step["grad_norm"]) for step in steps])
+    np.testing.assert_allclose(*logged, rtol=1e-5)
 
 
 def start(workdir, *arguments):

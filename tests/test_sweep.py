@@ -24,7 +24,7 @@ from alol_jax.sweep import (
     parse_lists,
     sweep,
 )
-from alol_jax.types import StageContext
+from alol_jax.types import Limits, StageContext
 from tests.reports.runs import config_of, finish
 from tests.running import DEBUG, ROOT, SMALL, environment, refused
 from tests.tiny_run import tiny_lm
@@ -56,7 +56,7 @@ def computed(monkeypatch):
         table = run.stage("select", select, config.select, config.seed)
         return run.stage("fit_policy", fit_policy, config.objective, config.policy.seed, table)
 
-    opened = Opened(tiny_lm(shapes=((160, 48),)), None, None)
+    opened = Opened(tiny_lm(limits=Limits(160, 48)), None, None)
     monkeypatch.setattr(program, "prepare", lambda config: opened)
     monkeypatch.setattr(program, "recipe", recipe)
     return names
@@ -179,12 +179,12 @@ def test_runs_of_earlier_sweeps_are_compared_too_where_they_can_be(tmp_path, cap
 
 
 def test_a_config_keeps_its_argument_gets_the_objective_and_what_flags_changed():
-    config = config_from(f"{HHA}:size=pythia-160m", {"task.limit": 7, "model.shapes": ((8, 8),)})
+    config = config_from(f"{HHA}:size=pythia-160m", {"task.limit": 7, "model.max_prompt": 8})
     dpo, seq = config("dpo"), config("a_lol_seq")
     assert dpo.model.path == seq.model.path == "EleutherAI/pythia-160m"
-    assert (dpo.task.limit, dpo.model.shapes) == (7, ((8, 8),))
+    assert (dpo.task.limit, dpo.model.max_prompt) == (7, 8)
     # The config knew the objective when it was made: what depends on it is there.
-    assert (dpo.policy.batch_size, seq.policy.batch_size) == (2, 4)
+    assert (dpo.policy.sampling, seq.policy.sampling) == ("uniform", "good_priority")
     assert (dpo.objective.name, seq.objective.name) == ("dpo", "a_lol_seq")
 
 

@@ -14,10 +14,19 @@ from alol_jax.devices.sharding import AXES
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.rewards.reward import Scoring
 from alol_jax.tables.table import Table
-from alol_jax.types import Annotated, Policy, RewardSpec, Scored, ScoredSplits, StageContext, Task
+from alol_jax.types import (
+    Annotated,
+    Limits,
+    Policy,
+    RewardSpec,
+    Scored,
+    ScoredSplits,
+    StageContext,
+    Task,
+)
 from configs import common
 
-SHAPES = ((16, 8), (32, 24))
+LIMITS = Limits(32, 24)
 
 TASK = Task(
     name="toy",
@@ -43,13 +52,16 @@ def tiny_lm(
     *,
     mesh: Mesh | None = None,
     rank: int = 2,
-    shapes: tuple[tuple[int, int], ...] = SHAPES,
+    limits: Limits = LIMITS,
+    width: int = 0,
+    rows: int = 0,
     dropout: float = 0.0,
 ) -> LanguageModel:
     """The random tiny Llama in float32; on one device unless a mesh is given."""
     options = common.get_config().model
     options.path, options.dtype, options.remat = "random:llama-tiny", "float32", "none"
-    options.shapes = shapes
+    options.update({"max_prompt": limits[0], "max_response": limits[1]})
+    options.update({"width": width, "rows": rows})
     options.lora.update({"rank": rank, "dropout": dropout})
     return open_language_model(options, mesh_of(1) if mesh is None else mesh)
 
@@ -63,7 +75,6 @@ def small_options():
     config.policy.update({"batch_size": 4, "validations": 1})
     config.policy.optimizer.update({"learning_rate": 1e-3})
     config.value.update({"batch_size": 4, "folds": 2, "epochs": 1})
-    config.select.update({"batch_size": 4})
     config.evaluate.update({"bootstrap": 100})
     return config
 

@@ -55,12 +55,15 @@ class Sampler:
         sampling: how tokens are chosen. The tokenizer's end token and the task's stop sequences
             are added to it.
         batch_size: prompts decoded together.
+        lengths: of all prompts that will be asked, so that every call has grids of one size; None:
+            each call has its own.
     """
 
     lm: LanguageModel
     task: Task
     sampling: Sampling
     batch_size: int
+    lengths: np.ndarray | None = None
 
     def generate(
         self, trained: Params, prompts: Sequence[str], *, key: jax.Array, watch: Watch
@@ -73,12 +76,12 @@ class Sampler:
             key: answer i is sampled with fold_in(key, i); unused at temperature 0.
             watch: gets one line with the speed.
         """
-        lm, limit = self.lm, self.lm.prompt_widths[-1]
+        lm, limit = self.lm, self.lm.limits.prompt
         return respond(
             *lm.for_decoding(trained),
             lm.tokenizer.encode_prompts(self.task.template, prompts, limit=limit)[0],
             self._with_stops(),
-            batching=lm.batching(self.batch_size),
+            batching=lm.batching(self.batch_size, self.lengths),
             key=key,
             watch=watch,
         )

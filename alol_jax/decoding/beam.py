@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from alol_jax.decoding.prompts import in_columns
 from alol_jax.decoding.sampling import (
     Sampling,
     add_seen,
@@ -30,7 +31,7 @@ from alol_jax.decoding.sampling import (
     penalise_repetition,
     seen_tokens,
 )
-from alol_jax.types import Params
+from alol_jax.types import Params, Prompts
 
 NEVER = -1e9  # score of an empty beam; finite, so that sums and quotients stay ordered
 
@@ -61,20 +62,17 @@ class Candidates(NamedTuple):
 
 
 def beam_search(
-    model, params: Params, prompt: jax.Array, mask: jax.Array, sampling: Sampling
+    model, params: Params, prompts: Prompts, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
     """Return the best response to each prompt: ids i32[B, R] and lengths i32[B].
 
     The prompt is prefilled once per row, not once per beam. The loop exits as soon as every row is
     done. Call it inside a jit.
-
-    Args:
-        prompt: i32[B, P], left-padded; mask: f32[B, P].
     """
-    rows, n, length = prompt.shape[0], sampling.beams, sampling.max_new_tokens
+    n, length = sampling.beams, sampling.max_new_tokens
     kernel = model.unembedding(params)
-    hidden, cache = model.prefill(params, prompt, mask, room=length)
-    seen = seen_tokens(prompt, mask, kernel.shape[-1], sampling)
+    hidden, cache = model.prefill(params, prompts, room=length)
+    seen, rows = seen_tokens(*in_columns(prompts), kernel.shape[-1], sampling), len(hidden)
 
     def body(loop):
         step, hidden, cache, seen, running, finished, done = loop

@@ -11,23 +11,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from alol_jax.decoding.beam import beam_search
+from alol_jax.decoding.prompts import lay_out, one_per_row, take
 from alol_jax.decoding.sampling import Sampling
-from alol_jax.decoding.slots import Slots, advance, begin, refill
+from alol_jax.decoding.slots import Slots, advance, begin, idle, narrow, refill, slot_shardings
 from alol_jax.devices.sharding import place_rows
 from alol_jax.runs.progress import progress
-from alol_jax.text.tokens import Batching, to_tokens
-from alol_jax.types import Params, Watch
+from alol_jax.text.tokens import Batching
+from alol_jax.types import Params, Prompts, Watch
 
-NEWCOMERS = 4  # a new prompt is read as soon as a quarter of the slots can be refilled
+NEWCOMERS = 4  # new prompts are read as soon as a quarter of the slots can be refilled
+MOST = 2  # times as many are read if they are short
 
 
 @functools.lru_cache(maxsize=32)
 def make_decoder(
     model, sampling: Sampling
-) -> Callable[[Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Return a jitted decoder: (params, prompt i32[B, P], mask [B, P], keys [B]) -> (ids, lengths).
+) -> Callable[[Params, Prompts, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Return a jitted decoder: (params, `Prompts`, keys [B]) -> (ids, lengths).
 
     ids i32[B, R] are valid up to lengths i32[B], including the token that ends the response. The
     loop exits as soon as every row has ended. Row b depends only on its own prompt and keys[b], not
@@ -39,12 +42,11 @@ def make_decoder(
     """
 
     @jax.jit
-    def decoder(params, prompt, mask, keys):
+    def decoder(params, prompts, keys):
         if sampling.beams > 1:
-            return beam_search(model, params, prompt, mask, sampling)
-        room = sampling.max_new_tokens
-        slots = begin(model, params, prompt, mask, keys, sampling, room=room)
-        slots = advance(model, params, slots, sampling, until=len(prompt))
+            return beam_search(model, params, prompts, sampling)
+        slots = begin(model, params, prompts, keys, sampling, room=sampling.max_new_tokens)
+        slots = advance(model, params, slots, sampling, until=len(slots.done))
         return slots.ids, slots.lengths
 
     return decoder
@@ -62,8 +64,8 @@ def respond(
 ) -> tuple[tuple[int, ...], ...]:
     """Decode one response per prompt; return their token ids in order, including end tokens.
 
-    Without beams, prompts of one width share slots that are refilled as answers end. Beam search
-    decodes whole batches.
+    Without beams, prompts share slots that are refilled as answers end; the newcomers are read side
+    by side. Beam search decodes whole batches, of prompts of about one length.
 
     Args:
         prompts: token ids, none longer than the largest width.
@@ -78,7 +80,7 @@ def respond(
     for index, ids in progress(_answers(jobs, work), watch, total=len(prompts)):
         responses[index] = ids
     seconds, tokens = time.monotonic() - began, sum(map(len, responses))
-    busy = f", {tokens / work.written:.0%} of the slots busy" if work.written else ""
+    busy = f", {work.slots} slots {tokens / work.written:.0%} busy" if work.written else ""
     rate = tokens / max(seconds, 1e-9)
     watch.say(f"{watch.label}: {len(responses)} in {seconds:.1f} s, {rate:.0f} tokens/s{busy}")
     return tuple(responses)
@@ -89,18 +91,20 @@ class Work:
     """What was computed for the answers."""
 
     written: int = 0  # tokens, in all slots, the idle ones too
+    slots: int = 0  # at most as many as there are prompts, rounded up to a power of two
 
 
 class Ended(NamedTuple):
     """Answers that ended, and what was computed since the last ones."""
 
     answers: list[tuple[int, tuple[int, ...]]]  # (index of the prompt, ids)
-    written: int
+    written: int = 0
+    slots: int = 0
 
 
 def _answers(jobs: Iterator[Ended], work: Work) -> Iterator[tuple[int, tuple[int, ...]]]:
     for ended in jobs:
-        work.written += ended.written
+        work.written, work.slots = work.written + ended.written, ended.slots
         yield from ended.answers
 
 
@@ -109,41 +113,43 @@ def _in_batches(model, params, prompts, sampling, *, batching, key) -> Iterator[
     decoder = make_decoder(model, sampling)
     for width, indices in batching.batches([len(prompt) for prompt in prompts]):
         rows = np.resize(indices, batching.size)
-        batch = _read(prompts, rows, width, batching, key)
-        ids, lengths = jax.device_get(decoder(params, *batch))
+        read = one_per_row([prompts[row] for row in rows], width, batching.pad_id, batching.groups)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
+        ids, lengths = jax.device_get(decoder(params, place_rows(read, batching.mesh), keys))
         found = zip(indices, ids, lengths, strict=False)
-        yield Ended([(int(index), _cut(row, length)) for index, row, length in found], 0)
+        yield Ended([(int(index), _cut(row, length)) for index, row, length in found])
 
 
 def _in_slots(model, params, prompts, sampling, *, batching, key) -> Iterator[Ended]:
-    """Decode with slots, one width after the other."""
-    everyone = batching._replace(size=len(prompts))
-    for width, indices in everyone.batches([len(prompt) for prompt in prompts]):
-        table = _Table(model, params, prompts, sampling, batching, key, width, list(indices))
-        yield from table.serve()
+    """Decode with slots."""
+    if prompts:
+        yield from _Table(model, params, prompts, sampling, batching, key).serve()
 
 
 class _Table:
-    """Prompts of one width and the slots in which they are answered."""
+    """Prompts and the slots in which they are answered."""
 
-    def __init__(self, model, params, prompts, sampling, batching, key, width, waiting):
-        self.params, self.prompts, self.batching = params, prompts, batching
-        self.key, self.width, self.waiting = key, width, waiting
-        groups = batching.mesh.shape["data"] * batching.mesh.shape["fsdp"]
-        size = min(batching.size, groups * 2 ** _log2(-(-len(waiting) // groups)))
-        self.owners = np.full((groups, size // groups), -1)  # the prompt of each slot; −1: idle
-        self.newcomers = max(size // NEWCOMERS, groups)
-        self.begin = _beginner(model, sampling, sampling.max_new_tokens)
-        self.start = _beginner(model, sampling, 0)
-        self.slots = self._filled()
+    def __init__(self, model, params, prompts, sampling, batching, key):
+        self.params, self.prompts, self.batching, self.key = params, prompts, batching, key
+        self.lengths = np.array([len(prompt) for prompt in prompts])
+        self.waiting = np.argsort(-self.lengths, kind="stable").tolist()  # the longest first
+        groups = batching.groups
+        slots = min(batching.size, groups * 2 ** _log2(-(-len(prompts) // groups)))
+        self.owners = np.full((groups, slots // groups), -1)  # the prompt of each slot; −1: idle
+        self.newcomers = max(slots // NEWCOMERS // groups, 1)  # of each group
+        self.size = self._size()
+        self.slots = _idle(model, sampling, slots, self.size[2], batching.mesh)()
         layout = jax.tree.map(lambda x: x.sharding, self.slots)
-        self.refill, self.advance = _steps(model, sampling, layout)
+        self.refill, self.advance, self.narrow = _steps(model, sampling, layout)
 
     def serve(self) -> Iterator[Ended]:
         """Yield answers as they end, and refill their slots."""
         steps = 0
-        while (self.owners >= 0).any():
-            until = self.newcomers if self.waiting else self.owners.size
+        while self.waiting or (self.owners >= 0).any():
+            self._narrow()
+            while self.waiting and (self.owners < 0).sum() > self._enough() // 2:
+                self._refill()
+            until = self._enough() if self.waiting else self.owners.size
             self.slots = self.advance(self.params, self.slots, jnp.int32(until))
             done, ids, lengths, now = jax.device_get(
                 (self.slots.done, self.slots.ids, self.slots.lengths, self.slots.steps)
@@ -153,41 +159,43 @@ class _Table:
             found = [(int(owners[n]), _cut(ids[n], lengths[n])) for n in places]
             owners[places] = -1
             written, steps = int(now - steps) * owners.size, now
-            while self.waiting and (self.owners < 0).any():
-                self._refill()
-            yield Ended(found, written)
+            yield Ended(found, written, self.owners.size)
 
-    def _filled(self) -> Slots:
-        """Begin with the first prompts in all slots."""
-        groups, size = self.owners.shape
-        first, self.waiting = self.waiting[: groups * size], self.waiting[groups * size :]
-        self.owners.reshape(-1)[: len(first)] = first
-        rows = np.resize(first, groups * size)
-        return self.begin(self.params, *self._read(rows), self.owners.reshape(-1) < 0)
+    def _size(self) -> tuple[int, int, int]:
+        """The grid for newcomers, and the columns that the longest prompt of all needs."""
+        asked = [*self.waiting, *self.owners[self.owners >= 0]]
+        longest = int(self.lengths[asked].max())
+        return self.batching.grid(self.lengths, longest, self.newcomers)
+
+    def _narrow(self) -> None:
+        """Give up columns of the cache that no prompt needs any more: each costs time."""
+        size = self._size()
+        if size[2] < self.size[2]:
+            self.size, self.slots = size, self.narrow(self.slots, size[2])
+
+    def _enough(self) -> int:
+        """How many idle slots are worth reading new prompts."""
+        return self.newcomers * len(self.owners)
 
     def _refill(self) -> None:
         """Start waiting prompts in idle slots, as many as are read together."""
-        groups, each = len(self.owners), self.newcomers // len(self.owners)
+        rows, width, _ = self.size
+        count = MOST * self.newcomers
         source = np.full(self.owners.shape, -1)
-        rows = np.full((groups, each), self.waiting[0])
-        for group in range(groups):
-            idle = np.flatnonzero(self.owners[group] < 0)[:each]
-            for place, slot in enumerate(idle[: len(self.waiting)]):
-                rows[group, place] = self.owners[group, slot] = self.waiting.pop(0)
-                source[group, slot] = place
-        fresh = self.start(self.params, *self._read(rows.reshape(-1)), np.zeros(rows.size, bool))
-        self.slots = self.refill(self.slots, fresh, source)
-
-    def _read(self, rows: np.ndarray) -> tuple[jax.Array, ...]:
-        return _read(self.prompts, rows, self.width, self.batching, self.key)
-
-
-def _read(prompts, rows, width, batching, key) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Prompts, their mask and their keys, on the mesh."""
-    chosen, empty = [prompts[row] for row in rows], [()] * len(rows)
-    tokens = to_tokens(chosen, empty, shape=(width, 1), pad_id=batching.pad_id)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
-    return (*place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh), keys)
+        started = np.zeros((len(self.owners), count), np.int64)
+        members = []
+        for group, owners in enumerate(self.owners):
+            idle = np.flatnonzero(owners < 0)
+            taken = take(self.waiting, self.lengths, min(count, len(idle)), rows, width)
+            these = [prompt for row in taken for prompt in row]
+            started[group, : len(these)] = these
+            owners[idle[: len(these)]] = these
+            source[group, idle[: len(these)]] = np.arange(len(these))
+            members.append(taken)
+        read = lay_out(members, self.prompts, count, self.size, self.batching.pad_id)
+        read = place_rows(read, self.batching.mesh)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.key, jnp.array(started.reshape(-1)))
+        self.slots = self.refill(self.params, self.slots, read, keys, source)
 
 
 def _cut(ids: np.ndarray, length: int) -> tuple[int, ...]:
@@ -200,24 +208,28 @@ def _log2(count: int) -> int:
 
 
 @functools.lru_cache(maxsize=32)
-def _beginner(model, sampling: Sampling, room: int) -> Callable[..., Slots]:
-    """Return a jitted (params, prompt, mask, keys, idle) -> slots with room for answers."""
-
-    @jax.jit
-    def beginner(params, prompt, mask, keys, idle):
-        slots = begin(model, params, prompt, mask, keys, sampling, room=room)
-        return slots._replace(done=idle)
-
-    return beginner
+def _idle(model, sampling: Sampling, rows: int, width: int, mesh: Mesh) -> Callable[[], Slots]:
+    """Return a jitted function that makes empty slots on the mesh, shared out."""
+    make = functools.partial(idle, model, sampling, rows=rows, width=width)
+    return jax.jit(make, out_shardings=slot_shardings(jax.eval_shape(make), mesh))
 
 
 @functools.lru_cache(maxsize=32)
 def _steps(model, sampling: Sampling, layout: Slots) -> tuple[Callable[..., Slots], ...]:
-    """Return jitted `slots.refill` and `slots.advance`; both donate slots of this sharding."""
-    fill = jax.jit(refill, donate_argnums=0, out_shardings=layout)
+    """Return jitted functions that start newcomers, write tokens, and narrow the cache.
+
+    (params, slots, `Prompts`, keys, source), (params, slots, until) and (slots, columns) -> slots.
+    The first two donate the slots.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=1, out_shardings=layout)
+    def admit(params, slots, prompts, keys, source):
+        fresh = begin(model, params, prompts, keys, sampling, room=0)
+        return refill(slots, fresh, source)
 
     @functools.partial(jax.jit, donate_argnums=1, out_shardings=layout)
     def go_on(params, slots, until):
         return advance(model, params, slots, sampling, until=until)
 
-    return fill, go_on
+    give_up = jax.jit(narrow, static_argnums=1, out_shardings=layout)
+    return admit, go_on, give_up

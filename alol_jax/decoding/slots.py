@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from alol_jax.decoding.prompts import in_columns
 from alol_jax.decoding.sampling import (
     Sampling,
     add_seen,
@@ -21,7 +24,8 @@ from alol_jax.decoding.sampling import (
     penalise_repetition,
     seen_tokens,
 )
-from alol_jax.types import Params
+from alol_jax.devices.sharding import ROWS, replicated
+from alol_jax.types import Params, Prompts
 
 
 class Slots(NamedTuple):
@@ -38,28 +42,48 @@ class Slots(NamedTuple):
 
 
 def begin(
-    model,
-    params: Params,
-    prompt: jax.Array,
-    mask: jax.Array,
-    keys: jax.Array,
-    sampling: Sampling,
-    *,
-    room: int,
+    model, params: Params, prompts: Prompts, keys: jax.Array, sampling: Sampling, *, room: int
 ) -> Slots:
-    """Read left-padded prompts i32[B, P], one per slot; the cache has P + ``room`` columns."""
-    rows = prompt.shape[0]
-    hidden, cache = model.prefill(params, prompt, mask, room=room)
+    """Read B prompts, one per slot; the cache has P + ``room`` columns."""
+    hidden, cache = model.prefill(params, prompts, room=room)
+    seen = seen_tokens(*in_columns(prompts), model.unembedding(params).shape[-1], sampling)
+    rows = len(hidden)
     return Slots(
         cache=cache,
         hidden=hidden,
-        seen=seen_tokens(prompt, mask, model.unembedding(params).shape[-1], sampling),
+        seen=seen,
         keys=keys,
         ids=jnp.zeros((rows, sampling.max_new_tokens), jnp.int32),
         lengths=jnp.zeros((rows,), jnp.int32),
         done=jnp.zeros((rows,), bool),
         steps=jnp.int32(0),
     )
+
+
+def idle(model, sampling: Sampling, *, rows: int, width: int) -> Slots:
+    """Return B empty slots for prompts of at most P tokens."""
+    penalised = sampling.repetition_penalty != 1.0
+    return Slots(
+        cache=model.empty_cache(rows, width, sampling.max_new_tokens),
+        hidden=jnp.zeros((rows, model.config.width), model.dtype),
+        seen=jnp.zeros((rows, model.config.vocab_size if penalised else 0), bool),
+        keys=jax.random.split(jax.random.key(0), rows),
+        ids=jnp.zeros((rows, sampling.max_new_tokens), jnp.int32),
+        lengths=jnp.zeros((rows,), jnp.int32),
+        done=jnp.ones((rows,), bool),
+        steps=jnp.int32(0),
+    )
+
+
+def slot_shardings(slots: Slots, mesh: Mesh) -> Slots:
+    """Return where each array of slots lies: shared out by slot."""
+    rows, whole = NamedSharding(mesh, P(ROWS)), replicated(mesh)
+    return Slots(slots.cache.shardings(mesh), rows, rows, rows, rows, rows, rows, whole)
+
+
+def narrow(slots: Slots, columns: int) -> Slots:
+    """Keep only the last P = ``columns`` columns of prompts, none of which is longer."""
+    return slots._replace(cache=slots.cache.narrow(columns, room=slots.ids.shape[1]))
 
 
 def refill(slots: Slots, fresh: Slots, source: jax.Array) -> Slots:

@@ -111,6 +111,11 @@ def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     return jax.tree.map(put, batch)
 
 
+def place_whole(batch: Any, mesh: Mesh) -> Any:
+    """Put a pytree of host arrays on every device of the mesh."""
+    return jax.device_put(batch, replicated(mesh))
+
+
 def shardings_like_params(tree: Any, mesh: Mesh) -> Any:
     """Return the sharding of each leaf of a pytree that mirrors parameters (an optimizer state).
 

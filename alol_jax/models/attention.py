@@ -6,48 +6,47 @@ All kernels agree at real tokens. Their outputs at padding are finite but meanin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from alol_jax.errors import UserError
-from alol_jax.types import Branches
 
 BLOCK = 128  # the tile sides of splash are multiples of this
 LARGEST_BLOCK = 512
-
-
-def causal_mask(width: int, branches: Branches | None) -> np.ndarray:
-    """Return bool[T, T], True where a query may attend to a key.
-
-    A query attends to positions up to its own, but not to other responses.
-    """
-    positions = np.arange(width)
-    allowed = positions[None, :] <= positions[:, None]
-    if branches is None:
-        return allowed
-    branch = (positions - branches.prompt) // branches.response
-    same = branch[None, :] == branch[:, None]
-    return allowed & ((positions[None, :] < branches.prompt) | same)
+PARTS, NARROWEST_PART = 8, 64  # of the queries, in plain XLA
 
 
 def attention_mask(
-    segments: jax.Array, *, causal: bool, branches: Branches | None = None
+    segments: jax.Array,
+    *,
+    causal: bool,
+    branch: jax.Array | None = None,
+    queries: slice = slice(None),
 ) -> jax.Array:
-    """Return bool[B, T, T], True where a query may attend to a key.
+    """Return bool[B, Q, T], True where a query may attend to a key.
 
-    A query attends to the tokens of its segment; if causal, to those of `causal_mask` among them.
+    A query attends to the tokens of its segment; if causal, to those up to its own column; with
+    branches, to those of branch 0 and of its own.
+
+    Args:
+        segments: i32[B, T].
+        branch: i32[B, T], or None if every segment is one text.
+        queries: which columns are the Q queries.
     """
-    allowed = segments[:, :, None] == segments[:, None, :]
+    allowed = segments[:, queries, None] == segments[:, None, :]
     if causal:
-        allowed = allowed & jnp.asarray(causal_mask(segments.shape[1], branches))[None]
+        columns = jnp.arange(segments.shape[1])
+        allowed = allowed & (columns[None, queries, None] >= columns[None, None])
+    if branch is not None:
+        allowed = allowed & ((branch[:, None] == 0) | (branch[:, None] == branch[:, queries, None]))
     return allowed
 
 
@@ -71,33 +70,46 @@ def decode_attention(q: jax.Array, k: jax.Array, v: jax.Array, filled: jax.Array
     return mixed.reshape(rows, 1, heads, size).astype(q.dtype)
 
 
-def _xla(q, k, v, segments, *, causal, branches, interpret):
-    allowed = attention_mask(segments, causal=causal, branches=branches)[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="xla")
+def _xla(q, k, v, segments, branch, *, causal, interpret):
+    """Plain XLA: causal queries in a few parts, each with no more keys than it can see."""
+    width = q.shape[1]
+    part = max(NARROWEST_PART, -(-width // PARTS)) if causal else width
+    mixed = []
+    for start in range(0, width, part):
+        queries = slice(start, min(start + part, width))
+        keys = slice(0, queries.stop)
+        seen = None if branch is None else branch[:, keys]
+        mask = attention_mask(segments[:, keys], causal=causal, branch=seen, queries=queries)
+        mixed.append(
+            jax.nn.dot_product_attention(
+                q[:, queries], k[:, keys], v[:, keys], mask=mask[:, None], implementation="xla"
+            )
+        )
+    return jnp.concatenate(mixed, axis=1)
 
 
-def _cudnn(q, k, v, segments, *, causal, branches, interpret):
-    """cuDNN's fused kernel; padding may sit on the left, so the mask goes in as it is.
+def _cudnn(q, k, v, segments, branch, *, causal, interpret):
+    """cuDNN's fused kernel; segments and branches go in as a mask.
 
     ``is_causal`` says nothing that the mask does not, but lets cuDNN skip what is above the
     diagonal: a fifth less time on an H200 (docs/results.md).
     """
-    allowed = attention_mask(segments, causal=causal, branches=branches)[:, None]
+    allowed = attention_mask(segments, causal=causal, branch=branch)[:, None]
     return jax.nn.dot_product_attention(
         q, k, v, mask=allowed, is_causal=causal, implementation="cudnn"
     )
 
 
-def _splash(q, k, v, segments, *, causal, branches, interpret):
-    """Splash attention, which knows segments.
+def _splash(q, k, v, segments, branch, *, causal, interpret):
+    """Splash attention, which knows segments, but no branches.
 
     The kernel takes one row [N, T, H] and does not scale, so q is scaled first.
     """
+    if branch is not None:
+        raise ValueError("splash has no mask for branches: give every response its own prompt")
     width, heads, size = q.shape[1], q.shape[2], q.shape[3]
     shape = (width, width)
     head = splash.CausalMask(shape) if causal else splash.FullMask(shape)
-    if branches is not None:
-        head = splash.NumpyMask(causal_mask(width, branches))
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([head] * heads),
         block_sizes=_blocks(width),
@@ -129,14 +141,17 @@ def _blocks(width: int) -> splash.BlockSizes:
 class Kernel(NamedTuple):
     """One way to compute attention.
 
-    ``run`` is (q, k, v, segments, *, causal, branches, interpret) -> outputs. ``platforms`` lists
+    ``run`` is (q, k, v, segments, branch, *, causal, interpret) -> outputs. ``platforms`` lists
     where it exists. ``unsupported`` (dtype, head width, sequence lengths, capability) returns why
-    the kernel cannot run, or "".
+    the kernel cannot run, or "". ``multiple`` divides every sequence length. ``branches`` says
+    whether the responses of a prompt can share it.
     """
 
     run: Callable[..., jax.Array]
     platforms: tuple[str, ...]
     unsupported: Callable[[jnp.dtype, int, Sequence[int], str], str]
+    multiple: int
+    branches: bool
 
 
 def _cudnn_unsupported(
@@ -150,7 +165,7 @@ def _cudnn_unsupported(
     if head_width > 128 or head_width % 8:
         return f"cudnn needs a head width ≤ 128 and a multiple of 8, not {head_width}"
     odd = [width for width in widths if width % 2]
-    return f"cudnn needs even lengths, not {odd[0]}: config.model.shapes" if odd else ""
+    return f"cudnn needs even lengths, not {odd[0]}" if odd else ""
 
 
 def _splash_unsupported(
@@ -160,18 +175,17 @@ def _splash_unsupported(
     if head_width > 256:
         return f"splash needs a head width ≤ 256, not {head_width}"
     uneven = [width for width in widths if width % BLOCK]
-    if uneven:
-        return (
-            f"splash needs lengths that are multiples of {BLOCK}, not {uneven[0]}: choose "
-            "config.model.shapes so that prompt and prompt + response are"
-        )
+    return f"splash needs lengths that are multiples of {BLOCK}, not {uneven[0]}" if uneven else ""
+
+
+def _always(dtype: jnp.dtype, head_width: int, widths: Sequence[int], capability: str) -> str:
     return ""
 
 
 KERNELS: dict[str, Kernel] = {
-    "xla": Kernel(_xla, ("cpu", "gpu", "tpu"), lambda dtype, head_width, widths, capability: ""),
-    "cudnn": Kernel(_cudnn, ("gpu",), _cudnn_unsupported),
-    "splash": Kernel(_splash, ("tpu",), _splash_unsupported),
+    "xla": Kernel(_xla, ("cpu", "gpu", "tpu"), _always, 1, True),
+    "cudnn": Kernel(_cudnn, ("gpu",), _cudnn_unsupported, 2, True),
+    "splash": Kernel(_splash, ("tpu",), _splash_unsupported, BLOCK, False),
 }
 PREFERRED = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
 
@@ -199,7 +213,7 @@ class Attention:
         segments: jax.Array,
         *,
         causal: bool,
-        branches: Branches | None = None,
+        branch: jax.Array | None = None,
     ) -> jax.Array:
         """softmax(q kᵀ / √H + where(attention_mask, 0, −∞)) v.
 
@@ -209,34 +223,35 @@ class Attention:
             segments: i32[B, T]; a query attends to the tokens of its segment alone. With one text
                 per row, 1 on real tokens and 0 on padding, which may be anywhere.
             causal: attend to tokens up to the query, else to all of the segment.
-            branches: the layout of causal sequences with several responses.
+            branch: i32[B, T], the response of each token of a causal segment, 0 in the prompt:
+                responses do not attend to each other. None if no prompt has several.
 
         Returns:
             [B, T, N, H] in the dtype of q.
         """
-
-        def run(q, k, v, segments):
-            chosen = KERNELS[self.kernel].run
-            return chosen(
-                q, k, v, segments, causal=causal, branches=branches, interpret=self.interpret
-            )
-
+        run = functools.partial(KERNELS[self.kernel].run, causal=causal, interpret=self.interpret)
         if self.kernel == "xla" or self.mesh is None or self.mesh.size == 1:
-            return run(q, k, v, segments)
-        return _sharded(run, self.mesh, q, k, v, segments)
+            return run(q, k, v, segments, branch)
+        return _sharded(run, self.mesh, q, k, v, segments, branch)
+
+    @property
+    def branches(self) -> bool:
+        """Whether the responses of a prompt can share it."""
+        return KERNELS[self.kernel].branches
 
 
-def _sharded(run, mesh, q, k, v, segments):
+def _sharded(run, mesh, q, k, v, segments, branch):
     """Call ``run`` under shard_map; heads that the tensor axis does not divide are replicated."""
     cut, parts = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
     rows = ("data", "fsdp") if q.shape[0] % cut == 0 else None
     heads = "tensor" if q.shape[2] % parts == 0 else None
     if heads and k.shape[2] % parts:  # every device gets the key/value heads of its queries
         k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    spec = P(rows, None, heads, None)
-    return jax.shard_map(
-        run, mesh=mesh, in_specs=(spec, spec, spec, P(rows, None)), out_specs=spec, check_vma=False
-    )(q, k, v, segments)
+    spec, ids = P(rows, None, heads, None), P(rows, None)
+    specs = (spec, spec, spec, ids, None if branch is None else ids)
+    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)(
+        q, k, v, segments, branch
+    )
 
 
 def choose_kernel(

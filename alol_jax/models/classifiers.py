@@ -10,12 +10,10 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alol_jax.errors import UserError
 from alol_jax.models.blocks import bind, graphdef, initialise
 from alol_jax.models.heads import Affine
 from alol_jax.models.transformer import Transformer
@@ -108,23 +106,24 @@ HEADS: dict[str, Head] = {
 
 
 def pool_first(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Take the first chosen position: [B, T, D], bool[B, T] -> [B, D]."""
-    return _at(hidden, jnp.argmax(chosen, axis=1))
+    """Take the first chosen position: [B, T, D], bool[B, S, T] -> [B, S, D]."""
+    return _at(hidden, jnp.argmax(chosen, axis=-1))
 
 
 def pool_last(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Take the last chosen position: [B, T, D], bool[B, T] -> [B, D]."""
-    return _at(hidden, chosen.shape[1] - 1 - jnp.argmax(chosen[:, ::-1], axis=1))
+    """Take the last chosen position: [B, T, D], bool[B, S, T] -> [B, S, D]."""
+    return _at(hidden, chosen.shape[-1] - 1 - jnp.argmax(chosen[..., ::-1], axis=-1))
 
 
 def pool_mean(hidden: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Average over the chosen positions: [B, T, D], bool[B, T] -> [B, D]."""
-    total = jnp.sum(hidden, axis=1, where=chosen[..., None])
-    return total / jnp.maximum(jnp.sum(chosen, axis=1, keepdims=True), 1)
+    """Average over the chosen positions: [B, T, D], bool[B, S, T] -> [B, S, D]."""
+    with jax.default_matmul_precision("float32"):
+        total = jnp.einsum("bst,btd->bsd", chosen.astype(hidden.dtype), hidden)
+    return total / jnp.maximum(jnp.sum(chosen, axis=-1, keepdims=True), 1)
 
 
 def _at(hidden, index):
-    return jnp.take_along_axis(hidden, index[:, None, None], axis=1)[:, 0]
+    return jnp.take_along_axis(hidden, index[..., None], axis=1)
 
 
 POOLINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
@@ -187,54 +186,34 @@ class Classifier:
         params.pop("head/kernel", None)  # the head of the language model
         return params | initialise(self._build, head_key)
 
-    def __call__(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        segments: jax.Array,
+        positions: jax.Array | None,
+        mask: jax.Array,
+    ) -> jax.Array:
         """Return the logits of each text.
 
         Args:
             params: from `init` or a checkpoint.
-            tokens: i32[B, T].
-            mask: [B, T], 1 on real tokens; padding may be anywhere and changes nothing.
+            tokens: i32[B, T], several texts in a row.
+            segments, positions: as in `Transformer.hidden`.
+            mask: bool[B, S, T], the tokens of each of the S texts of a row.
 
         Returns:
-            f32[B, labels]; NaN in rows without a position to pool over (no real token, or no end of
+            f32[B, S, labels]; NaN for texts without a position to pool over (no token, or no end of
             an utterance).
-
-        Raises:
-            UserError: T exceeds the positions of the body.
         """
-        hidden, chosen = self._read(params, tokens, mask)
-        logits = self._apply(params, POOLINGS[self.pooling](hidden, chosen))
-        return jnp.where(jnp.any(chosen, axis=1, keepdims=True), logits, jnp.nan)
-
-    def position_logits(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        """Return the logits of each position on its own; with ``end``, one result per utterance.
-
-        Takes the arguments of `__call__`.
-
-        Returns:
-            f32[B, T, labels]; NaN at positions that pooling ignores.
-        """
-        hidden, chosen = self._read(params, tokens, mask)
-        return jnp.where(chosen[..., None], self._apply(params, hidden), jnp.nan)
+        chosen = mask if self.end is None else mask & (tokens == self.end)[:, None]
+        hidden = self.body.hidden(params, tokens, segments, positions=positions)
+        logits = self._apply(params, POOLINGS[self.pooling](hidden.astype(jnp.float32), chosen))
+        return jnp.where(jnp.any(chosen, axis=-1, keepdims=True), logits, jnp.nan)
 
     def scores(self, logits: jax.Array) -> jax.Array:
         """Map logits f32[..., labels] to scores: probabilities, or the logits of a regression."""
         return PROBLEMS[self.problem](logits)
-
-    def _read(self, params, tokens, mask):
-        """Return hidden states f32[B, T, D] and the positions to pool over, bool[B, T]."""
-        chex.assert_rank([tokens, mask], 2)
-        chex.assert_equal_shape([tokens, mask])
-        limit = self.body.config.max_positions
-        if tokens.shape[1] > limit:
-            raise UserError(
-                f"a text of {tokens.shape[1]} tokens for a {self.body.config.family} classifier "
-                f"with {limit} positions: cut texts to {limit} tokens"
-            )
-        chosen = mask > 0
-        if self.end is not None:
-            chosen = chosen & (tokens == self.end)
-        return self.body.hidden(params, tokens, mask).astype(jnp.float32), chosen
 
     def _apply(self, params, pooled):
         leaves = {path: params[path].astype(jnp.float32) for path in self.head_shapes}

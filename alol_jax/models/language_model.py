@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -22,19 +23,21 @@ from alol_jax.models.adapters import (
     make_lora,
     trainable_summary,
 )
-from alol_jax.models.attention import Attention, choose_kernel
+from alol_jax.models.attention import BLOCK, KERNELS, Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.peft_adapter import Adapter, read_adapter
+from alol_jax.models.grid_sizes import GridOptions, Packed, pack_table
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
 from alol_jax.text.tokens import Batching
-from alol_jax.types import Params
+from alol_jax.types import Limits, Params
 
 RANDOM = "random:"
+NARROWEST = 64  # prompts in decoding
 ROOM = 2.0  # a copy of the kernels is made where it takes at most half of what is free
 DTYPES = ("float32", "bfloat16")
 QUANTISATIONS: dict[str, NF4 | None] = {
@@ -52,7 +55,8 @@ class LanguageModel:
         transformer: the pure functions.
         tokenizer: the tokenizer of the model.
         mesh: the device mesh of all arrays.
-        shapes: the compiled (P, R) pairs, ascending.
+        limits: the most tokens of a prompt and of a response.
+        grid: the size of grids.
         logprob_chunk: the number of tokens whose logits exist at once.
         checkpoint: the source of the base weights; None for random weights.
         adapter: the adapter that training starts from; None for new adapters.
@@ -63,7 +67,8 @@ class LanguageModel:
     transformer: Transformer
     tokenizer: Tokenizer
     mesh: Mesh
-    shapes: tuple[tuple[int, int], ...]
+    limits: Limits
+    grid: GridOptions
     logprob_chunk: int
     checkpoint: Checkpoint | None
     adapter: Adapter | None
@@ -135,9 +140,20 @@ class LanguageModel:
             if "bytes_limit" in s
         )
 
-    def batching(self, size: int) -> Batching:
-        """Return batching of ``size`` prompts at the compiled prompt widths."""
-        return Batching(self.prompt_widths, size, self.tokenizer.pad_id, self.mesh)
+    def batching(self, size: int, lengths: np.ndarray | None = None) -> Batching:
+        """Return batching of ``size`` prompts at the compiled prompt widths.
+
+        Args:
+            lengths: of all prompts that will come, see `Batching`.
+        """
+        multiple = max(KERNELS[self.transformer.attention.kernel].multiple, 8)
+        return Batching(
+            self.prompt_widths, size, self.tokenizer.pad_id, self.mesh, multiple, lengths
+        )
+
+    def pack_table(self, prompts: np.ndarray, responses: np.ndarray) -> Packed:
+        """Pack the examples of a table, of these lengths, i64[N] each, into grids."""
+        return pack_table(self.transformer.config, self.mesh, self.grid, prompts, responses)
 
     def abstract(self) -> tuple[Params, Params]:
         """Return the shape, dtype and sharding of the leaves of `trainable` and `frozen`."""
@@ -175,8 +191,24 @@ class LanguageModel:
 
     @property
     def prompt_widths(self) -> tuple[int, ...]:
-        """The compiled prompt lengths, ascending."""
-        return tuple(sorted({width for width, _ in self.shapes}))
+        """The compiled lengths of prompts in decoding, ascending."""
+        return prompt_widths(self.limits.prompt, self.mesh)
+
+    @property
+    def shards(self) -> int:
+        """The number of devices that share out the rows of a batch."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+
+def prompt_widths(limit: int, mesh: Mesh) -> tuple[int, ...]:
+    """Return a quarter, a half and the whole of ``limit``, rounded up for the platform's kernel.
+
+    Widths below `NARROWEST` are left out, unless it is the only one.
+    """
+    multiple = BLOCK if mesh.devices.flat[0].platform == "tpu" else 8
+    parts = (-(-limit // part) for part in (4, 2, 1))
+    widths = sorted({-(-part // multiple) * multiple for part in parts})
+    return tuple(width for width in widths if width >= NARROWEST) or (widths[-1],)
 
 
 def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
@@ -184,7 +216,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
 
     Raises:
         UserError: the preset or an option is unknown, the checkpoint is unreadable, the model
-            cannot generate, the tokenizer has too many tokens, or the shapes are invalid.
+            cannot generate, the tokenizer has too many tokens, or a limit or the size of grids is
+            invalid.
     """
     if options.path.startswith(RANDOM):
         checkpoint, config, tokenizer = None, _preset(options.path[len(RANDOM) :]), byte_level()
@@ -193,19 +226,22 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         config, tokenizer = checkpoint.config, _tokenizer(checkpoint.tokenizer)
     _check_generates(options.path, checkpoint, config)
     tokenizer = tokenizer.for_vocab_size(config.vocab_size)
-    shapes = _shapes(options.shapes, config.max_positions)
+    limits = _limits(options, config.max_positions)
+    grid = _grid(options, limits, mesh)
     if options.dtype not in DTYPES:
         raise UserError.unknown(
             f"config.model.dtype: no dtype {options.dtype!r}", options.dtype, DTYPES
         )
     adapter = _adapter(options, config)
     lora = _lora(options.lora, config) if adapter is None else adapter.lora
-    transformer, kernel_said = _transformer(options, config, lora, shapes, mesh)
+    widths = (*prompt_widths(limits.prompt, mesh), *filter(None, (grid.width, grid.width // 2)))
+    transformer, kernel_said = _transformer(options, config, lora, widths, mesh)
     lm = LanguageModel(
         transformer=transformer,
         tokenizer=tokenizer,
         mesh=mesh,
-        shapes=shapes,
+        limits=limits,
+        grid=grid,
         logprob_chunk=options.logprob_chunk,
         checkpoint=checkpoint,
         adapter=adapter,
@@ -264,7 +300,7 @@ def _transformer(
     options: ConfigDict,
     config: ModelConfig,
     lora: LoRA | None,
-    shapes: tuple[tuple[int, int], ...],
+    widths: Sequence[int],
     mesh: Mesh,
 ) -> tuple[Transformer, str]:
     """Return the transformer of ``config.model``, and which attention kernel runs and why."""
@@ -291,28 +327,43 @@ def _transformer(
         capability=str(getattr(device, "compute_capability", "")),
         dtype=options.dtype,
         head_width=config.head_width,
-        widths=sorted({p for p, _ in shapes} | {p + r for p, r in shapes}),
+        widths=widths,
     )
     dtype, attention = jnp.dtype(options.dtype), Attention(kernel, mesh)
     return Transformer(config, lora, dtype, options.remat, attention, nf4), said
 
 
-def _shapes(pairs: Any, positions: int) -> tuple[tuple[int, int], ...]:
-    """Return the configured (P, R) pairs, ascending; the last one fits all the others."""
-    good = all(isinstance(pair, tuple) and len(pair) == 2 and min(pair) >= 1 for pair in pairs)
-    if not good or not pairs:
+def _limits(options: ConfigDict, positions: int) -> Limits:
+    """Return the most tokens of a prompt and of a response."""
+    limits = Limits(options.max_prompt, options.max_response)
+    for name, value in zip(("max_prompt", "max_response"), limits, strict=True):
+        if value < 1:
+            raise UserError(f"config.model.{name}={value} must be 1 or more")
+    if sum(limits) > positions:
         raise UserError(
-            f"config.model.shapes: {pairs} needs pairs of (prompt, response) ≥ (1, 1) like "
-            "((512, 128),)"
+            f"config.model.max_prompt + max_response = {limits.prompt} + {limits.response}: the "
+            f"model has {positions} positions"
         )
-    shapes = tuple(sorted((int(p), int(r)) for p, r in pairs))
-    if any(r > shapes[-1][1] for _, r in shapes):
-        raise UserError(f"config.model.shapes: the last of {shapes} must fit all the others")
-    if sum(shapes[-1]) > positions:
+    return limits
+
+
+def _grid(options: ConfigDict, limits: Limits, mesh: Mesh) -> GridOptions:
+    """Return the size of grids, as far as it is given."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if options.width and options.width < sum(limits):
         raise UserError(
-            f"config.model.shapes: {sum(shapes[-1])} tokens, the model has {positions} positions"
+            f"config.model.width={options.width}: a row holds whole examples of up to max_prompt + "
+            f"max_response = {limits.prompt} + {limits.response} tokens: raise it, lower these, or "
+            "set it to 0 (chosen from the data)"
         )
-    return shapes
+    if options.width % 2:
+        raise UserError(f"config.model.width={options.width} must be even")
+    if options.rows < 0 or options.rows % shards:
+        raise UserError(
+            f"config.model.rows={options.rows} must be a multiple of data · fsdp = {shards}, or 0 "
+            "(chosen)"
+        )
+    return GridOptions(options.width, options.rows)
 
 
 def _tokenizer(files: TokenizerFiles) -> Tokenizer:

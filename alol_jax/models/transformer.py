@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from alol_jax.devices.sharding import ROWS
 from alol_jax.models.attention import Attention, decode_attention
 from alol_jax.models.blocks import (
     ATTENTION,
@@ -24,7 +27,7 @@ from alol_jax.models.blocks import (
 )
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, quantise
-from alol_jax.types import Branches, Params
+from alol_jax.types import Params, Prompts
 
 
 class Cache(NamedTuple):
@@ -39,6 +42,22 @@ class Cache(NamedTuple):
     slot: jax.Array  # i32[], the next column to write
     first: jax.Array  # i32[], the first column after the prompts
     position: jax.Array  # i32[B], the position of the next token
+
+    def shardings(self, mesh: Mesh) -> Cache:
+        """Return where each array lies on a mesh: shared out by row."""
+        whole, rows, second = (NamedSharding(mesh, spec) for spec in (P(), P(ROWS), P(None, ROWS)))
+        return Cache(second, second, rows, whole, whole, rows)
+
+    def narrow(self, columns: int, *, room: int) -> Cache:
+        """Keep the last P = ``columns`` columns of the prompts, and the ``room`` after them."""
+        cut = self.filled.shape[1] - room - columns
+        return self._replace(
+            k=self.k[..., cut:],
+            v=self.v[:, :, :, cut:],
+            filled=self.filled[:, cut:],
+            slot=self.slot - cut,
+            first=self.first - cut,
+        )
 
     def take(self, beam: jax.Array) -> Cache:
         """Select n of the m beams of each prompt: B · m rows in, B · n rows out.
@@ -87,19 +106,9 @@ class Cache(NamedTuple):
         )
 
 
-def position_ids(mask: jax.Array, branches: Branches | None = None) -> jax.Array:
-    """Return position ids that count real tokens: max(cumsum(mask) − 1, 0), i32[B, T].
-
-    With ``branches``, each response continues from the prompt.
-    """
-    real = (mask > 0).astype(jnp.int32)
-    if branches is None:
-        return jnp.maximum(jnp.cumsum(real, axis=-1) - 1, 0)
-    before, after = real[:, : branches.prompt], real[:, branches.prompt :]
-    prompt_length = jnp.sum(before, axis=-1)[:, None, None]
-    each = after.reshape(after.shape[0], -1, branches.response)
-    counted = (prompt_length + jnp.cumsum(each, axis=-1)).reshape(after.shape)
-    return jnp.maximum(jnp.concatenate([jnp.cumsum(before, axis=-1), counted], axis=1) - 1, 0)
+def position_ids(mask: jax.Array) -> jax.Array:
+    """Return position ids that count real tokens: max(cumsum(mask) − 1, 0), i32[B, T]."""
+    return jnp.maximum(jnp.cumsum((mask > 0).astype(jnp.int32), axis=-1) - 1, 0)
 
 
 def _remat(*names: str) -> Callable[[Callable], Callable]:
@@ -176,33 +185,34 @@ class Transformer:
         self,
         params: Params,
         tokens: jax.Array,
-        mask: jax.Array,
+        segments: jax.Array,
         key: jax.Array | None = None,
-        branches: Branches | None = None,
+        *,
         positions: jax.Array | None = None,
+        branch: jax.Array | None = None,
     ) -> jax.Array:
         """Return the hidden states after the final norm.
 
         Args:
             params: flat parameters.
             tokens: i32[B, T].
-            mask: [B, T], 1 on real tokens; padding may be anywhere and changes nothing. If several
-                texts lie side by side in a row, the number of each token's text.
+            segments: [B, T], the number of each token's text, from 1, and 0 on padding, which may
+                be anywhere. Neither padding nor other texts change anything.
             key: dropout key; None for no dropout.
-            branches: the layout of sequences with several responses to one prompt. Each response
-                attends to the prompt and itself only. For causal models.
-            positions: i32[B, T]; None counts the real tokens of the row.
+            positions: i32[B, T]; None counts the real tokens of a row, which is then one text.
+            branch: i32[B, T], see `Grid`; None if no prompt has several responses. For causal
+                models.
 
         Returns:
             dtype[B, T, D].
         """
 
-        segments = mask.astype(jnp.int32)
-        positions = position_ids(mask, branches) if positions is None else positions
+        segments = segments.astype(jnp.int32)
+        positions = position_ids(segments) if positions is None else positions
 
         def attend(q, k, v, store, layer):
             causal = self.config.causal
-            return self.attention(q, k, v, segments, causal=causal, branches=branches), None
+            return self.attention(q, k, v, segments, causal=causal, branch=branch), None
 
         x, _ = self._layers(params, tokens, positions, None, attend, key)
         return x
@@ -213,35 +223,56 @@ class Transformer:
             return params["embed/embedding"].T
         return params["head/kernel"]
 
-    def prefill(
-        self, params: Params, tokens: jax.Array, mask: jax.Array, *, room: int
-    ) -> tuple[jax.Array, Cache]:
-        """Run left-padded prompts and make a cache with ``room`` free slots.
+    def prefill(self, params: Params, prompts: Prompts, *, room: int) -> tuple[jax.Array, Cache]:
+        """Read prompts that lie side by side, and make a cache with ``room`` free columns.
+
+        In the cache every prompt has a row of its own, and ends at column P.
 
         Returns:
-            The hidden states [B, D] of the last position, and the cache of P + room slots.
+            The hidden states [B, D] of the last tokens, and the cache of P + room columns.
         """
-        c = self.config
-        rows, slots = tokens.shape[0], tokens.shape[1] + room
-        keys, values = (c.head_width, slots), (slots, c.head_width)
+        groups, each, width = prompts.source.shape
+        rows = groups * each
+        places = jnp.maximum(prompts.source, 0)
+        filled = (prompts.source >= 0).reshape(rows, width)
+
+        def at(x, places):
+            """Take [rows, T, …] at i32[D, n]: [D · n, …]."""
+            flat = x.reshape(groups, -1, *x.shape[2:])
+            index = places.reshape(*places.shape, *[1] * (x.ndim - 2))
+            taken = jnp.take_along_axis(flat, index, axis=1, mode="clip")
+            return taken.reshape(-1, *x.shape[2:])
 
         def attend(q, k, v, store, layer):
-            mixed = self.attention(q, k, v, mask.astype(jnp.int32), causal=True)
-            return mixed, _write(store, (k, v), layer, 0)
+            mixed = self.attention(q, k, v, prompts.segment, causal=True)
+            own = (
+                at(x, places.reshape(groups, -1)).reshape(rows, width, *x.shape[2:]) for x in (k, v)
+            )
+            return mixed, _write(store, tuple(own), layer, 0)
 
-        empty = tuple(
-            jnp.zeros((c.layers, rows, c.kv_heads, *shape), self.dtype) for shape in (keys, values)
-        )
-        x, (k, v) = self._layers(params, tokens, position_ids(mask), empty, attend, None)
-        cache = Cache(
+        empty = self.empty_cache(rows, width, room)
+        store = (empty.k, empty.v)
+        x, (k, v) = self._layers(params, prompts.ids, prompts.position, store, attend, None)
+        cache = empty._replace(
             k=k,
             v=v,
-            filled=jnp.pad(mask > 0, ((0, 0), (0, room))),
-            slot=jnp.int32(tokens.shape[1]),
-            first=jnp.int32(tokens.shape[1]),
-            position=jnp.sum(mask > 0, axis=-1).astype(jnp.int32),
+            filled=jnp.pad(filled, ((0, 0), (0, room))),
+            position=jnp.sum(filled, axis=-1).astype(jnp.int32),
         )
-        return x[:, -1], cache
+        return at(x, places[:, :, -1]), cache
+
+    def empty_cache(self, rows: int, width: int, room: int) -> Cache:
+        """Return a cache without prompts, for B rows of P + room columns."""
+        c = self.config
+        lead, columns = (c.layers, rows, c.kv_heads), width + room
+        return Cache(
+            k=jnp.zeros((*lead, c.head_width, columns), self.dtype),
+            v=jnp.zeros((*lead, columns, c.head_width), self.dtype),
+            filled=jnp.zeros((rows, columns), bool),
+            slot=jnp.int32(width),
+            first=jnp.int32(width),
+            position=jnp.zeros((rows,), jnp.int32),
+        )
 
     def decode_step(
         self, params: Params, token: jax.Array, cache: Cache

@@ -2,96 +2,53 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from alol_jax.types import Branches, Grid, Tokens
+from alol_jax.types import Grid
 
 
-class Sequences(NamedTuple):
-    """Prompts with their responses as sequences ``[prompt | response 1 | … | response K]``."""
-
-    ids: jax.Array  # i32[B, P + K·R]
-    mask: jax.Array  # f32[B, P + K·R]
-    branches: Branches | None  # for K > 1: responses must not attend to each other
+def grid_states(hidden: jax.Array, grid: Grid) -> jax.Array:
+    """Return the states [rows, M, D] that predict the response tokens; hidden is [rows, T, D]."""
+    chex.assert_shape(hidden, (*grid.ids.shape, None))
+    return jnp.take_along_axis(hidden, grid.before[..., None], axis=1)
 
 
-def to_sequences(tokens: Tokens) -> Sequences:
-    """Join each prompt with its responses into the sequence that a model reads.
+def grid_logp(hidden: jax.Array, unembedding: jax.Array, grid: Grid, *, chunk: int) -> jax.Array:
+    """Return the log-probability of each response token of a grid.
 
-    Args:
-        tokens: prompts [B, P]; responses [E*, R] with E* = [B] or [B, K].
-    """
-    rows, width = tokens.prompt.shape
-    ids = jnp.concatenate([tokens.prompt, tokens.response.reshape(rows, -1)], axis=1)
-    mask = jnp.concatenate([tokens.prompt_mask, tokens.mask.reshape(rows, -1)], axis=1)
-    branching = tokens.response.ndim == 3
-    return Sequences(ids, mask, Branches(width, tokens.response.shape[-1]) if branching else None)
+    logp[..., m] = log softmax(h · unembedding)[target m], with h from the position before it.
 
-
-def response_states(hidden: jax.Array, tokens: Tokens) -> jax.Array:
-    """Return the hidden states [B·K, R, D] that predict the response tokens.
-
-    These are the last position of the prompt and all positions of the response but the last.
-
-    Args:
-        hidden: [B, P + K·R, D], for the sequences of `to_sequences`.
-    """
-    rows, width = tokens.prompt.shape
-    length, size = tokens.response.shape[-1], hidden.shape[-1]
-    if tokens.response.ndim == 2:
-        return hidden[:, width - 1 : -1]
-    each = hidden[:, width:].reshape(rows, -1, length, size)
-    last = jnp.broadcast_to(hidden[:, width - 1, None, None], (*each.shape[:2], 1, size))
-    return jnp.concatenate([last, each[:, :, :-1]], axis=2).reshape(-1, length, size)
-
-
-def response_logp(
-    hidden: jax.Array, unembedding: jax.Array, tokens: Tokens, *, chunk: int
-) -> jax.Array:
-    """Return the log-probability of each response token.
-
-    logp[..., t] = log softmax(h · unembedding)[response t], with h from the position before t.
-
-    The head runs on response positions only. Beyond ``chunk`` tokens it runs on a few columns of
-    all rows at a time, so that at most [max(chunk, B·K), V] logits exist at once. Rows are neither
+    The head runs on response tokens alone. Beyond ``chunk`` tokens it runs on a few columns of all
+    rows at a time, so that at most [max(chunk, rows), V] logits exist at once. Rows are neither
     split nor merged with columns, so each device of a mesh computes the logits of its own rows.
     Logits and the log-sum-exp are float32.
 
     Args:
-        hidden: [B, P + K·R, D] hidden states for the sequences of `to_sequences`.
+        hidden: [rows, T, D] hidden states of the grid.
         unembedding: [D, V].
-        tokens: the same tokens.
         chunk: tokens per chunk, over all devices. With at most that many response tokens there is
             one chunk, which is kept for the backward pass instead of recomputed.
 
     Returns:
-        f32[E*, R]; 0 on padding.
+        f32[rows, M]; 0 on padding.
     """
-    width = tokens.prompt.shape[1] + tokens.response[0].size
-    chex.assert_shape(hidden, (tokens.prompt.shape[0], width, unembedding.shape[0]))
-    before = response_states(hidden, tokens)
-    targets = tokens.response.reshape(before.shape[:2])
-    logp = _token_logp(before, unembedding, targets, chunk=chunk).reshape(tokens.response.shape)
-    return jnp.where(tokens.mask > 0, logp, 0.0)
-
-
-def grid_logp(hidden: jax.Array, unembedding: jax.Array, grid: Grid, *, chunk: int) -> jax.Array:
-    """Return the log-probability of each response token of a grid: f32[rows, M]; 0 on padding.
-
-    As `response_logp`, on response tokens alone.
-
-    Args:
-        hidden: [rows, T, D] hidden states of the grid.
-        unembedding: [D, V].
-        chunk: tokens whose logits exist at once.
-    """
-    states = jnp.take_along_axis(hidden, grid.before[..., None], axis=1)
-    logp = _token_logp(states, unembedding, grid.target, chunk=chunk)
+    chex.assert_shape(unembedding, (hidden.shape[-1], None))
+    logp = _token_logp(grid_states(hidden, grid), unembedding, grid.target, chunk=chunk)
     return jnp.where(grid.real > 0, logp, 0.0)
+
+
+def to_batch(found: jax.Array, grid: Grid, shape: tuple[int, ...]) -> jax.Array:
+    """Put a number per response token, f32[rows, M], at its place in ``shape`` = [E*, R].
+
+    0 elsewhere, so the arrays of all grids of a batch add up to the whole.
+    """
+    real = jnp.where(grid.real > 0, found, 0.0)
+    flat = jnp.zeros(math.prod(shape), found.dtype)
+    return flat.at[grid.place].add(real, mode="drop").reshape(shape)
 
 
 def _token_logp(
@@ -145,7 +102,7 @@ def grid_kl(
         )
         return jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1)
 
-    states = [jnp.take_along_axis(x, grid.before[..., None], axis=1) for x in hidden]
+    states = [grid_states(x, grid) for x in hidden]
     return jnp.where(grid.real > 0, _in_chunks(chunk_kl, *states, columns=columns), 0.0)
 
 

@@ -9,8 +9,8 @@ The steps for one rollout; every array is [B, R] unless stated otherwise::
     adaptive_kl        kl_coef of the next rollout
 
 An action is a token. The episode ends with the response, whether complete or truncated. ``logp``,
-``values`` and ``mask`` are aligned as in `types.Tokens`: ``values[:, t]`` is the value before token
-t was chosen. Values where ``mask`` is 0, even nan or inf, have no effect. Arithmetic is f32.
+``values`` and ``mask`` are aligned with the response tokens: ``values[:, t]`` is the value before
+token t was chosen. Values where ``mask`` is 0, even nan or inf, have no effect. Arithmetic is f32.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Generalised advantages: Schulman et al. 2016,
 arXiv:1506.02438. PPO on language models, with a KL penalty whose coefficient adapts: Ziegler et al.

@@ -17,7 +17,7 @@ from alol_jax.errors import UserError
 from alol_jax.plan.chips import in_gib, read_topology
 from alol_jax.plan.knobs import advice
 from alol_jax.plan.programs import NAMES
-from alol_jax.plan.setting import BATCHES, Setting, prepare
+from alol_jax.plan.setting import Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
 from alol_jax.runs.command_line import cached, guarded, parse
 from alol_jax.runs.progress import say
@@ -25,7 +25,6 @@ from alol_jax.runs.progress import say
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, like v5e:2x4 or v5p:2x2x1.")
 _CHIPS = flags.DEFINE_integer("chips", 0, "Use only the first chips of the topology; 0 = all.")
-_BATCH = flags.DEFINE_integer("batch", 0, "Rows of every batch; 0 = as in the config.")
 _PROGRAMS = flags.DEFINE_list("programs", list(NAMES), "The programs to compile.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
@@ -41,17 +40,15 @@ def main(arguments: list[str]) -> None:
     topology = read_topology(_TOPOLOGY.value)
     prepare()
     logging.set_verbosity(logging.WARNING)
-    config = ConfigDict(_CONFIG.value.to_dict())
-    if _BATCH.value:
-        for section in BATCHES:
-            config[section].batch_size = _BATCH.value
-    setting = Setting(config, topology, _CHIPS.value or topology.chips)
+    setting = Setting(ConfigDict(_CONFIG.value.to_dict()), topology, _CHIPS.value or topology.chips)
     log = (lambda line: None) if _JSON.value else say
     for note in setting.open().notes:
         log(note)
     costs = []
     for cost in setting.costs(_PROGRAMS.value):
-        log(f"  {cost.name}: {in_gib(cost.peak)}, compiled in {cost.compile_seconds:.0f} s")
+        reads = f"a grid of {cost.rows} × {cost.width} tokens, " if cost.rows else ""
+        seconds = f"compiled in {cost.compile_seconds:.0f} s"
+        log(f"  {cost.name}: {reads}{in_gib(cost.peak)}, {seconds}")
         costs.append(cost)
     if not costs:
         raise UserError(f"--programs: {_CONFIG.value.objective.name} needs none of them")

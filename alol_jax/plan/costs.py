@@ -10,8 +10,9 @@ import jax
 
 from alol_jax.errors import UserError
 from alol_jax.plan.chips import GIB, Chip
-from alol_jax.plan.programs import Program, bytes_per_chip
+from alol_jax.plan.programs import Program
 from alol_jax.plan.traffic import Traffic, traffic_of
+from alol_jax.training.memory import bytes_per_device
 
 
 class Memory(NamedTuple):
@@ -42,6 +43,8 @@ class Cost(NamedTuple):
     flops: float  # per chip
     chip: Chip
     compile_seconds: float
+    rows: int = 0  # of the grid that it reads, on all chips together; 0 for decoding
+    width: int = 0
 
     @property
     def fits(self) -> bool:
@@ -82,7 +85,9 @@ def cost_of(program: Program, chip: Chip, chips: int) -> Cost:
         memory, traffic = _memory(program, compiled.memory_analysis()), _traffic(compiled)
         peak = memory.peak
     seconds = time.monotonic() - started
-    return Cost(program.name, memory, traffic, peak, program.flops / chips, chip, seconds)
+    size = (program.grid.rows, program.grid.width) if program.grid else (0, 0)
+    flops = program.flops / chips
+    return Cost(program.name, memory, traffic, peak, flops, chip, seconds, *size)
 
 
 def _traffic(compiled: jax.stages.Compiled) -> Traffic | None:
@@ -94,8 +99,8 @@ def _traffic(compiled: jax.stages.Compiled) -> Traffic | None:
 
 def _memory(program: Program, analysis: Any) -> Memory:
     """Split XLA's memory analysis of one device's program into its parts."""
-    weights, optimizer = bytes_per_chip(program.weights), bytes_per_chip(program.optimizer)
-    idle = bytes_per_chip(program.idle)
+    weights, optimizer = bytes_per_device(program.weights), bytes_per_device(program.optimizer)
+    idle = bytes_per_device(program.idle)
     results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return Memory(
         weights=weights,

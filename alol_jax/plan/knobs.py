@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from alol_jax.models.grid_sizes import platform_of
 from alol_jax.objectives.registry import num_responses
 from alol_jax.plan.chips import in_gib
 from alol_jax.plan.costs import Cost
-from alol_jax.plan.setting import BATCHES, Setting
+from alol_jax.plan.programs import largest_grid
+from alol_jax.plan.setting import Setting
 
 
 def _changed(setting: Setting, **values: Any) -> Setting:
@@ -31,24 +33,27 @@ def with_remat(setting: Setting) -> tuple[str, Setting] | None:
 def with_smaller_chunk(setting: Setting) -> tuple[str, Setting] | None:
     """Compute an eighth of the logits at a time."""
     count = num_responses(setting.objective, setting.config.objective)
-    responses = setting.config.policy.batch_size * count * setting.config.model.shapes[-1][1]
-    chunk = min(setting.config.model.logprob_chunk, responses) // 8
+    room = setting.topology.chip.usable
+    shape = largest_grid(setting.open(), count, room, training=True)
+    chunk = min(setting.config.model.logprob_chunk, shape.rows * shape.targets) // 8
     if chunk < 64:
         return None
     return f"config.model.logprob_chunk={chunk}", _changed(setting, model__logprob_chunk=chunk)
 
 
-def with_smaller_batch(setting: Setting) -> tuple[str, Setting] | None:
-    """Halve the micro-batches, if the mesh can still divide them, with as many rows per step."""
-    c = setting.config
-    mesh = setting.open().mesh
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    sizes = {section: c[section].batch_size // 2 for section in BATCHES}
-    if any(size == 0 or size % shards for size in sizes.values()):
+def with_smaller_grids(setting: Setting) -> tuple[str, Setting] | None:
+    """Take the smallest grids that hold the longest example, and half the slots."""
+    c, lm = setting.config, setting.open()
+    count = num_responses(setting.objective, c.objective)
+    copies = 1 if lm.transformer.attention.branches else count
+    longest = copies * lm.limits.prompt + count * lm.limits.response
+    multiple = platform_of(lm.mesh).multiple
+    width, slots = -(-longest // multiple) * multiple, c.decode.batch_size // 2
+    values = {"model__width": width, "model__rows": lm.shards}
+    if slots and slots % lm.shards == 0:
+        values["decode__batch_size"] = slots
+    if all(c[key.split("__")[0]][key.split("__")[1]] == value for key, value in values.items()):
         return None
-    values = {f"{section}__batch_size": size for section, size in sizes.items()}
-    for section in ("reference", "policy"):
-        values[f"{section}__accumulate"] = 2 * c[section].accumulate
     changes = (f"config.{key.replace('__', '.')}={value}" for key, value in values.items())
     return ", ".join(changes), _changed(setting, **values)
 
@@ -69,12 +74,12 @@ def with_more_chips(setting: Setting) -> tuple[str, Setting] | None:
         return None
     tensor = max(setting.config.mesh.tensor, 1)
     rows = larger.chips // tensor
-    values = {f"{s}__batch_size": -(-setting.config[s].batch_size // rows) * rows for s in BATCHES}
-    changed = _changed(setting, mesh__data=1, mesh__fsdp=-1, mesh__tensor=tensor, **values)
+    slots = -(-setting.config.decode.batch_size // rows) * rows
+    mesh = {"mesh__data": 1, "mesh__fsdp": -1, "mesh__tensor": tensor}
+    changed = _changed(setting, decode__batch_size=slots, **mesh)
     change = f"--topology={larger.name} with config.mesh data=1, fsdp=-1"
-    sizes = {s: changed.config[s].batch_size for s in BATCHES}
-    if sizes != {s: setting.config[s].batch_size for s in BATCHES}:
-        change += " and batches of " + " / ".join(str(size) for size in sizes.values())
+    if slots != setting.config.decode.batch_size:
+        change += f", config.decode.batch_size={slots}"
     return change, dataclasses.replace(changed, topology=larger, chips=larger.chips)
 
 
@@ -89,7 +94,7 @@ class Knob(NamedTuple):
 KNOBS: dict[str, Knob] = {
     "remat": Knob(with_remat, frozenset({"policy step"})),
     "chunk": Knob(with_smaller_chunk, frozenset({"select", "policy step"})),
-    "batch": Knob(with_smaller_batch, frozenset({"select", "policy step", "decode"})),
+    "grids": Knob(with_smaller_grids, frozenset({"select", "policy step", "decode"})),
     "quantisation": Knob(with_quantisation, frozenset({"select", "policy step", "decode"})),
     "chips": Knob(with_more_chips, frozenset({"select", "policy step", "decode"})),
 }

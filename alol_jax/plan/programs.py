@@ -22,18 +22,20 @@ from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.sampling import deterministic_decoding
 from alol_jax.devices.sharding import ROWS, replicated, shardings_like_params
 from alol_jax.models.adapters import folded_paths
+from alol_jax.models.grid_sizes import TABLE_TOKENS, widths_for
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import ROOM, LanguageModel
 from alol_jax.objectives.ppo import PPOTargets
 from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
-from alol_jax.text.packing import GridShape, pack
+from alol_jax.text.packing import GridShape, candidates, lengths_of
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
-from alol_jax.training.costs import step_flops
-from alol_jax.training.fit import TrainState, make_update, policy_loss
-from alol_jax.training.online import Minibatch, init_values, ppo_loss
+from alol_jax.training.fit import TrainState, make_update, policy_forward
+from alol_jax.training.grids import sizes, step_flops
+from alol_jax.training.memory import bytes_per_device
+from alol_jax.training.online import init_values, ppo_forward, ppo_loss
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Batch, Grid, Tokens
+from alol_jax.types import Grid, Prompts, Targets
 
 NAMES = ("select", "policy step", "decode")
 """What `programs_of` describes, in the order of a run."""
@@ -49,6 +51,7 @@ class Program(NamedTuple):
     optimizer: Any  # the optimizer state in memory while the program runs
     idle: Any  # what of both is in memory but not an argument
     flops: float  # of one call, on all chips together, in closed form
+    grid: GridShape | None  # what it reads; None for decoding
 
 
 def programs_of(
@@ -56,15 +59,15 @@ def programs_of(
 ) -> dict[str, Callable[[], Program]]:
     """Name -> builder of the program, for the programs that need most memory and time.
 
-    Each is for the longest of ``lm.shapes``. `select` is left out if the objective does not read
-    what it computes.
+    Each reads the longest prompts and responses. `select` is left out if the objective does not
+    read what it computes.
 
     Args:
         room: bytes of memory on each chip.
     """
     builders = {
-        "select": lambda: select_program(lm, config, objective),
-        "policy step": lambda: policy_program(lm, config, objective),
+        "select": lambda: select_program(lm, config, objective, room),
+        "policy step": lambda: policy_program(lm, config, objective, room),
         "decode": lambda: decode_program(lm, config, room),
     }
     if not {"ref_logp", "advantage"} & set(objective.reads):
@@ -86,35 +89,32 @@ def _rows(lm: LanguageModel, shape: tuple[int, ...], dtype: Any, *, axis: int = 
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def _tokens(lm: LanguageModel, lead: tuple[int, ...], responses: int, axis: int) -> Tokens:
-    """Tokens of the longest shape: ``lead`` rows, with K responses each if K > 1."""
-    prompt, response = lm.shapes[-1]
-    each = lead if responses == 1 else (*lead, responses)
-    rows = functools.partial(_rows, lm, axis=axis)
-    return Tokens(
-        rows((*lead, prompt), jnp.int32),
-        rows((*lead, prompt), jnp.float32),
-        rows((*each, response), jnp.int32),
-        rows((*each, response), jnp.float32),
-    )
+def largest_grid(lm: LanguageModel, responses: int, room: float, *, training: bool) -> GridShape:
+    """The largest grid that a run may choose with this memory, full of the longest examples."""
+    share, (prompt, response) = lm.transformer.attention.branches, lm.limits
+    lengths = lengths_of(np.array([prompt]), np.full((1, responses), response), share=share)
+    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
+    if training:
+        rows, width = max(sizes(lm, longest[0], room), key=math.prod)
+    else:
+        width = widths_for(lm.grid, lm.mesh, longest[0])[-1]
+        rows = lm.grid.rows or max(TABLE_TOKENS // width, 1) * lm.shards
+    return candidates(lengths, [width], rows=rows, longest=longest)[0]
 
 
-def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
-    """The forward pass that annotates a grid of training rows, full of the longest ones."""
+def select_program(
+    lm: LanguageModel, config: ConfigDict, objective: Objective, room: float
+) -> Program:
+    """The forward pass that annotates a grid of training rows."""
     trained, frozen = lm.abstract()
     params, architecture = {**frozen, **trained}, lm.transformer.config
-    (prompt, response), logp = lm.shapes[-1], "ref_logp" in objective.reads
-    rows = config.select.batch_size
-    prompts, responses = np.full((2, rows), [[prompt], [response * logp]])
-    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    width = prompt + response
-    shape, _ = pack(prompts, responses, width=width, most=rows, multiple=shards)
+    logp, shape = "ref_logp" in objective.reads, largest_grid(lm, 1, room, training=False)
     head, value_params = None, {}
     work = flops.forward(
         params,
         architecture,
-        rows=shape.rows,
-        width=shape.width,
+        tokens=shape.tokens,
+        pairs=_pairs(lm, shape, 1),
         head_tokens=shape.rows * shape.targets * logp,
     ).total
     if "advantage" in objective.reads:
@@ -125,16 +125,26 @@ def select_program(lm: LanguageModel, config: ConfigDict, objective: Objective) 
         work += flops.value_head(architecture.width, rows=shape.rows, prompt=shape.width)
     function = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     arguments = (params, value_params, _grid(lm, shape))
-    return Program("select", function, arguments, (params, value_params), (), (), work)
+    weights = (params, value_params)
+    return Program("select", function, arguments, weights, (), (), work, shape)
+
+
+def _pairs(lm: LanguageModel, shape: GridShape, responses: int) -> float:
+    """Pairs of attention in a grid full of the longest examples."""
+    share, (prompt, response) = lm.transformer.attention.branches, lm.limits
+    each = lengths_of(np.array([prompt]), np.full((1, responses), response), share=share).tokens[0]
+    pairs = flops.pairs_of(prompt, np.full(responses, response), share=share)
+    return float(pairs) * shape.tokens / each
 
 
 def _grid(lm: LanguageModel, shape: GridShape) -> Grid:
-    """A grid of these sizes."""
+    """A grid of this size."""
     whole, slots, targets = (
         (shape.rows, size) for size in (shape.width, shape.slots, shape.targets)
     )
-    sizes = (whole, whole, whole, slots, targets, targets)
-    return Grid(*(_rows(lm, s, jnp.int32) for s in sizes), _rows(lm, targets, jnp.float32))
+    sizes = (whole, whole, whole, whole, slots, targets, targets, targets, targets)
+    dtypes = Grid(*[jnp.int32] * 9)._replace(real=jnp.float32)
+    return Grid(*(_rows(lm, size, dtype) for size, dtype in zip(sizes, dtypes, strict=True)))
 
 
 def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tuple[Any, Any]:
@@ -144,32 +154,48 @@ def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tup
     return tx, described(opt_state, shardings_like_params(opt_state, lm.mesh))
 
 
-def policy_program(lm: LanguageModel, config: ConfigDict, objective: Objective) -> Program:
-    """One optimizer step of the policy, or of the reference if its batch is larger."""
+def policy_program(
+    lm: LanguageModel, config: ConfigDict, objective: Objective, room: float
+) -> Program:
+    """The forward and backward pass of one grid; the optimizer, which runs after it, is small."""
     trained, frozen = lm.abstract()
-    fitting = config.ppo if objective.online else config.policy
-    fits = config.reference.epochs > 0
-    lead = (fitting.accumulate, max(fitting.batch_size, fits * config.reference.batch_size))
     count = num_responses(objective, config.objective)
-    tokens = _tokens(lm, lead, count, 1)
+    shape = largest_grid(lm, count, room, training=True)
+    size = config.ppo.batch_size if objective.online else config.policy.batch_size
+    lead = (size,) if count == 1 else (size, count)
+    whole = replicated(lm.mesh)
+    number, token = (
+        jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=whole)
+        for sizes in (lead, (*lead, lm.limits.response))
+    )
     if objective.online:
         values = init_values(lm)
         trained = trained | described(values, shardings_like_params(values, lm.mesh))
-        batch = Minibatch(tokens, PPOTargets(*[tokens.mask] * 5))
-        loss = ppo_loss(lm, config.ppo)
+        targets, forward, loss = PPOTargets(*[token] * 5), ppo_forward(lm), ppo_loss(config.ppo)
     else:
-        number = _rows(lm, tokens.response.shape[:-1], jnp.float32, axis=1)
-        batch = Batch(tokens, tokens.mask, number, number)
+        targets = Targets(token, token, number, number)
         chosen = {name: config.objective[name] for name in hyper_parameters(objective)}
-        bound = functools.partial(objective.loss, **chosen)
-        loss = policy_loss(lm.transformer, bound, chunk=lm.logprob_chunk)
+        loss = functools.partial(objective.loss, **chosen)
+        branches = count > 1 and lm.transformer.attention.branches
+        forward = policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=branches)
     tx, opt_state = _optimizer_state(lm, config, trained)
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(lm.mesh))
-    state = TrainState(step, trained, opt_state)
-    function = make_update(loss, tx, jax.random.key(0), state)
-    work = lead[0] * step_flops(lm, lm.shapes[-1], lead[1], lead[1], count)
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    state, grid = TrainState(step, trained, opt_state), _grid(lm, shape)
+    update = make_update(forward, loss, tx, jax.random.key(0), state)
+    sums = jax.eval_shape(update.zeros, trained, frozen, grid, targets)
+    outputs = jax.tree.map(lambda leaf: whole, sums[1])
+    sums = described(sums, (shardings_like_params(sums[0], lm.mesh), outputs))
+    one = flops.forward(
+        {**frozen, **trained},
+        lm.transformer.config,
+        tokens=shape.tokens,
+        pairs=_pairs(lm, shape, count),
+        head_tokens=shape.rows * shape.targets,
+    )
+    work = step_flops(lm, one, head_again=shape.rows * shape.targets)
+    arguments = (sums, trained, frozen, grid, targets, step, step)
     weights = (trained, frozen)
-    return Program("policy step", function, (state, frozen, batch), weights, opt_state, (), work)
+    return Program("policy step", update.add, arguments, weights, opt_state, opt_state, work, shape)
 
 
 def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Program:
@@ -185,11 +211,14 @@ def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Progra
     rows, width = config.decode.batch_size, lm.prompt_widths[-1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     keys = described(keys, replicated(lm.mesh))
-    prompt, mask = (_rows(lm, (rows, width), dtype) for dtype in (jnp.int32, jnp.float32))
+    read = Prompts(
+        *[_rows(lm, (rows, width), jnp.int32)] * 3,
+        _rows(lm, (lm.shards, rows // lm.shards, width), jnp.int32),
+    )
     model, params, kept = lm.transformer, {**frozen, **trained}, {}
     copied = {path: frozen[path] for path in folded_paths(trained)}
-    free = room - bytes_per_chip((trained, frozen, optimizer))
-    if model.nf4 is None and 0 < ROOM * bytes_per_chip(copied) < free:
+    free = room - bytes_per_device((trained, frozen, optimizer))
+    if model.nf4 is None and 0 < ROOM * bytes_per_device(copied) < free:
         model, params, kept = dataclasses.replace(model, lora=None), frozen, (trained, copied)
     work = flops.decoding(
         params,
@@ -199,14 +228,6 @@ def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Progra
         prompt=width,
         new=sampling.max_new_tokens,
     )
-    arguments = (params, prompt, mask, keys)
+    arguments = (params, read, keys)
     idle, function = (optimizer, kept), make_decoder(model, sampling)
-    return Program("decode", function, arguments, (params, kept), optimizer, idle, work)
-
-
-def bytes_per_chip(tree: Any) -> float:
-    """The bytes of described arrays that are on one chip."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    return Program("decode", function, arguments, (params, kept), optimizer, idle, work, None)

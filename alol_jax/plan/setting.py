@@ -29,7 +29,6 @@ ENVIRONMENT = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-BATCHES = ("reference", "policy", "select", "decode")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,14 +6,14 @@ import json
 
 from alol_jax.plan.chips import GIB, in_gib
 from alol_jax.plan.costs import Cost
-from alol_jax.plan.setting import BATCHES, Setting
+from alol_jax.plan.setting import Setting
 
 
 def table(costs: list[Cost]) -> str:
     """One line per program, all numbers per chip; unknown ones are "-"."""
     head = (
         "per chip", "weights", "optimizer", "activations", "other", "peak GiB", "TFLOP", "GB moved",
-        "GB sent", "seconds", "bound", "compiled in",
+        "GB sent", "seconds", "tokens/s", "bound", "compiled in",
     )  # fmt: skip
     rows = [head, *(_line(cost) for cost in costs)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -41,6 +41,7 @@ def _line(cost: Cost) -> tuple[str, ...]:
         moved,
         sent,
         f"{cost.seconds:.3g}" if cost.traffic else f"≥ {cost.seconds:.3g}",
+        f"{cost.rows * cost.width / cost.seconds:,.0f}" if cost.rows and cost.traffic else "-",
         cost.bound if cost.traffic else "-",
         f"{cost.compile_seconds:.0f} s",
     )
@@ -71,6 +72,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
             "sent_bytes": cost.traffic and cost.traffic.collectives,
             "times": cost.times,
             "seconds": cost.seconds,
+            "grid": [cost.rows, cost.width],
             "bound": cost.bound,
             "compile_seconds": cost.compile_seconds,
         }
@@ -81,7 +83,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
         "chips": setting.chips,
         "model": setting.config.model.to_dict(),
         "mesh": setting.config.mesh.to_dict(),
-        "batch": {section: setting.config[section].batch_size for section in BATCHES},
+        "slots": setting.config.decode.batch_size,
         "programs": programs,
         "fits": all(cost.fits for cost in costs),
         "knob": knob,

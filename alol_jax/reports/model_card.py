@@ -98,7 +98,7 @@ def _objective(of: Exported) -> str:
         f"{values['rollouts']} rollouts of {values['prompts']} prompts, {values['epochs']} epochs "
         f"each, anchor {values['anchor']}"
         if objective.online
-        else f"{fit['epochs']:g} epochs of {fit['batch_size'] * fit['accumulate']} items a step, "
+        else f"{fit['epochs']:g} epochs of {fit['batch_size']} items a step, "
         f"sampling {fit['sampling']}"
     )
     return (

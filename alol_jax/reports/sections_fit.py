@@ -42,7 +42,7 @@ def training(policy: Policy, summary: RunSummary) -> Section:
     """The policy's validation scores and training curves."""
     over = step_name(summary)
     drawn = _validations(policy, "policy", over) + _curves(policy, TRAINING, "policy", over)
-    text = () if drawn else ("The policy's training logged nothing.",)
+    text = (_tokens(policy),) if drawn else ("The policy's training logged nothing.",)
     return Section("training", "Training of the policy", text, figures=tuple(drawn))
 
 
@@ -67,8 +67,19 @@ def reference_fit(reference: Policy) -> Section:
     """The reference's validation scores and training curves."""
     drawn = _validations(reference, "reference", OPTIMIZER_STEP)
     drawn += _curves(reference, TRAINING, "reference", OPTIMIZER_STEP)
-    text = () if drawn else ("The training of the reference logged nothing.",)
+    text = (_tokens(reference),) if drawn else ("The training of the reference logged nothing.",)
     return Section("reference", "Training of the reference", text, figures=tuple(drawn))
+
+
+def _tokens(policy: Policy) -> str:
+    """How many tokens were trained on, and how much padding there was."""
+    cost = policy.cost
+    if not cost.computed:
+        return "How many tokens it was trained on was not logged."
+    return (
+        f"It was trained on {cost.tokens:,} tokens, a token counted each time. Of the tokens that "
+        f"were computed {cost.real:.0%} are real; the rest is padding."
+    )
 
 
 def _validations(policy: Policy, colour: str, over: str) -> list[Figure]:

@@ -14,16 +14,17 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import param_sharding
 from alol_jax.errors import UserError
-from alol_jax.models.attention import Attention
+from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.classifiers import Classifier
 from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
+from alol_jax.models.grid_sizes import platform_of
 from alol_jax.models.language_model import DTYPES, LanguageModel
-from alol_jax.rewards.batched import Reading, in_batches, reading_of
+from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.forms import Form, form_of
+from alol_jax.rewards.packed import score_texts, slot_mask
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
-from alol_jax.text.tokens import Batching
-from alol_jax.types import Params, Watch
+from alol_jax.types import Grid, Params, Watch
 
 SIGMOID = "sigmoid"  # of a single logit; any other ``score`` is a label, scored by its probability
 
@@ -38,8 +39,6 @@ class ClassifierScorer:
         tokenizer: the classifier's tokenizer.
         form: builds the token ids that it reads (`forms`).
         options: ``reads``, ``score``, ``max_tokens``, ``dtype``: what a score depends on.
-        reading: the padded lengths and the attention kernel.
-        batch_size: rows scored together.
         turns: from the task: prompt -> turns.
         mesh: the device mesh.
     """
@@ -49,8 +48,6 @@ class ClassifierScorer:
     tokenizer: Tokenizer
     form: Form
     options: dict[str, Any]
-    reading: Reading
-    batch_size: int
     turns: Callable[[str], tuple[str, ...]]
     mesh: Mesh
 
@@ -70,26 +67,26 @@ class ClassifierScorer:
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         score = _scorer(self.stored.classifier, self.options["score"])
-        return in_batches(
+        return score_texts(
             functools.partial(score, self.stored.params),
             rows,
-            batching=Batching(
-                self.reading.widths, self.batch_size, self.tokenizer.pad_id, self.mesh
-            ),
+            config=self.stored.classifier.body.config,
+            mesh=self.mesh,
+            pad_id=self.tokenizer.pad_id,
             watch=Watch(f"reward model {self.path}"),
         )
 
 
 @functools.lru_cache(maxsize=16)
-def _scorer(classifier: Classifier, score: str) -> Callable[[Params, Any, Any], jax.Array]:
-    """Return a jitted (params, tokens i32[B, T], mask f32[B, T]) -> f32[B]."""
+def _scorer(classifier: Classifier, score: str) -> Callable[[Params, Grid], jax.Array]:
+    """Return a jitted (params, grid of texts) -> f32[rows, S]."""
 
     @jax.jit
-    def scorer(params, tokens, mask):
-        logits = classifier(params, tokens, mask)
+    def scorer(params, grid):
+        logits = classifier(params, grid.ids, grid.segment, grid.position, slot_mask(grid))
         if score == SIGMOID:
-            return jax.nn.sigmoid(logits[:, 0])
-        return classifier.scores(logits)[:, classifier.labels.index(score)]
+            return jax.nn.sigmoid(logits[..., 0])
+        return classifier.scores(logits)[..., classifier.labels.index(score)]
 
     return scorer
 
@@ -109,7 +106,6 @@ def open_scorer(
     Raises:
         UserError: the classifier cannot be read, or the options do not fit it.
     """
-    check_batch(wanted, where, lm)
     if wanted.dtype not in DTYPES:
         raise UserError.unknown(f"{where}.dtype: no dtype {wanted.dtype!r}", wanted.dtype, DTYPES)
     form = form_of(wanted.reads, f"{where}.reads")
@@ -122,26 +118,28 @@ def open_scorer(
             f"{where}.max_tokens={wanted.max_tokens}: the model has {body.config.max_positions} "
             "positions"
         )
-    reading = reading_of(body.config, wanted.dtype, lm.mesh, wanted.max_tokens)
-    body = dataclasses.replace(body, attention=reading.attention)
+    body = dataclasses.replace(body, attention=_attention(body, wanted, lm.mesh))
     stored = dataclasses.replace(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
     _check_score(stored.classifier, wanted, where)
     tokenizer = from_directory(stored.tokenizer.directory).for_vocab_size(body.config.vocab_size)
     options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
-    return ClassifierScorer(
-        wanted.path, stored, tokenizer, form, options, reading, wanted.batch_size, turns, lm.mesh
+    return ClassifierScorer(wanted.path, stored, tokenizer, form, options, turns, lm.mesh)
+
+
+def _attention(body: Transformer, wanted: ConfigDict, mesh: Mesh) -> Attention:
+    """The fused kernel of the platform if it can run, else plain XLA."""
+    device = mesh.devices.flat[0]
+    kernel, _ = choose_kernel(
+        "auto",
+        platform=device.platform,
+        capability=str(getattr(device, "compute_capability", "")),
+        dtype=wanted.dtype,
+        head_width=body.config.head_width,
+        widths=(platform_of(mesh).least,),
     )
-
-
-def check_batch(wanted: ConfigDict, where: str, lm: LanguageModel) -> None:
-    """Raise UserError if a batch cannot be sharded over the mesh."""
-    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    if wanted.batch_size < 1 or wanted.batch_size % shards:
-        raise UserError(
-            f"{where}.batch_size={wanted.batch_size} must be a multiple of data · fsdp = {shards}"
-        )
+    return Attention(kernel, mesh)
 
 
 def _check_score(classifier: Classifier, wanted: ConfigDict, where: str) -> None:

@@ -27,14 +27,13 @@ from alol_jax.errors import UserError
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.models.transformer import Transformer
-from alol_jax.rewards.batched import Reading, in_batches, reading_of
-from alol_jax.rewards.classifier import check_batch
+from alol_jax.rewards.packed import score_texts, slot_mask
 from alol_jax.runs.checkpoint import load_params, save_params
 from alol_jax.types import Params, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +71,17 @@ def encode(lm: LanguageModel, description: Description, prompt: str, response: s
     return (*prompt_ids, *lm.tokenizer.encode_response(response, limit=limits[1])[0])
 
 
-def reader_of(lm: LanguageModel, description: Description) -> tuple[Transformer, Reading]:
-    """Return the base without adapters, and the padded lengths at which it reads."""
-    model = lm.transformer
-    reading = reading_of(model.config, model.dtype, lm.mesh, sum(description.limits))
-    return dataclasses.replace(model, lora=None, attention=reading.attention), reading
+def reader_of(lm: LanguageModel) -> Transformer:
+    """Return the base without adapters."""
+    return dataclasses.replace(lm.transformer, lora=None)
 
 
 @functools.lru_cache(maxsize=8)
 def _scorer(model: Transformer, head: ValueHead) -> Callable[..., jax.Array]:
     @jax.jit
-    def score(base, params, tokens, mask):
-        return head(params, model.hidden(base, tokens, mask), mask)
+    def score(base, params, grid):
+        hidden = model.hidden(base, grid.ids, grid.segment, positions=grid.position)
+        return head(params, hidden, slot_mask(grid))
 
     return score
 
@@ -97,14 +95,12 @@ class DistilledScorer:
         description: what was stored with it.
         lm: a language model with the same base: the run's own if possible.
         head: the head's parameters, on the mesh.
-        batch_size: rows scored together.
     """
 
     path: str
     description: Description
     lm: LanguageModel
     head: Params
-    batch_size: int
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -122,12 +118,14 @@ class DistilledScorer:
             encode(self.lm, self.description, prompt, response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        model, reading = reader_of(self.lm, self.description)
+        model = reader_of(self.lm)
         head = ValueHead(model.config.width, 1.0, self.description.heads)
-        return in_batches(
+        return score_texts(
             functools.partial(_scorer(model, head), self.lm.base, self.head),
             rows,
-            batching=self.lm.batching(self.batch_size)._replace(widths=reading.widths),
+            config=model.config,
+            mesh=self.lm.mesh,
+            pad_id=self.lm.tokenizer.pad_id,
             watch=Watch(f"reward model {self.path}"),
         )
 
@@ -188,24 +186,22 @@ def open_distilled(
     If ``lm`` has the same base, the two share it, and no second model is loaded.
 
     Args:
-        wanted: one entry of ``config.reward_models``; only ``path`` and ``batch_size`` are used.
+        wanted: one entry of ``config.reward_models``; only ``path`` is used.
         where: its key in the config, for messages.
         turns: unused: a distilled model reads prompts like the language model.
 
     Raises:
         UserError: the format is unknown, or the base is not the one the head was fitted on.
     """
-    check_batch(wanted, where, lm)
     folder = Path(wanted.path).expanduser()
     description = read_description(folder / DESCRIPTION, where)
     base = lm if base_fingerprint(lm) == description.base else _open_base(description, where, lm)
     head = place_params(load_params(folder / HEAD), lm.mesh)
-    return DistilledScorer(wanted.path, description, base, head, wanted.batch_size)
+    return DistilledScorer(wanted.path, description, base, head)
 
 
 def _open_base(description: Description, where: str, lm: LanguageModel) -> LanguageModel:
     options = ConfigDict(description.model)
-    options.shapes = tuple(tuple(shape) for shape in options.shapes)
     options.lora.modules = tuple(options.lora.modules)
     options.attention = "auto"  # the stored choice was for another machine
     opened = open_language_model(options, lm.mesh)

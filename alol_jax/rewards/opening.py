@@ -31,7 +31,7 @@ def open_reward_models(
     """Open the models of ``config.reward_models`` that are in ``used``, by name.
 
     Args:
-        options: name -> ``path``, ``reads``, ``score``, ``max_tokens``, ``batch_size``, ``dtype``.
+        options: name -> ``path``, ``reads``, ``score``, ``max_tokens``, ``dtype``.
         used: names with a weight above 0.
         turns: from the task: prompt -> turns.
         lm: its mesh is used, and its base, by a distilled model with the same one.

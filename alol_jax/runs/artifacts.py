@@ -20,7 +20,7 @@ from alol_jax.types import Params
 def save_result(folder: Path, result: Any) -> None:
     """Save a frozen dataclass: fields as ``<field>.arrow``, ``<field>/`` or in ``result.json``."""
     plain = {}
-    hints = typing.get_type_hints(type(result))
+    hints = _hints(type(result))
     for field in dataclasses.fields(result):
         value, row_type = getattr(result, field.name), _row_type(hints[field.name])
         if row_type is not None:
@@ -44,8 +44,13 @@ def load_fields(folder: Path, result_type: type, names: Sequence[str]) -> tuple[
     This can read, say, a policy's curves without its parameters.
     """
     plain = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    hints = typing.get_type_hints(result_type)
+    hints = _hints(result_type)
     return tuple(_field(folder, name, hints[name], plain) for name in names)
+
+
+def _hints(result_type: type) -> dict[str, Any]:
+    """Return the type of each field; `types` knows tables by name alone, so that it needs none."""
+    return typing.get_type_hints(result_type, localns={"Table": Table})
 
 
 def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
@@ -84,7 +89,7 @@ def _to_json(value: Any) -> Any:
 def _from_json(hint: Any, value: Any) -> Any:
     """Convert a JSON value to the annotated type: dataclass, tuple, optional or scalar."""
     if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
+        hints = _hints(hint)
         return hint(**{name: _from_json(hints[name], item) for name, item in value.items()})
     arguments = typing.get_args(hint)
     if isinstance(hint, types.UnionType):

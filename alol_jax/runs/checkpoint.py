@@ -58,40 +58,57 @@ def load_params(folder: Path) -> Params:
 class Checkpoints:
     """The checkpoints of one training stage: the latest, to resume from, and the best, to return.
 
-    A checkpoint is a training state and a small JSON record. Saving is atomic: an interrupted save
-    leaves no checkpoint behind.
+    A checkpoint is a training state and a small JSON record. It is copied to the host when `save`
+    returns, and written while training goes on. An interrupted save leaves no checkpoint behind,
+    and an older one is deleted only when the newer one is complete.
     """
 
     def __init__(self, folder: Path):
         options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False, cleanup_tmp_directories=True
+            enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
         self._folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._kept: set[int | None] | None = None  # once the save in progress is complete
 
     def latest(self) -> int | None:
         """Return the last saved step, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, record: dict[str, Any], *, best: int | None) -> None:
-        """Save ``state`` and ``record``; delete all checkpoints but this one and step ``best``.
+        """Save ``state`` and ``record``; keep only this checkpoint and that of step ``best``.
 
         Raises:
-            UserError: the disk is full or not writable; earlier checkpoints are kept.
+            UserError: the disk is full or not writable, in this save or the one before; earlier
+                checkpoints are kept.
         """
+        self.wait()
         if step not in self._manager.all_steps():
             items = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
             )
             with _writing(self._folder):
                 self._manager.save(step, args=items, force=True)
-                self._manager.wait_until_finished()
+        self._kept = {step, best}
+
+    def wait(self) -> None:
+        """Wait until the last save is complete, then delete what it makes superfluous.
+
+        Raises:
+            UserError: the disk is full or not writable.
+        """
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        with _writing(self._folder):
+            self._manager.wait_until_finished()
         for old in self._manager.all_steps():
-            if old not in (step, best):
+            if old not in kept:
                 self._manager.delete(old)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Restore the state of ``step`` in the dtypes and shardings of ``like``, and its record."""
+        self.wait()
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
@@ -102,5 +119,8 @@ class Checkpoints:
         return restored["state"], restored["record"]
 
     def close(self) -> None:
-        """Release the manager's threads."""
-        self._manager.close()
+        """Wait for the last save, and release the manager's threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()

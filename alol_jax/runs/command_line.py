@@ -23,6 +23,24 @@ _COMPILE_CACHE = flags.DEFINE_string(
 )
 
 
+_PACKED = "examples are packed, see config.model.width"
+FORMER = {
+    "model.shapes": "use config.model.max_prompt and max_response, the limits, and width",
+    "reference.accumulate": "config.reference.batch_size is all items of an optimizer step",
+    "policy.accumulate": "config.policy.batch_size is all items of an optimizer step",
+    "ppo.accumulate": "config.ppo.batch_size is all responses of an optimizer step",
+    "select.batch_size": _PACKED,
+    "evaluate.batch_size": _PACKED,
+}
+"""Keys of former versions, and what to use instead."""
+
+
+def former(key: str) -> str:
+    """Return what to use instead of a key of former versions; "" for other keys."""
+    of_reward_model = key.startswith("reward_models.") and key.endswith(".batch_size")
+    return _PACKED if of_reward_model else FORMER.get(key, "")
+
+
 def cached(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     """Return ``program``, started with the compilation cache that ``--compile_cache`` asks for."""
 
@@ -84,7 +102,9 @@ def parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown key
         key, *hint = re.findall(r"\w+", str(error.args[0]).replace("\\n", " "))
         word = next((word for word in argv if key in word.split("=")[0]), "--config")
+        instead = former(word.split("=")[0].removeprefix("--config."))
         near = f": did you mean {hint[3]!r}?" if hint[:2] == ["Did", "you"] else ""
+        near = f" any more; {instead}" if instead else near
         raise UserError(f"{word}: the config has no key {key!r}{near}") from error
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(str(error).strip().splitlines()[-1]) from error

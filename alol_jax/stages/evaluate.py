@@ -14,7 +14,7 @@ from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.tables.table import Table
 from alol_jax.training.annotate import divergence
-from alol_jax.training.batches import tokenise
+from alol_jax.training.items import tokenise
 from alol_jax.types import (
     Evaluation,
     Interval,
@@ -111,13 +111,12 @@ def _by_source(
 def _kl(setup, policy, reference, answers, options, context) -> Interval:
     """`annotate.divergence` on the policy's answers, tokenised again from their text."""
     lm = setup.lm
-    rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.shapes)
+    rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.limits)
     found = divergence(
         lm,
         place_params(policy.trained, lm.mesh),
         place_params(reference.trained, lm.mesh),
         rows,
-        batch_size=options.batch_size,
         watch=context.watch("KL to the reference"),
     )
     return _interval(found, options, setup.seed)

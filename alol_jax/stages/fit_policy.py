@@ -15,17 +15,16 @@ from alol_jax.errors import UserError
 from alol_jax.objectives.advantage import SAMPLING, priority, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
 from alol_jax.tables.table import Table
-from alol_jax.training.batches import (
-    Items,
-    first_responses,
-    priority_draw,
-    ranked_items,
-    read_ahead,
-    shuffled,
-    single_items,
+from alol_jax.training.batches import priority_draw, read_ahead, shuffled
+from alol_jax.training.fit import (
+    fit_best,
+    init_state,
+    make_update,
+    plan_epochs,
+    policy_forward,
 )
-from alol_jax.training.costs import with_cost
-from alol_jax.training.fit import Plan, fit_best, init_state, make_update, plan_epochs, policy_loss
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import Items, first_responses, ranked_items, single_items
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.validation import make_validator
 from alol_jax.types import Annotated, Policy, ScoredSplits, StageContext, TrainingTable
@@ -61,29 +60,34 @@ def fit_policy(
     lm, seed = setup.lm, setup.seed + options.seed
     items, weight, sampling = _sampling_items(lm, objective, hyper, options, table, context.say)
     plan = plan_epochs(options, int(np.count_nonzero(weight)))
-    draw = _draw_order(items, weight, sampling, options, seed, plan)
+    draw = _draw_order(weight, sampling, options.batch_size, seed)
+    packer = packer_of(lm, items, draw)
     context.say(f"{np.count_nonzero(weight)} items, {sampling} sampling, {plan.steps} steps")
+    context.say(packer.summary)
     for line in warmup_warning(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     # No name for the copy on the mesh, so that its memory is freed before training.
     state = place_like_params(init_state(place_params(reference.trained, lm.mesh), tx), lm.mesh)
 
-    batches = read_ahead(items, draw, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}
-    loss = functools.partial(objective.loss, **chosen)
-    loss_fn = policy_loss(lm.transformer, loss, chunk=lm.logprob_chunk)
-    policy = fit_best(
+    branches = packer.layout.share and items.members.shape[1] > 1
+    return fit_best(
         state,
         lm.frozen(),
-        batches,
-        make_update(loss_fn, tx, jax.random.fold_in(jax.random.key(seed), 5), state),
+        read_ahead(items, draw, packer, lm.mesh),
+        make_update(
+            policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=branches),
+            functools.partial(objective.loss, **chosen),
+            tx,
+            jax.random.fold_in(jax.random.key(seed), 5),
+            state,
+        ),
         plan,
-        make_validator(setup, scored, options.batch_size, context),
+        make_validator(setup, scored, context),
         context,
         label="fit_policy",
     )
-    return with_cost(policy, lm, items, draw, steps=plan.steps, accumulate=options.accumulate)
 
 
 def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
@@ -97,11 +101,11 @@ def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, n
     rows = table.rows.where(kept & candidate)
     count = num_responses(objective, hyper)
     if count > 1:
-        ranked = ranked_items(rows, lm.shapes, count, options.ranking, hyper.name)
+        ranked = ranked_items(rows, count, options.ranking, hyper.name)
         say(f"{hyper.name}: {ranked.summary(count, options.ranking)}")
         items = ranked.items
     else:
-        items = single_items(rows, lm.shapes)
+        items = single_items(rows)
     drawn_by = rows[objective.draw_by or "reward"][items.members[:, 0]]
     return items, SAMPLING[sampling].weigh(drawn_by), sampling
 
@@ -126,10 +130,9 @@ def _check_some_kept(
 
 
 def _draw_order(
-    items: Items, weight: np.ndarray, sampling: str, options: ConfigDict, seed: int, plan: Plan
+    weight: np.ndarray, sampling: str, size: int, seed: int
 ) -> Callable[[int], np.ndarray]:
     """step -> the items of its batch: shuffled epochs, or weighted draws with replacement."""
-    size = options.batch_size * options.accumulate
     if SAMPLING[sampling].weigh is priority:
-        return priority_draw(items, weight, size=size, seed=seed)
-    return shuffled(items, weight > 0, size=size, seed=seed, steps=plan.steps)
+        return priority_draw(weight, size=size, seed=seed)
+    return shuffled(weight > 0, size=size, seed=seed)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup
@@ -14,25 +15,29 @@ from alol_jax.devices.sharding import place_like_params, place_params
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.ppo import Moments
+from alol_jax.text.packing import lengths_of
+from alol_jax.training import flops
 from alol_jax.training.fit import fit_best, init_state, make_update, plan_steps
+from alol_jax.training.grids import SAMPLE_STEPS, Packer, make_packer
 from alol_jax.training.online import (
     OnlineState,
     PPOIteration,
     init_values,
     make_forward,
     make_targets,
-    make_work_counter,
+    ppo_forward,
     ppo_loss,
 )
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.rollouts import (
+    Rollouts,
     anchor_params,
     check_rollouts,
     make_rollouts,
     steps_per_rollout,
 )
 from alol_jax.training.validation import make_validator
-from alol_jax.types import Cost, Policy, ScoredSplits, StageContext, TrainingTable
+from alol_jax.types import Policy, ScoredSplits, StageContext, TrainingTable
 
 
 def fit_policy_online(
@@ -80,27 +85,29 @@ def fit_policy_online(
     tx = make_optimizer(options.optimizer, steps=hyper.rollouts * per_rollout)
     state = _start(lm, tx, hyper, reference)
     anchor = anchor_params(hyper.anchor, lm, reference.trained)
+    packer = _packer(lm, rollouts, hyper.batch_size, setup.decoding.max_new_tokens)
+    context.say(packer.summary)
     iteration = PPOIteration(
         rollouts,
         hyper,
         keys[1],
         anchor,
+        packer,
         forward=make_forward(lm),
         targets=make_targets(hyper, lm.mesh),
-        update=make_update(ppo_loss(lm, hyper), tx, keys[2], state.train),
-        count_work=make_work_counter(lm, hyper),
+        update=make_update(ppo_forward(lm), ppo_loss(hyper), tx, keys[2], state.train),
+        decoding_flops=_decoding_flops(lm),
     )
-    policy = fit_best(
+    return fit_best(
         state,
         lm.frozen(),
         rollouts.prompts,
         iteration,
         plan_steps(options, hyper.rollouts),
-        make_validator(setup, scored, options.batch_size, context),
+        make_validator(setup, scored, context),
         context,
         label="fit_policy_online",
     )
-    return dataclasses.replace(policy, cost=_cost(policy))
 
 
 def _start(lm: LanguageModel, tx: Any, hyper: ConfigDict, reference: Policy) -> OnlineState:
@@ -111,7 +118,19 @@ def _start(lm: LanguageModel, tx: Any, hyper: ConfigDict, reference: Policy) -> 
     return place_like_params(state, lm.mesh)
 
 
-def _cost(policy: Policy) -> Cost:
-    """The cost of the fit: the sums of what each rollout logged."""
-    logged = {curve.name: sum(curve.values) for curve in policy.curves}
-    return Cost(int(logged["tokens"]), logged["flops"], policy.cost.seconds)
+def _packer(lm: LanguageModel, rollouts: Rollouts, batch_size: int, new_tokens: int) -> Packer:
+    """Grids for the prompts of the first rollouts with responses as long as the data's."""
+    prompts, responses = (rollouts.rows[name].lengths for name in ("prompt", "response"))
+    expected = lengths_of(prompts, np.minimum(responses, new_tokens)[:, None], share=True)
+    longest = (int(prompts.max()) + new_tokens, new_tokens)
+    draws = [rollouts.order(rollout)[:batch_size] for rollout in range(SAMPLE_STEPS)]
+    return make_packer(lm, expected, draws, longest=longest, length=new_tokens)
+
+
+def _decoding_flops(lm: LanguageModel) -> Callable[[int, int], float]:
+    """(tokens of the prompt, tokens of the response) -> FLOPs of writing it, in a slot."""
+    trained, frozen = lm.abstract()
+    leaves, config = {**frozen, **trained}, lm.transformer.config
+    return lambda prompt, new: flops.decoding(
+        leaves, config, rows=1, beams=1, prompt=prompt, new=new
+    )

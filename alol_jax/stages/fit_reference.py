@@ -11,16 +11,17 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
 from alol_jax.training.annotate import annotate, sums
-from alol_jax.training.batches import first_responses, read_ahead, shuffled, single_items, tokenise
-from alol_jax.training.costs import with_cost
+from alol_jax.training.batches import read_ahead, shuffled
 from alol_jax.training.fit import (
     Validator,
     fit_best,
     init_state,
     make_update,
     plan_epochs,
-    policy_loss,
+    policy_forward,
 )
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import first_responses, single_items, tokenise
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task, silent
 
@@ -48,43 +49,40 @@ def fit_reference(
         context.say("config.reference.epochs=0: the reference is the model itself, untrained")
         return Policy(lm.trainable(init_key), 0, (), ())
     tokens = context.folder / "tokens.arrow"
-    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes, file=tokens)
+    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.limits, file=tokens)
     tokens.unlink()  # its rows stay mapped
-    context.say(f"training: {cut.summary(len(rows), lm.shapes)}")
-    held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.shapes)
-    context.say(f"validation: {cut.summary(len(held_out), lm.shapes)}")
-    items = single_items(rows, lm.shapes)
+    context.say(f"training: {cut.summary(len(rows), lm.limits)}")
+    held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.limits)
+    context.say(f"validation: {cut.summary(len(held_out), lm.limits)}")
+    items = single_items(rows)
     sampling = resolve_sampling(options.sampling, None, field="reference")
     keep = first_responses(rows) if SAMPLING[sampling].good else np.ones(len(rows), bool)
     plan = plan_epochs(options, int(keep.sum()))
-    size = options.batch_size * options.accumulate
-    order = shuffled(items, keep, size=size, seed=seed, steps=plan.steps)
+    order = shuffled(keep, size=options.batch_size, seed=seed)
+    packer = packer_of(lm, items, order)
+    context.say(packer.summary)
     for line in warmup_warning(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
     state = place_like_params(init_state(lm.trainable(init_key), tx), lm.mesh)
-
-    batches = read_ahead(items, order, options.accumulate, lm.tokenizer.pad_id, lm.mesh)
 
     def validate(trained):
         logps, _ = annotate(
             lm,
             trained,
             held_out,
-            batch_size=options.batch_size,
             watch=context.watch("validation rows")._replace(say=silent),
         )
         return float(np.mean(sums(logps)))
 
-    loss = policy_loss(lm.transformer, nll, chunk=lm.logprob_chunk)
-    policy = fit_best(
+    forward = policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=False)
+    return fit_best(
         state,
         lm.frozen(),
-        batches,
-        make_update(loss, tx, fit_key, state),
+        read_ahead(items, order, packer, lm.mesh),
+        make_update(forward, nll, tx, fit_key, state),
         plan,
         Validator("mean logp of the validation responses", validate),
         context,
         label="fit_reference",
     )
-    return with_cost(policy, lm, items, order, steps=plan.steps, accumulate=options.accumulate)

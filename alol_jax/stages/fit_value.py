@@ -41,7 +41,7 @@ def fit_value(
         seed: for initial weights, dropout, row order and folds.
     """
     watch = context.watch("value prompts")
-    data = _features(lm, task, reference, answers, options.batch_size, watch)
+    data = _features(lm, task, reference, answers, watch)
     fold = _folds(list(answers.rows["example_id"]), options.folds, seed)
     head = ValueHead(lm.transformer.config.width, scored.max_reward, options.heads, options.dropout)
     fitter = make_head_fitter(head, options, rows=len(data.reward), mesh=lm.mesh, seed=seed)
@@ -62,17 +62,17 @@ def fit_value(
     return Value(params, scored.max_reward, audit)
 
 
-def _features(lm, task, reference, answers, batch_size, watch) -> Features:
-    """The reference's hidden states for the prompts, padded to the largest prompt width."""
+def _features(lm, task, reference, answers, watch) -> Features:
+    """The reference's hidden states for the prompts."""
     if not len(answers.rows):
         raise UserError("no answer to fit the value head on: raise config.task.validation")
-    width = lm.prompt_widths[-1]
+    limit = lm.limits.prompt
     return features_of(
+        lm,
         lm.transformer,
         {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
-        lm.tokenizer.encode_prompts(task.template, answers.rows["prompt"], limit=width)[0],
+        lm.tokenizer.encode_prompts(task.template, answers.rows["prompt"], limit=limit)[0],
         answers.rows["reward"],
-        batching=lm.batching(batch_size),
         watch=watch,
     )
 
@@ -114,7 +114,7 @@ def held_out(curve: np.ndarray, reward: np.ndarray, fold: np.ndarray) -> tuple[n
 def _audit(predicted: np.ndarray, data: Features, fold: np.ndarray, epochs: int) -> ValueAudit:
     """Held-out errors of the head, the mean, and a linear fit to the prompt length."""
     observed = data.reward.astype(np.float64)
-    length = data.mask.sum(1).astype(np.float64)
+    length = data.length.astype(np.float64)
     mean, line = np.zeros_like(observed), np.zeros_like(observed)
     for part in np.unique(fold):
         fitted, out = fold != part, fold == part

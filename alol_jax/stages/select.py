@@ -14,7 +14,7 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import advantages, kept
 from alol_jax.tables.table import Table
 from alol_jax.training.annotate import annotate
-from alol_jax.training.batches import Cut, tokenise
+from alol_jax.training.items import Cut, tokenise
 from alol_jax.types import Annotated, Policy, ScoredSplits, StageContext, Task, TrainingTable, Value
 
 EXTREMES = 10  # rows shown at each end of the data report
@@ -25,7 +25,6 @@ def select(
     task: Task,
     reads: tuple[str, ...],
     heads: ConfigDict,
-    options: ConfigDict,
     scored: ScoredSplits,
     reference: Policy | None,
     value: Value | None,
@@ -40,14 +39,13 @@ def select(
         reads: the columns to compute: those the objective reads and any others the config asks
             for, so that runs of several objectives can share the table.
         heads: ``config.value``, the architecture of the value head.
-        options: ``config.select``.
     """
     tokens = context.folder / "tokens.arrow"
-    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.shapes, file=tokens)
+    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.limits, file=tokens)
     if any(cut):
-        context.say(cut.summary(len(rows), lm.shapes))
+        context.say(cut.summary(len(rows), lm.limits))
     if "ref_logp" in reads or "advantage" in reads:
-        rows = _annotated(lm, rows, reads, heads, options, reference, value, context)
+        rows = _annotated(lm, rows, reads, heads, reference, value, context)
         tokens.unlink()  # its rows stay mapped until they are written again, annotated
     report = data_report(rows, cut)
     text = json.dumps(report, indent=1, ensure_ascii=False)
@@ -56,7 +54,7 @@ def select(
     return TrainingTable(rows)
 
 
-def _annotated(lm, rows, reads, heads, options, reference, value, context):
+def _annotated(lm, rows, reads, heads, reference, value, context):
     fitted = None
     if value is not None:
         head = ValueHead(lm.transformer.config.width, value.max_value, heads.heads, heads.dropout)
@@ -67,7 +65,6 @@ def _annotated(lm, rows, reads, heads, options, reference, value, context):
         rows,
         value=fitted,
         logp="ref_logp" in reads,
-        batch_size=options.batch_size,
         watch=context.watch("annotate"),
     )
     advantage = advantages(rows["reward"], values.astype(np.float64))

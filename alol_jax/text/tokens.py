@@ -1,48 +1,19 @@
-"""Padding token ids to `Tokens`, and batches of a few fixed widths."""
+"""Prompts for decoding: in batches of a few fixed widths, or side by side."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
-from alol_jax.errors import UserError
-from alol_jax.types import Tokens
+from alol_jax.text.packing import GridShape, Lengths, cheapest, pack
 
-
-def shape_for(
-    prompt_length: int, response_length: int, shapes: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
-    """Return the smallest (P, R) of ``shapes``, by P + R, that fits both lengths (in tokens).
-
-    Raises:
-      UserError: no shape fits.
-    """
-    lengths = np.array([[prompt_length], [response_length]])
-    return tuple(shapes[int(shapes_for(*lengths, shapes)[0])])
-
-
-def shapes_for(
-    prompt_lengths: np.ndarray, response_lengths: np.ndarray, shapes: Sequence[tuple[int, int]]
-) -> np.ndarray:
-    """Return the index into ``shapes`` of `shape_for` for each of N pairs of lengths: i64[N].
-
-    Raises:
-      UserError: a pair fits no shape.
-    """
-    found = np.full(len(prompt_lengths), -1)
-    for shape in sorted(shapes, key=lambda shape: (-sum(shape), -shape[0])):  # smallest last
-        fits = (prompt_lengths <= shape[0]) & (response_lengths <= shape[1])
-        found[fits] = shapes.index(shape)
-    if (found < 0).any():
-        place = int(np.argmin(found))
-        raise UserError(
-            f"a prompt of {prompt_lengths[place]} and a response of {response_lengths[place]} "
-            f"tokens fit none of the shapes {list(shapes)}: add a larger shape or lower the limits"
-        )
-    return found
+SAMPLE = 512  # prompts on which the size of the grid that reads them is chosen
+STRETCH = (1.0, 1.25, 1.5, 2.0)  # widths of that grid, by the columns of a prompt
+DOUBLING = 2000.0  # the width at which attention costs about as much as all else
 
 
 class Batching(NamedTuple):
@@ -52,6 +23,8 @@ class Batching(NamedTuple):
     size: int  # rows per batch; a smaller last batch is filled with repeated rows
     pad_id: int
     mesh: Mesh  # shards the rows of a batch
+    multiple: int = 8  # of the lengths that the kernel can read
+    lengths: np.ndarray | None = None  # of all prompts that will come; None: of those of one call
 
     def batches(self, lengths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
         """Return (width, at most ``size`` row indices) of each batch, narrowest first.
@@ -67,44 +40,28 @@ class Batching(NamedTuple):
             for first in range(0, len(group), self.size)
         ]
 
+    @property
+    def groups(self) -> int:
+        """D, the devices that share out the rows."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-def to_tokens(
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    *,
-    shape: tuple[int, int],
-    pad_id: int,
-) -> Tokens:
-    """Pad token ids to arrays on the host: prompts on the left, responses on the right.
+    def grid(self, lengths: np.ndarray, longest: int, newcomers: int) -> tuple[int, int, int]:
+        """Return the size in which about ``newcomers`` prompts of a group are read side by side.
 
-    Args:
-      prompts: B rows of at most P ids.
-      responses: B · K rows of at most R ids, the K responses of a prompt in a row.
-      shape: (P, R).
-      pad_id: the padding id. It may be the end token, because masks come from the lengths.
+        Args:
+            lengths: of the prompts of this call.
+            longest: of those that are still to be read or answered.
 
-    Returns:
-      Tokens of numpy arrays: i32[B, P], f32[B, P], i32[B · K, R], f32[B · K, R].
-
-    Raises:
-      UserError: the responses are not a multiple of the prompts, or a row does not fit.
-    """
-    if len(responses) % max(len(prompts), 1):
-        raise UserError(f"{len(prompts)} prompts for {len(responses)} responses")
-    prompt, prompt_mask = _right_padded([ids[::-1] for ids in prompts], shape[0], pad_id, "prompt")
-    response, mask = _right_padded(responses, shape[1], pad_id, "response")
-    flipped = (np.ascontiguousarray(array[:, ::-1]) for array in (prompt, prompt_mask))
-    return Tokens(*flipped, response, mask)
-
-
-def _right_padded(
-    rows: Sequence[Sequence[int]], length: int, pad_id: int, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.full((len(rows), length), pad_id, np.int32)
-    mask = np.zeros((len(rows), length), np.float32)
-    for i, row in enumerate(rows):
-        if len(row) > length:
-            raise UserError(f"a {what} of {len(row)} tokens does not fit in {length}: cut it")
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1.0
-    return ids, mask
+        Returns:
+            Rows of a group, T, and P, the columns that a prompt has in the cache.
+        """
+        lengths = lengths if self.lengths is None else self.lengths
+        widths = np.array(sorted(set(self.widths)))
+        columns = int(widths[np.searchsorted(widths, longest)])
+        lengths = lengths[lengths <= columns][:SAMPLE]
+        sample = Lengths(lengths, np.zeros_like(lengths))
+        wide = {-(-int(s * columns) // self.multiple) * self.multiple for s in STRETCH}
+        shapes = [GridShape(1, width, 1, width) for width in sorted(wide)]
+        shape = cheapest([sample], shapes, lambda size: size.width * (1 + size.width / DOUBLING))
+        per_prompt = len(pack(sample, shape)) / len(sample.tokens)
+        return math.ceil(newcomers * per_prompt), shape.width, columns

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.devices.sharding import place_rows
+from alol_jax.models.grid_sizes import Packed
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.logprobs import grid_kl, grid_logp
 from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import Ragged
 from alol_jax.tables.table import Table
-from alol_jax.text.packing import GridShape, pack, to_grid
-from alol_jax.types import Annotated, Params, Watch
+from alol_jax.text.packing import Layout, to_grid
+from alol_jax.types import Annotated, Grid, Params, Watch
 
 
 @functools.lru_cache(maxsize=16)
@@ -50,7 +51,6 @@ def annotate(
     *,
     value: tuple[ValueHead, Params] | None = None,
     logp: bool = True,
-    batch_size: int,
     watch: Watch,
 ) -> tuple[Ragged, np.ndarray]:
     """Compute logp of every response token and V of every prompt in one forward pass.
@@ -63,7 +63,6 @@ def annotate(
         rows: tokenised rows.
         value: the value head and its parameters, or None for values of 0.
         logp: whether to compute log-probabilities; if False, only the prompts are read.
-        batch_size: the most rows of a grid.
         watch: gets a line with the share of real tokens.
 
     Returns:
@@ -73,12 +72,12 @@ def annotate(
     step = annotator(lm.transformer, head, lm.logprob_chunk, logp)
     params = {**lm.frozen(), **trained}
     prompts, responses = rows["prompt"], rows["response"]
-    lengths = responses.lengths if logp else np.zeros(len(rows), np.int64)
-    read = responses if logp else Ragged.empty(len(rows), np.int32)
-    logps, values = Responses(lengths), np.zeros(len(rows), np.float32)
-    packed = pack_table(lm, prompts.lengths, lengths, batch_size)
-    for members in progress(packed.grids, watch, total=len(packed.grids)):
-        grid = to_grid(members, prompts, read, packed.shape, pad_id=lm.tokenizer.pad_id)
+    if not logp:
+        responses = Ragged.empty(len(rows), np.int32)
+    logps, values = Responses(responses.lengths), np.zeros(len(rows), np.float32)
+    packed = lm.pack_table(prompts.lengths, responses.lengths)
+    grids = _grids(lm, packed, prompts, responses)
+    for members, grid in progress(grids, watch, total=len(packed.grids)):
         out = step(params, value_params, place_rows(grid, lm.mesh))
         grid_logps, grid_values = jax.device_get(out)
         logps.put(members, grid_logps)
@@ -87,6 +86,39 @@ def annotate(
     if packed.grids:
         watch.say(f"{watch.label}: {packed.real:.0%} of the computed tokens are real")
     return logps.rows, values
+
+
+def _grids(
+    lm: LanguageModel, packed: Packed, prompts: Ragged, responses: Ragged
+) -> Iterator[tuple[list[list[int]], Grid]]:
+    """Yield the examples of each row, and the grid, one grid after the other."""
+    layout = Layout(length=0, share=True, pad_id=lm.tokenizer.pad_id)
+
+    def example(n: int) -> tuple[np.ndarray, tuple[np.ndarray]]:
+        return prompts[n], (responses[n],)
+
+    for size, members in packed.grids:
+        yield members, to_grid(members, example, size, layout)
+
+
+def token_numbers(
+    lm: LanguageModel,
+    rows: Table[Annotated],
+    run: Callable[[Grid], jax.Array],
+    *,
+    watch: Watch,
+) -> Ragged:
+    """Compute one number per response token of a table: f32[response length] of each row.
+
+    Args:
+        run: grid -> f32[rows, M].
+    """
+    prompts, responses = rows["prompt"], rows["response"]
+    packed, found = lm.pack_table(prompts.lengths, responses.lengths), Responses(responses.lengths)
+    grids = _grids(lm, packed, prompts, responses)
+    for members, grid in progress(grids, watch, total=len(packed.grids)):
+        found.put(members, np.asarray(run(place_rows(grid, lm.mesh))))
+    return found.rows
 
 
 class Responses:
@@ -109,27 +141,6 @@ class Responses:
     def rows(self) -> Ragged:
         """f32[response length] of each row."""
         return Ragged.of(self._flat, self._lengths)
-
-
-class Packed(NamedTuple):
-    """Examples in grids of one size."""
-
-    shape: GridShape
-    grids: list[list[list[int]]]  # the examples of each row of each grid
-    real: float  # the share of real tokens
-
-
-def pack_table(lm: LanguageModel, prompts: np.ndarray, responses: np.ndarray, rows: int) -> Packed:
-    """Pack examples of these lengths, i64[N] each, into grids as wide as the largest shape.
-
-    Args:
-        rows: the most rows of a grid.
-    """
-    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    width = max(map(sum, lm.shapes))
-    shape, grids = pack(prompts, responses, width=width, most=rows, multiple=shards)
-    computed = len(grids) * shape.rows * width
-    return Packed(shape, grids, float((prompts + responses).sum() / max(computed, 1)))
 
 
 def sums(rows: Ragged) -> np.ndarray:
@@ -157,7 +168,6 @@ def divergence(
     reference: Params,
     rows: Table[Annotated],
     *,
-    batch_size: int,
     watch: Watch,
 ) -> np.ndarray:
     """Return the KL divergence from policy to reference on each response: f64[rows], in nats.
@@ -167,14 +177,8 @@ def divergence(
     Args:
         trained, reference: leaves of each on top of ``lm.frozen()``.
         rows: tokenised rows.
-        batch_size: the most rows of a grid.
     """
     step = _divergence(lm.transformer, lm.logprob_chunk)
     both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
-    prompts, responses = rows["prompt"], rows["response"]
-    packed = pack_table(lm, prompts.lengths, responses.lengths, batch_size)
-    per_token = Responses(responses.lengths)
-    for members in progress(packed.grids, watch, total=len(packed.grids)):
-        grid = to_grid(members, prompts, responses, packed.shape, pad_id=lm.tokenizer.pad_id)
-        per_token.put(members, np.asarray(step(*both, place_rows(grid, lm.mesh))))
-    return np.maximum([row.sum(dtype=np.float64) for row in per_token.rows], 0.0)
+    per_token = token_numbers(lm, rows, lambda grid: step(*both, grid), watch=watch)
+    return np.maximum([row.sum(dtype=np.float64) for row in per_token], 0.0)

@@ -15,20 +15,31 @@ import jax.numpy as jnp
 import optax
 
 from alol_jax.errors import Interrupted
-from alol_jax.objectives.logprobs import response_logp, to_sequences
+from alol_jax.objectives.logprobs import grid_logp, to_batch
 from alol_jax.runs.checkpoint import Checkpoints
 from alol_jax.runs.progress import progress
 from alol_jax.training.metrics import MetricLog, read_curves
-from alol_jax.types import Batch, Cost, Params, Policy, StageContext, Targets, Validation, Watch
+from alol_jax.types import (
+    Batch,
+    Cost,
+    Curve,
+    Grid,
+    Params,
+    Policy,
+    StageContext,
+    Validation,
+    Watch,
+)
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 Metrics = dict[str, jax.Array]
-LossFn = Callable[[Params, Any, Any, jax.Array], tuple[jax.Array, tuple[jax.Array, Metrics]]]
-"""(trained, frozen, batch, key) -> (mean loss, (its denominator, metrics as means))."""
-Update = Callable[["TrainState", Any, Any], tuple["TrainState", Metrics]]
-"""(state, frozen, micro-batches [A, …]) -> (state, metrics); jitted, donates the state."""
+Forward = Callable[[Params, Any, Any, Any, jax.Array], Any]
+"""(trained, frozen, grid, targets of the batch, key) -> outputs for all items of the batch, 0 for
+those that are in another grid."""
+Loss = Callable[[Any, Any], tuple[jax.Array, Metrics]]
+"""(outputs, targets) -> (loss, metrics): a mean of one term per item, or per token."""
 
 
 class TrainState(NamedTuple):
@@ -45,96 +56,127 @@ def init_state(trained: Params, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.int32(0), copies, tx.init(copies))
 
 
-def make_update(
-    loss_fn: LossFn, tx: optax.GradientTransformation, key: jax.Array, like: TrainState
-) -> Update:
-    """Make a jitted optimizer step over A micro-batches. It donates the state.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+    """One optimizer step on a `Batch`: (state, frozen, batch) -> (state, metrics).
 
-    gradient = Σ_a w_a ∇loss_a / Σ_a w_a with w_a the denominator of micro-batch a, summed in
-    float32; metrics likewise. Each micro-batch has its own key: ``key`` folded with the step and
-    the index of the micro-batch.
+    The gradients of its grids are summed in float32, then the optimizer runs once. It donates the
+    state.
+
+    Attributes:
+        zeros: (trained, frozen, grid, targets) -> zeros like ``add``'s sums.
+        add: (sums, trained, frozen, grid, targets, step, index) -> sums of gradients and outputs.
+        apply: (state, sums, targets) -> (state, metrics).
+    """
+
+    zeros: Callable[..., Any]
+    add: Callable[..., Any]
+    apply: Callable[..., Any]
+
+    def __call__(self, state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Train on one batch."""
+        sums = self.zeros(state.trained, frozen, batch.grids[0], batch.targets)
+        for index, grid in enumerate(batch.grids):
+            sums = self.add(
+                sums, state.trained, frozen, grid, batch.targets, state.step, jnp.int32(index)
+            )
+        state, metrics = self.apply(state, sums, batch.targets)
+        return state, metrics | batch.work.metrics()
+
+    def _cache_size(self) -> int:
+        """How many programs were compiled that read a grid: one per size."""
+        return self.add._cache_size()
+
+
+def make_update(
+    forward: Forward,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    like: TrainState,
+) -> Update:
+    """Make an optimizer step whose result does not depend on the grids in which its items lie.
+
+    The loss is a mean over all items (or tokens) of the batch. Each grid's pass differentiates it
+    with the outputs of its own items, those of the others being constants, so the sum of the
+    gradients is that of the whole batch. The metrics are those of the whole batch.
 
     Args:
-        loss_fn: see `LossFn`; differentiated with respect to its first argument.
+        forward: see `Forward`; differentiated with respect to its first argument.
+        loss: see `Loss`.
         tx: the optimizer.
-        key: the stage's key.
+        key: the stage's key, folded with the step and the index of the grid.
         like: a state whose sharding the new state gets.
-
-    Returns:
-        update(state, frozen, micro_batches with leading axis A) -> (state, metrics).
     """
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
     layout = jax.tree.map(lambda x: x.sharding, like)
 
+    def gradient(trained, frozen, grid, targets, grid_key):
+        def whole(trained):
+            outputs = forward(trained, frozen, grid, targets, grid_key)
+            return loss(outputs, targets)[0], outputs
+
+        grads, outputs = jax.grad(whole, has_aux=True)(trained)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), (grads, outputs))
+
+    summed = (layout.trained, layout.step)  # gradients like the parameters, outputs replicated
+
+    @functools.partial(jax.jit, out_shardings=summed)
+    def zeros(trained, frozen, grid, targets):
+        found = jax.eval_shape(gradient, trained, frozen, grid, targets, key)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=summed)
+    def add(sums, trained, frozen, grid, targets, step, index):
+        grid_key = jax.random.fold_in(jax.random.fold_in(key, step), index)
+        found = gradient(trained, frozen, grid, targets, grid_key)
+        return jax.tree.map(jnp.add, sums, found)
+
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(layout, None))
-    def update(state: TrainState, frozen: Any, micro_batches: Any):
-        step_key = jax.random.fold_in(key, state.step)
-
-        def one(index, batch):
-            micro_key = jax.random.fold_in(step_key, index)
-            (loss, (weight, metrics)), grads = gradient(state.trained, frozen, batch, micro_key)
-            weighted = jax.tree.map(lambda x: weight * x.astype(jnp.float32), (grads, metrics))
-            return weighted, weight
-
-        count = jax.tree.leaves(micro_batches)[0].shape[0]
-        total = one(0, jax.tree.map(lambda x: x[0], micro_batches))
-        if count > 1:
-            rest = jax.tree.map(lambda x: x[1:], micro_batches)
-
-            def add(total, numbered):
-                return jax.tree.map(jnp.add, total, one(*numbered)), None
-
-            total = jax.lax.scan(add, total, (jnp.arange(1, count), rest))[0]
-        (grads, metrics), weight = total
-        grads, metrics = jax.tree.map(lambda x: x / weight, (grads, metrics))
+    def apply(state, sums, targets):
+        grads, outputs = sums
+        metrics = loss(outputs, targets)[1] | {"grad_norm": optax.tree.norm(grads)}
         updates, opt_state = tx.update(grads, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, trained, opt_state), metrics
 
-    return update
+    return Update(zeros, add, apply)
 
 
 def fit(
-    state: TrainState, frozen: Any, batches: Iterable[Any], update: Update
+    state: TrainState, frozen: Any, batches: Iterable[Any], update: Callable[..., Any]
 ) -> Iterator[tuple[int, TrainState, Metrics]]:
     """Train on ``batches``, yielding (steps done, state, metrics on the device) after each step.
 
     The next step donates the yielded state, so use it before resuming the generator. Reading the
     metrics at once makes the host wait; `metrics.MetricLog` reads them one step late.
 
-    Raises:
-        RuntimeError: a batch shape was compiled more than once.
+    Args:
+        update: an `Update`, or any function like it for this kind of state.
     """
-    step, shapes, before = int(state.step), set(), update._cache_size()
-    for batch in batches:
-        shapes.add(tuple(leaf.shape for leaf in jax.tree.leaves(batch)))
+    for step, batch in enumerate(batches, int(state.step) + 1):
         state, metrics = update(state, frozen, batch)
-        if update._cache_size() - before > len(shapes):
-            raise RuntimeError(f"{update._cache_size()} compilations for {len(shapes)} shapes")
-        step += 1
         yield step, state, metrics
 
 
-def policy_loss(model: Any, loss: Callable[..., Any], *, chunk: int) -> LossFn:
-    """Turn an objective into a function of parameters: one forward pass, then ``loss``.
+def policy_forward(model: Any, *, chunk: int, branches: bool) -> Forward:
+    """Make the pass that computes log π of every response token of a batch, f32[E*, R].
 
     Args:
         model: has ``hidden`` and ``unembedding`` (`models.transformer`).
-        loss: an objective with its hyper-parameters bound.
         chunk: response tokens whose logits are in memory at once.
+        branches: whether prompts share several responses.
     """
 
-    def loss_fn(trained: Params, frozen: Params, batch: Batch, key: jax.Array):
+    def forward(trained: Params, frozen: Params, grid: Grid, targets: Any, key: jax.Array):
         params = {**frozen, **trained}
-        read = to_sequences(batch.tokens)
-        hidden = model.hidden(params, read.ids, read.mask, key, read.branches)
-        logp = response_logp(hidden, model.unembedding(params), batch.tokens, chunk=chunk)
-        targets = Targets(batch.tokens.mask, batch.ref_logp, batch.reward, batch.advantage)
-        value, metrics = loss(logp, targets)
-        return value, (jnp.float32(batch.tokens.prompt.shape[0]), metrics)
+        branch = grid.branch if branches else None
+        hidden = model.hidden(
+            params, grid.ids, grid.segment, key, positions=grid.position, branch=branch
+        )
+        logp = grid_logp(hidden, model.unembedding(params), grid, chunk=chunk)
+        return to_batch(logp, grid, targets.mask.shape)
 
-    return loss_fn
+    return forward
 
 
 class Plan(NamedTuple):
@@ -147,8 +189,7 @@ class Plan(NamedTuple):
 
 def plan_epochs(options: ConfigDict, items: int) -> Plan:
     """Plan ``options.epochs`` passes over ``items`` items, with evenly spaced validations."""
-    per_step = options.batch_size * options.accumulate
-    return plan_steps(options, max(1, math.ceil(options.epochs * items / per_step)))
+    return plan_steps(options, max(1, math.ceil(options.epochs * items / options.batch_size)))
 
 
 def plan_steps(options: ConfigDict, steps: int) -> Plan:
@@ -169,7 +210,7 @@ def fit_best(
     state: TrainState,
     frozen: Params,
     batches: Callable[[int, int], Iterable[Any]],
-    update: Update,
+    update: Callable[..., Any],
     plan: Plan,
     validator: Validator,
     context: StageContext,
@@ -201,8 +242,17 @@ def fit_best(
         chosen = best(session.validations)
         state, _ = session.checkpoints.restore(chosen.step, state)
     curves = read_curves(context.folder / "metrics.jsonl")
-    cost = Cost(seconds=session.seconds)
+    cost = _cost(curves, session.seconds)
+    if cost.tokens:
+        context.say(f"{label}: {cost.summary()}")
     return Policy(state.trained, chosen.step, tuple(session.validations), curves, cost)
+
+
+def _cost(curves: Sequence[Curve], seconds: float) -> Cost:
+    """The cost of a fit, from what was logged in its steps."""
+    logged = {curve.name: sum(curve.values) for curve in curves}
+    tokens, computed = (int(logged.get(name, 0)) for name in ("tokens", "computed_tokens"))
+    return Cost(tokens, computed, logged.get("flops", 0.0), seconds)
 
 
 class _Session:

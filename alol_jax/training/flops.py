@@ -1,10 +1,10 @@
 """Floating-point operations in closed form: 2 per weight and token, 4 H per attention score.
 
 XLA's own count is not used because it counts the body of a scanned loop once. Only matrix products
-are counted; the rest is small. With t tokens in sequences of length T, L layers, W weights in the
-blocks' kernels and A in adapters::
+are counted; the rest is small. With t tokens, L layers, W weights in the blocks' kernels, A in
+adapters, and S pairs of a query and a key that it attends to::
 
-    forward   2 t W + 2 t A + 4 t N H L (T + 1)/2 + 2 · (response tokens) · D V
+    forward   2 t W + 2 t A + 4 S N H L + 2 · (response tokens) · D V
     backward  the same for gradients of activations, and again for gradients of trained weights
 
 A frozen kernel has no weight gradient: about 4 operations per weight and token, not 6. Recomputing
@@ -14,10 +14,12 @@ the blocks in the backward pass (remat) costs their forward pass once more.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from alol_jax.models.config import ModelConfig
-from alol_jax.types import Branches, Params
+from alol_jax.types import Params
 
 
 class Forward(NamedTuple):
@@ -60,41 +62,38 @@ def weights_per_token(params: Params) -> Weights:
 
 
 def forward(
-    params: Params,
-    config: ModelConfig,
-    *,
-    rows: int,
-    width: int,
-    head_tokens: int,
-    branches: Branches | None = None,
+    params: Params, config: ModelConfig, *, tokens: float, pairs: float, head_tokens: float
 ) -> Forward:
-    """Return the FLOPs of one forward pass over whole sequences.
+    """Return the FLOPs of one forward pass.
 
     Args:
         params: flat parameters, or their shapes.
-        rows: number of sequences; width: T, including padding.
-        head_tokens: positions whose logits are computed, over all rows.
-        branches: the layout of sequences with several responses.
+        tokens: t, including padding.
+        pairs: Σ over the tokens of the keys that each attends to (`pairs_of`).
+        head_tokens: tokens whose logits are computed.
     """
     weights = weights_per_token(params)
-    seen = _seen(width, branches) if config.causal else width
-    scores = rows * width * seen * config.heads * config.layers
     return Forward(
-        attention_kernels=2.0 * rows * width * weights.attention,
-        mlp_kernels=2.0 * rows * width * weights.mlp,
-        adapters=2.0 * rows * width * weights.adapters,
-        attention=4.0 * scores * config.head_width,
+        attention_kernels=2.0 * tokens * weights.attention,
+        mlp_kernels=2.0 * tokens * weights.mlp,
+        adapters=2.0 * tokens * weights.adapters,
+        attention=4.0 * pairs * config.heads * config.head_width * config.layers,
         head=2.0 * head_tokens * config.width * config.vocab_size,
     )
 
 
-def _seen(width: int, branches: Branches | None) -> float:
-    """Return the mean number of positions that a causal query attends to."""
-    if branches is None:
-        return (width + 1) / 2
-    p, r = branches
-    responses = (width - p) // r
-    return (p * (p + 1) / 2 + responses * (r * p + r * (r + 1) / 2)) / width
+def pairs_of(prompt: Any, responses: Any = 0, *, share: bool = True) -> Any:
+    """Return the pairs (query, key) of causal attention in one example.
+
+    Args:
+        prompt: P, a number or i64[N].
+        responses: R_1 … R_K, a number or i64[…, K].
+        share: whether the responses share one copy of the prompt.
+    """
+    prompt, responses = np.asarray(prompt, float), np.atleast_1d(np.asarray(responses, float))
+    each = responses * prompt[..., None] + responses * (responses + 1) / 2
+    copies = 1 if share else responses.shape[-1]
+    return copies * prompt * (prompt + 1) / 2 + each.sum(axis=-1)
 
 
 def step(one: Forward, *, all_train: bool, remat: str, head_again: bool) -> float:
@@ -128,8 +127,8 @@ def decoding(
 
     The key-value cache has prompt + new slots.
     """
-    weights = sum(weights_per_token(params))
-    read = forward(params, config, rows=rows, width=prompt, head_tokens=0).total
+    weights, pairs = sum(weights_per_token(params)), rows * float(pairs_of(prompt))
+    read = forward(params, config, tokens=rows * prompt, pairs=pairs, head_tokens=0).total
     sequences = rows * beams
     scores = sequences * (prompt + new) * config.heads * config.layers
     logits = 2.0 * sequences * config.width * config.vocab_size

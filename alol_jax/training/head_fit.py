@@ -14,50 +14,84 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_like_params, place_params, place_rows
 from alol_jax.models.heads import ValueHead
+from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.transformer import Transformer
 from alol_jax.runs.progress import progress
-from alol_jax.text.tokens import Batching, to_tokens
+from alol_jax.text.packing import Layout, to_grid
 from alol_jax.training.fit import TrainState, Update, fit, init_state, make_update
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Params, Watch
+from alol_jax.types import Batch, Params, Watch, Work
 
 
 class Features(NamedTuple):
-    """Hidden states and rewards of texts, on the host."""
+    """Hidden states and rewards of N texts, on the host: real tokens alone, in the model's dtype.
 
-    hidden: np.ndarray  # f32[N, T, D]
-    mask: np.ndarray  # f32[N, T]
+    Text n has the states ``start[n]`` to ``start[n] + length[n]``.
+    """
+
+    states: np.ndarray  # [tokens of all texts, D]
+    start: np.ndarray  # i64[N]
+    length: np.ndarray  # i64[N]
     reward: np.ndarray  # f32[N]
+
+    def padded(self, rows: np.ndarray) -> HeadInputs:
+        """The states of some texts, padded to the length of the longest text of all."""
+        states = np.zeros((len(rows), int(self.length.max()), self.states.shape[1]), np.float32)
+        mask = np.zeros(states.shape[:2], np.float32)
+        for place, row in enumerate(rows):
+            start, length = self.start[row], self.length[row]
+            states[place, :length] = self.states[start : start + length]
+            mask[place, :length] = 1.0
+        return HeadInputs(states, mask)
+
+
+class HeadInputs(NamedTuple):
+    """What a head reads."""
+
+    hidden: jax.Array  # f32[B, P, D]
+    mask: jax.Array  # f32[B, P]
 
 
 def features_of(
+    lm: LanguageModel,
     model: Transformer,
     params: Params,
     rows: Sequence[Sequence[int]],
     reward: np.ndarray,
     *,
-    batching: Batching,
     watch: Watch,
 ) -> Features:
-    """Compute the hidden states of ``rows``, left-padded to the largest width.
+    """Compute the hidden states of ``rows``, packed side by side.
 
     Args:
-        rows: token ids, none longer than the largest width.
+        model: that of ``lm``, with or without adapters, and ``params`` its parameters.
+        rows: token ids.
         reward: f64[rows].
     """
-    widest = max(batching.widths)
-    hidden_of = jax.jit(model.hidden)
-    hidden = np.zeros((len(rows), widest, model.config.width), np.float32)
-    mask = np.zeros((len(rows), widest), np.float32)
-    pieces = batching.batches([len(row) for row in rows])
-    for width, piece in progress(pieces, watch, total=len(pieces)):
-        chosen = [rows[index] for index in np.resize(piece, batching.size)]
-        tokens = to_tokens(chosen, [()] * batching.size, shape=(width, 1), pad_id=batching.pad_id)
-        placed = place_rows((tokens.prompt, tokens.prompt_mask), batching.mesh)
-        states = np.asarray(hidden_of(params, *placed), np.float32)
-        hidden[piece, widest - width :] = states[: len(piece)]
-        mask[piece, widest - width :] = tokens.prompt_mask[: len(piece)]
-    return Features(hidden, mask, reward.astype(np.float32))
+
+    @jax.jit
+    def hidden_of(params, grid):
+        return model.hidden(params, grid.ids, grid.segment, positions=grid.position)
+
+    length = np.array([len(row) for row in rows], np.int64)
+    start = np.cumsum(length) - length
+    states = np.zeros((length.sum(), model.config.width), jnp.dtype(model.dtype))
+    layout = Layout(length=0, share=True, pad_id=lm.tokenizer.pad_id)
+    grids = lm.pack_table(length, np.zeros_like(length)).grids
+
+    def example(n: int) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+        return np.asarray(rows[n], np.int32), (np.zeros(0, np.int32),)
+
+    for size, members in progress(grids, watch, total=len(grids)):
+        grid = to_grid(members, example, size, layout)
+        found = np.asarray(hidden_of(params, place_rows(grid, lm.mesh)))
+        for row, texts in enumerate(members):
+            at = 0
+            for text in texts:
+                first, tokens = start[text], length[text]
+                states[first : first + tokens] = found[row, at : at + tokens]
+                at += tokens
+    return Features(states, start, length, reward.astype(np.float32))
 
 
 def _full_batches(rows: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -102,8 +136,8 @@ class HeadFitter:
                 order = np.random.default_rng([self.seed, epoch]).permutation(rows)
                 for first in range(0, per_epoch * size, size):
                     chosen = np.take(order, np.arange(first, first + size), mode="wrap")
-                    batch = jax.tree.map(lambda x, chosen=chosen: x[chosen][None], data)
-                    yield place_rows(batch, self.mesh, axis=1)
+                    inputs = place_rows(data.padded(chosen), self.mesh)
+                    yield Batch((inputs,), place_rows(data.reward[chosen], self.mesh), Work())
 
         for step, reached, _ in fit(state, {}, batches(), self.update):
             if step % per_epoch == 0:
@@ -113,7 +147,7 @@ class HeadFitter:
         """Predict the value of each of ``rows``: f32[rows]."""
         pieces = []
         for piece, chosen in _full_batches(rows, self.batch_size):
-            placed = place_rows((data.hidden[chosen], data.mask[chosen]), self.mesh)
+            placed = place_rows(data.padded(chosen), self.mesh)
             pieces.append(np.asarray(self.predict(params, *placed))[: len(piece)])
         return np.concatenate(pieces)
 
@@ -129,13 +163,15 @@ def make_head_fitter(
     """
     tx = make_optimizer(options.optimizer, steps=options.epochs * -(-rows // options.batch_size))
 
-    def loss_fn(trained, frozen, batch, key):
-        error = head(trained, batch.hidden, batch.mask, key) - batch.reward
-        mse = jnp.mean(error * error)
-        return mse, (jnp.float32(error.shape[0]), {"mse": mse})
+    def forward(trained, frozen, inputs, reward, key):
+        return head(trained, *inputs, key)
+
+    def squared_error(values, reward):
+        mse = jnp.mean(jnp.square(values - reward))
+        return mse, {"mse": mse}
 
     key = jax.random.fold_in(jax.random.key(seed), 3)
-    update = make_update(loss_fn, tx, key, _start(head, tx, mesh, seed, 0.0))
+    update = make_update(forward, squared_error, tx, key, _start(head, tx, mesh, seed, 0.0))
     return HeadFitter(head, tx, update, jax.jit(head), options.batch_size, seed, mesh)
 
 

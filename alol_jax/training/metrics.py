@@ -58,15 +58,20 @@ ROLLOUT_METRICS: dict[str, str] = {
         "1 − Var(G − V)/Var(G) of the token values V against the returns G, before the optimizer "
         "steps: 1 is perfect, 0 no better than a constant."
     ),
-    "tokens": "Non-padding tokens in this rollout's optimizer steps, counted once per epoch.",
-    "flops": (
-        "Operations of this rollout in closed form: generating the responses, the forward passes "
-        "of policy and anchor over them, and all optimizer steps."
-    ),
 }
 """What the metrics of a rollout mean, by name."""
 
-METRICS = OBJECTIVE_METRICS | ROLLOUT_METRICS
+WORK_METRICS: dict[str, str] = {
+    "tokens": "Real tokens of a step; of all optimizer steps of a rollout.",
+    "computed_tokens": "Tokens that were computed for these: the rest is padding.",
+    "flops": (
+        "Operations of a step in closed form, padding included; of a rollout: generating the "
+        "responses, the forward passes of policy and anchor over them, and all optimizer steps."
+    ),
+}
+"""What is logged of the work of a step, by name."""
+
+METRICS = OBJECTIVE_METRICS | ROLLOUT_METRICS | WORK_METRICS
 """What a logged metric means, by name."""
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_rows, replicated
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.logprobs import response_logp, response_states, to_sequences
+from alol_jax.objectives.logprobs import grid_logp, grid_states, to_batch
 from alol_jax.objectives.ppo import (
     Moments,
     PPOTargets,
@@ -25,11 +25,12 @@ from alol_jax.objectives.ppo import (
     ppo_advantages,
     ppo_token_rewards,
 )
-from alol_jax.training import flops
-from alol_jax.training.costs import step_flops
-from alol_jax.training.fit import LossFn, TrainState, Update, fit
-from alol_jax.training.rollouts import RolloutPrompts, Rollouts
-from alol_jax.types import Params, Tokens
+from alol_jax.training.batches import place_batch
+from alol_jax.training.fit import Forward, Loss, TrainState, Update, fit
+from alol_jax.training.grids import Packer
+from alol_jax.training.items import Examples
+from alol_jax.training.rollouts import Rollouts
+from alol_jax.types import Batch, Grid, Params, Work
 
 VALUE_PATHS = ("value/kernel", "value/bias")
 """Paths of the token value head. It trains with the policy but is not part of it."""
@@ -49,13 +50,6 @@ class OnlineState(NamedTuple):
         return {path: leaf for path, leaf in self.train.trained.items() if path not in VALUE_PATHS}
 
 
-class Minibatch(NamedTuple):
-    """Responses with their targets; leaves [A, B, …] for A micro-batches."""
-
-    tokens: Tokens
-    targets: PPOTargets
-
-
 def init_values(lm: LanguageModel) -> Params:
     """Leaves of a value head that gives every token the value 0."""
     return {"value/kernel": jnp.zeros((lm.transformer.config.width,)), "value/bias": jnp.zeros(())}
@@ -68,132 +62,122 @@ class PPOIteration:
     Attributes:
         key: for the order of the responses.
         anchor: leaves of the policy that the KL is measured from.
+        packer: lays out the responses in grids.
         forward: see `make_forward`; targets: see `make_targets`.
         update: one optimizer step on a minibatch.
-        count_work: see `make_work_counter`.
+        decoding_flops: (prompt tokens, response tokens) -> FLOPs of writing a response.
     """
 
     rollouts: Rollouts
     hyper: ConfigDict
     key: jax.Array
     anchor: Params
+    packer: Packer
     forward: Callable[..., tuple[jax.Array, ...]]
     targets: Callable[..., tuple]
     update: Update
-    count_work: Callable[[Tokens], dict[str, float]]
+    decoding_flops: Callable[[int, int], float]
 
     def __call__(
-        self, state: OnlineState, frozen: Params, asked: RolloutPrompts
+        self, state: OnlineState, frozen: Params, asked: np.ndarray
     ) -> tuple[OnlineState, dict[str, Any]]:
-        """Map (state, frozen, prompts) to (state, metrics); donates ``state.train``."""
-        rollout, mesh = int(state.step), self.rollouts.sampler.lm.mesh
+        """Map (state, frozen, prompts i64[B]) to (state, metrics); donates ``state.train``."""
+        rollout = int(state.step)
         written = self.rollouts.generate(state.trained, asked, rollout)
-        rows = jax.tree.map(
-            lambda x: x.reshape(-1, self.hyper.batch_size, *x.shape[1:]), written.tokens
-        )
-        rows = place_rows(rows, mesh, axis=1)
-        outputs = jax.device_get(self.forward(state.train.trained, self.anchor, frozen, rows))
+        mask = mask_of(written.examples, self.packer.layout.length)
+        outputs, read = self._read(state.train.trained, frozen, written.examples, mask)
         targets, moments, kl_coef, metrics = self.targets(
-            state.kl_coef, state.moments, written.score, written.tokens.mask, *outputs
+            state.kl_coef, state.moments, written.score, mask, *outputs
         )
-        train, trained_metrics = self._train(state.train, frozen, written.tokens, targets, rollout)
+        train, steps = self._train(
+            state.train, frozen, written.examples, jax.device_get(targets), rollout
+        )
         step = jax.device_put(state.step + 1, state.step.sharding)
-        metrics |= trained_metrics | self.count_work(written.tokens)
+        metrics |= steps
+        metrics["flops"] += 2 * read.forward + sum(  # of policy and anchor
+            self.decoding_flops(len(prompt), len(response))
+            for prompt, (response,) in zip(*written.examples, strict=True)
+        )
         return OnlineState(step, train, kl_coef, moments), metrics
 
-    def _train(self, train, frozen, tokens, targets, rollout) -> tuple[TrainState, dict[str, Any]]:
-        """Train for all epochs; return the state and each metric's mean over the steps."""
-        whole = Minibatch(tokens, jax.device_get(targets))
-        minibatches, logged = self._minibatches(whole, rollout), []
-        for _, new_train, metrics in fit(train, frozen, minibatches, self.update):
+    def _read(self, trained, frozen, examples: Examples, mask) -> tuple[Any, Work]:
+        """logp, values and the anchor's logp of all responses, and the work of a step on them."""
+        grids, work = self.packer(examples)
+        mesh = self.rollouts.sampler.lm.mesh
+        parts = (
+            self.forward(trained, self.anchor, frozen, place_rows(grid, mesh), mask)
+            for grid in grids
+        )
+        return functools.reduce(lambda sums, part: jax.tree.map(jnp.add, sums, part), parts), work
+
+    def _train(
+        self, train, frozen, examples, targets, rollout
+    ) -> tuple[TrainState, dict[str, float]]:
+        """Train for all epochs; return the state and each metric's mean, or sum for the work."""
+        logged = []
+        for _, new_train, metrics in fit(
+            train, frozen, self._minibatches(examples, targets, rollout), self.update
+        ):
             train = new_train
             logged.append(metrics)
         logged = jax.device_get(logged)
-        return train, {name: np.mean([line[name] for line in logged]) for name in logged[0]}
+        sums = set(Work().metrics())
+        merge = {name: np.sum if name in sums else np.mean for name in logged[0]}
+        return train, {name: merge[name]([line[name] for line in logged]) for name in merge}
 
-    def _minibatches(self, whole: Minibatch, rollout: int) -> Iterator[Minibatch]:
+    def _minibatches(
+        self, examples: Examples, targets: PPOTargets, rollout: int
+    ) -> Iterator[Batch]:
         """Yield each response once per epoch, in an order fixed by (key, rollout, epoch)."""
-        lead = (self.hyper.accumulate, self.hyper.batch_size)
+        lm = self.rollouts.sampler.lm
         for epoch in range(self.hyper.epochs):
             key = jax.random.fold_in(jax.random.fold_in(self.key, rollout), epoch)
             order = np.asarray(jax.random.permutation(key, self.hyper.prompts))
-            for chosen in order.reshape(-1, lead[0] * lead[1]):
-                rows = jax.tree.map(lambda x, c=chosen: x[c].reshape(*lead, *x.shape[1:]), whole)
-                yield place_rows(rows, self.rollouts.sampler.lm.mesh, axis=1)
-
-    def _cache_size(self) -> int:
-        """How many minibatch programs were compiled: one per shape."""
-        return self.update._cache_size()
+            for chosen in order.reshape(-1, self.hyper.batch_size):
+                grids, work = self.packer(examples.take(chosen))
+                rows = jax.tree.map(lambda x, chosen=chosen: x[chosen], targets)
+                yield place_batch(Batch(grids, rows, work), lm.mesh)
 
 
-# cost
-
-
-def make_work_counter(lm: LanguageModel, hyper: ConfigDict) -> Callable[[Tokens], dict[str, float]]:
-    """Make a function from a rollout's tokens to its metrics "tokens" and "flops".
-
-    Of decoding, the tokens of the responses count; what idle slots compute does not.
-    """
-    trained, frozen = lm.abstract()
-    leaves, config = {**frozen, **trained}, lm.transformer.config
-
-    @functools.cache
-    def training_flops(prompt: int, response: int) -> float:
-        rows = hyper.prompts
-        forward = flops.forward(
-            leaves, config, rows=rows, width=prompt + response, head_tokens=rows * response
-        )
-        steps = step_flops(lm, (prompt, response), hyper.epochs * rows, hyper.batch_size)
-        return 2 * forward.total + steps  # policy and anchor once each, then the epochs
-
-    def count_work(tokens: Tokens) -> dict[str, float]:
-        prompt, lengths = tokens.prompt.shape[1], tokens.mask.sum(axis=1)
-        decoding = sum(
-            flops.decoding(leaves, config, rows=1, beams=1, prompt=prompt, new=int(length))
-            for length in lengths
-        )
-        return {
-            "tokens": hyper.epochs * float(tokens.prompt_mask.sum() + tokens.mask.sum()),
-            "flops": decoding + training_flops(prompt, tokens.response.shape[1]),
-        }
-
-    return count_work
+def mask_of(examples: Examples, length: int) -> np.ndarray:
+    """Return f32[B, R], 1 on the tokens of each response."""
+    tokens = np.array([len(response) for (response,) in examples.responses])
+    return (np.arange(length) < tokens[:, None]).astype(np.float32)
 
 
 # compiled functions
 
 
-def logp_and_values(lm: LanguageModel, params: Params, tokens: Tokens):
-    """Return log π and V of each response token, both f32[B, R].
+def logp_and_values(lm: LanguageModel, params: Params, grid: Grid, shape: tuple[int, int]):
+    """Return log π and V of each response token, both f32[B, R]; 0 on those of other grids.
 
     V = w · h + b in float32, where h is the policy's hidden state at the position that predicts
     the token.
     """
-    hidden = lm.transformer.hidden(params, *to_sequences(tokens)[:2])
+    hidden = lm.transformer.hidden(params, grid.ids, grid.segment, positions=grid.position)
     unembedding = lm.transformer.unembedding(params)
-    logp = response_logp(hidden, unembedding, tokens, chunk=lm.logprob_chunk)
-    before = response_states(hidden, tokens).astype(jnp.float32)
+    logp = grid_logp(hidden, unembedding, grid, chunk=lm.logprob_chunk)
+    before = grid_states(hidden, grid).astype(jnp.float32)
     with jax.default_matmul_precision("float32"):
-        return logp, before @ params["value/kernel"] + params["value/bias"]
+        values = before @ params["value/kernel"] + params["value/bias"]
+    return to_batch(logp, grid, shape), to_batch(values, grid, shape)
 
 
 def make_forward(lm: LanguageModel) -> Callable[..., tuple[jax.Array, ...]]:
-    """Make the jitted forward passes of the policy and the anchor.
+    """Make the jitted forward passes of the policy and the anchor over one grid.
 
     Returns:
-        forward(trained, anchor, frozen, Tokens [A, B, …]) -> logp, values and the anchor's logp,
-        each f32[A, B, R].
+        forward(trained, anchor, frozen, grid, mask f32[B, R]) -> logp, values and the anchor's
+        logp, each f32[B, R]; 0 on the tokens of other grids.
     """
 
-    @jax.jit
-    def forward(trained, anchor, frozen, tokens):
-        def rows(tokens):
-            logp, values = logp_and_values(lm, {**frozen, **trained}, tokens)
-            value_head = {path: trained[path] for path in VALUE_PATHS}
-            ref_logp, _ = logp_and_values(lm, {**frozen, **anchor, **value_head}, tokens)
-            return logp, values, ref_logp
-
-        return jax.lax.map(rows, tokens)
+    @functools.partial(jax.jit, out_shardings=replicated(lm.mesh))
+    def forward(trained, anchor, frozen, grid, mask):
+        logp, values = logp_and_values(lm, {**frozen, **trained}, grid, mask.shape)
+        value_head = {path: trained[path] for path in VALUE_PATHS}
+        others = {**frozen, **anchor, **value_head}
+        ref_logp, _ = logp_and_values(lm, others, grid, mask.shape)
+        return logp, values, ref_logp
 
     return forward
 
@@ -207,7 +191,7 @@ def make_targets(hyper: ConfigDict, mesh: Mesh) -> Callable[..., tuple]:
     """
 
     def targets(kl_coef, moments, score, mask, *outputs):
-        logp, values, ref_logp = (x.reshape(mask.shape) for x in outputs)
+        logp, values, ref_logp = outputs
         moments = moments.update(score)
         shown = moments.normalise(score) if hyper.normalise_scores else score
         rewards = ppo_token_rewards(shown, logp, ref_logp, mask, kl_coef=kl_coef)
@@ -234,19 +218,16 @@ def make_targets(hyper: ConfigDict, mesh: Mesh) -> Callable[..., tuple]:
     return jax.jit(targets, out_shardings=replicated(mesh))
 
 
-def ppo_loss(lm: LanguageModel, hyper: ConfigDict) -> LossFn:
-    """Make `ppo.ppo` a function of parameters; micro-batches are weighted by their tokens."""
+def ppo_forward(lm: LanguageModel) -> Forward:
+    """Make the pass of policy and value head over a grid, for `fit.make_update`."""
 
-    def loss_fn(trained: Params, frozen: Params, batch: Minibatch, key: jax.Array):
-        logp, values = logp_and_values(lm, {**frozen, **trained}, batch.tokens)
-        loss, metrics = ppo(
-            logp,
-            values,
-            batch.targets,
-            clip=hyper.clip,
-            value_clip=hyper.value_clip,
-            value_weight=hyper.value_weight,
-        )
-        return loss, (jnp.sum(batch.targets.mask), metrics)
+    def forward(trained: Params, frozen: Params, grid: Grid, targets: PPOTargets, key: jax.Array):
+        return logp_and_values(lm, {**frozen, **trained}, grid, targets.mask.shape)
 
-    return loss_fn
+    return forward
+
+
+def ppo_loss(hyper: ConfigDict) -> Loss:
+    """Make `ppo.ppo` a function of (outputs of `ppo_forward`, targets)."""
+    chosen = {name: hyper[name] for name in ("clip", "value_clip", "value_weight")}
+    return lambda outputs, targets: ppo(*outputs, targets, **chosen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -25,22 +25,15 @@ from alol_jax.objectives.ppo import KL_ERROR_CLIP
 from alol_jax.rewards.reward import Reward
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
-from alol_jax.text.tokens import shape_for, to_tokens
-from alol_jax.training.batches import Items, first_responses, shuffled
-from alol_jax.types import Annotated, Params, Scored, Tokens, Watch
-
-
-class RolloutPrompts(NamedTuple):
-    """The prompts of one rollout, on the host."""
-
-    indices: np.ndarray  # i64[B], into `Rollouts.rows`
-    tokens: Tokens  # in the shape used for training, with empty responses
+from alol_jax.training.batches import shuffled
+from alol_jax.training.items import Examples, first_responses
+from alol_jax.types import Annotated, Params, Scored, Watch
 
 
 class RolloutResponses(NamedTuple):
     """The policy's responses to the prompts of one rollout, on the host."""
 
-    tokens: Tokens  # i32[B, P], i32[B, R] and their masks
+    examples: Examples  # prompts with one response each
     score: np.ndarray  # f32[B], the rewards
 
 
@@ -50,31 +43,26 @@ class Rollouts:
 
     Attributes:
         rows: the first training row of each prompt.
-        items: prompts grouped by the width at which they are decoded; ``items.shapes`` has the
-            training shape of each group.
-        order: rollout -> i64[B], indices of its prompts.
+        order: rollout -> i64[B], the rows of its prompts.
         key: rollout r samples with fold_in(key, r).
     """
 
     sampler: Sampler
     reward: Reward
     rows: Table[Annotated]
-    items: Items
     order: Callable[[int], np.ndarray]
     key: jax.Array
 
-    def prompts(self, start: int, stop: int) -> Iterator[RolloutPrompts]:
-        """Yield the prompts of rollouts ``start`` to ``stop`` − 1, each rollout in one width."""
-        for rollout in range(start, stop):
-            indices = self.order(rollout)
-            yield RolloutPrompts(indices, self._tokens(indices, [()] * len(indices)))
+    def prompts(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Yield the prompts of rollouts ``start`` to ``stop`` − 1: i64[B], indices of ``rows``."""
+        return map(self.order, range(start, stop))
 
-    def generate(self, trained: Params, prompts: RolloutPrompts, rollout: int) -> RolloutResponses:
+    def generate(self, trained: Params, asked: np.ndarray, rollout: int) -> RolloutResponses:
         """Sample one response per prompt with the policy leaves ``trained``, and score it.
 
         PPO trains on the sampled token ids; the reward scores the text after the task's cleaning.
         """
-        rows = self._asked(prompts.indices)
+        rows = self._asked(asked)
         # No progress lines: rollouts are many, and their numbers are in the metric log.
         ids = self.sampler.generate(
             trained,
@@ -83,10 +71,9 @@ class Rollouts:
             watch=Watch(f"rollout {rollout + 1}"),
         )
         scored = self.reward.score_rows(rows, self.sampler.texts(ids))
-        return RolloutResponses(
-            tokens=self._tokens(prompts.indices, ids),
-            score=scored["reward"].astype(np.float32),
-        )
+        prompts = [self.rows["prompt"][index] for index in asked]
+        examples = Examples(prompts, [(np.array(response, np.int32),) for response in ids])
+        return RolloutResponses(examples, scored["reward"].astype(np.float32))
 
     def _asked(self, indices: np.ndarray) -> Table[Scored]:
         """The prompts as rows without a response."""
@@ -99,14 +86,6 @@ class Rollouts:
             "reward": np.zeros(len(indices)),
         }
         return Table(Scored, columns)
-
-    def _tokens(self, indices: np.ndarray, responses: Sequence[Sequence[int]]) -> Tokens:
-        return to_tokens(
-            [self.rows["prompt"][index] for index in indices],
-            responses,
-            shape=self.items.shapes[int(self.items.shape[indices].max())],
-            pad_id=self.sampler.lm.tokenizer.pad_id,
-        )
 
 
 def make_rollouts(
@@ -126,23 +105,17 @@ def make_rollouts(
         seed: of the order of the prompts.
         key: of the samples.
     """
-    lm, sampler = setup.lm, setup.stochastic_sampler(hyper)
-    limit = sampler.sampling.max_new_tokens
+    sampler = setup.stochastic_sampler(hyper)
     rows = rows.where(first_responses(rows))
-    widths = lm.prompt_widths
-    items = Items(
-        rows=rows,
-        members=np.arange(len(rows))[:, None],
-        shape=np.searchsorted(widths, rows["prompt"].lengths),
-        shapes=tuple(shape_for(width, limit, lm.shapes) for width in widths),
-    )
-    keep_all = np.ones(len(rows), bool)
     return Rollouts(
-        sampler=dataclasses.replace(sampler, batch_size=min(sampler.batch_size, hyper.prompts)),
+        sampler=dataclasses.replace(
+            sampler,
+            batch_size=min(sampler.batch_size, hyper.prompts),
+            lengths=rows["prompt"].lengths,
+        ),
         reward=reward,
         rows=rows,
-        items=items,
-        order=shuffled(items, keep_all, size=hyper.prompts, seed=seed, steps=hyper.rollouts),
+        order=shuffled(np.ones(len(rows), bool), size=hyper.prompts, seed=seed),
         key=key,
     )
 
@@ -181,7 +154,7 @@ def anchor_params(name: str, lm: LanguageModel, reference: Params) -> Params:
 
 def steps_per_rollout(hyper: ConfigDict) -> int:
     """Return the number of optimizer steps per rollout."""
-    return hyper.epochs * hyper.prompts // (hyper.batch_size * hyper.accumulate)
+    return hyper.epochs * hyper.prompts // hyper.batch_size
 
 
 def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -> None:
@@ -190,7 +163,7 @@ def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -
     Raises:
         UserError: a field of ``config.ppo`` or ``config.model`` has an unusable value.
     """
-    positive = ("rollouts", "prompts", "epochs", "batch_size", "accumulate", "temperature")
+    positive = ("rollouts", "prompts", "epochs", "batch_size", "temperature")
     positive = (*positive, "clip", "value_clip", "kl_target", "kl_horizon")
     wrong = [(field, "above 0") for field in positive if not 0 < hyper[field] < math.inf]
     non_negative = ("value_weight", "kl_coef")
@@ -201,16 +174,10 @@ def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -
     if hyper.anchor not in ANCHORS:
         message = f"config.ppo.anchor: no anchor {hyper.anchor!r}"
         raise UserError.unknown(message, hyper.anchor, ANCHORS)
-    shards = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    if hyper.batch_size % shards:
+    if hyper.prompts % hyper.batch_size:
         raise UserError(
-            f"config.ppo.batch_size={hyper.batch_size} must be a multiple of data · fsdp = {shards}"
-        )
-    per_step = hyper.batch_size * hyper.accumulate
-    if hyper.prompts % per_step:
-        raise UserError(
-            f"config.ppo.prompts={hyper.prompts} must be a multiple of batch_size · accumulate = "
-            f"{per_step}, the responses of an optimizer step"
+            f"config.ppo.prompts={hyper.prompts} must be a multiple of config.ppo.batch_size="
+            f"{hyper.batch_size}, the responses of an optimizer step"
         )
     if hyper.kl_horizon <= KL_ERROR_CLIP * hyper.prompts:
         raise UserError(
@@ -218,10 +185,9 @@ def check_rollouts(hyper: ConfigDict, decoding: ConfigDict, lm: LanguageModel) -
             f"{KL_ERROR_CLIP * hyper.prompts:g}: the KL coefficient could become negative"
         )
     stochastic_decoding(decoding, hyper)
-    prompt, response = lm.shapes[-1]
-    if response < decoding.max_new_tokens:
+    if lm.limits.response < decoding.max_new_tokens:
         raise UserError(
-            f"config.model.shapes: the policy writes up to {decoding.max_new_tokens} tokens and "
-            f"trains on them, and the largest shape holds {response}: add ({prompt}, "
-            f"{decoding.max_new_tokens}), or lower config.decode.max_new_tokens"
+            f"config.model.max_response={lm.limits.response}: the policy writes up to "
+            f"{decoding.max_new_tokens} tokens and trains on them: raise it, or lower "
+            "config.decode.max_new_tokens"
         )

@@ -10,21 +10,16 @@ import numpy as np
 from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.errors import UserError
 from alol_jax.training.annotate import annotate, sums
-from alol_jax.training.batches import tokenise
 from alol_jax.training.fit import Validator
+from alol_jax.training.items import tokenise
 from alol_jax.types import Params, ScoredSplits, StageContext, silent
 
 
-def make_validator(
-    setup: Setup, scored: ScoredSplits, batch_size: int, context: StageContext
-) -> Validator:
+def make_validator(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
     """Make the validator: the mean reward of deterministic answers to the validation prompts.
 
     Without a scorer for generated answers, it is the reward-weighted log-likelihood of the
     validation responses instead.
-
-    Args:
-        batch_size: rows whose likelihood is computed together.
 
     Raises:
         UserError: there is no scorer, and all validation rewards are equal.
@@ -32,7 +27,7 @@ def make_validator(
     reward = setup.reward(scored)
     if not reward.names:
         metric = "reward-weighted logp of validation responses"
-        return Validator(metric, _likelihood(setup, scored, batch_size, context))
+        return Validator(metric, _likelihood(setup, scored, context))
     rows, sampler = one_per_prompt(scored.validation), setup.deterministic_sampler()
 
     def mean_reward(trained: Params) -> float:
@@ -44,12 +39,12 @@ def make_validator(
 
 
 def _likelihood(
-    setup: Setup, scored: ScoredSplits, batch_size: int, context: StageContext
+    setup: Setup, scored: ScoredSplits, context: StageContext
 ) -> Callable[[Params], float]:
     """Return a score: Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
     lm = setup.lm
-    rows, cut = tokenise(scored.validation, setup.task.template, lm.tokenizer, lm.shapes)
-    context.say(f"validation: {cut.summary(len(rows), lm.shapes)}")
+    rows, cut = tokenise(scored.validation, setup.task.template, lm.tokenizer, lm.limits)
+    context.say(f"validation: {cut.summary(len(rows), lm.limits)}")
     reward = rows["reward"]
     weight = np.maximum(reward - reward.mean(), 0.0)
     if not weight.any():
@@ -60,7 +55,6 @@ def _likelihood(
             lm,
             trained,
             rows,
-            batch_size=batch_size,
             watch=context.watch("validation rows")._replace(say=silent),
         )
         return float(np.average(sums(logps), weights=weight))

@@ -9,15 +9,19 @@ row reads each weight once: the least time for it is the weights' bytes over the
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.decode import make_decoder, respond
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import place_rows
+from alol_jax.models.attention import KERNELS
 from alol_jax.models.transformer import Transformer
-from alol_jax.types import Params
+from alol_jax.text.tokens import Batching
+from alol_jax.types import Params, Watch
 from benchmarks.accelerator.measuring import (
     Row,
     Tell,
@@ -48,6 +52,49 @@ def seven_b(tell: Tell, tiny: bool) -> None:
     _told(tell, SEVEN_B, tiny, read_alone=False)
 
 
+def refilled(tell: Tell, tiny: bool) -> None:
+    """Llama-3.2-1B: 96 prompts of 32 to 128 tokens, sampled answers of 48 tokens on average.
+
+    Every 48th token ends an answer, and random weights choose nearly evenly. In 32 slots that are
+    refilled, then in whole batches, each of which waits for its longest answer.
+    """
+    slots, longest, new = sizes(tiny)
+    model, said = ONE_B.open(tiny, (longest,))
+    trained, frozen = weights(model)
+    params, vocabulary = {**frozen, **trained}, model.config.vocab_size
+    sampling = Sampling(new, temperature=1.0, end=tuple(range(0, vocabulary, 48)))
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(longest // 4, longest + 1, 3 * slots)
+    prompts = [rng.integers(vocabulary, size=n, dtype=np.int32) for n in lengths]
+    multiple = max(KERNELS[model.attention.kernel].multiple, 8)
+    batching = Batching((longest,), slots, 0, one_device(), multiple)
+    lines: list[str] = []
+
+    def in_slots() -> int:
+        watch, key = Watch("answers", lines.append), jax.random.key(0)
+        found = respond(model, params, prompts, sampling, batching=batching, key=key, watch=watch)
+        return sum(map(len, found))
+
+    def in_batches() -> int:
+        decoder, tokens = make_decoder(model, sampling), 0
+        for first in range(0, len(prompts), slots):
+            read = one_per_row(prompts[first : first + slots], longest, 0)
+            keys = jax.random.split(jax.random.key(first), slots)
+            tokens += int(decoder(params, place_rows(read, one_device()), keys)[1].sum())
+        return tokens
+
+    for name, run in (("refilled slots", in_slots), ("whole batches", in_batches)):
+        what = f"decoding, {ONE_B.preset}, {len(prompts)} answers that end, {name}"
+        note = (lambda: lines[-1].split(", ")[-1]) if run is in_slots else (lambda: said)
+        attempt(tell, what, functools.partial(_timed, run, note))
+
+
+def _timed(run: Callable[[], int], note: Callable[[], str]) -> Row:
+    tokens = run()  # compiles
+    seconds = median_of(run, most=3, seconds=6.0)
+    return {"seconds": seconds, "tokens_per_second": tokens / seconds, "note": note()}
+
+
 def _told(tell: Tell, subject: Subject, tiny: bool, *, read_alone: bool) -> None:
     rows, prompt, new = sizes(tiny)
     quantised = ", NF4" if subject.nf4 else ""
@@ -68,9 +115,9 @@ def _row(model: Transformer, params: Params, size: tuple[int, int, int], said: s
     rows, prompt, new = size
     rng = np.random.default_rng(0)
     ids = rng.integers(model.config.vocab_size, size=(rows, prompt), dtype=np.int32)
-    batch = place_rows((ids, np.ones((rows, prompt), np.float32)), one_device())
+    read = place_rows(one_per_row(ids, prompt, 0), one_device())
     decoder = make_decoder(model, Sampling(max_new_tokens=new))
-    arguments = (params, *batch, jax.random.split(jax.random.key(0), rows))
+    arguments = (params, read, jax.random.split(jax.random.key(0), rows))
     call, compiling = compiled(decoder, *arguments)
     written, lengths = call(*arguments)
     if int(lengths.min()) != new:

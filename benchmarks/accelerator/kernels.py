@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.models.attention import KERNELS, Attention
-from alol_jax.types import Branches
 from benchmarks.accelerator.measuring import Row, Tell, attempt, in_a_row, shares
 from benchmarks.accelerator.subjects import kernel_here, one_device
 
@@ -32,30 +31,27 @@ class Case(NamedTuple):
     heads: int  # N
     kv_heads: int  # G
     head_width: int  # H
-    branches: Branches | None
-    padded: bool
+    example: int  # tokens of each example; the row's last one is cut short, for padding
+    branches: bool = False  # whether the second half of an example is two responses
 
     def __str__(self) -> str:
-        kind = "branches" if self.branches else "causal"
         heads = f"{self.heads}/{self.kv_heads} heads of {self.head_width}"
-        padding = ", padded" if self.padded else ""
-        return f"{self.rows} × {self.width}, {heads}, {kind}{padding}"
+        kind = ", two responses each" if self.branches else ""
+        return f"{self.rows} × {self.width}, {heads}, examples of {self.example}{kind}"
 
 
 def cases(tiny: bool) -> tuple[Case, ...]:
-    """Llama-3.2-1B, Llama-7B, grouped heads of 128, GPT-2 XL; long; two responses side by side."""
+    """Llama-3.2-1B, Llama-7B, grouped heads of 128, GPT-2 XL; longer rows; two responses."""
     if tiny:
-        return (
-            Case(2, 128, 4, 2, 16, None, True),
-            Case(2, 128, 4, 4, 32, Branches(64, 32), True),
-        )
+        return (Case(2, 128, 4, 2, 16, 64), Case(2, 128, 4, 4, 32, 64, True))
     return (
-        Case(4, 1024, 32, 8, 64, None, True),
-        Case(4, 1024, 32, 8, 128, None, True),
-        Case(4, 1024, 32, 32, 128, None, True),
-        Case(4, 1024, 25, 25, 64, None, True),
-        Case(4, 1024, 32, 8, 64, Branches(512, 256), True),
-        Case(2, 4096, 32, 8, 64, None, False),
+        Case(2, 2048, 32, 8, 64, 512),
+        Case(2, 2048, 32, 8, 128, 512),
+        Case(2, 2048, 32, 32, 128, 512),
+        Case(2, 2048, 25, 25, 64, 512),
+        Case(2, 2048, 32, 8, 64, 512, True),
+        Case(1, 4096, 32, 8, 64, 512),
+        Case(2, 4096, 32, 8, 64, 4096),
     )
 
 
@@ -80,26 +76,33 @@ def _product(tiny: bool) -> Row:
 
 def _attention(tell: Tell, case: Case, tiny: bool) -> None:
     """One row per kernel, and on a GPU what cuDNN does where no mask is needed."""
-    q, k, v, mask, out = _inputs(case)
-    plain = _with_gradient(functools.partial(_plain, branches=case.branches))
+    q, k, v, segments, branch, out = _inputs(case)
     with jax.default_matmul_precision("highest"):
-        right = plain(*(x.astype(jnp.float32) for x in (q, k, v)), mask, out)
-    right = jax.device_get(right)
+        right = _with_gradient(_plain)(
+            *(x.astype(jnp.float32) for x in (q, k, v)), segments, branch, out
+        )
+    right, given = jax.device_get(right), (q, k, v, segments, branch, out)
     platform = jax.devices()[0].platform
     for name, kernel in KERNELS.items():
-        if platform in kernel.platforms:
-            attend = functools.partial(
-                Attention(name, one_device()), causal=True, branches=case.branches
-            )
-            run = functools.partial(_compared, attend, case, (q, k, v, mask, out), right, name)
+        if platform in kernel.platforms and (kernel.branches or not case.branches):
+            attend = _attend(Attention(name, one_device()), case.branches)
+            run = functools.partial(_compared, attend, case, given, right, name)
             attempt(tell, f"{name}: {case}", run)
-    if platform == "gpu" and not case.padded:
-        run = functools.partial(_compared, _unmasked, case, (q, k, v, mask, out), right, "")
+    if platform == "gpu" and case.example == case.width:
+        run = functools.partial(_compared, _unmasked, case, given, right, "")
         attempt(tell, f"cudnn without a mask (not ours): {case}", run)
 
 
+def _attend(attention: Attention, branches: bool) -> Callable[..., jax.Array]:
+    def attend(q, k, v, segments, branch):
+        branch = branch if branches else None
+        return attention(q, k, v, segments, causal=True, branch=branch)
+
+    return attend
+
+
 def _inputs(case: Case) -> tuple[jax.Array, ...]:
-    """q, k, v in bfloat16, the mask, and the gradient that comes from above (0 on padding)."""
+    """q, k, v in bfloat16, segments, branches, and the gradient from above (0 on padding)."""
     keys = jax.random.split(jax.random.key(0), 4)
     lead = (case.rows, case.width)
     heads = (case.heads, case.kv_heads, case.kv_heads, case.heads)
@@ -107,44 +110,41 @@ def _inputs(case: Case) -> tuple[jax.Array, ...]:
         jax.random.normal(key, (*lead, n, case.head_width), jnp.bfloat16)
         for key, n in zip(keys, heads, strict=True)
     )
-    mask = np.ones(lead, np.float32)
-    if case.padded:  # row b: b eighths of the left half, and a little on the right
-        for row in range(case.rows):
-            mask[row, : row * case.width // 8] = 0
-            mask[row, case.width - row * case.width // 16 - 1 :] = 0
-        if case.branches is not None:
-            mask[:, case.branches.prompt + case.branches.response - 3 :][:, :3] = 0
-    mask = jnp.asarray(mask)
-    return q, k, v, mask, out * mask[..., None, None].astype(out.dtype)
+    columns = np.arange(case.width)
+    segments = np.broadcast_to(columns // case.example + 1, lead).copy()
+    if case.example < case.width:
+        segments[:, -case.example // 8 :] = 0  # padding
+    in_example = columns % case.example
+    responses = np.maximum(in_example * 4 // case.example - 1, 0)  # 0 0 1 2: halves and quarters
+    branch = np.broadcast_to(responses * case.branches, lead)
+    segments, branch = jnp.asarray(segments, jnp.int32), jnp.asarray(branch, jnp.int32)
+    return q, k, v, segments, branch, out * (segments > 0)[..., None, None].astype(out.dtype)
 
 
-def _plain(q, k, v, mask, *, branches):
+def _plain(q, k, v, segments, branch):
     """The definition: [B, N, T, T] scores at once."""
     width, group = q.shape[1], q.shape[2] // k.shape[2]
     k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
     at = np.arange(width)
-    seen = at[:, None] >= at[None, :]
-    if branches is not None:
-        own = (at - branches.prompt) // branches.response
-        prompt = at < branches.prompt
-        seen = seen & (prompt[None, :] | (own[:, None] == own[None, :]) & ~prompt[:, None])
-    seen = seen[None, None] & (mask > 0)[:, None, None, :] | np.eye(width, dtype=bool)
+    same = segments[:, :, None] == segments[:, None, :]
+    own = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == 0)
+    seen = (same & own & (at[:, None] >= at[None, :]))[:, None]
     scores = jnp.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(q.shape[-1])
     weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
 
-def _unmasked(q, k, v, mask):
-    """The ceiling of cuDNN: rows without padding."""
+def _unmasked(q, k, v, segments, branch):
+    """The ceiling of cuDNN: one example a row."""
     return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
 
 
 def _with_gradient(attend: Callable[..., jax.Array]) -> Callable[..., Any]:
-    """(q, k, v, mask, gradient from above) -> (mixture, its three gradients), jitted."""
+    """(q, k, v, segments, branch, gradient from above) -> (mixture, three gradients), jitted."""
 
     @jax.jit
-    def both(q, k, v, mask, out):
-        found, back = jax.vjp(lambda q, k, v: attend(q, k, v, mask), q, k, v)
+    def both(q, k, v, segments, branch, out):
+        found, back = jax.vjp(lambda q, k, v: attend(q, k, v, segments, branch), q, k, v)
         return found, back(out.astype(found.dtype))
 
     return both
@@ -155,14 +155,14 @@ def _compared(attend, case: Case, given, right, name: str) -> Row:
     if name:
         kernel_here(name, jnp.bfloat16, case.head_width, (case.width,))  # raises if it cannot run
     both = _with_gradient(attend)
-    forward = jax.jit(lambda q, k, v, mask: attend(q, k, v, mask))
+    forward = jax.jit(attend)
     found = jax.device_get(both(*given))
     real = np.asarray(given[3])[..., None, None] > 0
     error = error_of(np.where(real, found[0], 0), np.where(real, right[0], 0))
     gradient = max(error_of(f, r) for f, r in zip(found[1], right[1], strict=True))
-    once = in_a_row(lambda: forward(*given[:4]), seconds=0.1)
+    once = in_a_row(lambda: forward(*given[:5]), seconds=0.1)
     seconds = in_a_row(lambda: both(*given), seconds=0.2)
-    pairs = case.rows * case.heads * case.width * (case.width + 1) / 2
+    pairs = case.rows * case.heads * case.width * (case.example + 1) / 2
     work = 3 * 4.0 * pairs * case.head_width  # branches and padding, which see less, count as more
     row = {"seconds": seconds, "forward_seconds": once, "error": error, "gradient_error": gradient}
     return row | shares(work, seconds) | verdict_of(max(error, gradient))

@@ -28,6 +28,7 @@ PARTS: dict[str, Part] = {
     "steps-1b": Part(steps.one_b, 100),
     "steps-7b": Part(steps.seven_b, 120),
     "decode-1b": Part(answers.one_b, 60),
+    "decode-slots": Part(answers.refilled, 60),
     "torch-decode": Part(pytorch.generate, 60, torch=True),
     "objectives": Part(steps.objectives, 70),
     "steps-xl": Part(steps.xl, 80),

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: Llama-3.2-1B with LoRA at 4 × (512 + 512).
+"""Where the time of a training step goes: Llama-3.2-1B with LoRA at 2 × 2048.
 
 Whole steps with one thing changed, then pieces of the step as programs of their own. Pieces overlap
 (a program that is cut loses fusions), so they need not add up to the step.
@@ -14,23 +14,22 @@ import jax.numpy as jnp
 import optax
 
 from alol_jax.models.transformer import Transformer
-from alol_jax.objectives.logprobs import response_logp, to_sequences
+from alol_jax.objectives.logprobs import grid_logp
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Batch, Params, Tokens
+from alol_jax.types import Grid, Params
 from benchmarks.accelerator.measuring import Row, Tell, attempt, compiled, in_a_row, median_of
-from benchmarks.accelerator.steps import ONE_B, shrunk, step_row
-from benchmarks.accelerator.subjects import CHUNK, OPTIMIZER, random_batch, weights
+from benchmarks.accelerator.steps import NARROW, ONE_B, step_row
+from benchmarks.accelerator.subjects import CHUNK, OPTIMIZER, full_batch, weights
 
 
 def run(tell: Tell, tiny: bool) -> None:
     """Pieces first: they are quick to compile."""
-    shape = shrunk((4, 512, 512), tiny)
-    rows, prompt, response = shape
-    model, _ = ONE_B.open(tiny, (prompt, prompt + response))
+    load = NARROW.shrunk() if tiny else NARROW
+    model, _ = ONE_B.open(tiny, (load.width,))
     trained, frozen = weights(model)
-    batch = jax.tree.map(lambda x: x[0], random_batch(model.config, (prompt, response), rows, 1))
+    grid = full_batch(model, load, 1).grids[0]
     for name, piece in PIECES.items():
-        attempt(tell, f"piece: {name}", functools.partial(piece, model, trained, frozen, batch))
+        attempt(tell, f"piece: {name}", functools.partial(piece, model, trained, frozen, grid))
     del trained, frozen
     changed = {
         "as it is": ONE_B,
@@ -39,7 +38,7 @@ def run(tell: Tell, tiny: bool) -> None:
         "attention by plain XLA": dataclasses.replace(ONE_B, attention="xla"),
     }
     for name, subject in changed.items():
-        row = functools.partial(step_row, subject, "a_lol", shape, tiny)
+        row = functools.partial(step_row, subject, "a_lol", load)
         attempt(tell, f"whole step: {name}", row)
 
 
@@ -49,66 +48,63 @@ def _timed(function, *arguments) -> Row:
     return {"seconds": seconds, "compile_seconds": compiling}
 
 
-def _forward(model: Transformer, trained: Params, frozen: Params, batch: Batch) -> Row:
+def _forward(model: Transformer, trained: Params, frozen: Params, grid: Grid) -> Row:
     """Hidden states."""
 
-    def hidden(trained, frozen, tokens, key):
-        read = to_sequences(tokens)
-        return model.hidden({**frozen, **trained}, read.ids, read.mask, key)
+    def hidden(trained, frozen, grid, key):
+        params = {**frozen, **trained}
+        return model.hidden(params, grid.ids, grid.segment, key, positions=grid.position)
 
-    return _timed(hidden, trained, frozen, batch.tokens, jax.random.key(0))
+    return _timed(hidden, trained, frozen, grid, jax.random.key(0))
 
 
-def _both_ways(model: Transformer, trained: Params, frozen: Params, batch: Batch) -> Row:
+def _both_ways(model: Transformer, trained: Params, frozen: Params, grid: Grid) -> Row:
     """Forward and backward pass of the blocks, the head left out."""
 
-    def gradient(trained, frozen, tokens, key):
+    def gradient(trained, frozen, grid, key):
         def total(trained):
-            read = to_sequences(tokens)
-            hidden = model.hidden({**frozen, **trained}, read.ids, read.mask, key)
+            params = {**frozen, **trained}
+            hidden = model.hidden(params, grid.ids, grid.segment, key, positions=grid.position)
             return jnp.sum(hidden.astype(jnp.float32))
 
         return jax.grad(total)(trained)
 
-    return _timed(gradient, trained, frozen, batch.tokens, jax.random.key(0))
+    return _timed(gradient, trained, frozen, grid, jax.random.key(0))
 
 
-def _head(model: Transformer, trained: Params, frozen: Params, batch: Batch) -> Row:
-    """Logits and log-probabilities of the response, and back to the hidden states."""
-    tokens: Tokens = batch.tokens
-    width = tokens.prompt.shape[1] + tokens.response.shape[1]
-    hidden = jnp.ones((tokens.prompt.shape[0], width, model.config.width), model.dtype)
+def _head(model: Transformer, trained: Params, frozen: Params, grid: Grid) -> Row:
+    """Logits and log-probabilities of the responses, and back to the hidden states."""
+    hidden = jnp.ones((*grid.ids.shape, model.config.width), model.dtype)
 
-    def gradient(hidden, frozen, tokens):
+    def gradient(hidden, frozen, grid):
         def total(hidden):
-            kernel = model.unembedding(frozen)
-            return jnp.sum(response_logp(hidden, kernel, tokens, chunk=CHUNK))
+            return jnp.sum(grid_logp(hidden, model.unembedding(frozen), grid, chunk=CHUNK))
 
         return jax.grad(total)(hidden)
 
-    return _timed(gradient, hidden, frozen, tokens)
+    return _timed(gradient, hidden, frozen, grid)
 
 
-def _attention(model: Transformer, trained: Params, frozen: Params, batch: Batch) -> Row:
+def _attention(model: Transformer, trained: Params, frozen: Params, grid: Grid) -> Row:
     """Attention of all layers, forward and backward, from one layer's."""
-    c, mask = model.config, to_sequences(batch.tokens).mask
+    c, segments = model.config, grid.segment
     q, k = (
-        jax.random.normal(jax.random.key(0), (*mask.shape, n, c.head_width), model.dtype)
+        jax.random.normal(jax.random.key(0), (*segments.shape, n, c.head_width), model.dtype)
         for n in (c.heads, c.kv_heads)
     )
 
     @jax.jit
-    def gradient(q, k, v, mask):
+    def gradient(q, k, v, segments):
         def total(q, k, v):
-            return jnp.sum(model.attention(q, k, v, mask, causal=True).astype(jnp.float32))
+            return jnp.sum(model.attention(q, k, v, segments, causal=True).astype(jnp.float32))
 
         return jax.grad(total, argnums=(0, 1, 2))(q, k, v)
 
-    one = in_a_row(lambda: gradient(q, k, k, mask), seconds=0.3)
+    one = in_a_row(lambda: gradient(q, k, k, segments), seconds=0.3)
     return {"seconds": one * c.layers, "note": f"{c.layers} times one layer's"}
 
 
-def _optimizer(model: Transformer, trained: Params, frozen: Params, batch: Batch) -> Row:
+def _optimizer(model: Transformer, trained: Params, frozen: Params, grid: Grid) -> Row:
     """The optimizer on gradients that are there."""
     tx = make_optimizer(OPTIMIZER, steps=1000)
 

@@ -20,7 +20,7 @@ from alol_jax.models.config import PRESETS, ModelConfig
 from benchmarks.accelerator import subjects
 from benchmarks.accelerator.answers import sizes
 from benchmarks.accelerator.measuring import Row, Tell
-from benchmarks.accelerator.steps import ONE_B, shrunk
+from benchmarks.accelerator.steps import NARROW, ONE_B
 
 
 def generate(tell: Tell, tiny: bool) -> None:
@@ -38,8 +38,10 @@ def step(tell: Tell, tiny: bool) -> None:
     if missing := _missing(("torch", "transformers", "peft"), tiny):
         tell({"what": "PyTorch step", "failed": missing})
         return
-    shape = shrunk((4, 512, 512), tiny)
-    rows, prompt, response = shape
+    load = NARROW.shrunk() if tiny else NARROW
+    prompt, response = load.prompt, load.response
+    rows = load.rows * (load.width // (prompt + response))  # as many examples, and tokens
+    shape = (rows, prompt, response)
     for recompute in (False, True):
         kind = ", gradient checkpointing" if recompute else ""
         what = f"a_lol step, torch + peft{kind}, {ONE_B.preset}, {rows} × ({prompt} + {response})"

@@ -2,7 +2,7 @@
 
 A row has the median seconds of a step, real tokens per second, the closed-form FLOPs of
 `training.flops`, and memory twice: what the device's allocator had at most, and what the compiler
-says of its program. Every batch is full: all its tokens are real.
+says of its program. Every grid is full of examples: all its tokens are real.
 """
 
 from __future__ import annotations
@@ -11,174 +11,162 @@ import functools
 import math
 import statistics
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from alol_jax.devices.sharding import place_like_params
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
 from alol_jax.objectives.registry import get_objective
-from alol_jax.training import flops
-from alol_jax.training.fit import TrainState, init_state, make_update, policy_loss
+from alol_jax.training.fit import TrainState, Update, init_state, make_update, policy_forward
 from alol_jax.training.optim import make_optimizer
-from alol_jax.types import Batch, Branches, Params
+from alol_jax.types import Batch, Params
 from benchmarks.accelerator.measuring import (
     Row,
     Tell,
     analysed_bytes,
     attempt,
-    compiled,
     median_of,
     shares,
 )
-from benchmarks.accelerator.subjects import CHUNK, OPTIMIZER, Subject, random_batch, weights
+from benchmarks.accelerator.subjects import (
+    CHUNK,
+    OPTIMIZER,
+    Load,
+    Subject,
+    full_batch,
+    weights,
+    work_of,
+)
 
 ONE_B = Subject("llama-3.2-1b")
 SEVEN_B = Subject("llama-7b", nf4=NF4(double=False))
 XL = Subject("gpt2-xl", rank=0)
-Shape = tuple[int, int, int]  # rows, prompt, response
+NARROW, WIDE = Load(2, 2048, 384, 128), Load(1, 4096, 384, 128)
 
 
 class Prepared(NamedTuple):
     """One objective's update and what it is called with; ``state`` is donated at each call."""
 
-    update: Any
+    update: Update
     state: TrainState
     frozen: Params
     batch: Batch
 
 
 def one_b(tell: Tell, tiny: bool) -> None:
-    """Llama-3.2-1B, bfloat16 base, LoRA r = 64."""
-    for shape in [(4, 512, 512), (4, 1536, 512), (2, 3584, 512)][: 1 if tiny else None]:
-        _told(tell, ONE_B, shape, tiny)
+    """Llama-3.2-1B, bfloat16 base, LoRA r = 64: packed rows of 2048 and of 4096 tokens."""
+    for load in [NARROW, WIDE, Load(4, 2048, 384, 128)][: 1 if tiny else None]:
+        _told(tell, ONE_B, load, tiny)
 
 
 def seven_b(tell: Tell, tiny: bool) -> None:
     """Llama-7B, NF4 base, LoRA r = 64."""
-    for shape in [(4, 512, 512), (4, 1536, 512)][: 1 if tiny else None]:
-        _told(tell, SEVEN_B, shape, tiny)
+    for load in [NARROW, Load(4, 2048, 384, 128)][: 1 if tiny else None]:
+        _told(tell, SEVEN_B, load, tiny)
 
 
 def xl(tell: Tell, tiny: bool) -> None:
     """GPT-2 XL, every weight trained in float32, computed in bfloat16."""
-    _told(tell, XL, (4, 512, 512), tiny)
+    _told(tell, XL, NARROW, tiny)
 
 
-def _told(tell: Tell, subject: Subject, shape: Shape, tiny: bool) -> None:
-    shape = shrunk(shape, tiny)
-    rows, prompt, response = shape
+def _told(tell: Tell, subject: Subject, load: Load, tiny: bool) -> None:
+    load = load.shrunk() if tiny else load
     quantised = ", NF4" if subject.nf4 else ""
     trains = f"LoRA {subject.rank}" if subject.rank else "all weights"
-    what = f"a_lol step, {subject.preset}{quantised}, {trains}, {rows} × ({prompt} + {response})"
-    attempt(tell, what, functools.partial(step_row, subject, "a_lol", shape, tiny))
-
-
-def shrunk(shape: Shape, tiny: bool) -> Shape:
-    """A shape for a test on a CPU: a sixteenth of the lengths, at most 64, two rows."""
-    return (2, min(shape[1] // 16, 64), min(shape[2] // 16, 64)) if tiny else shape
+    what = f"a_lol step, {subject.preset}{quantised}, {trains}, {load}"
+    attempt(tell, what, functools.partial(step_row, subject, "a_lol", load))
 
 
 def prepare(
-    model: Transformer, given: tuple[Params, Params], objective: str, shape: Shape
+    model: Transformer, given: tuple[Params, Params], objective: str, load: Load
 ) -> Prepared:
-    """A step of an objective with the hyper-parameters of its definition.
+    """A step of an objective, on one grid, with the hyper-parameters of its definition.
 
     Args:
         given: (what trains, what is frozen).
-        shape: prompts, their length and that of each of their responses.
     """
-    rows, *lengths = shape
     row, tx = get_objective(objective), make_optimizer(OPTIMIZER, steps=1000)
     state = init_state(given[0], tx)
     state = place_like_params(state, next(iter(given[0].values())).sharding.mesh)
-    update = make_update(policy_loss(model, row.loss, chunk=CHUNK), tx, jax.random.key(1), state)
-    batch = random_batch(model.config, tuple(lengths), rows, row.responses)
-    return Prepared(update, state, given[1], batch)
+    branches = row.responses > 1 and model.attention.branches
+    forward = policy_forward(model, chunk=CHUNK, branches=branches)
+    update = make_update(forward, row.loss, tx, jax.random.key(1), state)
+    return Prepared(update, state, given[1], full_batch(model, load, row.responses))
 
 
-def work_of(
-    model: Transformer, params: Params, shape: Shape, responses: int
-) -> tuple[float, float]:
-    """FLOPs of one step: without what is computed again, and with it."""
-    rows, prompt, response = shape
-    one = flops.forward(
-        params,
-        model.config,
-        rows=rows,
-        width=prompt + responses * response,
-        head_tokens=rows * responses * response,
-        branches=Branches(prompt, response) if responses > 1 else None,
-    )
-    step = functools.partial(flops.step, one, all_train=model.lora is None)
-    head_again = rows * responses * response > CHUNK
-    return step(remat="none", head_again=False), step(remat=model.remat, head_again=head_again)
-
-
-def step_row(subject: Subject, objective: str, shape: Shape, tiny: bool) -> Row:
-    """One objective on one model at one shape."""
-    rows, prompt, response = shape
-    responses = get_objective(objective).responses
-    width = prompt + responses * response
-    model, said = subject.open(tiny, (prompt, width))
-    ready = prepare(model, weights(model), objective, shape)
-    params = {**ready.frozen, **ready.state.trained}
-    work, again = work_of(model, params, shape, responses)
-    del params  # the state is donated
-    run, compiling = compiled(ready.update, ready.state, ready.frozen, ready.batch)
+def step_row(subject: Subject, objective: str, load: Load) -> Row:
+    """One objective on one model and load."""
+    responses, tiny = get_objective(objective).responses, load.width < 1024
+    model, said = subject.open(tiny, (load.width,))
+    ready = prepare(model, weights(model), objective, load)
+    work, again = work_of(model, {**ready.frozen, **ready.state.trained}, load, responses)
     held = {"state": ready.state}
 
     def once():
-        held["state"], held["metrics"] = run(held["state"], ready.frozen, ready.batch)
+        held["state"], held["metrics"] = ready.update(held["state"], ready.frozen, ready.batch)
         return held["metrics"]
 
+    began = time.perf_counter()
+    jax.block_until_ready(once())
+    compiling = time.perf_counter() - began
     seconds = median_of(once, most=10, seconds=4.0)
     loss = float(held["metrics"]["loss"])
     row = {
         "seconds": seconds,
         "compile_seconds": compiling,
-        "tokens_per_second": rows * width / seconds,
-        "analysed_bytes": analysed_bytes(run),
+        "tokens_per_second": ready.batch.work.tokens / seconds,
+        "analysed_bytes": _analysed(ready, held["state"]),
         "loss": loss,
         "note": said if math.isfinite(loss) else f"THE LOSS IS {loss}, {said}",
     }
     return row | shares(work, seconds, again)
 
 
-def objectives(tell: Tell, tiny: bool) -> None:
-    """nll, a_lol and dpo on Llama-3.2-1B at one shape, alternating: what annotations save.
+def _analysed(ready: Prepared, state: TrainState) -> int | None:
+    """What the compiler says that the pass over a grid needs, and the optimizer's state."""
+    grid, targets = ready.batch.grids[0], ready.batch.targets
+    sums = jax.eval_shape(ready.update.zeros, state.trained, ready.frozen, grid, targets)
+    arguments = (sums, state.trained, ready.frozen, grid, targets, state.step, jnp.int32(0))
+    found = analysed_bytes(ready.update.add.lower(*arguments).compile())
+    return found and found + sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state))
 
-    dpo compares two responses: as many prompts as the others have rows, each read once.
+
+def objectives(tell: Tell, tiny: bool) -> None:
+    """nll, a_lol and dpo on Llama-3.2-1B at one load, alternating: what annotations save.
+
+    dpo compares two responses to a prompt, which is read once where the kernel has branches.
     """
-    shape = shrunk((4, 512, 512), tiny)
+    load = Load(2, 2048, 256, 128)
+    load = load.shrunk() if tiny else load
     names = ("nll", "a_lol", "dpo")
     try:
-        model, _ = ONE_B.open(tiny, (shape[1], sum(shape[1:]), shape[1] + 2 * shape[2]))
+        model, _ = ONE_B.open(tiny, (load.width,))
         given = weights(model)
-        ready = {name: prepare(model, given, name, shape) for name in names}
+        ready = {name: prepare(model, given, name, load) for name in names}
         times = _alternating(ready, rounds=3 if tiny else 9)
     except Exception as error:
         tell({"what": "objectives", "failed": f"{type(error).__name__}: {error}"[:300]})
         return
-    rows, prompt, response = shape
     for name in names:
         responses = get_objective(name).responses
         ratio = statistics.median(
             ours / theirs for ours, theirs in zip(times[name], times["nll"], strict=True)
         )
-        seconds = statistics.median(times[name])
-        kind = f"{responses} responses" if responses > 1 else "rows"
+        seconds, work = statistics.median(times[name]), ready[name].batch.work
         row = {
-            "what": f"{name} step, {rows} × ({prompt} + {response}), {kind}",
+            "what": f"{name} step, {load}, {responses} responses to a prompt",
             "seconds": seconds,
             "ratio": ratio,
             "note": f"× {ratio:.3f} of nll",
-            "tokens_per_second": rows * (prompt + responses * response) / seconds,
+            "tokens_per_second": work.tokens / seconds,
         }
         params = {**given[0], **given[1]}
-        work, again = work_of(model, params, shape, responses)
-        tell(row | shares(work, seconds, again))
+        flop, again = work_of(model, params, load, responses)
+        tell(row | shares(flop, seconds, again))
 
 
 def _alternating(ready: dict[str, Prepared], *, rounds: int) -> dict[str, list[float]]:

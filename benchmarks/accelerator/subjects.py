@@ -1,4 +1,4 @@
-"""Models of published shapes with random weights made on the device, and full batches for them.
+"""Models of published shapes with random weights made on the device, and full grids for them.
 
 Leaves have the dtypes and places of `LanguageModel.abstract`: what trains is float32, the frozen
 base is in the compute dtype or NF4. No array of a base passes through the host, and none is made in
@@ -11,19 +11,22 @@ import dataclasses
 import functools
 import math
 import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from alol_jax.devices.sharding import make_mesh, param_sharding, place_rows
+from alol_jax.devices.sharding import make_mesh, param_sharding, place_rows, place_whole
 from alol_jax.models.adapters import is_adapter, make_lora
 from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
-from alol_jax.types import Batch, Params, Tokens
+from alol_jax.text.packing import GridShape, Layout, to_grid
+from alol_jax.training import flops
+from alol_jax.types import Batch, Params, Targets, Work
 
 CHUNK = 4096  # config.model.logprob_chunk
 OPTIMIZER = types.SimpleNamespace(  # configs.common.optimizer
@@ -156,17 +159,69 @@ def _random(key: jax.Array, path: str, shape: tuple[int, ...], dtype: jnp.dtype)
     return (0.02 * jax.random.normal(key, shape, dtype)).astype(dtype)
 
 
-def random_batch(config: ModelConfig, shape: tuple[int, int], rows: int, responses: int) -> Batch:
-    """[1, rows, …]: one micro-batch of full rows, every token of them real."""
-    (prompt, response), rng = shape, np.random.default_rng(0)
-    lead = (1, rows) if responses == 1 else (1, rows, responses)
-    ids = functools.partial(rng.integers, config.vocab_size, dtype=np.int32)
-    ones = np.ones((*lead, response), np.float32)
-    tokens = Tokens(
-        ids(size=(1, rows, prompt)),
-        np.ones((1, rows, prompt), np.float32),
-        ids(size=ones.shape),
-        ones,
+class Load(NamedTuple):
+    """Grids full of examples: every token of them real."""
+
+    rows: int
+    width: int  # T
+    prompt: int  # tokens of each prompt
+    response: int  # of each response
+
+    def each(self, responses: int, share: bool) -> int:
+        """Tokens of an example."""
+        copies = 1 if share else responses
+        return copies * self.prompt + responses * self.response
+
+    def shrunk(self) -> Load:
+        """For a test on a CPU."""
+        return Load(2, max(self.width // 16, 64), self.prompt // 16, self.response // 16)
+
+    def __str__(self) -> str:
+        return f"{self.rows} × {self.width} ({self.prompt} + {self.response})"
+
+
+def grid_shape(load: Load, responses: int, share: bool) -> GridShape:
+    """The size of a grid of whole examples."""
+    examples = load.width // load.each(responses, share)
+    slots = examples * (1 if share else responses)
+    return GridShape(load.rows, load.width, examples * responses * load.response, slots)
+
+
+def full_batch(model: Transformer, load: Load, responses: int, grids: int = 1) -> Batch:
+    """Random token ids in full grids; the annotations make no ratio extreme."""
+    share, rng = model.attention.branches, np.random.default_rng(0)
+    shape = grid_shape(load, responses, share)
+    in_row = load.width // load.each(responses, share)
+    count = grids * load.rows * in_row
+    ids = functools.partial(rng.integers, model.config.vocab_size, dtype=np.int32)
+    prompts = ids(size=(count, load.prompt))
+    answers = ids(size=(count, responses, load.response))
+    layout = Layout(length=load.response, share=share, pad_id=0)
+    rows = [list(range(n, n + in_row)) for n in range(0, count, in_row)]
+    made = tuple(
+        to_grid(rows[n : n + load.rows], lambda item: (prompts[item], answers[item]), shape, layout)
+        for n in range(0, len(rows), load.rows)
     )
-    reward = rng.random(lead, np.float32)
-    return place_rows(Batch(tokens, -5 * ones, reward, reward), one_device(), axis=1)
+    lead = (count,) if responses == 1 else (count, responses)
+    ones, reward = np.ones((*lead, load.response), np.float32), rng.random(lead, np.float32)
+    targets = Targets(ones, -5 * ones, reward, reward)
+    tokens = count * load.each(responses, share)
+    return Batch(
+        place_rows(made, one_device()),
+        place_whole(targets, one_device()),
+        Work(tokens, grids * shape.tokens),
+    )
+
+
+def work_of(model: Transformer, params: Params, load: Load, responses: int) -> tuple[float, float]:
+    """FLOPs of a step on one grid: without what is computed again, and with it."""
+    share = model.attention.branches
+    shape = grid_shape(load, responses, share)
+    examples = load.rows * (load.width // load.each(responses, share))
+    pairs = flops.pairs_of(load.prompt, np.full(responses, load.response), share=share)
+    head = shape.rows * shape.targets
+    one = flops.forward(
+        params, model.config, tokens=shape.tokens, pairs=examples * float(pairs), head_tokens=head
+    )
+    step = functools.partial(flops.step, one, all_train=model.lora is None)
+    return step(remat="none", head_again=False), step(remat=model.remat, head_again=head > CHUNK)

@@ -1,6 +1,6 @@
 """Whether a whole small model computes on this device what it computes plainly, in float32.
 
-Four layers of Llama's choices with padded prompts: log-probabilities, the gradient of a_lol in the
+Four layers of Llama's choices: log-probabilities, the gradient of a_lol in the
 adapters, and greedy decoding, whose tokens must be those that a teacher-forced pass finds likeliest
 (in float32: bfloat16 may change which of two close candidates wins).
 """
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.models.adapters import make_lora
 from alol_jax.models.attention import Attention
@@ -22,8 +23,9 @@ from alol_jax.models.config import PRESETS
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
 from alol_jax.objectives.losses import a_lol
-from alol_jax.training.fit import policy_loss
-from alol_jax.types import Batch, Params, Tokens
+from alol_jax.text.packing import GridShape, Layout, lengths_of, pack, to_grid
+from alol_jax.training.fit import policy_forward
+from alol_jax.types import Batch, Params, Targets, Work
 from benchmarks.accelerator.kernels import WRONG
 from benchmarks.accelerator.measuring import Row, Tell, attempt
 from benchmarks.accelerator.subjects import CHUNK, kernel_here, one_device
@@ -69,33 +71,41 @@ def _parameters(model: Transformer) -> tuple[Params, Params]:
     return ours, {p: x for p, x in params.items() if p not in ours}
 
 
-def _batch(rows: int, prompt: int, response: int, vocabulary: int) -> Batch:
-    rng = np.random.default_rng(0)
-    prompt_mask, mask = np.ones((rows, prompt), np.float32), np.ones((rows, response), np.float32)
-    for row in range(rows):
-        prompt_mask[row, : row * prompt // rows] = 0
-        mask[row, response - row * response // (2 * rows) :] = 0
-    ids = rng.integers(vocabulary, size=(rows, prompt), dtype=np.int32)
-    answer = rng.integers(vocabulary, size=(rows, response), dtype=np.int32)
-    tokens = Tokens(ids, prompt_mask, answer, mask)
+def _batch(model: Transformer, lengths: list[tuple[int, int]], width: int) -> Batch:
+    """Examples of these lengths (prompt, response) in rows of ``width`` tokens."""
+    rng, share = np.random.default_rng(0), model.attention.branches
+    ids = functools.partial(rng.integers, model.config.vocab_size, dtype=np.int32)
+    examples = [(ids(size=prompt), (ids(size=response),)) for prompt, response in lengths]
+    prompts, responses = (np.array(column) for column in zip(*lengths, strict=True))
+    counted = lengths_of(prompts, responses[:, None], share=share)
+    rows = pack(counted, GridShape(0, width, width, len(lengths)))
+    shape = GridShape(len(rows), width, width, len(lengths))
+    longest = int(responses.max())
+    grid = to_grid(rows, examples.__getitem__, shape, Layout(longest, share, 0))
+    mask = (np.arange(longest) < responses[:, None]).astype(np.float32)
+    column = np.ones(len(lengths), np.float32)
     # So unlikely under the reference that every ratio is clipped: the loss has no kink nearby.
-    column = np.ones(rows, np.float32)
-    return jax.tree.map(jnp.asarray, Batch(tokens, -20.0 * mask, column, column))
+    targets = Targets(mask, -20.0 * mask, column, column)
+    return jax.tree.map(jnp.asarray, Batch((grid,), targets, Work()))
 
 
 def _trained(model: Transformer) -> Row:
     """Errors of log-probabilities (nats) and of the gradient (its distance over its length)."""
-    prompt, response = 128, 128
-    batch = _batch(4, prompt, response, model.config.vocab_size)
+    width = 256
+    batch = _batch(model, [(100, 60), (40, 30), (128, 100), (64, 64), (90, 128)], width)
     trained, frozen = _parameters(model)
 
     def both(model):
-        loss = policy_loss(model, functools.partial(a_lol, clip=0.9), chunk=CHUNK)
-        fn = jax.value_and_grad(loss, has_aux=True)
-        (_, (_, metrics)), grads = jax.jit(fn)(trained, frozen, batch, jax.random.key(0))
+        forward = policy_forward(model, chunk=CHUNK, branches=False)
+
+        def loss(trained):
+            logp = forward(trained, frozen, batch.grids[0], batch.targets, jax.random.key(0))
+            return a_lol(logp, batch.targets, clip=0.9)
+
+        (_, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(trained)
         return float(metrics["logp_per_token"]), jax.device_get(grads)
 
-    fast, said = _fast(model, prompt + response)
+    fast, said = _fast(model, width)
     with jax.default_matmul_precision("highest"):
         right = both(model)
     found = both(fast)
@@ -113,18 +123,19 @@ def _distance(found: Params, right: Params) -> float:
 
 def _decoded(model: Transformer) -> Row:
     """The share of tokens that are not the likeliest of a teacher-forced pass."""
-    rows, prompt, new = 4, 64, 32
-    batch = _batch(rows, prompt, new, model.config.vocab_size)
+    lengths, width, new = [64, 48, 32, 16], 64, 32
+    rng = np.random.default_rng(0)
+    written = [rng.integers(model.config.vocab_size, size=n, dtype=np.int32) for n in lengths]
+    prompts = one_per_row(written, width, 0)
+    read, mask = in_columns(prompts)
     ours, frozen = _parameters(model)
     params = {**frozen, **ours}
     decoder = make_decoder(model, Sampling(max_new_tokens=new))
-    keys = jax.random.split(jax.random.key(0), rows)
     with jax.default_matmul_precision("highest"):
-        ids, _ = decoder(params, batch.tokens.prompt, batch.tokens.prompt_mask, keys)
-        ones = jnp.ones(ids.shape, jnp.float32)
-        read = jnp.concatenate([batch.tokens.prompt, ids], axis=1)
-        mask = jnp.concatenate([batch.tokens.prompt_mask, ones], axis=1)
-        hidden = jax.jit(model.hidden)(params, read, mask)[:, prompt - 1 : -1]
+        ids, _ = decoder(params, prompts, jax.random.split(jax.random.key(0), len(lengths)))
+        read = jnp.concatenate([read, ids], axis=1)
+        mask = jnp.concatenate([mask, jnp.ones(ids.shape, bool)], axis=1)
+        hidden = jax.jit(model.hidden)(params, read, mask)[:, width - 1 : -1]
         likeliest = jnp.argmax(hidden @ model.unembedding(params), axis=-1)
     off = float(jnp.mean(likeliest != ids))
     return {"error": off, "note": "WRONG TOKENS" if off > 0 else "tokens of a teacher-forced pass"}

@@ -13,9 +13,9 @@ from benchmarks.accelerator.table import line, markdown
 from tests.running import ROOT, environment
 
 BARE = (  # what a machine with jax, flax, optax and orbax lacks
-    "ml_collections datasets grain tensorflow_datasets array_record gguf sentencepiece tokenizers"
-    " transformers torch peft safetensors huggingface_hub tensorboardX vaderSentiment sklearn"
-    " profanity_check matplotlib jinja2"
+    "ml_collections pyarrow datasets grain tensorflow_datasets array_record gguf sentencepiece"
+    " tokenizers transformers torch peft safetensors huggingface_hub tensorboardX vaderSentiment"
+    " sklearn profanity_check matplotlib jinja2"
 ).split()
 
 

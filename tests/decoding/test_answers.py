@@ -12,7 +12,7 @@ from alol_jax.decoding.sampling import Sampling
 from alol_jax.rewards.reward import Reward
 from alol_jax.text.tokenizer_files import byte_level
 from alol_jax.text.tokens import Batching
-from alol_jax.types import Scored, Watch
+from alol_jax.types import Limits, Scored, Watch
 from tests.scripted import Scripted
 from tests.tiny_run import TASK, mesh_of, scored_table
 
@@ -30,8 +30,8 @@ def answered(sampling, *, stop=(), line=b"abc\ndefg"):
         transformer=model,
         tokenizer=tokenizer,
         mesh=mesh_of(1),
-        prompt_widths=(16,),
-        batching=lambda size: Batching((16,), size, tokenizer.pad_id, mesh_of(1)),
+        limits=Limits(16, 16),
+        batching=lambda size, lengths: Batching((16,), size, tokenizer.pad_id, mesh_of(1)),
         for_decoding=lambda trained: (model, trained),
     )
     said = []

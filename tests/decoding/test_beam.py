@@ -12,11 +12,11 @@ import pytest
 
 from alol_jax.decoding.beam import beam_search
 from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models.transformer import Cache
-from alol_jax.objectives.logprobs import response_logp, to_sequences
-from alol_jax.text.tokens import to_tokens
+from tests import packed
 from tests.models.small_models import SMALL, random_params, small
 
 KEYS = jax.random.split(jax.random.key(0), 32)  # nothing is drawn
@@ -31,7 +31,8 @@ class Chain:
     def unembedding(self, params):
         return params["log"]
 
-    def prefill(self, params, tokens, mask, *, room):
+    def prefill(self, params, prompts, *, room):
+        tokens, _ = in_columns(prompts)
         rows = len(tokens)
         nothing = jnp.zeros((1, rows, 1, 1, 1))
         filled = jnp.zeros((rows, 1), bool)
@@ -68,32 +69,19 @@ def searched(table, starts, sampling):
 
 def responses(model, params, prompts, sampling):
     """The response to each prompt as far as it goes."""
-    width = max(map(len, prompts))
-    tokens = to_tokens(prompts, [()] * len(prompts), shape=(width, 1), pad_id=0)
+    read = one_per_row(prompts, max(map(len, prompts)), 0)
     keys = KEYS[: len(prompts)]
-    ids, lengths = jax.device_get(
-        make_decoder(model, sampling)(params, tokens.prompt, tokens.prompt_mask, keys)
-    )
+    ids, lengths = jax.device_get(make_decoder(model, sampling)(params, read, keys))
     return [tuple(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
 
 
 # the best response
 
 
-@functools.cache
-def logp_by(model):
-    """(params, tokens) -> f32[B]: log-probabilities of whole responses, by one forward pass."""
-
-    def logp(params, tokens):
-        hidden = model.hidden(params, *to_sequences(tokens)[:2])
-        return jnp.sum(response_logp(hidden, model.unembedding(params), tokens, chunk=64), axis=1)
-
-    return jax.jit(logp)
-
-
 def logp_of(model, params, prompts, said):
-    tokens = to_tokens(prompts, said, shape=(max(map(len, prompts)), len(said[0])), pad_id=0)
-    return np.asarray(logp_by(model)(params, tokens))
+    """Log-probabilities of whole responses, by one forward pass: f32[B]."""
+    grid, shape = packed.grid_of(prompts, [[response] for response in said], width=35)
+    return np.asarray(packed.logp_of(model, params, grid, shape, chunk=64)).sum(axis=1)
 
 
 def test_with_a_beam_for_every_beginning_the_likeliest_of_all_responses_is_found():
@@ -120,9 +108,8 @@ def many():
 
 def test_one_beam_is_greedy(many):
     model, params, prompts = many
-    tokens = to_tokens(prompts, [()] * 32, shape=(4, 1), pad_id=0)
     search = jax.jit(functools.partial(beam_search, model, sampling=Sampling(6)))
-    ids, lengths = search(params, tokens.prompt, tokens.prompt_mask)
+    ids, lengths = search(params, one_per_row(prompts, 4, 0))
     assert [tuple(row) for row in ids.tolist()] == responses(model, params, prompts, Sampling(6))
     assert set(lengths.tolist()) == {6}
 
@@ -250,13 +237,9 @@ def test_one_program_serves_all_prompts_and_parameters_of_a_width(many):
 
 def test_a_prompt_is_read_once_whatever_the_number_of_beams(many):
     model, params, _ = many
-    tokens = to_tokens([(1,)] * 5, [()] * 5, shape=(23, 1), pad_id=0)
+    read = one_per_row([(1,)] * 5, 23, 0)
     keys = jax.random.split(jax.random.key(0), 5)
-    program = str(
-        jax.make_jaxpr(make_decoder(model, Sampling(3, beams=2)))(
-            params, tokens.prompt, tokens.prompt_mask, keys
-        )
-    )
+    program = str(jax.make_jaxpr(make_decoder(model, Sampling(3, beams=2)))(params, read, keys))
     assert "f32[5,23,32]" in program and "f32[10,1,32]" in program
     assert "f32[10,23,32]" not in program
 
@@ -264,10 +247,9 @@ def test_a_prompt_is_read_once_whatever_the_number_of_beams(many):
 def test_keys_and_values_stay_on_the_device_of_their_row(many):
     model, params, prompts = many
     mesh = make_mesh(data=8, fsdp=1, tensor=1)
-    tokens = to_tokens(prompts[:8], [()] * 8, shape=(4, 1), pad_id=0)
-    rows = place_rows((tokens.prompt, tokens.prompt_mask), mesh)
+    rows = place_rows(one_per_row(prompts[:8], 4, 0, groups=8), mesh)
     keys = jax.random.split(jax.random.key(0), 8)
     decoder = make_decoder(model, Sampling(6, beams=2))
-    program = decoder.lower(place_params(params, mesh), *rows, keys).compile().as_text()
+    program = decoder.lower(place_params(params, mesh), rows, keys).compile().as_text()
     moved = re.findall(r"\w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all)\(", program)
     assert moved and max(len(shape.split(",")) for shape in moved) <= 3

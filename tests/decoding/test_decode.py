@@ -10,10 +10,11 @@ import pytest
 
 from alol_jax.decoding import decode as decoding
 from alol_jax.decoding.decode import make_decoder, respond
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params
 from alol_jax.text.tokenizer_files import byte_level
-from alol_jax.text.tokens import Batching, to_tokens
+from alol_jax.text.tokens import Batching
 from alol_jax.types import Watch
 from tests.models.small_models import SMALL, hidden_of, random_params, small
 from tests.scripted import Scripted
@@ -44,11 +45,9 @@ def params(model):
 
 
 def decode(model, params, prompts, sampling, *, width, keys=None, pad_id=0):
-    tokens = to_tokens(prompts, [()] * len(prompts), shape=(width, 1), pad_id=pad_id)
+    read = one_per_row(prompts, width, pad_id)
     keys = KEYS[: len(prompts)] if keys is None else keys
-    return jax.device_get(
-        make_decoder(model, sampling)(params, tokens.prompt, tokens.prompt_mask, keys)
-    )
+    return jax.device_get(make_decoder(model, sampling)(params, read, keys))
 
 
 def test_greedy_is_the_argmax_of_a_full_forward_pass_for_every_token(model, params):
@@ -200,31 +199,33 @@ def answers(model, prompts=ASKED, *, say=lambda line: None):
     )
 
 
-def test_answers_come_in_the_order_of_the_prompts_and_one_width_is_compiled_once():
+def test_answers_come_in_the_order_of_the_prompts_and_each_program_is_compiled_once():
     model = speaker()
     ids = [tuple(byte_level().encode(line)) for line in LINES]
     ids[1] = (*ids[1], *b"!!!!!!!!")[:16]  # has no end
     assert answers(model) == tuple(ids[prompt[-1]] for prompt in ASKED)
-    begin, start = (decoding._beginner(model, ENDING, room) for room in (16, 0))
-    assert (begin._cache_size(), start._cache_size()) == (2, 2)  # one program for each width
+    layout = decoding._idle(model, ENDING, 2, 8, mesh_of(1))()
+    programs = decoding._steps(model, ENDING, jax.tree.map(lambda x: x.sharding, layout))
+    assert [program._cache_size() for program in programs] == [2, 1, 1]  # prompts of 8, then of 4
 
 
 def test_the_speed_counts_all_tokens_and_how_many_were_written_in_idle_slots():
     said = []
     spoken = [16 if n == 1 else len(byte_level().encode(line)) for n, line in enumerate(LINES)]
     answers(speaker(), ASKED[:1], say=said.append)
-    assert re.fullmatch(r"answers: 1 in \d+\.\d s, \d+ tokens/s, 100% of the slots busy", said[0])
+    assert re.fullmatch(r"answers: 1 in \d+\.\d s, \d+ tokens/s, 1 slots 100% busy", said[0])
     # Two slots, one width: the second answer is written alone once the first has ended.
     answers(speaker(), [ASKED[0], ASKED[0][:-1] + [1]], say=said.append)
     share = (spoken[0] + spoken[1]) / (2 * max(spoken[:2]))
-    assert said[1].endswith(f"tokens/s, {share:.0%} of the slots busy")
+    assert said[1].endswith(f"tokens/s, 2 slots {share:.0%} busy")
 
 
+@pytest.mark.parametrize("widths", [(6,), (1, 2, 3, 6)], ids=str)
 @pytest.mark.parametrize("slots", [1, 2, 4, 8, 64])
 @pytest.mark.parametrize("how", [{}, {"temperature": 1.0}, {"repetition_penalty": 1.3}], ids=str)
-def test_an_answer_is_the_same_in_any_slot_at_any_time(model, params, slots, how):
+def test_an_answer_is_the_same_in_any_slot_at_any_time(model, params, slots, how, widths):
     """Twenty prompts, answers of 1 to 8 tokens: slots are refilled in every order, and columns of
-    the cache are used again and again."""
+    the cache are used again and again, or given up once no prompt is so long any more."""
     prompts = [tuple(1 + (7 * n + i) % 37 for i in range(1 + n % 5)) for n in range(20)]
     sampling = Sampling(8, end=(24, 28, 16, 2, 33), **how)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(20))
@@ -236,7 +237,7 @@ def test_an_answer_is_the_same_in_any_slot_at_any_time(model, params, slots, how
         params,
         prompts,
         sampling,
-        batching=Batching((6,), slots, 0, mesh_of(1)),
+        batching=Batching(widths, slots, 0, mesh_of(1)),
         key=jax.random.key(5),
         watch=Watch("answers"),
     )

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from alol_jax.decoding.decode import make_decoder
+from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling, filter_logits, penalise_repetition, seen_tokens
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.transformer import Transformer
-from alol_jax.text.tokens import to_tokens
 from tests.models.tiny_llama import here
 
 pytestmark = pytest.mark.parity
@@ -106,10 +106,10 @@ def generated(theirs, prompt, sampling, **options):
 
 def decoded(given: Pair, sampling):
     """What we write for the prompt, left-padded with an end token where it is short."""
-    tokens = to_tokens([given.prompt], [()], shape=(WIDTH, 1), pad_id=ENDS[0])
+    prompts = one_per_row([given.prompt], WIDTH, ENDS[0])
     keys = jax.random.split(jax.random.key(0), 1)
     decoder = make_decoder(given.model, sampling)
-    ids, lengths = jax.device_get(decoder(given.params, tokens.prompt, tokens.prompt_mask, keys))
+    ids, lengths = jax.device_get(decoder(given.params, prompts, keys))
     return ids[0, : lengths[0]].tolist()
 
 
@@ -190,8 +190,7 @@ def test_draws_come_from_the_scores_that_transformers_draws_from(pairs):
             output_scores=True,
             output_logits=True,
         )
-        tokens = to_tokens([given.prompt], [()], shape=(WIDTH, 1), pad_id=ENDS[0])
-        read = (jnp.asarray(tokens.prompt), jnp.asarray(tokens.prompt_mask))
+        read = in_columns(one_per_row([given.prompt], WIDTH, ENDS[0]))
         seen = seen_tokens(*read, VOCABULARY, drawing)
         ours = filter_logits(
             penalise_repetition(jnp.asarray(out.logits[0].numpy()), seen, drawing), drawing

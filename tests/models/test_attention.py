@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,7 +21,6 @@ from alol_jax.models.attention import (
     choose_kernel,
     decode_attention,
 )
-from alol_jax.types import Branches
 
 CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,))
 GPU = dict(
@@ -46,17 +46,33 @@ def heads(rows, width, queries, keys, size, dtype=jnp.float32, seed=0):
     return [jax.random.normal(k, s, dtype) for k, s in zip(split, shapes, strict=True)]
 
 
-def mixed_and_gradients(attention, qkv, mask, causal, branches=None):
+def mixed_and_gradients(attention, qkv, segments, causal, branch=None):
     """The mixture at real tokens (0 elsewhere), and its pull-back to q, k, v."""
-    real = (mask > 0)[..., None, None]
+    real = (segments > 0)[..., None, None]
 
     def loss(q, k, v):
-        mixed = jnp.where(real, attention(q, k, v, mask, causal=causal, branches=branches), 0.0)
+        mixed = jnp.where(real, attention(q, k, v, segments, causal=causal, branch=branch), 0.0)
         ripple = jnp.sin(jnp.arange(mixed.size, dtype=jnp.float32)).reshape(mixed.shape)
         return jnp.sum(mixed * ripple), mixed
 
     grads, mixed = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
     return [mixed, *grads]
+
+
+def examples_side_by_side(rows, width):
+    """Segment and branch of rows full of examples of random lengths, with 0 to 3 responses, and a
+    little padding at the end."""
+    draw = np.random.default_rng(width)
+    segments, branch = np.zeros((2, rows, width), np.int32)
+    for row in range(rows):
+        column = example = 0
+        while column < width - 3:
+            example += 1
+            for part in range(draw.integers(1, 5)):
+                end = min(column + draw.integers(1, max(width // 8, 3)), width - 3)
+                segments[row, column:end], branch[row, column:end] = example, part
+                column = end
+    return jnp.array(segments), jnp.array(branch)
 
 
 def assert_same(found, expected):
@@ -83,7 +99,8 @@ def test_a_bidirectional_query_sees_all_of_its_segment():
 
 
 def test_a_response_sees_the_prompt_and_itself_and_no_other_response():
-    seen = attention_mask(jnp.array([[0, 1, 1, 1, 1, 0]]), causal=True, branches=Branches(2, 2))[0]
+    segments, branch = jnp.array([[0, 1, 1, 1, 1, 0]]), jnp.array([[0, 0, 1, 1, 2, 0]])
+    seen = attention_mask(segments, causal=True, branch=branch)[0]
     expected = [
         [1, 0, 0, 0, 0, 0],
         [0, 1, 0, 0, 0, 0],
@@ -95,6 +112,28 @@ def test_a_response_sees_the_prompt_and_itself_and_no_other_response():
     np.testing.assert_array_equal(seen, np.array(expected, bool))
 
 
+def test_the_first_response_of_an_example_does_not_see_that_of_another():
+    segments, branch = jnp.array([[1, 1, 2, 2, 2]]), jnp.array([[0, 1, 0, 1, 2]])
+    seen = attention_mask(segments, causal=True, branch=branch)[0]
+    expected = [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 0, 1],
+    ]
+    np.testing.assert_array_equal(seen, np.array(expected, bool))
+
+
+@pytest.mark.parametrize("with_branches", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_mask_of_some_queries_is_a_part_of_the_whole_mask(causal, with_branches):
+    segments, branch = examples_side_by_side(2, 30)
+    given = {"causal": causal, "branch": branch if with_branches else None}
+    part = attention_mask(segments, **given, queries=slice(11, 20))
+    np.testing.assert_array_equal(part, attention_mask(segments, **given)[:, 11:20])
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_padding_changes_nothing(causal):
     attention = Attention("xla", None)
@@ -104,6 +143,37 @@ def test_padding_changes_nothing(causal):
     wide = [n.at[:, 5:17].set(x) for n, x in zip(noise, (q, k, v), strict=True)]
     padded = attention(*wide, padded_mask([(5, 3)], 20), causal=causal)
     np.testing.assert_allclose(padded[:, 5:17], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_branches", [False, True])
+@pytest.mark.parametrize("width", [64, 65, 200, 700])
+def test_plain_attention_in_parts_equals_attention_in_one_piece(width, with_branches):
+    qkv, (segments, branch) = heads(2, width, 4, 2, 8), examples_side_by_side(2, width)
+    branch = branch if with_branches else None
+
+    def in_one_piece(q, k, v, segments, *, causal, branch):
+        mask = attention_mask(segments, causal=causal, branch=branch)[:, None]
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+
+    found = mixed_and_gradients(Attention("xla", None), qkv, segments, True, branch)
+    assert_same(found, mixed_and_gradients(in_one_piece, qkv, segments, True, branch))
+
+
+@pytest.mark.parametrize(("causal", "share"), [(True, 0.6), (False, 1.0)])
+def test_plain_causal_attention_scores_few_keys_that_come_after_the_query(causal, share):
+    width, qkv = 800, heads(1, 800, 2, 1, 8)
+
+    def scored(jaxpr):
+        """Products of queries and keys, at any depth."""
+        for line in jaxpr.eqns:
+            if line.primitive.name == "dot_general" and 8 not in line.outvars[0].aval.shape:
+                yield line.outvars[0].aval.size
+            yield from (n for inner in jaxprs_in_params(line.params) for n in scored(inner))
+
+    def run(*qkv):
+        return Attention("xla", None)(*qkv, jnp.ones((1, width)), causal=causal)
+
+    assert 0.5 <= sum(scored(jax.make_jaxpr(run)(*qkv).jaxpr)) / (2 * width**2) <= share
 
 
 def test_equal_keys_mix_the_visible_values_evenly():
@@ -142,16 +212,18 @@ def test_splash_of_several_tiles_equals_plain_attention():
     assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, mask, True))
 
 
-def test_splash_of_responses_side_by_side_equals_plain_attention():
-    qkv, branches = heads(2, 384, 4, 2, 16), Branches(128, 128)
-    mask = padded_mask([(30, 17), (0, 0)], 384).at[0, 200:256].set(0)
-    plain = mixed_and_gradients(Attention("xla", None), qkv, mask, True, branches)
-    found = mixed_and_gradients(
-        Attention("splash", None, interpret=True), qkv, mask, True, branches
-    )
-    assert_same(found, plain)
-    alone = mixed_and_gradients(Attention("xla", None), qkv, mask, True)
-    assert np.abs(plain[0] - alone[0]).max() > 0.01
+def test_splash_of_examples_side_by_side_equals_plain_attention():
+    qkv, (segments, _) = heads(2, 256, 4, 2, 16), examples_side_by_side(2, 256)
+    found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, segments, True)
+    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, segments, True))
+
+
+def test_splash_refuses_responses_that_share_a_prompt_and_says_so():
+    qkv, (segments, branch) = heads(2, 128, 2, 1, 16), examples_side_by_side(2, 128)
+    shares = {name: Attention(name, None).branches for name in KERNELS}
+    assert shares == {"xla": True, "cudnn": True, "splash": False}
+    with pytest.raises(ValueError, match="splash has no mask for branches"):
+        Attention("splash", None, interpret=True)(*qkv, segments, causal=True, branch=branch)
 
 
 @pytest.mark.parametrize(("tensor", "keys"), [(2, 2), (4, 2), (4, 1)])
@@ -217,16 +289,18 @@ def test_every_kernel_name_can_be_chosen_somewhere():
     assert chosen == set(KERNELS)
 
 
-def test_cudnn_takes_the_mask_as_a_bias_forward_and_backward(monkeypatch):
+@pytest.mark.parametrize("with_branches", [False, True])
+def test_cudnn_takes_the_mask_as_a_bias_forward_and_backward(monkeypatch, with_branches):
     """The lowered program for CUDA; jax is told a cuDNN version, as no GPU is needed to lower."""
     from jax._src.cudnn import fused_attention_stablehlo as bridge
 
     version = SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr(bridge, "cuda_versions", version)
-    qkv, mask = heads(2, 128, 4, 2, 64, jnp.bfloat16), padded_mask([(0, 0), (40, 9)], 128)
+    qkv, (segments, branch) = heads(2, 128, 4, 2, 64, jnp.bfloat16), examples_side_by_side(2, 128)
+    branch = branch if with_branches else None
 
     def loss(q, k, v):
-        mixed = Attention("cudnn", None)(q, k, v, mask, causal=True)
+        mixed = Attention("cudnn", None)(q, k, v, segments, causal=True, branch=branch)
         return jnp.sum(mixed.astype(jnp.float32))
 
     traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*qkv)

@@ -107,7 +107,7 @@ def a_pickle(folder):
         (another_family, "model_type = 'mistral' is not implemented (only llama, gpt_neox"),
         (a_family_that_the_weights_are_not, "the weights are not those of the config: missing"),
         (small_vocabulary, "the tokenizer has 259 tokens, the model only 200"),
-        (few_positions, "208 tokens, the model has 100 positions"),
+        (few_positions, "max_response = 160 + 48: the model has 100 positions"),
         (a_pickle, "pytorch_model.bin is a pickle"),
         (lambda folder: "no-such-org/no-such-model", "could not be downloaded from the"),
     ],

@@ -12,6 +12,8 @@ import pytest
 from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention
 from alol_jax.models.files.classifiers import open_classifier
+from alol_jax.rewards.packed import slot_mask
+from alol_jax.text.packing import GridShape, Layout, to_grid
 from tests.models.tiny_llama import here
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch
 
@@ -52,11 +54,28 @@ def opened(folder):
     )
 
 
+def logits_of(stored, tokens, mask):
+    """Our logits of one text per row."""
+    slots = mask[:, None] > 0
+    return jax.jit(stored.classifier)(stored.params, tokens, mask, None, slots)[:, 0]
+
+
+def logits_side_by_side(stored):
+    """Our logits of `TEXTS`, two in each row."""
+    shape, layout = GridShape(2, 24, 1, 2), Layout(length=0, share=True, pad_id=END)
+    grid = to_grid(
+        [[0, 1], [2, 3]], lambda n: (np.array(TEXTS[n]), (np.zeros(0, int),)), shape, layout
+    )
+    read = (grid.ids, grid.segment, grid.position, slot_mask(grid))
+    return jax.jit(stored.classifier)(stored.params, *read).reshape(len(TEXTS), -1)
+
+
 def assert_says(stored, expected, batch):
-    """Our logits of a padded batch are PyTorch's, and those differ from text to text."""
-    logits = jax.jit(stored.classifier)(stored.params, *batch)
+    """Our logits of a padded batch, and of texts side by side, are PyTorch's, and those differ from
+    text to text."""
     assert np.abs(expected).max() > 0.1 and np.std(expected, axis=0).min() > 1e-2
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits_of(stored, *batch), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits_side_by_side(stored), expected, rtol=0, atol=1e-4)
 
 
 CLASSES = {
@@ -192,8 +211,9 @@ def test_utterances_are_judged_as_by_the_torch_module(tmp_path):
     filled = np.where(mask > 0, tokens, END)
     with torch.no_grad():
         expected = theirs(ends, input_ids=torch.tensor(filled)).numpy()
-    everywhere = jax.jit(stored.classifier.position_logits)(stored.params, filled, mask)
-    np.testing.assert_allclose(everywhere[ends], expected, rtol=0, atol=1e-4)
+    seen = np.cumsum(tokens == END, axis=1) - (tokens == END)  # ends before each token
+    first = logits_of(stored, filled, mask * (seen == 0))
+    np.testing.assert_allclose(first, expected[[0, 2, 3, 4]], rtol=0, atol=1e-4)
     assert_says(stored, expected[1:], (filled, mask))  # of two ends in the first text, the last
 
 
@@ -238,7 +258,7 @@ def test_a_critic_scores_as_roberta_and_its_torch_head_also_from_the_published_f
     with torch.no_grad():
         logits = head(theirs(**torch_inputs(*batch, offset)).pooler_output)
     assert_says(stored, logits.numpy(), batch)
-    scores = stored.classifier.scores(jax.jit(stored.classifier)(stored.params, *batch))
+    scores = stored.classifier.scores(logits_of(stored, *batch))
     np.testing.assert_allclose(scores, torch.sigmoid(logits), rtol=0, atol=1e-4)
 
 

@@ -65,6 +65,17 @@ def test_padding_changes_nothing(params):
         close(HEAD(params, real[None], np.ones((1, len(real))))[0], values[row], 1e-6)
 
 
+def test_several_prompts_in_a_row_have_the_values_that_each_has_alone(params):
+    """Whatever stands between them; and a slot without a prompt disturbs no other."""
+    row = np.concatenate([HIDDEN[0], np.full((2, 16), 1e6, np.float32), HIDDEN[1]])
+    columns, zero = np.arange(len(row)), np.zeros(6)
+    slots = np.stack([columns < 6, columns >= 8, columns < 0, (columns >= 8) & (columns < 11)])
+    found = value_of(params, row[None], slots[None])
+    assert found.shape == (1, 4) and np.isfinite(found).all()
+    masks = np.stack([zero + 1, zero + 1, np.arange(6) < 3])
+    close(found[0, [0, 1, 3]], value_of(params, HIDDEN[[0, 1, 1]], masks), 1e-6)
+
+
 def test_each_real_position_matters(params):
     values = value_of(params, HIDDEN, MASK)
     for position in range(6):

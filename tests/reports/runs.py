@@ -177,7 +177,7 @@ def policy_of(seed: int, lift: float) -> Policy:
             Curve("loss", steps, tuple(map(float, 1 - rise))),
             Curve("kl_to_reference", steps, tuple(map(float, np.abs(rise)))),
         ),
-        Cost(tokens=6000 + seed, flops=1.5e12, seconds=12.5 + seed),
+        Cost(tokens=6000 + seed, computed=8000, flops=1.5e12, seconds=12.5 + seed),
     )
 
 

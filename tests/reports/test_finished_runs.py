@@ -27,7 +27,7 @@ def test_ppo_is_told_by_its_own_section(tmp_path):
 
 
 def test_a_rollout_counts_as_its_optimizer_steps(tmp_path):
-    finish(tmp_path / "ppo", config_of("ppo", ppo__prompts=16, ppo__epochs=3, ppo__accumulate=2))
+    finish(tmp_path / "ppo", config_of("ppo", ppo__prompts=16, ppo__epochs=3, ppo__batch_size=8))
     finish(tmp_path / "nll", config_of("nll"))
     ppo, nll = read_runs([tmp_path / "ppo", tmp_path / "nll"])
-    assert (ppo.updates, nll.updates) == (3 * 16 // (4 * 2), 1)
+    assert (ppo.updates, nll.updates) == (3 * 16 // 8, 1)

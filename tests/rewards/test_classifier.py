@@ -1,7 +1,6 @@
 """Reward models from checkpoints: what they read, what they score, what is refused."""
 
-import dataclasses
-import types
+import functools
 
 import jax
 import numpy as np
@@ -10,8 +9,6 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import PRESETS
-from alol_jax.rewards.batched import reading_of
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
 from configs import common
@@ -60,7 +57,7 @@ NEOX = "GPTNeoXRewardModel"
 
 def options(folder, **changes):
     chosen = common.reward_model(str(folder), reads="oasst")
-    chosen.update({"max_tokens": 64, "batch_size": 2} | changes)
+    chosen.update({"max_tokens": 64} | changes)
     return chosen
 
 
@@ -69,9 +66,22 @@ def opened(folder, *, lm=None, **changes):
     return open_reward_models({"rm": options(folder, **changes)}, ["rm"], turns, lm)["rm"]
 
 
+@functools.cache
+def _reader(classifier):
+    return jax.jit(classifier)
+
+
+def logits_of(model, ids):
+    """What the classifier of a reward model says of one text, alone in its row: f32[labels]."""
+    tokens = np.array([ids])
+    read = _reader(model.stored.classifier)
+    return read(
+        model.stored.params, tokens, np.ones_like(tokens), None, np.ones((1, 1, len(ids)), bool)
+    )[0, 0]
+
+
 def test_a_score_is_the_sigmoid_of_the_logit_of_the_turns_in_their_form(folder):
     model = opened(folder)
-    classifier, params = model.stored.classifier, model.stored.params
     token = dict(zip(SPECIAL, range(3), strict=True))
     for prompt, response, score in zip(
         PROMPTS[:3], RESPONSES[:3], model(PROMPTS, RESPONSES), strict=False
@@ -79,15 +89,15 @@ def test_a_score_is_the_sigmoid_of_the_logit_of_the_turns_in_their_form(folder):
         ids = []
         for n, said in enumerate((*turns(prompt), response)):
             ids += [token[SPECIAL[1 + n % 2]], *model.tokenizer.encode(said), token[SPECIAL[0]]]
-        logit = jax.jit(classifier)(params, np.array([ids]), np.ones((1, len(ids))))[0, 0]
+        logit = logits_of(model, ids)[0]
         assert score == pytest.approx(float(1 / (1 + np.exp(-logit))), abs=1e-5)
 
 
-def test_a_row_is_scored_alike_alone_in_any_batch_and_on_eight_devices(folder):
+def test_a_response_is_scored_alike_alone_beside_others_and_on_eight_devices(folder):
     together = opened(folder)(PROMPTS, RESPONSES)
     alone = [opened(folder)([p], [r])[0] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     np.testing.assert_allclose(together, alone, atol=1e-6)
-    eight = opened(folder, lm=tiny_lm(mesh=mesh_of(8, fsdp=2, tensor=2)), batch_size=4)
+    eight = opened(folder, lm=tiny_lm(mesh=mesh_of(8, fsdp=2, tensor=2)))
     np.testing.assert_allclose(eight(PROMPTS, RESPONSES), together, atol=1e-5)
     assert len(set(together.round(6))) == 4 and ((together > 0) & (together < 1)).all()
     assert opened(folder)([], []).shape == (0,)
@@ -149,16 +159,16 @@ def test_every_class_can_be_named_in_the_config(tmp_path, name, reads, score):
     write_classifier(path, name, random_classifier(CLASSIFIERS[name]))
     tokenizer_beside(path, special=SPECIAL if reads == "oasst" else [*"0123456", EOS])
     model = opened(path, reads=reads, score=score)
-    classifier, params = model.stored.classifier, model.stored.params
+    labels = model.stored.classifier.labels
     scores = model(PROMPTS[:3], RESPONSES[:3])
     assert len(set(scores.round(6))) == 3 and ((scores > 0) & (scores < 1)).all()
     for prompt, response, found in zip(PROMPTS, RESPONSES, scores, strict=False):
         ids = model.form(model.tokenizer, turns(prompt), response, 64)
-        logits = jax.jit(classifier)(params, np.array([ids]), np.ones((1, len(ids))))[0]
+        logits = logits_of(model, ids)
         expected = 1 / (1 + np.exp(-logits[0]))
         if score != "sigmoid":
             chances = np.exp(logits - logits.max())
-            expected = (chances / chances.sum())[classifier.labels.index(score)]
+            expected = (chances / chances.sum())[labels.index(score)]
         assert found == pytest.approx(float(expected), abs=1e-5)
 
 
@@ -168,7 +178,6 @@ def test_every_class_can_be_named_in_the_config(tmp_path, name, reads, score):
         ({"reads": "oast"}, "config.reward_models.rm.reads: no form 'oast': did you mean 'oasst'"),
         ({"score": "good"}, "config.reward_models.rm.score: the model has no label 'good'"),
         ({"max_tokens": 65}, "rm.max_tokens=65: the model has 64 positions"),
-        ({"batch_size": 0}, "rm.batch_size=0 must be a multiple of data · fsdp = 1"),
         ({"dtype": "float16"}, "rm.dtype: no dtype 'float16'"),
         ({"path": "/nowhere/model"}, "/nowhere/model"),
     ],
@@ -188,7 +197,7 @@ def test_a_tokenizer_without_the_forms_tokens_is_one_line(tmp_path):
 
 def test_the_fingerprint_follows_the_weights_and_the_form_but_not_the_place(folder, tmp_path):
     first = opened(folder).fingerprint
-    assert opened(folder, batch_size=1).fingerprint == first
+    assert opened(folder, lm=tiny_lm(mesh=mesh_of(8))).fingerprint == first
     assert opened(folder, max_tokens=32).fingerprint != first
     other = tmp_path / "other"
     params = random_classifier(CLASSIFIERS[NEOX])
@@ -237,26 +246,3 @@ def test_a_model_that_gives_nan_is_one_line_that_names_it(tmp_path):
 def test_a_model_may_not_have_the_name_of_a_reward_of_the_task(folder):
     with pytest.raises(UserError, match="config.reward_models.positivity: the task has a reward"):
         Scoring(TASK.rewards, {"positivity": opened(folder)}, {"positivity": 1.0})
-
-
-class _Chip:
-    """A mesh of one described device."""
-
-    def __init__(self, platform):
-        self.devices = np.array([types.SimpleNamespace(platform=platform, compute_capability="")])
-
-
-@pytest.mark.parametrize("limit", [40, 300, 1024, 2000])
-def test_on_a_tpu_texts_are_read_at_lengths_that_its_kernel_can(limit):
-    config = PRESETS["pythia-1.4b"]
-    reading = reading_of(config, "float32", _Chip("tpu"), limit)
-    assert reading.attention.kernel == "splash", reading.note
-    assert all(width % 128 == 0 for width in reading.widths) and max(reading.widths) >= limit
-    on_cpu = reading_of(config, "float32", _Chip("cpu"), limit)
-    assert on_cpu.attention.kernel == "xla" and max(on_cpu.widths) == limit
-
-
-def test_a_length_beyond_the_positions_is_not_made():
-    config = dataclasses.replace(PRESETS["pythia-1.4b"], max_positions=300)
-    reading = reading_of(config, "float32", _Chip("tpu"), 290)
-    assert max(reading.widths) == 300 and reading.attention.kernel == "xla"

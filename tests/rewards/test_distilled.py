@@ -58,7 +58,6 @@ def distilled(config, tmp_path_factory):
 
 def opened(folder, lm=None):
     wanted = common.reward_model(str(folder), reads="oasst")
-    wanted.batch_size = 4
     lm = tiny_lm() if lm is None else lm
     return open_reward_models({"rm": wanted}, ["rm"], TASK.turns, lm)["rm"]
 
@@ -94,7 +93,7 @@ def test_it_stands_on_the_base_of_the_run_where_that_is_the_same(distilled, tmp_
 
 def tiny_lm_of(path):
     options = common.get_config().model
-    options.update({"path": path, "dtype": "float32", "shapes": ((16, 8),)})
+    options.update({"path": path, "dtype": "float32", "max_prompt": 16, "max_response": 8})
     return open_language_model(options, mesh_of(1))
 
 
@@ -144,7 +143,7 @@ def test_agreement_counts_pairs_of_one_prompt_with_different_rewards():
     assert agreement(rows.reward, rows).mse == 0
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": 1, "more": 2}'])
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": 1}', '{"format": 2, "more": 2}'])
 def test_a_damaged_description_is_one_line(text, tmp_path):
     (tmp_path / "reward.json").write_text(text)
     with pytest.raises(UserError, match="config.reward_models.rm: .*reward.json is damaged"):

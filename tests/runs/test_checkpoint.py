@@ -75,11 +75,29 @@ def test_only_the_latest_and_the_best_stay(tmp_path, checkpoints):
     kept = []
     for step, best in ((0, 0), (2, 2), (3, 2), (5, 2), (6, 6), (8, 6)):
         checkpoints.save(step, _state(step), {"step": step}, best=best)
+        checkpoints.wait()
         kept.append({int(p.name) for p in (tmp_path / "checkpoints").iterdir()})
     assert kept == [{0}, {2}, {2, 3}, {2, 5}, {6}, {6, 8}]
     assert checkpoints.latest() == 8
     restored, record = checkpoints.restore(6, _state())
     assert record == {"step": 6} and _bits(restored) == _bits(_state(6))
+
+
+def test_a_state_that_is_donated_while_it_is_written_was_saved_as_it_was(checkpoints):
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x * 0 - 1, state), donate_argnums=0)
+    for number in range(4):
+        state, expected = _state(number), _bits(_state(number))
+        checkpoints.save(number, state, {}, best=number)
+        jax.block_until_ready(step(state))
+        assert _bits(checkpoints.restore(number, _state(9))[0]) == expected
+
+
+def test_an_older_checkpoint_stays_until_the_newer_one_is_complete(tmp_path, checkpoints):
+    checkpoints.save(1, _state(1), {}, best=1)
+    checkpoints.save(2, _state(2), {}, best=2)
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+    checkpoints.wait()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
 
 
 def test_a_new_folder_has_no_latest_step(checkpoints):

@@ -1,6 +1,7 @@
 """fit_policy: which rows are drawn, what the objective is told, and what selects the step."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from alol_jax.objectives.registry import OBJECTIVES, Objective
 from alol_jax.stages import fit_policy as stage
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.training.annotate import annotate
-from alol_jax.training.batches import tokenise
-from alol_jax.types import Cost, Policy, RewardSpec, TrainingTable, Watch
+from alol_jax.training.items import tokenise
+from alol_jax.types import Limits, Policy, RewardSpec, TrainingTable, Watch, Work
 from tests.tiny_run import (
     TASK,
     annotated_rows,
@@ -25,8 +26,8 @@ from tests.tiny_run import (
     tiny_lm,
 )
 
-SHAPES = ((16, 16),)
-LM = tiny_lm(shapes=SHAPES)
+LIMITS = Limits(16, 16)
+LM = tiny_lm(limits=LIMITS)
 CHECKED = dataclasses.replace(TASK, rewards=(RewardSpec("luck", "checksum", "{response}", 1.0),))
 SCORED = scored_splits(train=12)
 pytestmark = pytest.mark.usefixtures("checksum")
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("checksum")
 
 def _table() -> TrainingTable:
     """Rows 0 and 1 are not kept; the kept ones have advantages 0, 0, 1, 1, 1, 1, 1, 1, 1, 16."""
-    rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)
+    rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, LIMITS)
     return TrainingTable(
         annotated_rows(
             dataclasses.replace(
@@ -50,13 +51,13 @@ def _table() -> TrainingTable:
     )
 
 
-def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, responses=2, **changes):
+def _fit(tmp_path, objective, *, said=None, scored=SCORED, luck=1.0, responses=2, lm=LM, **changes):
     config = small_options()
     config.policy.update(changes)
     config.objective.update({"clip": 0.5, "beta": 0.25, "responses": responses})
     config.objective.name = objective if isinstance(objective, str) else "its own"
     return stage.fit_policy(
-        setup(LM, CHECKED, {"luck": luck}, config.decode),
+        setup(lm, CHECKED, {"luck": luck}, config.decode),
         objective if isinstance(objective, Objective) else OBJECTIVES[objective],
         config.objective,
         config.policy,
@@ -74,16 +75,25 @@ def planned(monkeypatch):
 
     def fit_best(state, frozen, batches, update, plan, *rest, label):
         found.update({"batches": batches, "plan": plan})
-        return Policy({}, 0, (), (), Cost(seconds=3.0))
+        return Policy({}, 0, (), ())
 
     monkeypatch.setattr(stage, "fit_best", fit_best)
     return found
 
 
+def _batches(found) -> list:
+    """All batches of the plan."""
+    return list(found["batches"](0, found["plan"].steps))
+
+
 def _drawn(found) -> np.ndarray:
     """The rewards, which number the rows, of all batches of the plan."""
-    batches = found["batches"](0, found["plan"].steps)
-    return np.concatenate([np.asarray(batch.reward).reshape(-1) for batch in batches])
+    return np.concatenate([np.asarray(b.targets.reward).reshape(-1) for b in _batches(found)])
+
+
+def _work(found) -> np.ndarray:
+    """The work of all batches of the plan."""
+    return np.sum([batch.work for batch in _batches(found)], axis=0)
 
 
 # which rows, how often
@@ -136,10 +146,10 @@ def test_good_sampling_draws_the_first_response_of_a_prompt_alone(tmp_path, plan
 def test_a_bad_response_that_is_drawn_keeps_its_own_reward_and_advantage(tmp_path, planned):
     """The published all_priority gave it those of the good one."""
     _fit(tmp_path, "a_lol", sampling="all_priority", epochs=20.0)
-    for batch in planned["batches"](0, planned["plan"].steps):
-        bad = np.asarray(batch.reward) == 11
-        assert (np.asarray(batch.advantage)[bad] == 16).all()
-        assert (np.asarray(batch.advantage)[~bad] == 1).all()
+    for _, targets, _ in _batches(planned):
+        bad = np.asarray(targets.reward) == 11
+        assert (np.asarray(targets.advantage)[bad] == 16).all()
+        assert (np.asarray(targets.advantage)[~bad] == 1).all()
 
 
 def test_priority_sampling_draws_by_the_advantage(tmp_path, planned):
@@ -159,12 +169,11 @@ def test_priority_sampling_draws_by_the_reward_where_the_objective_reads_it(tmp_
 
 def test_pairs_hold_the_better_response_first(tmp_path, planned):
     said = []
-    _fit(tmp_path, "dpo", batch_size=2, accumulate=2, said=said)
+    _fit(tmp_path, "dpo", batch_size=4, said=said)
     assert "dpo: 6 prompts with 2 responses ranked by reward; left out: 0 with fewer" in said[0]
-    for batch in planned["batches"](0, planned["plan"].steps):
-        assert batch.tokens.response.shape[:3] == batch.ref_logp.shape[:3] == (2, 2, 2)
-        assert batch.tokens.prompt.shape[:2] == (2, 2)
-        assert (np.asarray(batch.reward[..., 0]) == np.asarray(batch.reward[..., 1]) + 1).all()
+    for _, targets, _ in _batches(planned):
+        assert targets.mask.shape[:2] == targets.ref_logp.shape[:2] == (4, 2)
+        assert (np.asarray(targets.reward[:, 0]) == np.asarray(targets.reward[:, 1]) + 1).all()
 
 
 def test_pro_ranks_as_many_responses_as_it_is_told(tmp_path, planned, monkeypatch):
@@ -173,14 +182,27 @@ def test_pro_ranks_as_many_responses_as_it_is_told(tmp_path, planned, monkeypatc
     )
     monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(rows))
     said = []
-    policy = _fit(tmp_path, "pro", batch_size=2, responses=3, said=said)
+    _fit(tmp_path, "pro", batch_size=2, responses=3, said=said)
     assert "pro: 3 prompts with 3 responses ranked by reward" in said[0]
-    for batch in planned["batches"](0, planned["plan"].steps):
-        assert batch.tokens.response.shape[:3] == (1, 2, 3)
-        best, middle, worst = np.moveaxis(np.asarray(batch.reward), -1, 0)
+    for _, targets, _ in _batches(planned):
+        assert targets.mask.shape[:2] == (2, 3)
+        best, middle, worst = np.asarray(targets.reward).T
         assert (best == worst + 3).all() and (worst < middle).all() and (middle < best).all()
-    pair = _fit(tmp_path, "pro", batch_size=2)
-    assert policy.cost.tokens > pair.cost.tokens and policy.cost.flops > pair.cost.flops
+    three = _work(planned)
+    _fit(tmp_path, "pro", batch_size=2)
+    assert (three > _work(planned)).all()
+
+
+def test_a_width_that_holds_no_ranked_example_is_one_clear_line(tmp_path, monkeypatch):
+    rows = annotated_rows(
+        dataclasses.replace(row, example_id=str(n // 4)) for n, row in enumerate(_table().rows)
+    )
+    monkeypatch.setattr(f"{__name__}._table", lambda: TrainingTable(rows))
+    narrow = tiny_lm(limits=LIMITS, width=32)
+    with pytest.raises(UserError) as caught:
+        _fit(tmp_path, "pro", responses=4, lm=narrow)
+    said = r"config\.model\.width=32: the longest example has \d+ tokens: raise it \(0 = chosen .*"
+    assert re.fullmatch(said, str(caught.value))
 
 
 def test_pro_trains_on_three_responses_of_a_prompt(tmp_path, monkeypatch):
@@ -195,19 +217,31 @@ def test_pro_trains_on_three_responses_of_a_prompt(tmp_path, monkeypatch):
 
 def test_ranked_by_the_data_its_first_response_is_the_chosen_one(tmp_path, planned):
     _fit(tmp_path, "dpo", batch_size=2, ranking="data")
-    for batch in planned["batches"](0, planned["plan"].steps):
-        assert (np.asarray(batch.reward[..., 0]) == np.asarray(batch.reward[..., 1]) - 1).all()
+    for _, targets, _ in _batches(planned):
+        assert (np.asarray(targets.reward[:, 0]) == np.asarray(targets.reward[:, 1]) - 1).all()
 
 
-def test_the_cost_counts_the_tokens_of_all_rows_that_are_drawn(tmp_path, planned):
+def test_the_work_is_that_on_all_rows_that_are_drawn(tmp_path, planned):
     rows = _table().rows
-    policy = _fit(tmp_path, "nll", epochs=2.0, batch_size=6)
-    assert policy.cost.tokens == 2 * sum(len(row.prompt) + len(row.response) for row in rows)
-    assert policy.cost.seconds == 3.0 and policy.cost.flops > 0
-    pairs = _fit(tmp_path, "dpo", epochs=2.0, batch_size=6)
+    _fit(tmp_path, "nll", epochs=2.0, batch_size=6)
+    single = Work(*_work(planned))
+    assert single.tokens == 2 * sum(len(row.prompt) + len(row.response) for row in rows)
+    _fit(tmp_path, "dpo", epochs=2.0, batch_size=6)
+    pairs = Work(*_work(planned))
     prompts = sum(len(row.prompt) for row in rows[1::2])  # of the better one, read once a pair
-    assert pairs.cost.tokens == 2 * (prompts + sum(len(row.response) for row in rows))
-    assert pairs.cost.flops < policy.cost.flops
+    assert pairs.tokens == 2 * (prompts + sum(len(row.response) for row in rows))
+    assert 0 < pairs.flops < single.flops
+
+
+def test_the_cost_is_the_work_of_the_steps_and_is_said(tmp_path):
+    said = []
+    policy = _fit(tmp_path, "nll", batch_size=5, said=said)
+    cost, logged = policy.cost, {curve.name: sum(curve.values) for curve in policy.curves}
+    assert (cost.tokens, cost.computed) == (logged["tokens"], logged["computed_tokens"])
+    assert cost.flops == logged["flops"] and 0 < cost.real == cost.tokens / cost.computed < 1
+    rate = cost.tokens / cost.seconds
+    assert said[-1] == f"fit_policy: real tokens {cost.real:.0%}, {rate:.0f} real tokens/s"
+    assert [line for line in said if line.startswith("grids of ")]
 
 
 def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path, monkeypatch):
@@ -275,7 +309,8 @@ def test_the_objective_gets_its_hyper_parameters_and_the_stored_annotations(tmp_
         return nll(logp, targets)
 
     policy = _fit(tmp_path, Objective(spy, ("advantage",), 1, "advantage"), epochs=0.1)
-    assert set(told) == {(0.5, 0.25, (4, 16), (4, 16), (4,))}
+    longest = _table().rows["response"].lengths.max()
+    assert set(told) == {(0.5, 0.25, (4, longest), (4, longest), (4,))}
     assert [v.metric for v in policy.validations] == ["mean validation reward"] * 2
     assert [v.step for v in policy.validations] == [0, 1]
     assert {curve.name for curve in policy.curves} >= {"loss", "nll", "grad_norm"}
@@ -300,8 +335,8 @@ def test_without_a_scorer_the_weighted_likelihood_selects(tmp_path):
     assert {v.metric for v in policy.validations} == {
         "reward-weighted logp of validation responses"
     }
-    rows, _ = tokenise(SCORED.validation, TASK.template, LM.tokenizer, SHAPES)
-    logps, _ = annotate(LM, fitted(LM).trained, rows, batch_size=4, watch=Watch("rows"))
+    rows, _ = tokenise(SCORED.validation, TASK.template, LM.tokenizer, LIMITS)
+    logps, _ = annotate(LM, fitted(LM).trained, rows, watch=Watch("rows"))
     reward = np.array([row.reward for row in rows])
     weights = [max(row.reward - reward.mean(), 0) for row in rows]
     expected = np.average([logp.sum() for logp in logps], weights=weights)

@@ -12,11 +12,11 @@ from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Interrupted, UserError
 from alol_jax.rewards import reward as rewards
 from alol_jax.stages import fit_policy_online as stage
-from alol_jax.text.tokens import to_tokens
-from alol_jax.training.batches import tokenise
-from alol_jax.training.metrics import ROLLOUT_METRICS
+from alol_jax.training.items import tokenise
+from alol_jax.training.metrics import ROLLOUT_METRICS, WORK_METRICS
 from alol_jax.training.online import logp_and_values
-from alol_jax.types import RewardSpec, TrainingTable, Watch
+from alol_jax.types import Limits, RewardSpec, TrainingTable, Watch
+from tests.packed import grid_of, unpacked
 from tests.tiny_run import (
     TASK,
     context,
@@ -27,13 +27,13 @@ from tests.tiny_run import (
     tiny_lm,
 )
 
-SHAPES = ((16, 6),)
-LM = tiny_lm(shapes=SHAPES)
+LIMITS = Limits(16, 6)
+LM = tiny_lm(limits=LIMITS)
 DECODE = {"max_new_tokens": 6, "end": tuple(range(200, 240))}  # responses of many lengths
 JUDGED = dataclasses.replace(TASK, rewards=(RewardSpec("luck", "judge", "{response}", 1.0),))
 SCORED = scored_splits(train=12)
 FRESH = dataclasses.replace(fitted(LM), trained=LM.trainable(jax.random.key(0)))
-TABLE = TrainingTable(tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)[0])
+TABLE = TrainingTable(tokenise(SCORED.train, TASK.template, LM.tokenizer, LIMITS)[0])
 
 
 class Judge:
@@ -62,7 +62,7 @@ def _fit(folder, *, lm=LM, reference=None, luck=1.0, policy=(), optimizer=(), st
     config.decode.update(DECODE)
     config.policy.update({"validations": 2, "checkpoint_every": 100} | dict(policy))
     config.policy.optimizer.update({"schedule": "constant"} | dict(optimizer))
-    small = {"rollouts": 4, "prompts": 8, "epochs": 2, "batch_size": 4, "accumulate": 1}
+    small = {"rollouts": 4, "prompts": 8, "epochs": 2, "batch_size": 4}
     config.ppo.update(small | {"top_k": 0, "top_p": 1.0} | ppo)
     return stage.fit_policy_online(
         setup(lm, JUDGED, {"luck": luck}, config.decode),
@@ -91,7 +91,7 @@ def _same(one, other):
 
 
 def test_the_policy_learns_to_write_what_is_rewarded(tmp_path, judge):
-    lm = tiny_lm(shapes=SHAPES, rank=0)
+    lm = tiny_lm(limits=LIMITS, rank=0)
     start = dataclasses.replace(fitted(LM), trained=lm.trainable(jax.random.key(0)))
     learning = {"optimizer": {"learning_rate": 1e-2}, "kl_coef": 0.0, "rollouts": 10}
     policy = _fit(tmp_path, lm=lm, reference=start, prompts=32, batch_size=32, epochs=4, **learning)
@@ -133,7 +133,7 @@ def test_step_zero_is_the_reference_and_its_score_the_mean_reward_of_its_answers
 
 
 def test_before_the_first_step_every_ratio_is_one_even_where_adapters_have_dropout(tmp_path, judge):
-    lm = tiny_lm(shapes=SHAPES, dropout=0.5)
+    lm = tiny_lm(limits=LIMITS, dropout=0.5)
     policy = _fit(tmp_path, lm=lm, reference=fitted(LM), rollouts=1, epochs=1, batch_size=8)
     assert _curve(policy, "approx_kl")[0] == pytest.approx(0.0, abs=1e-9)
     assert _curve(policy, "fraction_clipped")[0] == 0.0
@@ -165,11 +165,10 @@ def test_the_penalty_grows_while_the_divergence_is_above_its_target(tmp_path, ju
 def test_the_value_of_a_token_is_said_before_the_token_is_known():
     key = jax.random.normal(jax.random.key(0), (LM.transformer.config.width,))
     params = {**LM.frozen(), **FRESH.trained, "value/kernel": key, "value/bias": jnp.ones(())}
-    rows = [row.prompt for row in TABLE.rows[:1]] * 7
     written = np.full((7, 6), 70)
-    written[np.arange(6) + 1, np.arange(6)] = 71  # row n + 1 has another token n
-    tokens = to_tokens(rows, written.tolist(), shape=(16, 6), pad_id=0)
-    logp, values = logp_and_values(LM, params, tokens)
+    written[np.arange(6) + 1, np.arange(6)] = 71  # response n + 1 has another token n
+    grid, shape = grid_of([TABLE.rows[0].prompt] * 7, written[:, None])
+    logp, values = logp_and_values(LM, params, grid, shape)
     for n in range(6):
         same = np.isclose(values[n + 1], values[0], atol=1e-5)
         assert same[: n + 1].all() and not same[n + 1 : n + 2].any()
@@ -182,9 +181,12 @@ def test_the_value_of_a_token_is_said_before_the_token_is_known():
 def test_every_logged_metric_is_explained_and_the_cost_is_their_sum(undisturbed):
     policy, *_ = undisturbed
     shared = {"loss", "fraction_clipped", "grad_norm"}
-    assert {curve.name for curve in policy.curves} == set(ROLLOUT_METRICS) | shared
+    told = {*ROLLOUT_METRICS, *WORK_METRICS}
+    assert {curve.name for curve in policy.curves} == told | shared
     assert all(np.isfinite(curve.values).all() for curve in policy.curves)
     assert policy.cost.tokens == _curve(policy, "tokens").sum()
+    assert policy.cost.computed == _curve(policy, "computed_tokens").sum()
+    assert 0 < policy.cost.real == policy.cost.tokens / policy.cost.computed < 1
     prompt = np.mean([len(row.prompt) for row in TABLE.rows])
     written = _curve(policy, "response_length") * 8
     expected = 2 * (written + 8 * prompt)  # two epochs, and prompts of nearly one length
@@ -222,49 +224,52 @@ def minibatches(monkeypatch):
     """What would be learned from, without learning."""
     found = []
 
-    class Update:
-        def __call__(self, train, frozen, batch):
-            found.append(jax.device_get(batch))
-            return train._replace(step=train.step + 1), {"loss": jnp.float32(0.0)}
+    def update(train, frozen, batch):
+        found.append(jax.device_get(batch))
+        return train._replace(step=train.step + 1), {"loss": 0.0} | batch.work.metrics()
 
-        def _cache_size(self):
-            return 1
-
-    monkeypatch.setattr(stage, "make_update", lambda *given: Update())
+    monkeypatch.setattr(stage, "make_update", lambda *given: update)
     return found
 
 
 def test_each_response_is_learned_from_once_an_epoch_in_another_order(tmp_path, judge, minibatches):
-    _fit(tmp_path, rollouts=2, prompts=8, batch_size=2, accumulate=2, epochs=3, luck=1.0)
+    _fit(tmp_path, rollouts=2, prompts=8, batch_size=4, epochs=3, luck=1.0)
     assert len(minibatches) == 2 * 3 * 2  # rollouts, epochs, optimizer steps
     orders = []
     for rollout in (minibatches[:6], minibatches[6:]):
         advantages = {}
         for first in (0, 2, 4):
-            rows = []
-            for batch in rollout[first : first + 2]:
-                assert batch.tokens.response.shape == batch.targets.advantages.shape == (2, 2, 6)
-                flat = jax.tree.map(lambda x: x.reshape(4, *x.shape[2:]), batch)
-                np.testing.assert_array_equal(flat.tokens.mask, flat.targets.mask)
-                for n in range(4):
-                    name = flat.tokens.prompt[n].tobytes() + flat.tokens.response[n].tobytes()
-                    rows.append(name)
-                    known = advantages.setdefault(name, flat.targets.advantages[n])
-                    np.testing.assert_array_equal(known, flat.targets.advantages[n])
-            assert len(set(rows)) == 8
-            orders.append(rows)
+            texts = []
+            for grids, targets, _ in rollout[first : first + 2]:
+                assert targets.mask.shape == targets.advantages.shape == (4, 6)
+                found = unpacked(grids, 6)
+                assert list(found) == [0, 1, 2, 3]
+                for n, text in found.items():
+                    assert len(text[1]) == targets.mask[n].sum()
+                    texts.append(text)
+                    known = advantages.setdefault(text, targets.advantages[n])
+                    np.testing.assert_array_equal(known, targets.advantages[n])
+            assert len(set(texts)) == 8
+            orders.append(texts)
         assert len(advantages) == 8
-    places = [[sorted(order).index(name) for name in order] for order in orders]
+    places = [[sorted(order).index(text) for text in order] for order in orders]
     assert len({tuple(place) for place in places}) == 6
 
 
-def test_the_cut_into_micro_batches_does_not_change_what_is_learned(tmp_path, judge):
-    once = {"reference": FRESH, "rollouts": 1, "epochs": 1}
-    whole = _fit(tmp_path / "whole", batch_size=8, accumulate=1, **once)
-    parts = _fit(tmp_path / "parts", batch_size=2, accumulate=4, **once)
+def test_the_grids_do_not_change_what_is_learned(tmp_path, judge):
+    once = {"reference": FRESH, "rollouts": 1, "epochs": 1, "batch_size": 8}
+    whole = _fit(tmp_path / "whole", lm=tiny_lm(limits=LIMITS, width=128, rows=2), **once)
+    parts = _fit(tmp_path / "parts", lm=tiny_lm(limits=LIMITS, width=32, rows=1), **once)
     assert _curve(whole, "response_length")[0] < 6  # else a mean of means would do
-    for name in ("loss", "policy_loss", "value_loss", "grad_norm"):
+    for name in ("loss", "policy_loss", "value_loss", "grad_norm", "kl_to_anchor", "tokens"):
         np.testing.assert_allclose(_curve(parts, name), _curve(whole, name), rtol=1e-4, atol=1e-6)
+
+
+def test_two_sizes_of_grids_are_compiled(tmp_path, judge, monkeypatch):
+    made, make = [], stage.make_update
+    monkeypatch.setattr(stage, "make_update", lambda *given: made.append(make(*given)) or made[0])
+    _fit(tmp_path, lm=tiny_lm(limits=LIMITS, width=32, rows=1), rollouts=3, batch_size=4)
+    assert made[0]._cache_size() == 2
 
 
 # seeds, resuming, devices
@@ -317,12 +322,10 @@ def test_a_run_that_dies_while_it_scores_goes_on_from_its_last_checkpoint(
 
 def test_eight_devices_learn_from_a_rollout_what_one_does(tmp_path, judge):
     """Four steps. The large epsilon keeps Adam from blowing up the rounding of tiny gradients."""
-    eight = tiny_lm(shapes=SHAPES, mesh=make_mesh(data=2, fsdp=2, tensor=2))
-    steady = {"rollouts": 1, "optimizer": {"epsilon": 1.0, "learning_rate": 0.1}}
-    runs = [
-        _fit(tmp_path / str(n), lm=lm, reference=FRESH, **steady)
-        for n, lm in enumerate((LM, eight))
-    ]
+    size = {"limits": LIMITS, "width": 32, "rows": 4}  # also steps of two responses
+    lms = tiny_lm(**size), tiny_lm(**size, mesh=make_mesh(data=2, fsdp=2, tensor=2))
+    steady = {"rollouts": 1, "optimizer": {"epsilon": 1.0, "learning_rate": 0.1}, "batch_size": 2}
+    runs = [_fit(tmp_path / str(n), lm=lm, reference=FRESH, **steady) for n, lm in enumerate(lms)]
     assert _curve(runs[0], "approx_kl")[0] > 1e-6
     for curve in runs[0].curves:
         np.testing.assert_allclose(
@@ -338,6 +341,6 @@ def test_without_a_scorer_ppo_is_refused_in_one_line(tmp_path, judge):
         _fit(tmp_path, luck=0.0)
 
 
-def test_rollouts_that_no_shape_holds_are_refused(tmp_path, judge):
-    with pytest.raises(UserError, match="up to 6 tokens"):
-        _fit(tmp_path, lm=tiny_lm(shapes=((16, 4),)), reference=fitted(LM))
+def test_responses_longer_than_what_is_trained_on_are_refused(tmp_path, judge):
+    with pytest.raises(UserError, match="config.model.max_response=4: .* up to 6 tokens"):
+        _fit(tmp_path, lm=tiny_lm(limits=Limits(16, 4)), reference=fitted(LM))

@@ -10,7 +10,7 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.stages.fit_value import fit_value, held_out
 from alol_jax.types import Answers, Scored
 from tests.tiny_run import (
-    SHAPES,
+    LIMITS,
     TASK,
     context,
     fitted,
@@ -30,13 +30,13 @@ def _answers(prompts, rewards) -> Answers:
     return Answers(scored_table(Scored(p, p, "r", "s", (), float(reward)) for p, reward in rows))
 
 
-def _fit(tmp_path, answers, said=None, stopping=lambda: False, **changes):
+def _fit(tmp_path, answers, said=None, stopping=lambda: False, lm=LM, **changes):
     options = small_options().value
     options.update({"folds": 3, "epochs": 4, "batch_size": 8})
     options.optimizer.update({"learning_rate": 3e-3})
     options.update(changes)
     given = context(tmp_path, said=said, stopping=stopping)
-    return fit_value(LM, TASK, options, 0, SCORED, fitted(LM), answers, context=given)
+    return fit_value(lm, TASK, options, 0, SCORED, fitted(LM), answers, context=given)
 
 
 def _letters(count):
@@ -130,13 +130,16 @@ def test_predictions_are_made_in_batches_of_one_size(tmp_path, monkeypatch):
         return call(self, params, hidden, mask, key)
 
     monkeypatch.setattr(ValueHead, "__call__", seen)
-    _fit(tmp_path, _answers(_letters(19), np.linspace(0, MAX, 19)), epochs=1)
-    assert shapes == {(8, SHAPES[-1][0], LM.transformer.config.width)}
+    prompts = _letters(19)
+    _fit(tmp_path, _answers(prompts, np.linspace(0, MAX, 19)), epochs=1)
+    read, _ = LM.tokenizer.encode_prompts(TASK.template, prompts, limit=LIMITS.prompt)
+    assert shapes == {(8, max(map(len, read)), LM.transformer.config.width)}
 
 
 def test_it_stops_between_the_prompts_when_asked(tmp_path):
+    narrow, answers = tiny_lm(width=56, rows=1), _answers(_letters(9), range(9))
     with pytest.raises(Interrupted, match="value prompts: 1 of 2"):
-        _fit(tmp_path, _answers(_letters(9), range(9)), stopping=lambda: True, epochs=1)
+        _fit(tmp_path, answers, stopping=lambda: True, lm=narrow, epochs=1)
 
 
 def test_answers_to_one_prompt_are_in_one_fold(tmp_path):
@@ -160,7 +163,7 @@ def test_a_line_in_the_prompt_length_is_measured_against(tmp_path):
 
 
 def test_the_longest_prompts_fit(tmp_path):
-    prompts = ["x" * 500, "y" * SHAPES[-1][0], "z"]
+    prompts = ["x" * 500, "y" * LIMITS.prompt, "z"]
     assert len(_fit(tmp_path, _answers(prompts, [0.5, 1.0, 0.0])).audit.predicted) == 3
 
 

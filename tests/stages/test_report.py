@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.reports.results import EVERY, measures, result_table
 from alol_jax.stages.report import report
-from alol_jax.types import Evaluation, Interval, ScoredSplits, StageContext
+from alol_jax.types import Cost, Evaluation, Interval, ScoredSplits, StageContext
 from alol_jax.types import TestSet as PromptSet  # pytest takes what is called Test… for tests
 from tests.reports.cases import (
     ATTACK,
@@ -187,6 +187,17 @@ def test_ppo_is_reported_in_rollouts_and_its_rows_as_prompts(tmp_path, monkeypat
     assert "chosen rollout" in page and "The ringed rollout was kept" in page
     assert "was trained on its own answers" in page and "training rows kept" not in page
     assert "Reward of the training rows" not in page
+
+
+def test_the_page_says_how_many_of_the_computed_tokens_were_real(tmp_path):
+    policy = dataclasses.replace(FULL, cost=Cost(tokens=12_345, computed=16_460))
+    page = write(tmp_path, evaluated(), value=None, policy=policy, reference=FULL).html
+    training, reference = (
+        page[page.index(f'<section id="{name}"') :].partition("</section>")[0]
+        for name in ("training", "reference")
+    )
+    assert "12,345 tokens" in training and "75% are real" in training
+    assert "are real" not in reference and "was not logged" in reference
 
 
 def test_without_a_value_head_the_page_says_why(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from alol_jax.models.heads import ValueHead
 from alol_jax.stages.select import select
 from alol_jax.training.annotate import annotate
-from alol_jax.training.batches import tokenise
+from alol_jax.training.items import tokenise
 from alol_jax.types import Value, ValueAudit, Watch
 from tests.tiny_run import (
-    SHAPES,
+    LIMITS,
     TASK,
     context,
     fitted,
@@ -43,7 +43,6 @@ def _select(tmp_path, reads=ALL, scored=SCORED, value=None, said=None, lm=LM, re
         TASK,
         reads,
         config.value,
-        config.select,
         scored,
         fitted(LM) if reference else None,
         _value() if value is None and "advantage" in reads else value,
@@ -72,9 +71,9 @@ def test_rows_with_a_positive_advantage_are_kept(selected):
 
 def test_the_stored_logp_is_that_of_the_reference(selected):
     table, *_ = selected
-    rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, SHAPES)
-    logps, none = annotate(LM, fitted(LM).trained, rows, batch_size=3, watch=Watch("rows"))
-    others, _ = annotate(LM, fitted(LM, seed=1).trained, rows, batch_size=3, watch=Watch("rows"))
+    rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, LIMITS)
+    logps, none = annotate(LM, fitted(LM).trained, rows, watch=Watch("rows"))
+    others, _ = annotate(LM, fitted(LM, seed=1).trained, rows, watch=Watch("rows"))
     assert not np.any(none)
     for row, logp, other in zip(table.rows, logps, others, strict=True):
         assert len(row.ref_logp) == len(row.response)
@@ -140,6 +139,6 @@ def test_rows_that_are_cut_are_counted_and_said(tmp_path):
     said = []
     table = _select(tmp_path, (), dataclasses.replace(SCORED, train=train), said=said)
     assert "2 prompts to 32 tokens" in said[0] and "1 responses to 24" in said[0]
-    assert (len(table.rows[0].prompt), len(table.rows[0].response)) == SHAPES[-1]
+    assert (len(table.rows[0].prompt), len(table.rows[0].response)) == LIMITS
     report = json.loads((tmp_path / "data_report.json").read_text("utf-8"))
     assert (report["cut"], report["cut_prompts"]) == (1, 2)

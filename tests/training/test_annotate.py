@@ -1,6 +1,7 @@
 """One frozen pass over rows: order, padding, and what the value of a prompt may depend on."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,16 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from alol_jax.models.heads import ValueHead
-from alol_jax.text.packing import GridShape, to_grid
-from alol_jax.training.annotate import annotate, annotator
+from alol_jax.text.packing import to_grid
+from alol_jax.training.annotate import annotate, annotator, divergence
 from alol_jax.types import Watch
 from tests.models.small_models import close, hidden_of
+from tests.packed import grid_of
 from tests.tiny_run import annotated, annotated_rows, mesh_of, tiny_lm
 
-SIZES = ((3, 2), (30, 20), (16, 8), (5, 5), (1, 1), (17, 3))  # of two shapes, mixed
+SIZES = ((3, 2), (30, 20), (16, 8), (5, 5), (1, 1), (17, 3))
 ROWS = annotated_rows(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(SIZES))
-NARROW = (0, 2)  # rows of the smaller shape, where one shape is enough
+NARROW = (0, 2)  # short rows, where two are enough
 WATCH = Watch("rows")
 HEAD = ValueHead(width=64, max_value=2.0)
 
@@ -44,7 +46,7 @@ def value_params():
 
 @pytest.fixture(scope="module")
 def found(lm, trained, value_params):
-    return annotate(lm, trained, ROWS, value=(HEAD, value_params), batch_size=2, watch=WATCH)
+    return annotate(lm, trained, ROWS, value=(HEAD, value_params), watch=WATCH)
 
 
 def test_every_row_is_annotated_as_it_would_be_alone_without_padding(
@@ -61,6 +63,22 @@ def test_every_row_is_annotated_as_it_would_be_alone_without_padding(
         close(value, HEAD(value_params, prompt, jnp.ones(prompt.shape[:2]))[0])
 
 
+@pytest.mark.parametrize(("width", "rows"), [(56, 1), (128, 2)])
+def test_nothing_depends_on_the_grids(lm, trained, value_params, found, width, rows):
+    other, said = tiny_lm(width=width, rows=rows), []
+    watch = WATCH._replace(say=said.append)
+    logps, values = annotate(other, trained, ROWS, value=(HEAD, value_params), watch=watch)
+    assert re.fullmatch(r"rows: \d\d% of the computed tokens are real", said[-1])
+    for row, logp in enumerate(logps):
+        close(logp, found[0][row])
+    close(values, found[1])
+    fresh = lm.trainable(jax.random.key(0))
+    nats = divergence(other, trained, fresh, ROWS, watch=WATCH)
+    assert (nats > 0.01).all()
+    close(nats, divergence(lm, trained, fresh, ROWS, watch=WATCH), 1e-4)
+    np.testing.assert_array_equal(divergence(other, fresh, fresh, ROWS, watch=WATCH), 0.0)
+
+
 def test_rows_come_back_in_the_order_in_which_they_were_given(lm, trained, value_params, found):
     order = [4, 0, 3, 5, 1, 2]
     logps, values = annotate(
@@ -68,7 +86,6 @@ def test_rows_come_back_in_the_order_in_which_they_were_given(lm, trained, value
         trained,
         ROWS.take(order),
         value=(HEAD, value_params),
-        batch_size=2,
         watch=WATCH,
     )
     assert [len(logp) for logp in logps] == [SIZES[n][1] for n in order]
@@ -83,18 +100,14 @@ def test_the_value_of_a_prompt_does_not_depend_on_the_response(lm, trained, valu
         dataclasses.replace(row, response=tuple((id + 7) % 256 for id in row.response[::-1]))
         for row in ROWS
     )
-    logps, values = annotate(
-        lm, trained, others, value=(HEAD, value_params), batch_size=2, watch=WATCH
-    )
+    logps, values = annotate(lm, trained, others, value=(HEAD, value_params), watch=WATCH)
     np.testing.assert_array_equal(values, found[1])
     assert not np.allclose(logps[1], found[0][1])
 
 
-def test_a_longer_response_in_a_wider_shape_leaves_the_value_alone(
-    lm, trained, value_params, found
-):
+def test_a_longer_response_in_a_wider_grid_leaves_the_value_alone(lm, trained, value_params, found):
     longer = annotated_rows([dataclasses.replace(ROWS[0], response=ROWS[1].response)])
-    _, values = annotate(lm, trained, longer, value=(HEAD, value_params), batch_size=2, watch=WATCH)
+    _, values = annotate(lm, trained, longer, value=(HEAD, value_params), watch=WATCH)
     close(values, found[1][:1])
 
 
@@ -103,14 +116,14 @@ def narrow_rows():
 
 
 def test_without_a_head_the_values_are_zero_and_the_log_probabilities_the_same(lm, trained, found):
-    logps, values = annotate(lm, trained, narrow_rows(), batch_size=2, watch=WATCH)
+    logps, values = annotate(lm, trained, narrow_rows(), watch=WATCH)
     np.testing.assert_array_equal(values, [0.0, 0.0])
     for n, logp in zip(NARROW, logps, strict=True):
         close(logp, found[0][n], 1e-6)
 
 
 def test_values_alone_are_the_same_values(lm, trained, value_params, found):
-    asked = {"value": (HEAD, value_params), "batch_size": 2, "watch": WATCH}
+    asked = {"value": (HEAD, value_params), "watch": WATCH}
     logps, values = annotate(lm, trained, narrow_rows(), logp=False, **asked)
     close(values, found[1][list(NARROW)])
     assert [logp.shape for logp in logps] == [(0,), (0,)]
@@ -120,8 +133,7 @@ def test_values_alone_are_the_same_values(lm, trained, value_params, found):
 def test_values_alone_need_no_vocabulary(lm, value_params, logp):
     params = {**lm.frozen(), **lm.trainable(jax.random.key(0))}
     rows = narrow_rows()
-    prompts, responses = rows["prompt"], rows["response"]
-    grid = to_grid([[0, 1]], prompts, responses, GridShape(1, 32, 16, 2), pad_id=0)
+    grid, _ = grid_of([row.prompt for row in rows], [[row.response] for row in rows])
     step = annotator(lm.transformer, HEAD, lm.logprob_chunk, logp)
     shapes = list(shapes_of(jax.make_jaxpr(step)(params, value_params, grid).jaxpr))
     size = lm.transformer.config.vocab_size
@@ -131,13 +143,13 @@ def test_values_alone_need_no_vocabulary(lm, value_params, logp):
 def test_values_alone_read_the_prompts_alone(lm, trained, value_params, monkeypatch):
     seen = []
 
-    def lay_out(members, prompts, responses, shape, **options):
-        grid = to_grid(members, prompts, responses, shape, **options)
+    def lay_out(*given):
+        grid = to_grid(*given)
         seen.append(int((grid.segment > 0).sum()))
         return grid
 
     monkeypatch.setattr("alol_jax.training.annotate.to_grid", lay_out)
-    asked = {"value": (HEAD, value_params), "batch_size": 2, "watch": WATCH}
+    asked = {"value": (HEAD, value_params), "watch": WATCH}
     annotate(lm, trained, ROWS, logp=False, **asked)
     assert sum(seen) == sum(p for p, _ in SIZES)
     seen.clear()
@@ -155,7 +167,7 @@ def shapes_of(jaxpr):
 
 def test_eight_devices_say_what_one_says(trained, value_params, found):
     lm = tiny_lm(mesh=mesh_of(8, fsdp=2, tensor=2))
-    asked = {"value": (HEAD, value_params), "batch_size": 4, "watch": WATCH}
+    asked = {"value": (HEAD, value_params), "watch": WATCH}
     logps, values = annotate(lm, trained, narrow_rows(), **asked)
     close(values, found[1][list(NARROW)])
     for n, logp in zip(NARROW, logps, strict=True):
@@ -164,7 +176,7 @@ def test_eight_devices_say_what_one_says(trained, value_params, found):
 
 def test_full_fine_tuning_annotates_with_the_trained_weights_alone(lm, value_params):
     full, rows = tiny_lm(rank=0), narrow_rows()
-    asked = {"value": (HEAD, value_params), "batch_size": 2, "watch": WATCH}
+    asked = {"value": (HEAD, value_params), "watch": WATCH}
     weights = full.trainable(jax.random.key(0))
     logps, values = annotate(full, weights, rows, **asked)
     fresh_logps, fresh_values = annotate(lm, lm.trainable(jax.random.key(5)), rows, **asked)
@@ -176,5 +188,5 @@ def test_full_fine_tuning_annotates_with_the_trained_weights_alone(lm, value_par
 
 
 def test_no_rows_give_no_annotations(lm, trained):
-    logps, values = annotate(lm, trained, ROWS[:0], batch_size=2, watch=WATCH)
+    logps, values = annotate(lm, trained, ROWS[:0], watch=WATCH)
     assert len(logps) == 0 and values.shape == (0,)

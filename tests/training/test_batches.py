@@ -1,4 +1,4 @@
-"""Batches: which rows, when, how often, and as which arrays."""
+"""Batches: which items, when, how often, and as which arrays."""
 
 import collections
 import dataclasses
@@ -9,17 +9,12 @@ import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.training.batches import (
-    collate,
-    priority_draw,
-    ranked_items,
-    read_ahead,
-    shuffled,
-    single_items,
-    tokenise,
-)
+from alol_jax.training.batches import priority_draw, read_ahead, shuffled, targets_of
+from alol_jax.training.grids import packer_of
+from alol_jax.training.items import ranked_items, single_items, tokenise
+from tests.packed import unpacked
 from tests.tiny_run import (
-    SHAPES,
+    LIMITS,
     TASK,
     annotated,
     annotated_rows,
@@ -29,33 +24,27 @@ from tests.tiny_run import (
     tiny_lm,
 )
 
-THREE_SHAPES = ((4, 4), (8, 4), (8, 8))
+
+def _items(count: int):
+    """Items of different lengths."""
+    lengths = [(2 + 5 * n % 19, 1 + 3 * n % 11) for n in range(count)]
+    return single_items(
+        annotated_rows(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(lengths))
+    )
 
 
-def _of_lengths(*lengths: tuple[int, int]):
-    return annotated_rows(annotated(n, prompt=p, response=r) for n, (p, r) in enumerate(lengths))
-
-
-def _mixed(small: int, middle: int, large: int):
-    """Items of three shapes."""
-    rows = _of_lengths(*[(3, 2)] * small, *[(7, 3)] * middle, *[(2, 8)] * large)
-    return single_items(rows, THREE_SHAPES)
-
-
-def _orders(items, size, steps):
-    everything = np.ones(len(items.members), bool)
-    weights = np.arange(1, len(items.members) + 1, dtype=float)
+def _orders(count, size):
+    """Both kinds of draws from so many items."""
+    weights = np.arange(1, count + 1) / np.arange(1, count + 1).sum()
     return {
-        "shuffled": lambda seed: shuffled(items, everything, size=size, seed=seed, steps=steps),
-        "priority": lambda seed: priority_draw(
-            items, weights / weights.sum(), size=size, seed=seed
-        ),
+        "shuffled": lambda seed: shuffled(np.ones(count, bool), size=size, seed=seed),
+        "priority": lambda seed: priority_draw(weights, size=size, seed=seed),
     }
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "priority"])
-def test_a_batch_is_a_pure_function_of_seed_and_step(kind):
-    make = _orders(_mixed(9, 6, 5), size=4, steps=40)[kind]
+def test_a_draw_is_a_pure_function_of_seed_and_step(kind):
+    make = _orders(20, size=4)[kind]
     forwards, backwards = make(0), make(0)
     first = {step: forwards(step) for step in range(40)}
     for step in reversed(range(40)):
@@ -64,98 +53,63 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(kind):
     assert any((make(1)(step) != first[step]).any() for step in range(40))
 
 
-def test_a_longer_run_begins_like_a_shorter_one():
-    items = _mixed(9, 6, 5)
-    short = _orders(items, 4, 10)["shuffled"](3)
-    long = _orders(items, 4, 50)["shuffled"](3)
-    for step in range(10):
-        np.testing.assert_array_equal(short(step), long(step))
-
-
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_every_kept_item_comes_equally_often_across_shapes(epochs):
-    items = _mixed(12, 8, 4)
+def test_every_kept_item_comes_once_an_epoch(epochs):
     keep = np.ones(24, bool)
-    keep[[0, 1, 2, 3, 12, 13, 14, 15]] = False  # 8, 4 and 4 are left: batches of 4 divide them
-    at = shuffled(items, keep, size=4, seed=0, steps=4 * epochs)
+    keep[[0, 1, 2, 3, 12, 13, 14, 15]] = False
+    at = shuffled(keep, size=4, seed=0)
     counts = np.bincount(np.concatenate([at(s) for s in range(4 * epochs)]), minlength=24)
     np.testing.assert_array_equal(counts, epochs * keep)
 
 
-def test_an_epoch_that_batches_do_not_divide_is_off_by_at_most_one_batch_per_shape():
-    items, size, steps = _mixed(13, 7, 5), 4, 50
-    at = shuffled(items, np.ones(25, bool), size=size, seed=0, steps=steps)
-    for done in (7, 20, steps):
+@pytest.mark.parametrize("size", [4, 60])  # more steps in an epoch than one, and more epochs
+def test_at_any_step_two_items_differ_by_at_most_one_draw(size):
+    at = shuffled(np.ones(25, bool), size=size, seed=0)
+    for done in (1, 7, 20, 50):
         counts = np.bincount(np.concatenate([at(s) for s in range(done)]), minlength=25)
-        for shape in range(3):
-            of_shape = counts[items.shape == shape]
-            assert of_shape.max() - of_shape.min() <= 1
-            assert abs(of_shape.sum() - done * size * len(of_shape) / 25) <= size
+        assert counts.sum() == done * size and counts.max() - counts.min() <= 1
 
 
 def test_epochs_have_different_orders():
-    items = single_items(_of_lengths(*[(3, 2)] * 16), THREE_SHAPES)
-    at = shuffled(items, np.ones(16, bool), size=16, seed=0, steps=3)
+    at = shuffled(np.ones(16, bool), size=16, seed=0)
     assert len({tuple(at(step).tolist()) for step in range(3)}) == 3
 
 
-def test_a_batch_has_one_shape():
-    items = _mixed(9, 6, 5)
-    for make in _orders(items, 4, 60).values():
+def test_items_of_every_length_are_drawn_together():
+    lengths = _items(40).rows["prompt"].lengths
+    for make in _orders(40, size=8).values():
         at = make(0)
-        seen = [set(items.shape[at(step)]) for step in range(60)]
-        assert all(len(shapes) == 1 for shapes in seen)
-        assert set.union(*seen) == {0, 1, 2}
+        assert all(len(set(lengths[at(step)])) > 1 for step in range(20))
 
 
 def test_priority_draws_each_item_with_its_probability():
-    items = _mixed(6, 4, 3)
     probability = np.arange(13, dtype=float) ** 2  # item 0 never
     probability[[7, 11]] = 0.0
     probability /= probability.sum()
     size, steps = 8, 2500
-    at = priority_draw(items, probability, size=size, seed=0)
+    at = priority_draw(probability, size=size, seed=0)
     counts = np.bincount(np.concatenate([at(s) for s in range(steps)]), minlength=13)
     assert counts[probability == 0].sum() == 0
-    # Within its shape an item's count is multinomial: χ² with (items − 1) degrees of freedom.
-    for shape in range(3):
-        inside = (items.shape == shape) & (probability > 0)
-        share = probability[inside] / probability[inside].sum()
-        expected = share * counts[inside].sum()
-        statistic = ((counts[inside] - expected) ** 2 / expected).sum()
-        freedom = inside.sum() - 1
-        assert statistic < freedom + 5 * np.sqrt(2 * freedom)
-        # Batches, not items, choose the shape: 5 standard deviations of a binomial of ``steps``.
-        mass = probability[inside].sum()
-        bound = 5 * np.sqrt(mass * (1 - mass) / steps)
-        assert abs(counts[inside].sum() / (size * steps) - mass) < bound
-
-
-def test_a_shape_without_probability_is_never_drawn():
-    items = _mixed(3, 3, 3)
-    probability = (items.shape == 1) / 3
-    at = priority_draw(items, probability, size=5, seed=0)
-    assert {int(items.shape[i]) for step in range(50) for i in at(step)} == {1}
+    # Counts are multinomial: χ² with (items − 1) degrees of freedom.
+    expected = size * steps * probability[probability > 0]
+    statistic = ((counts[probability > 0] - expected) ** 2 / expected).sum()
+    freedom = len(expected) - 1
+    assert statistic < freedom + 5 * np.sqrt(2 * freedom)
 
 
 def test_priority_draws_what_numpy_would_choose():
-    items, size, seed = _mixed(6, 4, 3), 8, 5
     probability = np.arange(13, dtype=float) ** 2 / 650  # item 0 never
-    pools = [np.flatnonzero((items.shape == shape) & (probability > 0)) for shape in range(3)]
-    mass = np.array([probability[pool].sum() for pool in pools])
-    at = priority_draw(items, probability, size=size, seed=seed)
+    at = priority_draw(probability, size=8, seed=5)
     for step in range(200):
-        rng = np.random.default_rng([seed, step])
-        pool = pools[rng.choice(len(pools), p=mass / mass.sum())]
-        weights = probability[pool]
-        expected = rng.choice(pool, size=size, p=weights / weights.sum())
+        expected = np.random.default_rng([5, step]).choice(13, size=8, p=probability)
         np.testing.assert_array_equal(at(step), expected)
 
 
-def test_an_item_takes_the_smallest_shape_that_holds_it():
-    rows = _of_lengths((4, 4), (5, 4), (1, 5), (8, 8))
-    items = single_items(rows, tuple(reversed(THREE_SHAPES)))
-    assert [items.shapes[s] for s in items.shape] == [(4, 4), (8, 4), (8, 8), (8, 8)]
+def test_weights_need_not_add_up_to_one():
+    weights = np.arange(9.0)
+    one, other = (priority_draw(w, size=8, seed=5) for w in (weights, weights / weights.sum()))
+    for step in range(50):
+        np.testing.assert_array_equal(one(step), other(step))
 
 
 # several responses per prompt
@@ -172,7 +126,7 @@ def _prompts(*rewards: tuple[float, ...]):
 
 def ranked(rows, responses, ranking="reward"):
     """The items of K responses."""
-    return ranked_items(rows, THREE_SHAPES, responses, ranking, "dpo").items
+    return ranked_items(rows, responses, ranking, "dpo").items
 
 
 @pytest.mark.parametrize(
@@ -209,65 +163,69 @@ def test_no_prompt_with_different_rewards_is_one_clear_line():
 # arrays
 
 
-def test_collate_pads_prompts_left_and_responses_right_with_masks_from_lengths():
+def test_targets_have_masks_from_lengths_and_advantages_of_at_least_zero():
     rows = [
         annotated(0, prompt=3, response=2, advantage=0.75),
         annotated(1, prompt=1, response=4, advantage=-2.0, reward=-1.5),
     ]
-    rows[0] = dataclasses.replace(rows[0], response=(9, 258))  # ends with what pads
-    items = single_items(annotated_rows(rows), ((4, 4),))
-    batch = collate(items, np.array([1, 0]), pad_id=258)
-    p, r = rows[0].prompt, rows[1].response
-    np.testing.assert_array_equal(batch.tokens.prompt, [[258] * 3 + [*rows[1].prompt], [258, *p]])
-    np.testing.assert_array_equal(batch.tokens.prompt_mask, [[0, 0, 0, 1], [0, 1, 1, 1]])
-    np.testing.assert_array_equal(batch.tokens.response, [[*r], [9, 258, 258, 258]])
-    np.testing.assert_array_equal(batch.tokens.mask, [[1, 1, 1, 1], [1, 1, 0, 0]])
-    np.testing.assert_array_equal(
-        batch.ref_logp, np.float32([rows[1].ref_logp, (*rows[0].ref_logp, 0, 0)])
-    )
-    np.testing.assert_array_equal(batch.reward, np.float32([-1.5, 0.0]))
-    np.testing.assert_array_equal(batch.advantage, np.float32([0.0, 0.75]))  # clamped at 0
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(batch)} == {"int32", "float32"}
+    targets = targets_of(single_items(annotated_rows(rows)), np.array([1, 0, 1]), 5)
+    first, second = [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]
+    np.testing.assert_array_equal(targets.mask, [first, second, first])
+    logp = np.float32([(*rows[1].ref_logp, 0), (*rows[0].ref_logp, 0, 0, 0)])
+    np.testing.assert_array_equal(targets.ref_logp, logp[[0, 1, 0]])
+    np.testing.assert_array_equal(targets.reward, np.float32([-1.5, 0.0, -1.5]))
+    np.testing.assert_array_equal(targets.advantage, np.float32([0.0, 0.75, 0.0]))  # clamped
+    assert {leaf.dtype.name for leaf in targets} == {"float32"}
 
 
 def test_a_table_without_reference_annotations_gives_zeros():
-    items = single_items(annotated_rows([annotated(0, ref_logp=())]), ((4, 4),))
-    np.testing.assert_array_equal(collate(items, np.array([0]), pad_id=0).ref_logp, [[0.0] * 4])
+    items = single_items(annotated_rows([annotated(0, ref_logp=())]))
+    np.testing.assert_array_equal(targets_of(items, np.array([0]), 4).ref_logp, [[0.0] * 4])
 
 
 @pytest.mark.parametrize("responses", [2, 3])
-def test_k_responses_share_one_prompt_row(responses):
+def test_k_responses_share_one_prompt(responses):
     rows = _prompts((1.0, 5.0, 3.0), (2.0, 9.0, 4.0))
-    items = ranked(rows, responses)
-    batch = collate(items, np.array([1, 0, 1]), pad_id=0)
-    p, r = THREE_SHAPES[0]
-    assert batch.tokens.prompt.shape == batch.tokens.prompt_mask.shape == (3, p)
-    assert batch.tokens.response.shape == batch.tokens.mask.shape == (3, responses, r)
-    assert batch.ref_logp.shape == (3, responses, r)
-    assert batch.reward.shape == batch.advantage.shape == (3, responses)
-    for place, item in enumerate([1, 0, 1]):
-        for k, index in enumerate(items.members[item]):
-            row = rows[index]
-            assert tuple(batch.tokens.response[place, k, : len(row.response)]) == row.response
-            assert batch.reward[place, k] == row.reward
-        best = rows[items.members[item][0]]
-        assert tuple(batch.tokens.prompt[place, -len(best.prompt) :]) == best.prompt
+    items, chosen = ranked(rows, responses), np.array([1, 0, 1])
+    examples, targets = items.examples(chosen), targets_of(items, chosen, 4)
+    assert items.longest == 2
+    assert targets.mask.shape == targets.ref_logp.shape == (3, responses, 4)
+    assert targets.reward.shape == targets.advantage.shape == (3, responses)
+    for place, item in enumerate(chosen):
+        members = [rows[index] for index in items.members[item]]
+        assert tuple(examples.prompts[place]) == members[0].prompt
+        assert [tuple(r) for r in examples.responses[place]] == [row.response for row in members]
+        assert targets.reward[place].tolist() == [row.reward for row in members]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_read_ahead_gives_the_collated_batches_of_any_stretch_of_steps(accumulate):
-    items = _mixed(9, 6, 5)
-    at = shuffled(items, np.ones(20, bool), size=8, seed=0, steps=12)
-    batches = read_ahead(items, at, accumulate, 0, mesh_of(4, fsdp=2))
+@pytest.mark.parametrize("responses", [1, 2])
+def test_read_ahead_gives_the_items_and_targets_of_any_stretch_of_steps(responses):
+    lm = tiny_lm(mesh=mesh_of(4, fsdp=2), rows=4)
+    items = _items(20)
+    if responses == 2:
+        items = items._replace(members=np.arange(20).reshape(10, 2))
+    at = shuffled(np.ones(len(items.members), bool), size=7, seed=0)
+    packer = packer_of(lm, items, at)
+    batches, length = read_ahead(items, at, packer, lm.mesh), items.longest
     for start, stop in ((0, 12), (5, 9), (11, 12), (12, 12)):
         got = list(batches(start, stop))
         assert len(got) == stop - start
         for step, batch in zip(range(start, stop), got, strict=True):
-            expected = collate(items, at(step), pad_id=0)
-            for ours, theirs in zip(jax.tree.leaves(batch), jax.tree.leaves(expected), strict=True):
-                assert ours.shape[:2] == (accumulate, 8 // accumulate)
-                np.testing.assert_array_equal(np.concatenate(np.asarray(ours)), theirs)
-                assert len(ours.sharding.device_set) == 4
+            expected = targets_of(items, at(step), length)
+            for ours, theirs in zip(batch.targets, expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+            members = items.members[at(step)]
+            texts = [
+                (items.rows[lead].prompt, items.rows[row].response)
+                for lead, row in zip(
+                    members[:, :1].repeat(responses, 1).flat, members.flat, strict=True
+                )
+            ]
+            assert unpacked(batch.grids, length) == dict(enumerate(texts))
+            for leaf in jax.tree.leaves((batch.grids, batch.targets)):
+                assert len(leaf.sharding.device_set) == 4
+            assert all(leaf.sharding.is_fully_replicated for leaf in batch.targets)
+            assert not any(leaf.sharding.is_fully_replicated for leaf in batch.grids[0])
 
 
 # from text
@@ -278,9 +236,9 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     rows = list(scored_rows(4))
     rows[2] = dataclasses.replace(rows[2], response="x" * 100, prompt="y" * 99)
     rows = scored_table(rows)
-    ready, cut = tokenise(rows, TASK.template, lm.tokenizer, SHAPES)
+    ready, cut = tokenise(rows, TASK.template, lm.tokenizer, LIMITS)
     assert cut == (1, 1)
-    assert cut.summary(4, SHAPES) == (
+    assert cut.summary(4, LIMITS) == (
         "4 rows; truncated: 1 prompts to 32 tokens (at the start), 1 responses to 24 (no end token)"
     )
     assert [row.response_text for row in ready] == [row.response for row in rows]
@@ -290,4 +248,4 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     assert lm.tokenizer.decode(ready[0].response) == rows[0].response
     assert [row.response[-1] == lm.tokenizer.eos_id for row in ready] == [True, True, False, True]
     assert ready[2].prompt == (257, *b"y" * 30, 258)  # the template stays whole
-    assert tokenise(rows[:2], TASK.template, lm.tokenizer, SHAPES)[1] == (0, 0)
+    assert tokenise(rows[:2], TASK.template, lm.tokenizer, LIMITS)[1] == (0, 0)

@@ -4,13 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from alol_jax.models.attention import attention_mask
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig, Rotary
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import Transformer
 from alol_jax.training import flops
+from tests.packed import grid_of
 
 # D = 8, two layers, two heads of 4, one key/value head, F = 16, V = 10
 SMALL = dataclasses.replace(
@@ -51,8 +54,12 @@ def test_a_quantised_kernel_counts_as_many_weights_as_it_stands_for(double):
     assert flops.weights_per_token(shapes(wide, lora, NF4(double))) == plain
 
 
+# three texts of five tokens
+FIFTEEN = {"tokens": 15, "pairs": 3 * float(flops.pairs_of(5)), "head_tokens": 6}
+
+
 def test_a_forward_pass_by_hand():
-    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    one = flops.forward(shapes(SMALL), SMALL, **FIFTEEN)
     assert one.kernels == 2 * 15 * KERNELS
     assert one.adapters == 0
     # 15 queries see 3 keys on average; scores and mixture, 2 FLOPs each, 2 heads of 4, 2 layers
@@ -61,21 +68,39 @@ def test_a_forward_pass_by_hand():
     assert one.total == one.kernels + one.attention + one.head
 
 
-def test_without_a_causal_mask_every_query_sees_every_key():
-    both = dataclasses.replace(SMALL, causal=False)
-    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
-    other = flops.forward(shapes(both), both, rows=3, width=5, head_tokens=6)
-    assert other.attention == one.attention * 5 / 3
+def test_padding_costs_products_but_no_attention():
+    one = flops.forward(shapes(SMALL), SMALL, **FIFTEEN)
+    padded = flops.forward(shapes(SMALL), SMALL, **(FIFTEEN | {"tokens": 20}))
+    assert padded.kernels == one.kernels * 20 / 15
+    assert (padded.attention, padded.head) == (one.attention, one.head)
+
+
+def test_pairs_of_attention_are_those_of_a_mask():
+    """A text of 5 tokens, and a prompt of 3 with responses of 2 and 4."""
+    assert flops.pairs_of(5) == flops.pairs_of(3, 2) == np.tril(np.ones((5, 5))).sum()
+    grid, _ = grid_of([(1, 2, 3)], [[(4, 5), (6, 7, 8, 9)]])
+    allowed = attention_mask(jnp.asarray(grid.segment), causal=True, branch=grid.branch)
+    assert flops.pairs_of(3, (2, 4)) == np.asarray(allowed)[0].sum()
+    copies, _ = grid_of([(1, 2, 3)], [[(4, 5), (6, 7, 8, 9)]], share=False)
+    allowed = attention_mask(jnp.asarray(copies.segment), causal=True)
+    assert flops.pairs_of(3, (2, 4), share=False) == np.asarray(allowed)[0].sum()
+
+
+def test_pairs_of_many_examples_are_those_of_each():
+    prompts, responses = np.array([3, 7]), np.array([[2, 4], [1, 5]])
+    for share in (True, False):
+        each = [flops.pairs_of(p, r, share=share) for p, r in zip(prompts, responses, strict=True)]
+        np.testing.assert_array_equal(flops.pairs_of(prompts, responses, share=share), each)
 
 
 def test_full_training_costs_three_forward_passes():
-    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    one = flops.forward(shapes(SMALL), SMALL, **FIFTEEN)
     assert flops.step(one, all_train=True, remat="none", head_again=False) == 3 * one.total
 
 
 def test_a_frozen_base_gets_no_weight_gradients():
     lora = LoRA(2, 4.0, 0.0, ("q_proj", "down_proj"))
-    one = flops.forward(shapes(SMALL, lora), SMALL, rows=3, width=5, head_tokens=6)
+    one = flops.forward(shapes(SMALL, lora), SMALL, **FIFTEEN)
     spared = flops.step(one, all_train=True, remat="none", head_again=False) - flops.step(
         one, all_train=False, remat="none", head_again=False
     )
@@ -83,7 +108,7 @@ def test_a_frozen_base_gets_no_weight_gradients():
 
 
 def test_remat_costs_the_blocks_once_more_and_chunks_the_head():
-    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    one = flops.forward(shapes(SMALL), SMALL, **FIFTEEN)
     plain = flops.step(one, all_train=True, remat="none", head_again=False)
     blocks = flops.step(one, all_train=True, remat="full", head_again=False) - plain
     head = flops.step(one, all_train=True, remat="none", head_again=True) - plain
@@ -91,7 +116,7 @@ def test_remat_costs_the_blocks_once_more_and_chunks_the_head():
 
 
 def test_what_a_policy_keeps_is_not_computed_again():
-    one = flops.forward(shapes(SMALL), SMALL, rows=3, width=5, head_tokens=6)
+    one = flops.forward(shapes(SMALL), SMALL, **FIFTEEN)
     plain, attention, projections, full = (
         flops.step(one, all_train=True, remat=remat, head_again=False)
         for remat in ("none", "attention", "projections", "full")
@@ -104,7 +129,8 @@ def test_what_a_policy_keeps_is_not_computed_again():
 def test_decoding_reads_every_weight_per_new_token_and_row():
     params = shapes(SMALL)
     found = flops.decoding(params, SMALL, rows=2, beams=1, prompt=4, new=3)
-    read = flops.forward(params, SMALL, rows=2, width=4, head_tokens=0).total
+    prompts = {"tokens": 8, "pairs": 2 * float(flops.pairs_of(4)), "head_tokens": 0}
+    read = flops.forward(params, SMALL, **prompts).total
     scores = 4 * 2 * 7 * 2 * 4 * 2  # 4 per score: rows, slots, heads, features, layers
     assert found == read + 3 * (2 * 2 * KERNELS + scores + 2 * 2 * 8 * 10)
     three = flops.decoding(params, SMALL, rows=2, beams=3, prompt=4, new=3)

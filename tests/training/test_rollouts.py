@@ -8,9 +8,9 @@ import pytest
 
 from alol_jax.errors import UserError
 from alol_jax.rewards import reward as rewards
-from alol_jax.training.batches import tokenise
+from alol_jax.training.items import tokenise
 from alol_jax.training.rollouts import ANCHORS, anchor_params, check_rollouts, make_rollouts
-from alol_jax.types import RewardSpec, Watch
+from alol_jax.types import Limits, RewardSpec, Watch
 from tests.tiny_run import (
     TASK,
     fitted,
@@ -22,7 +22,7 @@ from tests.tiny_run import (
     tiny_lm,
 )
 
-LM = tiny_lm(shapes=((16, 4), (16, 8), (32, 8)))
+LM = tiny_lm(limits=Limits(32, 8))
 MEASURED = dataclasses.replace(TASK, rewards=(RewardSpec("length", "length", "{response}", 99.0),))
 
 
@@ -42,7 +42,7 @@ def seen(monkeypatch):
 def _options(**changes):
     config = small_options()
     config.decode.update({"max_new_tokens": 8})
-    config.ppo.update({"rollouts": 12, "prompts": 4, "accumulate": 1} | changes)
+    config.ppo.update({"rollouts": 12, "prompts": 4, "batch_size": 4} | changes)
     return config
 
 
@@ -53,7 +53,7 @@ def _rows():
     rows = [dataclasses.replace(row, example_id=f"s{n}") for n, row in enumerate(short)]
     rows += [dataclasses.replace(row, response="other") for row in rows]
     rows += [dataclasses.replace(row, prompt=row.prompt + 12 * "x") for row in long]
-    return tokenise(scored_table(rows), TASK.template, LM.tokenizer, LM.shapes)[0]
+    return tokenise(scored_table(rows), TASK.template, LM.tokenizer, LM.limits)[0]
 
 
 def _make(seed=0, **changes):
@@ -64,7 +64,7 @@ def _make(seed=0, **changes):
 
 
 def _ids(rollouts, asked):
-    return [rollouts.rows[index].example_id for index in asked.indices]
+    return [rollouts.rows[index].example_id for index in asked]
 
 
 def test_each_prompt_is_asked_equally_often_however_many_responses_it_has(seen):
@@ -74,14 +74,10 @@ def test_each_prompt_is_asked_equally_often_however_many_responses_it_has(seen):
     assert len(names) == 18 and set(counts) == {2}
 
 
-def test_the_prompts_of_a_rollout_share_a_width_and_a_shape_that_holds_any_response(seen):
-    shapes = set()
-    for asked in _make().prompts(0, 9):
-        lengths = asked.tokens.prompt_mask.sum(axis=1)
-        assert (lengths <= 16).all() or (lengths > 16).all()
-        assert not asked.tokens.mask.any()
-        shapes.add((asked.tokens.prompt.shape, asked.tokens.response.shape))
-    assert shapes == {((4, 16), (4, 8)), ((4, 32), (4, 8))}
+def test_prompts_of_every_length_are_asked_together(seen):
+    rollouts = _make(prompts=8)
+    lengths = [rollouts.rows["prompt"].lengths[asked] for asked in rollouts.prompts(0, 9)]
+    assert all(len(each) == 8 and len(set(each)) > 1 for each in lengths)
 
 
 def test_who_is_asked_depends_on_the_seed_and_the_number_of_the_rollout_alone(seen):
@@ -98,22 +94,24 @@ def test_the_tokens_are_the_very_ones_that_were_drawn_and_the_score_is_of_the_te
     ids = rollouts.sampler.generate(trained, _prompts(rollouts, asked), key=key, watch=Watch(""))
     assert seen == list(rollouts.sampler.texts(ids))
     np.testing.assert_array_equal(written.score, [len(text) for text in seen])
-    for row, mask, drawn in zip(written.tokens.response, written.tokens.mask, ids, strict=True):
-        assert row[: len(drawn)].tolist() == list(drawn) and mask.sum() == len(drawn)
-    np.testing.assert_array_equal(written.tokens.prompt, asked.tokens.prompt)
+    prompts, responses = written.examples
+    assert [tuple(r) for (r,) in responses] == [tuple(drawn) for drawn in ids]
+    assert [tuple(p) for p in prompts] == [rollouts.rows[index].prompt for index in asked]
 
 
 def _prompts(rollouts, asked):
-    return [rollouts.rows[index].prompt_text for index in asked.indices]
+    return [rollouts.rows[index].prompt_text for index in asked]
 
 
 def test_the_draws_differ_by_rollout_and_by_row_of_the_same_prompt(seen):
     rollouts, trained = _make(top_k=0, top_p=1.0), fitted(LM).trained
-    asked = next(rollouts.prompts(0, 1))
-    same = asked._replace(indices=np.repeat(asked.indices[:1], 4))
-    first, again, other = (rollouts.generate(trained, same, n).tokens.response for n in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert len({row.tobytes() for row in np.concatenate([first, other])}) == 8
+    same = np.repeat(next(rollouts.prompts(0, 1))[:1], 4)
+    first, again, other = (
+        [tuple(r) for (r,) in rollouts.generate(trained, same, n).examples.responses]
+        for n in (0, 0, 1)
+    )
+    assert first == again
+    assert len({*first, *other}) == 8
 
 
 # anchors
@@ -136,7 +134,7 @@ def test_the_base_is_the_model_with_its_adapters_off():
 
 
 def test_without_adapters_the_base_is_the_model_as_it_was_loaded():
-    full = tiny_lm(shapes=LM.shapes, rank=0)
+    full = tiny_lm(limits=LM.limits, rank=0)
     loaded = full.trainable(jax.random.key(3))
     moved = {path: leaf + 1.0 for path, leaf in loaded.items()}
     for path, leaf in anchor_params("base", full, moved).items():
@@ -150,7 +148,7 @@ def test_without_adapters_the_base_is_the_model_as_it_was_loaded():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompts": 6}, "config.ppo.prompts=6 must be a multiple of batch_size · accumulate = 4"),
+        ({"prompts": 6}, "config.ppo.prompts=6 must be a multiple of config.ppo.batch_size=4"),
         ({"rollouts": 0}, "config.ppo.rollouts=0 must be above 0"),
         ({"temperature": 0.0}, "config.ppo.temperature=0.0 must be above 0"),
         ({"gamma": 1.5}, "config.ppo.gamma=1.5 must be in [0, 1]"),
@@ -172,15 +170,18 @@ def test_what_cannot_run_is_one_line_that_names_the_field(changes, said):
     assert str(caught.value) == said or str(caught.value).startswith(said + ",")
 
 
-def test_answers_longer_than_any_shape_are_refused():
+def test_answers_longer_than_what_can_be_trained_on_are_refused():
     config = _options()
     check_rollouts(config.ppo, config.decode, LM)
     config.decode.max_new_tokens = 9
-    with pytest.raises(UserError, match=r"up to 9 tokens .* add \(32, 9\), or lower config.decode"):
+    with pytest.raises(UserError) as caught:
         check_rollouts(config.ppo, config.decode, LM)
+    assert str(caught.value) == (
+        "config.model.max_response=8: the policy writes up to 9 tokens and trains on them: raise "
+        "it, or lower config.decode.max_new_tokens"
+    )
 
 
-def test_rows_that_the_devices_cannot_share_are_refused():
-    config = _options(batch_size=2, prompts=4)
-    with pytest.raises(UserError, match="batch_size=2 must be a multiple of data · fsdp = 4"):
-        check_rollouts(config.ppo, config.decode, tiny_lm(mesh=mesh_of(4), shapes=LM.shapes))
+def test_the_devices_need_not_share_the_responses_evenly():
+    config = _options(batch_size=2, prompts=6)
+    check_rollouts(config.ppo, config.decode, tiny_lm(mesh=mesh_of(4), limits=LM.limits))

@@ -1,0 +1,155 @@
+"""The size of grids, chosen from the lengths of the data so that passes over them cost least.
+
+It is an implementation detail: no loss, value or log-probability depends on it beyond rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from alol_jax.errors import UserError
+from alol_jax.models.config import ModelConfig
+from alol_jax.text.packing import (
+    Grids,
+    GridShape,
+    Lengths,
+    candidates,
+    cheapest,
+    lengths_of,
+    pack,
+    table_of_grids,
+)
+
+SAMPLE = 1024  # rows of a table on which its size is chosen
+TABLE_TOKENS = 4096  # of a grid per device, in passes over a table
+TEXT_WIDTHS, SHORTEST = 3, 8  # widths that `pack_texts` tries; tokens of a text, about
+STRETCH = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)  # widths, by the longest example
+
+
+class GridOptions(NamedTuple):
+    """``config.model.width`` and ``rows``; 0 where the size is chosen from the data."""
+
+    width: int = 0
+    rows: int = 0
+
+
+class Platform(NamedTuple):
+    """What a pass costs besides its matrix products."""
+
+    multiple: int  # of widths; half of it is one of the kernel's
+    least: int  # no smaller width is chosen
+    overhead: float  # of a pass, in tokens per device
+    doubling: float  # the width at which attention costs as much as all else
+
+
+PLATFORMS = {
+    # On two cores a token costs 5 % more at a width of 448 than at 320, a third more at 768; a pass
+    # costs about 20 tokens more than its tokens.
+    "cpu": Platform(16, 32, 24.0, 1300.0),
+    "gpu": Platform(256, 1024, 512.0, 32768.0),
+    "tpu": Platform(256, 1024, 512.0, 32768.0),
+}
+
+
+def platform_of(mesh: Mesh) -> Platform:
+    """Return the platform of the mesh's devices."""
+    return PLATFORMS[mesh.devices.flat[0].platform]
+
+
+def widths_for(grid: GridOptions, mesh: Mesh, longest: int) -> list[int]:
+    """Return the widths to choose from for examples of at most ``longest`` tokens.
+
+    Raises:
+        UserError: ``config.model.width`` is smaller than that.
+    """
+    if grid.width and grid.width < longest:
+        raise UserError(
+            f"config.model.width={grid.width}: the longest example has {longest} tokens: raise it "
+            "(0 = chosen from the data), or lower config.model.max_prompt or max_response"
+        )
+    if grid.width:
+        return [grid.width]
+    platform = platform_of(mesh)
+    widths = {max(longest * stretch, platform.least) for stretch in STRETCH}
+    return sorted({-int(-width // platform.multiple) * platform.multiple for width in widths})
+
+
+def pass_cost(config: ModelConfig, mesh: Mesh) -> Callable[[GridShape], float]:
+    """Return the function from a grid's size to the cost of a pass over it, in tokens."""
+    platform, shards = platform_of(mesh), mesh.shape["data"] * mesh.shape["fsdp"]
+    heads = 2 * config.heads + 2 * config.kv_heads
+    block = config.width * (heads * config.head_width + 3 * config.mlp_width)
+    head = config.vocab_size * config.width / (config.layers * block)  # of a token, by the blocks
+
+    def cost(shape: GridShape) -> float:
+        token = 1 + shape.width / platform.doubling
+        each = shape.width * token + shape.targets * head
+        return shape.rows * each + shards * platform.overhead
+
+    return cost
+
+
+class Packed(NamedTuple):
+    """The examples of a table in grids of one size."""
+
+    grids: Grids
+    real: float  # the share of real tokens
+
+
+def pack_table(
+    config: ModelConfig, mesh: Mesh, grid: GridOptions, prompts: np.ndarray, responses: np.ndarray
+) -> Packed:
+    """Pack the examples of a table, of these lengths, i64[N] each, into grids."""
+    lengths = lengths_of(prompts, responses[:, None], share=True)
+    if not len(prompts):
+        return Packed([], 1.0)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
+    sample = lengths.take(np.s_[:SAMPLE])
+    shapes = []
+    for width in widths_for(grid, mesh, longest[0]):
+        rows = grid.rows or max(TABLE_TOKENS // width, 1) * shards
+        shapes += candidates(sample, [width], rows=rows, longest=longest)
+    shape = cheapest(
+        [sample],
+        shapes,
+        pass_cost(config, mesh),
+        lambda lengths, shape: table_of_grids(lengths, shape, multiple=shards),
+    )
+    grids = table_of_grids(lengths, shape, multiple=shards)
+    computed = sum(size.tokens for size, _ in grids)
+    return Packed(grids, float(lengths.tokens.sum() / computed))
+
+
+def pack_texts(config: ModelConfig, mesh: Mesh, lengths: np.ndarray) -> Packed:
+    """Pack texts of these lengths, i64[N], into grids of one of a few sizes.
+
+    For texts that keep coming, such as answers to score: widths and rows are powers of two times a
+    constant, so that few programs are ever compiled.
+    """
+    if not len(lengths):
+        return Packed([], 1.0)
+    texts = Lengths(lengths, np.zeros_like(lengths))
+    shards, platform = mesh.shape["data"] * mesh.shape["fsdp"], platform_of(mesh)
+    shapes, width = [], platform.least
+    while len(shapes) < TEXT_WIDTHS:
+        if width >= lengths.max():
+            filled = -(-int(lengths.sum()) // (width * shards))
+            most = max(TABLE_TOKENS // width, 1)
+            rows = shards * min(2 ** (filled - 1).bit_length(), most)
+            shapes.append(GridShape(rows, width, 1, max(width // SHORTEST, 1)))
+        width *= 2
+    cost = pass_cost(config, mesh)
+    shape = cheapest([texts], shapes, cost, _groups)
+    grids = _groups(texts, shape)
+    return Packed(grids, float(lengths.sum() / sum(size.tokens for size, _ in grids)))
+
+
+def _groups(lengths: Lengths, shape: GridShape) -> Grids:
+    """Pack examples into grids of exactly this size."""
+    rows = pack(lengths, shape)
+    return [(shape, rows[n : n + shape.rows]) for n in range(0, len(rows), shape.rows)]

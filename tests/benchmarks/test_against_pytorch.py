@@ -1,0 +1,107 @@
+"""The race against PyTorch: what it reports, and that both sides train the same."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.against_pytorch import job as jobs
+from benchmarks.against_pytorch.job import Job
+from benchmarks.against_pytorch.report import decode_rows, markdown, train_rows
+from tests.running import ROOT, environment
+
+LENGTHS = ((3, 2), (5, 4), (7, 1), (2, 6))
+
+
+def job():
+    """Four rows, two pairs, two steps of two items."""
+    return Job(
+        prompts=[np.arange(p, dtype=np.int32) for p, _ in LENGTHS],
+        responses=[np.arange(r, dtype=np.int32) for _, r in LENGTHS],
+        reward=np.arange(4, dtype=np.float32),
+        advantage=np.ones(4, np.float32),
+        pairs=np.array([[0, 1], [3, 2]]),
+        draws=np.array([[0, 1], [2, 2]]),
+        pair_draws=np.array([[0, 0], [1, 0]]),
+        options={"clip": 0.9},
+    )
+
+
+def result(*seconds, losses=(1.0, 2.0), peak=2**30):
+    return {
+        "seconds": list(seconds),
+        "losses": list(losses),
+        "peak_bytes": peak,
+        "annotate_seconds": 2.0,
+        "real": 0.9,
+        "grids": "grids",
+    }
+
+
+def test_a_job_comes_back_as_it_was(tmp_path):
+    jobs.save(tmp_path, job())
+    found, wanted = jobs.load(tmp_path), job()
+    for name in ("prompts", "responses"):
+        for ours, theirs in zip(getattr(found, name), getattr(wanted, name), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    for name in ("reward", "advantage", "pairs", "draws", "pair_draws"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert found.options == wanted.options
+
+
+def test_a_prompt_counts_for_every_response_and_every_draw():
+    assert job().real_tokens("nll") == 5 + 9 + 8 + 8
+    assert job().real_tokens("dpo") == (5 + 9) * 3 + (8 + 8)
+
+
+def test_times_and_losses_are_compared_step_by_step():
+    sides = {
+        "jax": [result(1.0, 1.0, losses=(1.0, 2.0)), result(2.0, 2.0)],
+        "torch": [result(3.0, 5.0, losses=(1.0, 2.5)), result(8.0, 8.0)],
+    }
+    (row,) = train_rows(job(), {"nll": sides})
+    assert row["ratio_range"] == (3.0, 5.0) and row["seconds"] == {"jax": 1.5, "torch": 6.5}
+    assert row["loss_difference"] == pytest.approx(0.2)
+    assert row["annotate_seconds_per_row"] == 0.5
+    assert row["epoch_seconds"]["jax"] == pytest.approx(1.5 / 2 * 4)
+    assert row["tokens_per_second"]["jax"] == pytest.approx(30 / 2 / 1.5)
+    text = markdown([row], [])
+    assert "| nll | 0.750 | 3.250 | 4.00 (3.00 to 5.00) |" in text and "0.500 s per row" in text
+
+
+def test_decoding_compares_tokens_per_second_and_the_answers():
+    ours = {"tokens": 20, "seconds": 2.0, "answers": [[1, 2], [3]], "said": "2 slots"}
+    theirs = {"tokens": 20, "seconds": 4.0, "answers": [[1, 2], [4]]}
+    (row,) = decode_rows({"load": {"jax": [ours], "torch": [theirs]}})
+    assert row["ratio"] == 2.0 and row["same_answers"] == 0.5
+    assert "| load | 10 | 5 | 2.00 (2.00 to 2.00) | 50% | 2 slots |" in markdown([], [row])
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_both_sides_train_the_same_steps_and_write_the_same_answers(tmp_path):
+    for name in ("torch", "transformers", "peft"):
+        pytest.importorskip(name)
+    file = tmp_path / "mine.jsonl"
+    rows = (
+        {"prompt": f"Why {n}?", "responses": [f"Because {n}.", "No."], "rewards": [0.9, 0.1]}
+        for n in range(20)
+    )
+    file.write_text("\n".join(map(json.dumps, rows)))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.against_pytorch", "--config=configs/jsonl.py:debug"]
+        + [f"--config.task.train_file={file}", "--config.task.validation=2", "--rows=12"]
+        + ["--config.task.test=2", "--steps=3", "--rounds=1", f"--out={tmp_path / 'race'}"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    training, decoding = json.loads((tmp_path / "race" / "race.json").read_text())
+    assert [row["objective"] for row in training] == ["nll", "a_lol", "a_lol_seq", "dpo"]
+    assert all(row["loss_difference"] < 1e-3 for row in training)
+    assert all(row["same_answers"] == 1.0 for row in decoding)
+    assert "a_lol_seq" in done.stdout
