@@ -88,11 +88,11 @@ def test_one_chip_sends_nothing_and_needs_no_mesh():
 @pytest.mark.slow
 @pytest.mark.tpu
 def test_a_quantised_llama_7b_trains_on_one_chip_of_v5e_within_12_gib():
-    """QLoRA of rank 64 on all linear maps; grids that hold prompts of 640 and 128 tokens."""
+    """QLoRA of rank 64 on all linear maps; 4 × 768 tokens, prompts of 640 and responses of 128."""
     prepare()
     config = jsonl.get_config()
     config.model.update({"path": "random:llama-7b", "quantisation": "nf4"})
-    config.model.update({"max_prompt": 640, "max_response": 128})
+    config.model.update({"max_prompt": 640, "max_response": 128, "width": 768, "rows": 4})
     config.model.lora.rank = 64
     (step,) = Setting(config, read_topology("v5e:1x1"), 1).costs(("policy step",))
     assert 4.4 * GIB < step.memory.weights < 4.6 * GIB
