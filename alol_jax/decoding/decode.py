@@ -137,7 +137,7 @@ class _Table:
         slots = min(batching.size, groups * 2 ** _log2(-(-len(prompts) // groups)))
         self.owners = np.full((groups, slots // groups), -1)  # the prompt of each slot; −1: idle
         self.newcomers = max(slots // NEWCOMERS // groups, 1)  # of each group
-        self.size = self._size()
+        self.size = self._size(int(self.lengths.max()))
         self.slots = _idle(model, sampling, slots, self.size[2], batching.mesh)()
         layout = jax.tree.map(lambda x: x.sharding, self.slots)
         self.refill, self.advance, self.narrow = _steps(model, sampling, layout)
@@ -161,17 +161,16 @@ class _Table:
             written, steps = int(now - steps) * owners.size, now
             yield Ended(found, written, self.owners.size)
 
-    def _size(self) -> tuple[int, int, int]:
-        """The grid for newcomers, and the columns that the longest prompt of all needs."""
-        asked = [*self.waiting, *self.owners[self.owners >= 0]]
-        longest = int(self.lengths[asked].max())
+    def _size(self, longest: int) -> tuple[int, int, int]:
+        """The grid for newcomers of at most so many tokens, and their columns in the cache."""
         return self.batching.grid(self.lengths, longest, self.newcomers)
 
     def _narrow(self) -> None:
         """Give up columns of the cache that no prompt needs any more: each costs time."""
-        size = self._size()
-        if size[2] < self.size[2]:
-            self.size, self.slots = size, self.narrow(self.slots, size[2])
+        asked = [*self.waiting[:1], *self.owners[self.owners >= 0]]  # the longest waits first
+        longest = int(self.lengths[asked].max())
+        if (columns := self.batching.columns(longest)) < self.size[2]:
+            self.size, self.slots = self._size(longest), self.narrow(self.slots, columns)
 
     def _enough(self) -> int:
         """How many idle slots are worth reading new prompts."""

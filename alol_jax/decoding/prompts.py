@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alol_jax.text.packing import GridShape, Layout, texts_alone, to_grid
 from alol_jax.types import Prompts
 
 LOOKAHEAD = 4  # prompts that are looked at for one that is taken
@@ -36,7 +37,7 @@ def one_per_row(rows: Sequence[Sequence[int]], width: int, pad_id: int, groups: 
 
 
 def lay_out(
-    members: Sequence[Sequence[Sequence[int]]],
+    members: Sequence[list[list[int]]],
     prompts: Sequence[Sequence[int]],
     count: int,
     size: tuple[int, int, int],
@@ -45,7 +46,7 @@ def lay_out(
     """Lay out prompts on the host.
 
     Args:
-        members: the prompts in each row of each of D groups.
+        members: the prompts in each row of each of D groups, all of which have as many rows.
         count: n, the most prompts of a group; their order is that of its rows.
         size: rows of a group, T, and P, the columns of a prompt.
 
@@ -53,23 +54,18 @@ def lay_out(
         Prompts of numpy arrays; those that are missing have no token.
     """
     rows, width, columns = size
-    ids = np.full((len(members), rows, width), pad_id, np.int32)
-    segment, position = np.zeros((2, *ids.shape), np.int32)
+    every, shape = sum(members, []), GridShape(len(members) * rows, width, 1, width)
+    layout = Layout(length=0, share=True, pad_id=pad_id)
+    grid = to_grid(every, texts_alone(prompts), shape, layout)
     source = np.full((len(members), count, columns), -1, np.int32)
     for group, its_rows in enumerate(members):
         slot = 0
         for row, these in enumerate(its_rows):
-            start = 0
-            for member in these:
-                length = len(prompts[member])
-                here = (group, row, slice(start, start + length))
-                ids[here], segment[here] = prompts[member], slot + 1
-                position[here] = np.arange(length)
-                first = row * width + start
+            first = row * width
+            for length in (len(prompts[member]) for member in these):
                 source[group, slot, columns - length :] = np.arange(first, first + length)
-                start, slot = start + length, slot + 1
-    flat = (array.reshape(-1, width) for array in (ids, segment, position))
-    return Prompts(*flat, source)
+                first, slot = first + length, slot + 1
+    return Prompts(grid.ids, grid.segment, grid.position, source)
 
 
 def take(

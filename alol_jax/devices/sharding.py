@@ -59,6 +59,11 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def shards(mesh: Mesh) -> int:
+    """Return the number of devices that share out the rows of a batch: data · fsdp."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def param_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Return the sharding of a parameter.
 
@@ -97,7 +102,7 @@ def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     Raises:
         UserError: the number of rows is not divisible by data·fsdp.
     """
-    cut = mesh.shape["data"] * mesh.shape["fsdp"]
+    cut = shards(mesh)
     sharding = NamedSharding(mesh, P(*[None] * axis, ROWS))
 
     def put(leaf):

@@ -17,6 +17,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from alol_jax.devices.sharding import shards
 from alol_jax.errors import UserError
 
 BLOCK = 128  # the tile sides of splash are multiples of this
@@ -242,7 +243,7 @@ class Attention:
 
 def _sharded(run, mesh, q, k, v, segments, branch):
     """Call ``run`` under shard_map; heads that the tensor axis does not divide are replicated."""
-    cut, parts = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+    cut, parts = shards(mesh), mesh.shape["tensor"]
     rows = ("data", "fsdp") if q.shape[0] % cut == 0 else None
     heads = "tensor" if q.shape[2] % parts == 0 else None
     if heads and k.shape[2] % parts:  # every device gets the key/value heads of its queries

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from alol_jax.devices.sharding import shards
 from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig
 from alol_jax.text.packing import (
@@ -80,7 +81,7 @@ def widths_for(grid: GridOptions, mesh: Mesh, longest: int) -> list[int]:
 
 def pass_cost(config: ModelConfig, mesh: Mesh) -> Callable[[GridShape], float]:
     """Return the function from a grid's size to the cost of a pass over it, in tokens."""
-    platform, shards = platform_of(mesh), mesh.shape["data"] * mesh.shape["fsdp"]
+    platform, devices = platform_of(mesh), shards(mesh)
     heads = 2 * config.heads + 2 * config.kv_heads
     block = config.width * (heads * config.head_width + 3 * config.mlp_width)
     head = config.vocab_size * config.width / (config.layers * block)  # of a token, by the blocks
@@ -88,7 +89,7 @@ def pass_cost(config: ModelConfig, mesh: Mesh) -> Callable[[GridShape], float]:
     def cost(shape: GridShape) -> float:
         token = 1 + shape.width / platform.doubling
         each = shape.width * token + shape.targets * head
-        return shape.rows * each + shards * platform.overhead
+        return shape.rows * each + devices * platform.overhead
 
     return cost
 
@@ -107,20 +108,20 @@ def pack_table(
     lengths = lengths_of(prompts, responses[:, None], share=True)
     if not len(prompts):
         return Packed([], 1.0)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = shards(mesh)
     longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
     sample = lengths.take(np.s_[:SAMPLE])
     shapes = []
     for width in widths_for(grid, mesh, longest[0]):
-        rows = grid.rows or max(TABLE_TOKENS // width, 1) * shards
+        rows = grid.rows or max(TABLE_TOKENS // width, 1) * devices
         shapes += candidates(sample, [width], rows=rows, longest=longest)
     shape = cheapest(
         [sample],
         shapes,
         pass_cost(config, mesh),
-        lambda lengths, shape: table_of_grids(lengths, shape, multiple=shards),
+        lambda lengths, shape: table_of_grids(lengths, shape, multiple=devices),
     )
-    grids = table_of_grids(lengths, shape, multiple=shards)
+    grids = table_of_grids(lengths, shape, multiple=devices)
     computed = sum(size.tokens for size, _ in grids)
     return Packed(grids, float(lengths.tokens.sum() / computed))
 
@@ -134,13 +135,13 @@ def pack_texts(config: ModelConfig, mesh: Mesh, lengths: np.ndarray) -> Packed:
     if not len(lengths):
         return Packed([], 1.0)
     texts = Lengths(lengths, np.zeros_like(lengths))
-    shards, platform = mesh.shape["data"] * mesh.shape["fsdp"], platform_of(mesh)
+    devices, platform = shards(mesh), platform_of(mesh)
     shapes, width = [], platform.least
     while len(shapes) < TEXT_WIDTHS:
         if width >= lengths.max():
-            filled = -(-int(lengths.sum()) // (width * shards))
+            filled = -(-int(lengths.sum()) // (width * devices))
             most = max(TABLE_TOKENS // width, 1)
-            rows = shards * min(2 ** (filled - 1).bit_length(), most)
+            rows = devices * min(2 ** (filled - 1).bit_length(), most)
             shapes.append(GridShape(rows, width, 1, max(width // SHORTEST, 1)))
         width *= 2
     cost = pass_cost(config, mesh)

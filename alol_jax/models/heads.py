@@ -8,11 +8,18 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from alol_jax.errors import UserError
 from alol_jax.models.blocks import bind, dropout, graphdef, initialise
-from alol_jax.types import Params
+from alol_jax.types import Grid, Params
+
+
+def slot_mask(grid: Grid) -> jax.Array:
+    """Return bool[rows, S, T], True on the tokens of the example in each slot."""
+    slots = np.arange(1, grid.prompt.shape[1] + 1)
+    return grid.segment[:, None] == slots[None, :, None]
 
 
 class Affine(nnx.Module):

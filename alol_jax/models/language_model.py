@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import param_sharding, place_params
+from alol_jax.devices.sharding import param_sharding, place_params, shards
 from alol_jax.errors import UserError
 from alol_jax.models.adapters import (
     adapters_of,
@@ -28,7 +28,7 @@ from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.peft_adapter import Adapter, read_adapter
-from alol_jax.models.grid_sizes import GridOptions, Packed, pack_table
+from alol_jax.models.grid_sizes import GridOptions, Packed, pack_table, platform_of
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
 from alol_jax.text.tokenizer import Tokenizer
@@ -147,9 +147,9 @@ class LanguageModel:
             lengths: of all prompts that will come, see `Batching`.
         """
         multiple = max(KERNELS[self.transformer.attention.kernel].multiple, 8)
-        return Batching(
-            self.prompt_widths, size, self.tokenizer.pad_id, self.mesh, multiple, lengths
-        )
+        doubling = platform_of(self.mesh).doubling
+        pad_id, widths = self.tokenizer.pad_id, self.prompt_widths
+        return Batching(widths, size, pad_id, self.mesh, multiple, lengths, doubling)
 
     def pack_table(self, prompts: np.ndarray, responses: np.ndarray) -> Packed:
         """Pack the examples of a table, of these lengths, i64[N] each, into grids."""
@@ -157,6 +157,10 @@ class LanguageModel:
 
     def abstract(self) -> tuple[Params, Params]:
         """Return the shape, dtype and sharding of the leaves of `trainable` and `frozen`."""
+        return self._described
+
+    @functools.cached_property
+    def _described(self) -> tuple[Params, Params]:
         leaves = jax.eval_shape(self.transformer.init, jax.random.key(0))
         adapted = self.transformer.lora is not None
         trained, frozen = {}, {}
@@ -197,7 +201,7 @@ class LanguageModel:
     @property
     def shards(self) -> int:
         """The number of devices that share out the rows of a batch."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return shards(self.mesh)
 
 
 def prompt_widths(limit: int, mesh: Mesh) -> tuple[int, ...]:
@@ -349,7 +353,7 @@ def _limits(options: ConfigDict, positions: int) -> Limits:
 
 def _grid(options: ConfigDict, limits: Limits, mesh: Mesh) -> GridOptions:
     """Return the size of grids, as far as it is given."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = shards(mesh)
     if options.width and options.width < sum(limits):
         raise UserError(
             f"config.model.width={options.width}: a row holds whole examples of up to max_prompt + "
@@ -358,9 +362,9 @@ def _grid(options: ConfigDict, limits: Limits, mesh: Mesh) -> GridOptions:
         )
     if options.width % 2:
         raise UserError(f"config.model.width={options.width} must be even")
-    if options.rows < 0 or options.rows % shards:
+    if options.rows < 0 or options.rows % devices:
         raise UserError(
-            f"config.model.rows={options.rows} must be a multiple of data · fsdp = {shards}, or 0 "
+            f"config.model.rows={options.rows} must be a multiple of data · fsdp = {devices}, or 0 "
             "(chosen)"
         )
     return GridOptions(options.width, options.rows)

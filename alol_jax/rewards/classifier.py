@@ -18,10 +18,11 @@ from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.classifiers import Classifier
 from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
 from alol_jax.models.grid_sizes import platform_of
+from alol_jax.models.heads import slot_mask
 from alol_jax.models.language_model import DTYPES, LanguageModel
 from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.forms import Form, form_of
-from alol_jax.rewards.packed import score_texts, slot_mask
+from alol_jax.rewards.packed import score_texts
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.types import Grid, Params, Watch

@@ -24,10 +24,10 @@ from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import place_params
 from alol_jax.errors import UserError
-from alol_jax.models.heads import ValueHead
+from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.models.transformer import Transformer
-from alol_jax.rewards.packed import score_texts, slot_mask
+from alol_jax.rewards.packed import score_texts
 from alol_jax.runs.checkpoint import load_params, save_params
 from alol_jax.types import Params, Watch
 

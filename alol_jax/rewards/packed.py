@@ -12,14 +12,8 @@ from alol_jax.devices.sharding import place_rows
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.grid_sizes import pack_texts
 from alol_jax.runs.progress import progress
-from alol_jax.text.packing import Layout, to_grid
+from alol_jax.text.packing import Layout, texts_alone, to_grid
 from alol_jax.types import Grid, Watch
-
-
-def slot_mask(grid: Grid) -> jax.Array:
-    """Return bool[rows, S, T], True on the tokens of the example in each slot."""
-    slots = np.arange(1, grid.prompt.shape[1] + 1)
-    return grid.segment[:, None] == slots[None, :, None]
 
 
 def score_texts(
@@ -39,9 +33,7 @@ def score_texts(
     """
     scores, layout = np.zeros(len(texts)), Layout(length=0, share=True, pad_id=pad_id)
     grids = pack_texts(config, mesh, np.array([len(text) for text in texts], np.int64)).grids
-
-    def example(n: int) -> tuple[np.ndarray, Sequence[np.ndarray]]:
-        return np.asarray(texts[n], np.int32), (np.zeros(0, np.int32),)
+    example = texts_alone(texts)
 
     for size, members in progress(grids, watch, total=len(grids)):
         found = np.asarray(apply(place_rows(to_grid(members, example, size, layout), mesh)))

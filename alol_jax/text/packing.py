@@ -182,6 +182,13 @@ class Layout(NamedTuple):
     pad_id: int
 
 
+def texts_alone(
+    texts: Sequence[Sequence[int]],
+) -> Callable[[int], tuple[np.ndarray, Sequence[np.ndarray]]]:
+    """Return the ``example`` of `to_grid` for texts that have no response."""
+    return lambda n: (np.asarray(texts[n], np.int32), (np.zeros(0, np.int32),))
+
+
 def to_grid(
     rows: Sequence[Sequence[int]],
     example: Callable[[int], tuple[np.ndarray, Sequence[np.ndarray]]],

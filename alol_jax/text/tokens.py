@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from alol_jax.devices.sharding import shards
 from alol_jax.text.packing import GridShape, Lengths, cheapest, pack
 
 SAMPLE = 512  # prompts on which the size of the grid that reads them is chosen
 STRETCH = (1.0, 1.25, 1.5, 2.0)  # widths of that grid, by the columns of a prompt
-DOUBLING = 2000.0  # the width at which attention costs about as much as all else
 
 
 class Batching(NamedTuple):
@@ -25,6 +25,7 @@ class Batching(NamedTuple):
     mesh: Mesh  # shards the rows of a batch
     multiple: int = 8  # of the lengths that the kernel can read
     lengths: np.ndarray | None = None  # of all prompts that will come; None: of those of one call
+    doubling: float = 1300.0  # the width at which attention costs about as much as all else
 
     def batches(self, lengths: Sequence[int]) -> list[tuple[int, np.ndarray]]:
         """Return (width, at most ``size`` row indices) of each batch, narrowest first.
@@ -43,7 +44,11 @@ class Batching(NamedTuple):
     @property
     def groups(self) -> int:
         """D, the devices that share out the rows."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return shards(self.mesh)
+
+    def columns(self, longest: int) -> int:
+        """Return P, the columns of the cache for prompts of at most ``longest`` tokens."""
+        return min(width for width in self.widths if width >= longest)
 
     def grid(self, lengths: np.ndarray, longest: int, newcomers: int) -> tuple[int, int, int]:
         """Return the size in which about ``newcomers`` prompts of a group are read side by side.
@@ -56,12 +61,13 @@ class Batching(NamedTuple):
             Rows of a group, T, and P, the columns that a prompt has in the cache.
         """
         lengths = lengths if self.lengths is None else self.lengths
-        widths = np.array(sorted(set(self.widths)))
-        columns = int(widths[np.searchsorted(widths, longest)])
+        columns = self.columns(longest)
         lengths = lengths[lengths <= columns][:SAMPLE]
         sample = Lengths(lengths, np.zeros_like(lengths))
         wide = {-(-int(s * columns) // self.multiple) * self.multiple for s in STRETCH}
         shapes = [GridShape(1, width, 1, width) for width in sorted(wide)]
-        shape = cheapest([sample], shapes, lambda size: size.width * (1 + size.width / DOUBLING))
+        shape = cheapest(
+            [sample], shapes, lambda size: size.width * (1 + size.width / self.doubling)
+        )
         per_prompt = len(pack(sample, shape)) / len(sample.tokens)
         return math.ceil(newcomers * per_prompt), shape.width, columns

@@ -11,7 +11,7 @@ import numpy as np
 
 from alol_jax.devices.sharding import place_rows
 from alol_jax.models.grid_sizes import Packed
-from alol_jax.models.heads import ValueHead
+from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.logprobs import grid_kl, grid_logp
 from alol_jax.runs.progress import progress
@@ -36,10 +36,8 @@ def annotator(model, head: ValueHead | None, chunk: int, logp: bool):
             token_logp = grid_logp(hidden, model.unembedding(params), grid, chunk=chunk)
         if head is None:
             return token_logp, jnp.zeros(grid.prompt.shape, jnp.float32)
-        slots = jnp.arange(1, grid.prompt.shape[1] + 1)
-        mine = grid.segment[:, None] == slots[None, :, None]
         in_prompt = grid.position[:, None] < grid.prompt[:, :, None]
-        return token_logp, head(value_params, hidden, mine & in_prompt)
+        return token_logp, head(value_params, hidden, slot_mask(grid) & in_prompt)
 
     return annotate_grid
 

@@ -24,7 +24,7 @@ from alol_jax.training.items import Examples, Items
 from alol_jax.training.memory import fits_in_training
 from alol_jax.types import Grid, Work
 
-SAMPLE_STEPS = 24  # on which the size of grids is chosen
+SAMPLE_STEPS, SAMPLE_ITEMS = 24, 512  # on about which the size of grids is chosen
 ROWS = (1, 2, 4, 8)  # of a grid per device
 
 
@@ -83,13 +83,14 @@ def make_packer(
 
     Args:
         lengths: of all items.
-        draws: the items of some steps, on which the size is chosen.
+        draws: the items of some steps; the size is chosen on the first of them.
         longest: the most tokens of an item, and of its responses, that may come.
         length: R, the longest response.
 
     Raises:
         UserError: ``config.model.width`` cannot hold the longest item.
     """
+    draws = draws[: max(SAMPLE_ITEMS // len(draws[0]), 2)]
     sample = lengths.take(np.concatenate(draws))
     shapes = []
     for rows, width in sizes(lm, longest[0]):

@@ -17,7 +17,7 @@ from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.transformer import Transformer
 from alol_jax.runs.progress import progress
-from alol_jax.text.packing import Layout, to_grid
+from alol_jax.text.packing import Layout, texts_alone, to_grid
 from alol_jax.training.fit import TrainState, Update, fit, init_state, make_update
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Batch, Params, Watch, Work
@@ -78,9 +78,7 @@ def features_of(
     states = np.zeros((length.sum(), model.config.width), jnp.dtype(model.dtype))
     layout = Layout(length=0, share=True, pad_id=lm.tokenizer.pad_id)
     grids = lm.pack_table(length, np.zeros_like(length)).grids
-
-    def example(n: int) -> tuple[np.ndarray, Sequence[np.ndarray]]:
-        return np.asarray(rows[n], np.int32), (np.zeros(0, np.int32),)
+    example = texts_alone(rows)
 
     for size, members in progress(grids, watch, total=len(grids)):
         grid = to_grid(members, example, size, layout)

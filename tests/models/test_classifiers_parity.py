@@ -12,7 +12,7 @@ import pytest
 from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention
 from alol_jax.models.files.classifiers import open_classifier
-from alol_jax.rewards.packed import slot_mask
+from alol_jax.models.heads import slot_mask
 from alol_jax.text.packing import GridShape, Layout, to_grid
 from tests.models.tiny_llama import here
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch

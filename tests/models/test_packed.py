@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax.models.heads import ValueHead
-from alol_jax.rewards.packed import slot_mask
+from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.text.packing import GridShape, Layout, to_grid
 from alol_jax.training.annotate import annotator
 from tests.models.small_models import ADAPTERS, SMALLS, close, hidden_of, random_params, small

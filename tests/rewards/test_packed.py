@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from alol_jax.models.config import PRESETS
-from alol_jax.rewards.packed import score_texts, slot_mask
+from alol_jax.models.heads import slot_mask
+from alol_jax.rewards.packed import score_texts
 from alol_jax.types import Watch
 from tests.packed import grid_of
 from tests.tiny_run import mesh_of
