@@ -3,11 +3,13 @@
 python -m alol_jax.plan --config=configs/quickstart.py --topology=v5e:2x4
 
 Compiles the programs of a config for a TPU, on any machine with ``requirements-plan.txt``. Nothing
-is executed and no weights are read.
+is executed and no weights are read. With ``--data``, the training rows are read and tokenised: the
+policy step then has the grid that a run on them chooses, and its real tokens are counted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 from absl import app, flags, logging
@@ -15,10 +17,11 @@ from ml_collections import ConfigDict, config_flags
 
 from alol_jax.errors import UserError
 from alol_jax.plan.chips import in_gib, read_topology
+from alol_jax.plan.data import read_lengths
 from alol_jax.plan.knobs import advice
 from alol_jax.plan.programs import NAMES
 from alol_jax.plan.setting import Setting, prepare
-from alol_jax.plan.summary import as_json, table, verdict
+from alol_jax.plan.summary import as_json, epoch_line, table, verdict
 from alol_jax.runs.command_line import cached, guarded, parse
 from alol_jax.runs.progress import say
 
@@ -26,6 +29,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, w
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, like v5e:2x4 or v5p:2x2x1.")
 _CHIPS = flags.DEFINE_integer("chips", 0, "Use only the first chips of the topology; 0 = all.")
 _PROGRAMS = flags.DEFINE_list("programs", list(NAMES), "The programs to compile.")
+_DATA = flags.DEFINE_bool("data", False, "Read the training rows, and count real tokens.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
 
@@ -42,8 +46,12 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     setting = Setting(ConfigDict(_CONFIG.value.to_dict()), topology, _CHIPS.value or topology.chips)
     log = (lambda line: None) if _JSON.value else say
-    for note in setting.open().notes:
+    lm = setting.open()
+    for note in lm.notes:
         log(note)
+    if _DATA.value:
+        lengths = read_lengths(lm, setting.config, setting.objective)
+        setting = dataclasses.replace(setting, lengths=lengths)
     costs = []
     for cost in setting.costs(_PROGRAMS.value):
         reads = f"a grid of {cost.rows} × {cost.width} tokens, " if cost.rows else ""
@@ -57,6 +65,8 @@ def main(arguments: list[str]) -> None:
         say(as_json(setting, costs, knob))
     else:
         say(table(costs))
+        if setting.epoch is not None:
+            say(epoch_line(setting.epoch, costs))
         say(verdict(setting, costs, knob))
 
 

@@ -55,6 +55,11 @@ class Cost(NamedTuple):
         return max(self.times.values())
 
     @property
+    def tokens_per_second(self) -> float:
+        """Of the grid that it reads, on all chips together, padding included."""
+        return self.rows * self.width / self.seconds
+
+    @property
     def bound(self) -> str:
         """The bottleneck: compute, memory or network."""
         return max(self.times, key=self.times.get)

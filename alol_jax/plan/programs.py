@@ -55,19 +55,24 @@ class Program(NamedTuple):
 
 
 def programs_of(
-    lm: LanguageModel, config: ConfigDict, objective: Objective, room: float
+    lm: LanguageModel,
+    config: ConfigDict,
+    objective: Objective,
+    room: float,
+    grid: GridShape | None = None,
 ) -> dict[str, Callable[[], Program]]:
     """Name -> builder of the program, for the programs that need most memory and time.
 
-    Each reads the longest prompts and responses. `select` is left out if the objective does not
-    read what it computes.
+    Each reads the longest prompts and responses, in the largest grid that a run may choose.
+    `select` is left out if the objective does not read what it computes.
 
     Args:
         room: bytes of memory on each chip.
+        grid: what the policy step reads instead.
     """
     builders = {
         "select": lambda: select_program(lm, config, objective, room),
-        "policy step": lambda: policy_program(lm, config, objective, room),
+        "policy step": lambda: policy_program(lm, config, objective, room, grid),
         "decode": lambda: decode_program(lm, config, room),
     }
     if not {"ref_logp", "advantage"} & set(objective.reads):
@@ -155,12 +160,16 @@ def _optimizer_state(lm: LanguageModel, config: ConfigDict, trained: Any) -> tup
 
 
 def policy_program(
-    lm: LanguageModel, config: ConfigDict, objective: Objective, room: float
+    lm: LanguageModel,
+    config: ConfigDict,
+    objective: Objective,
+    room: float,
+    grid: GridShape | None,
 ) -> Program:
     """The forward and backward pass of one grid; the optimizer, which runs after it, is small."""
     trained, frozen = lm.abstract()
     count = num_responses(objective, config.objective)
-    shape = largest_grid(lm, count, room, training=True)
+    shape = grid or largest_grid(lm, count, room, training=True)
     size = config.ppo.batch_size if objective.online else config.policy.batch_size
     lead = (size,) if count == 1 else (size, count)
     whole = replicated(lm.mesh)

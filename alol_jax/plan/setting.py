@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import os
 from collections.abc import Collection, Iterator
@@ -18,8 +19,10 @@ from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import Objective, get_objective
 from alol_jax.plan.chips import Slice
 from alol_jax.plan.costs import Cost, cost_of
+from alol_jax.plan.data import Epoch, epoch_of
 from alol_jax.plan.programs import NAMES, programs_of
 from alol_jax.tasks.registry import get_task
+from alol_jax.text.packing import Lengths
 
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no TPU to query
@@ -33,11 +36,15 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A config on the first ``chips`` chips of a topology."""
+    """A config on the first ``chips`` chips of a topology.
+
+    ``lengths`` are those of the data, if it was read.
+    """
 
     config: ConfigDict
     topology: Slice
     chips: int
+    lengths: Lengths | None = None
 
     def open(self) -> LanguageModel:
         """Open the model on the mesh of these chips.
@@ -67,10 +74,18 @@ class Setting:
         """The objective of the config."""
         return get_objective(self.config.objective.name)
 
+    @functools.cached_property
+    def epoch(self) -> Epoch | None:
+        """What the data says about a step, if it was read."""
+        if self.lengths is None:
+            return None
+        return epoch_of(self.open(), self.config, self.lengths, self.topology.chip.usable)
+
     def costs(self, names: Collection[str] = NAMES) -> Iterator[Cost]:
         """Yield the cost of each program of the config that is in ``names``."""
         lm = self.open()
-        programs = programs_of(lm, self.config, self.objective, self.topology.chip.usable)
+        grid, room = self.epoch and self.epoch.shape, self.topology.chip.usable
+        programs = programs_of(lm, self.config, self.objective, room, grid)
         for name, build in programs.items():
             if name in names:
                 yield cost_of(build(), self.topology.chip, self.chips)

@@ -6,6 +6,7 @@ import json
 
 from alol_jax.plan.chips import GIB, in_gib
 from alol_jax.plan.costs import Cost
+from alol_jax.plan.data import Epoch
 from alol_jax.plan.setting import Setting
 
 
@@ -41,10 +42,25 @@ def _line(cost: Cost) -> tuple[str, ...]:
         moved,
         sent,
         f"{cost.seconds:.3g}" if cost.traffic else f"≥ {cost.seconds:.3g}",
-        f"{cost.rows * cost.width / cost.seconds:,.0f}" if cost.rows and cost.traffic else "-",
+        f"{cost.tokens_per_second:,.0f}" if cost.rows and cost.traffic else "-",
         cost.bound if cost.traffic else "-",
         f"{cost.compile_seconds:.0f} s",
     )
+
+
+def epoch_line(epoch: Epoch, costs: list[Cost]) -> str:
+    """Say how many tokens of the data are trained on per second, and how long an epoch takes.
+
+    Both are bounds, as every time of a plan is.
+    """
+    line = f"data: {epoch.items:,} items of {epoch.tokens / epoch.items:.0f} tokens, "
+    line += f"real tokens {epoch.real:.0%}"
+    step = next((cost for cost in costs if cost.name == "policy step"), None)
+    if step is None or step.traffic is None:
+        return line
+    rate = step.tokens_per_second * epoch.real
+    minutes = epoch.tokens / rate / 60
+    return f"{line}: at most {rate:,.0f} of them per second, an epoch of at least {minutes:.3g} min"
 
 
 def verdict(setting: Setting, costs: list[Cost], knob: str) -> str:
@@ -85,6 +101,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
         "mesh": setting.config.mesh.to_dict(),
         "slots": setting.config.decode.batch_size,
         "programs": programs,
+        "epoch": setting.epoch and setting.epoch._asdict(),
         "fits": all(cost.fits for cost in costs),
         "knob": knob,
         "verdict": verdict(setting, costs, knob),

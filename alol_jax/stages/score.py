@@ -44,7 +44,7 @@ def score(
     """
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     reward = scoring.reward(splits.train["responses"].flat)
-    rows = {name: _rows(examples) for name, examples in named.items()}
+    rows = {name: rows_of(examples) for name, examples in named.items()}
     stored = {name: _stored(name, examples) for name, examples in named.items()}
     if reward.names:
         for name in named:
@@ -139,8 +139,8 @@ def _check_is_one_score(
         )
 
 
-def _rows(examples: Table[Example]) -> Table[Scored]:
-    """One row per response, without a score."""
+def rows_of(examples: Table[Example]) -> Table[Scored]:
+    """Make one row per response, without a score."""
     responses = examples["responses"]
     owner = np.repeat(np.arange(len(examples)), responses.lengths)
     alone = len(owner) == len(examples)  # one response each: nothing to repeat

@@ -78,6 +78,7 @@ def make_packer(
     *,
     longest: tuple[int, int],
     length: int,
+    room: float | None = None,
 ) -> Packer:
     """Make a packer for items of these lengths.
 
@@ -86,6 +87,7 @@ def make_packer(
         draws: the items of some steps; the size is chosen on the first of them.
         longest: the most tokens of an item, and of its responses, that may come.
         length: R, the longest response.
+        room: bytes of memory on each device; None asks the devices.
 
     Raises:
         UserError: ``config.model.width`` cannot hold the longest item.
@@ -93,7 +95,7 @@ def make_packer(
     draws = draws[: max(SAMPLE_ITEMS // len(draws[0]), 2)]
     sample = lengths.take(np.concatenate(draws))
     shapes = []
-    for rows, width in sizes(lm, longest[0]):
+    for rows, width in sizes(lm, longest[0], room):
         shapes += candidates(sample, [width], rows=rows, longest=longest)
     batches = [lengths.take(draw) for draw in draws]
     shape = cheapest(batches, shapes, pass_cost(lm.transformer.config, lm.mesh))

@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
 from alol_jax.models.adapters import adapters_of, is_adapter, make_lora, trainable_summary
+from alol_jax.models.blocks import times_b
 from alol_jax.models.nf4 import NF4
 from tests.models.small_models import SMALL, SMALLS, base_of, random_params, small
 
@@ -98,3 +100,14 @@ def test_a_quantised_base_counts_its_weights_and_not_its_bytes():
     )
     lines = [trainable_summary(adapters_of(leaves), base_of(leaves)) for leaves in (plain, packed)]
     assert lines[0] == lines[1]
+
+
+def test_the_second_product_of_an_adapter_has_the_gradients_of_a_matrix_product():
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 5, 4))
+    b, dy = jax.random.normal(keys[1], (4, 7)), jax.random.normal(keys[2], (2, 5, 7))
+    ours, our_gradient = jax.vjp(times_b, x, b)
+    plain, gradient = jax.vjp(jnp.matmul, x, b)
+    np.testing.assert_array_equal(ours, plain)
+    for found, expected in zip(our_gradient(dy), gradient(dy), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
