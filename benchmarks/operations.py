@@ -1,9 +1,10 @@
-"""Where the time of a training pass and of a decoding step goes, by XLA operation.
+"""Where the time of training and of decoding goes, by XLA operation.
 
     python -m benchmarks.operations --config=configs/quickstart.py
 
-Trains some steps of the reference on the config's rows, then writes tokens in all slots, both under
-JAX's profiler, and prints milliseconds per pass over a grid and per decoding step. Operations that
+Trains some steps of the reference on the config's rows, reads a prompt for every slot, then writes
+tokens in all slots, each under JAX's profiler, and prints milliseconds: per pass over a grid, of
+reading all prompts, and per decoding step. Operations that
 differ only in their number count as one; an operation that contains others is left out. Operations
 that run at the same time are each counted, so the sum may exceed the time of the pass.
 """
@@ -28,6 +29,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
+from alol_jax.decoding.prompts import one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.decoding.slots import advance, idle
 from alol_jax.devices.sharding import make_mesh, place_like_params
@@ -44,7 +46,7 @@ from alol_jax.training.optim import make_optimizer
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py")
 COLUMNS = flags.DEFINE_list("columns", ["128", "768"], "Widths of the cache to decode with.")
-STEPS, NEW_TOKENS, SHOWN = 4, 16, 12
+STEPS, PROMPT, NEW_TOKENS, SHOWN = 4, 128, 16, 12
 CONTAINERS = re.compile(r"while|call|conditional|tuple")
 
 
@@ -99,12 +101,25 @@ def training(lm: LanguageModel, config) -> tuple[str, Callable[[], int]]:
     return f"training, {packer.summary}", run
 
 
+def reading(lm: LanguageModel, config) -> tuple[str, Callable[[], int]]:
+    """The prompts of all slots; a pass reads them all."""
+    model, params = lm.for_decoding(lm.trainable(jax.random.key(0)))
+    count = config.decode.batch_size
+    prompts = one_per_row([[1] * PROMPT] * count, PROMPT, lm.tokenizer.pad_id)
+    read = jax.jit(functools.partial(model.prefill, room=0))
+
+    def run() -> int:
+        jax.block_until_ready(read(params, prompts))
+        return 1
+
+    return f"reading, {count} prompts of {PROMPT} tokens", run
+
+
 def decoding(lm: LanguageModel, config, columns: int) -> tuple[str, Callable[[], int]]:
     """Tokens written in all slots of a cache; a pass writes one in each."""
     model, params = lm.for_decoding(lm.trainable(jax.random.key(0)))
     count, sampling = config.decode.batch_size, Sampling(max_new_tokens=NEW_TOKENS, end=())
-    empty = idle(model, sampling, rows=count, width=columns - NEW_TOKENS)
-    states = [empty]
+    states = [idle(model, sampling, rows=count, width=columns - NEW_TOKENS)]
 
     @functools.partial(jax.jit, donate_argnums=1)
     def write(params, slots):
@@ -132,10 +147,10 @@ def report(name: str, times: Times) -> str:
 def main(_) -> None:
     config = CONFIG.value
     lm = open_language_model(config.model, make_mesh(data=-1, fsdp=1, tensor=1))
-    name, run = training(lm, config)
-    print(report(name, traced(run)), flush=True)
-    for columns in map(int, COLUMNS.value):
-        name, run = decoding(lm, config, columns)
+    loads = [training, reading]
+    loads += [functools.partial(decoding, columns=int(columns)) for columns in COLUMNS.value]
+    for load in loads:
+        name, run = load(lm, config)
         print(report(name, traced(run)), flush=True)
 
 

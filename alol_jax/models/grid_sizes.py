@@ -109,7 +109,7 @@ def pack_table(
     if not len(prompts):
         return Packed([], 1.0)
     devices = shards(mesh)
-    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
+    longest = lengths.longest
     sample = lengths.take(np.s_[:SAMPLE])
     shapes = []
     for width in widths_for(grid, mesh, longest[0]):

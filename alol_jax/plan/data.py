@@ -22,7 +22,7 @@ class Epoch(NamedTuple):
     """One pass over all items: rows, or prompts with K responses."""
 
     items: int
-    tokens: int  # real ones
+    tokens: int  # real ones; those of a prompt count once per copy in a row
     real: float  # their share of the tokens that a training step computes
     shape: GridShape  # the grid that a run on these items chooses
 
@@ -59,8 +59,7 @@ def epoch_of(lm: LanguageModel, config: ConfigDict, lengths: Lengths, room: floa
     every = np.ones(len(lengths.tokens), bool)
     order = shuffled(every, size=config.policy.batch_size, seed=config.seed)
     draws = [order(step) for step in range(SAMPLE_STEPS)]
-    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
-    length = lm.limits.response
+    longest, length = lengths.longest, lm.limits.response
     packer = make_packer(lm, lengths, draws, longest=longest, length=length, room=room)
     steps = [lengths.take(draw) for draw in draws]
     computed = sum(size.tokens for step in steps for size, _ in grids_of(step, packer.shape))

@@ -33,8 +33,11 @@ def with_remat(setting: Setting) -> tuple[str, Setting] | None:
 def with_smaller_chunk(setting: Setting) -> tuple[str, Setting] | None:
     """Compute an eighth of the logits at a time."""
     count = num_responses(setting.objective, setting.config.objective)
-    room = setting.topology.chip.usable
-    shape = largest_grid(setting.open(), count, room, training=True)
+    if setting.epoch is None:
+        room = setting.topology.chip.usable
+        shape = largest_grid(setting.open(), count, room, training=True)
+    else:
+        shape = setting.epoch.shape
     chunk = min(setting.config.model.logprob_chunk, shape.rows * shape.targets) // 8
     if chunk < 64:
         return None

@@ -98,7 +98,7 @@ def largest_grid(lm: LanguageModel, responses: int, room: float, *, training: bo
     """The largest grid that a run may choose with this memory, full of the longest examples."""
     share, (prompt, response) = lm.transformer.attention.branches, lm.limits
     lengths = lengths_of(np.array([prompt]), np.full((1, responses), response), share=share)
-    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
+    longest = lengths.longest
     if training:
         rows, width = max(sizes(lm, longest[0], room), key=math.prod)
     else:

@@ -59,8 +59,8 @@ def epoch_line(epoch: Epoch, costs: list[Cost]) -> str:
     if step is None or step.traffic is None:
         return line
     rate = step.tokens_per_second * epoch.real
-    minutes = epoch.tokens / rate / 60
-    return f"{line}: at most {rate:,.0f} of them per second, an epoch of at least {minutes:.3g} min"
+    seconds = epoch.tokens / rate
+    return f"{line}: at most {rate:,.0f} of them per second, an epoch of at least {seconds:,.1f} s"
 
 
 def verdict(setting: Setting, costs: list[Cost], knob: str) -> str:
@@ -76,6 +76,7 @@ def verdict(setting: Setting, costs: list[Cost], knob: str) -> str:
 
 def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
     """The table, the verdict and their parts as JSON."""
+    epoch = setting.epoch and setting.epoch._asdict() | {"shape": setting.epoch.shape._asdict()}
     programs = [
         {
             "name": cost.name,
@@ -101,7 +102,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
         "mesh": setting.config.mesh.to_dict(),
         "slots": setting.config.decode.batch_size,
         "programs": programs,
-        "epoch": setting.epoch and setting.epoch._asdict(),
+        "epoch": epoch,
         "fits": all(cost.fits for cost in costs),
         "knob": knob,
         "verdict": verdict(setting, costs, knob),

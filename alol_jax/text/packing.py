@@ -40,6 +40,11 @@ class Lengths(NamedTuple):
     answers: np.ndarray  # i64[N], of its responses alone
     copies: int = 1  # slots that an example takes
 
+    @property
+    def longest(self) -> tuple[int, int]:
+        """The most tokens of an example, and of its responses."""
+        return int(self.tokens.max()), int(self.answers.max())
+
     def take(self, chosen: np.ndarray) -> Lengths:
         """The lengths of the chosen examples."""
         return Lengths(self.tokens[chosen], self.answers[chosen], self.copies)

@@ -67,8 +67,7 @@ def packer_of(lm: LanguageModel, items: Items, at: Callable[[int], np.ndarray]) 
     """Make the packer of a fit whose step n trains on the items ``at(n)``."""
     lengths = items.lengths(share=lm.transformer.attention.branches)
     draws = [at(step) for step in range(SAMPLE_STEPS)]
-    longest = (int(lengths.tokens.max()), int(lengths.answers.max()))
-    return make_packer(lm, lengths, draws, longest=longest, length=items.longest)
+    return make_packer(lm, lengths, draws, longest=lengths.longest, length=items.longest)
 
 
 def make_packer(

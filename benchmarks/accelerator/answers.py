@@ -19,6 +19,7 @@ from alol_jax.decoding.prompts import one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import place_rows
 from alol_jax.models.attention import KERNELS
+from alol_jax.models.grid_sizes import platform_of
 from alol_jax.models.transformer import Transformer
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Params, Watch
@@ -67,7 +68,9 @@ def refilled(tell: Tell, tiny: bool) -> None:
     lengths = rng.integers(longest // 4, longest + 1, 3 * slots)
     prompts = [rng.integers(vocabulary, size=n, dtype=np.int32) for n in lengths]
     multiple = max(KERNELS[model.attention.kernel].multiple, 8)
-    batching = Batching((longest,), slots, 0, one_device(), multiple)
+    mesh = one_device()
+    doubling = platform_of(mesh).doubling
+    batching = Batching((longest,), slots, 0, mesh, multiple, doubling=doubling)
     lines: list[str] = []
 
     def in_slots() -> int:

@@ -18,7 +18,7 @@ def test_a_pass_and_a_step_are_taken_apart_by_operation():
         text=True,
     )
     tables = done.stdout.strip().split("\n\n")
-    assert [table.split(",")[0] for table in tables] == ["| training", "| decoding"]
+    assert [table.split(",")[0] for table in tables] == ["| training", "| reading", "| decoding"]
     for table in tables:
         head, _, *rows = table.split("\n")
         assert float(re.search(r"\| (\d+) ms \|$", head)[1]) > 0

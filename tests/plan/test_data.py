@@ -1,5 +1,6 @@
 """plan --data: what the training rows of a config say about a step."""
 
+import json
 import math
 
 import jax
@@ -13,7 +14,7 @@ from alol_jax.objectives.registry import get_objective
 from alol_jax.plan.chips import read_topology
 from alol_jax.plan.data import Epoch, epoch_of, read_lengths
 from alol_jax.plan.setting import Setting, prepare
-from alol_jax.plan.summary import epoch_line
+from alol_jax.plan.summary import as_json, epoch_line
 from alol_jax.stages.score import rows_of
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.batches import shuffled
@@ -60,7 +61,7 @@ def test_with_less_memory_the_grid_is_smaller():
     lm = opened(config)
     lengths = read_lengths(lm, config, NLL)
     large, small = (epoch_of(lm, config, lengths, room) for room in (math.inf, 0.0))
-    assert small.shape.tokens <= large.shape.tokens
+    assert small.shape.tokens < large.shape.tokens
     assert small.shape.rows == 1 and small.items == large.items
 
 
@@ -98,4 +99,6 @@ def test_the_policy_step_has_the_grid_of_the_data():
     rate = found.rows * found.width / found.seconds * epoch.real
     line = epoch_line(epoch, [found])
     assert f"at most {rate:,.0f} of them per second" in line
-    assert f"at least {epoch.tokens / rate / 60:.3g} min" in line
+    assert f"at least {epoch.tokens / rate:,.1f} s" in line
+    told = json.loads(as_json(setting, [found], ""))["epoch"]
+    assert told["items"] == epoch.items and told["shape"]["width"] == epoch.shape.width
