@@ -75,7 +75,7 @@ def times_b(low: jax.Array, b: jax.Array) -> jax.Array:
     """Return x B, the second product of an adapter, for x [..., r] and B [r, D].
 
     Its gradient for B is computed as xᵀ ∂y. JAX computes it as (∂yᵀ x)ᵀ, for which XLA on a CPU
-    writes every ∂y transposed: a step of the quickstart then takes a tenth longer.
+    writes every ∂y transposed: a tenth of the time of a pass of the quickstart.
     """
     return low @ b
 
