@@ -4,9 +4,10 @@
         --config.task.train_files="('helpful_base.jsonl',)" … --out=runs/race
 
 needs torch, transformers and peft. For each objective, both sides train the same steps, in turn,
-each in a process of its own; then both answer the same prompts. Prints seconds per item (row or
-pair), real tokens per second, their ratio with its spread over rounds, peak memory, and by how much
-the losses differ; and writes all that, with the loss of every step, to ``--out``.
+each in a process of its own; then both answer the same prompts. Where TRL is installed, its
+``DPOTrainer`` runs in ``dpo``, too. Prints seconds per item (row or pair), real tokens per second,
+their ratio with its spread over rounds, peak memory, and by how much the losses differ; and writes
+all that, with the loss of every step, to ``--out``.
 
 The rows have rewards from the data where there are any; the advantage is the reward less the mean,
 at least 0.1, so that every row trains. Neither changes what a step costs.
@@ -14,6 +15,7 @@ at least 0.1, so that every row trains. Neither changes what a step costs.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -44,7 +46,7 @@ STEPS = flags.DEFINE_integer("steps", 3, "Optimizer steps of each objective.")
 ROUNDS = flags.DEFINE_integer("rounds", 2, "How often each side runs, in turn.")
 DECODE = flags.DEFINE_bool("decode", True, "Race in decoding, too.")
 OUT = flags.DEFINE_string("out", "runs/race", "The folder for the results.")
-SIDE = flags.DEFINE_string("side", "", "Internal: be one side, jax or torch.")
+SIDE = flags.DEFINE_string("side", "", "Internal: be one side: jax, torch or trl.")
 WHAT = flags.DEFINE_string("what", "", "Internal: an objective, or a load of decoding.")
 
 LOADS = {"equal": "32 at a time, 64 tokens each", "ending": "32 at a time, to their end"}
@@ -104,6 +106,10 @@ def prompts_of(job: Job, load: str) -> tuple[list[np.ndarray], dict]:
 def be_side(folder: Path) -> dict:
     """Run one side of the race; only here is torch or a model loaded."""
     job, what = jobs.load(folder), WHAT.value
+    if SIDE.value == "trl":
+        from benchmarks.against_pytorch import trl_side
+
+        return trl_side.train(job, folder)
     if SIDE.value == "torch":
         from benchmarks.against_pytorch import torch_side
 
@@ -134,8 +140,10 @@ def opened() -> LanguageModel:
 
 
 def raced(folder: Path, what: str) -> dict[str, list[dict]]:
-    """Run both sides in turn; return side -> the result of each round."""
+    """Run the sides in turn; return side -> the result of each round."""
     found: dict[str, list[dict]] = {"torch": [], "jax": []}
+    if what == "dpo" and importlib.util.find_spec("trl"):
+        found["trl"] = []
     passed = [word for word in sys.argv[1:] if word.startswith("--config")]
     for number in range(ROUNDS.value):
         for side in list(found)[:: 1 if number % 2 else -1]:

@@ -1,5 +1,6 @@
 """The race against PyTorch: what it reports, and that both sides train the same."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -64,11 +65,27 @@ def test_times_and_losses_are_compared_step_by_step():
     (row,) = train_rows(job(), {"nll": sides})
     assert row["ratio_range"] == (3.0, 5.0) and row["seconds"] == {"jax": 1.5, "torch": 6.5}
     assert row["loss_difference"] == pytest.approx(0.2)
-    assert row["annotate_seconds_per_row"] == 0.5
+    assert row["annotate_seconds_per_item"] == 0.5
+    assert row["ratio_of_one_epoch"] == pytest.approx(3.25 / (0.75 + 0.5))
     assert row["epoch_seconds"]["jax"] == pytest.approx(1.5 / 2 * 4)
     assert row["tokens_per_second"]["jax"] == pytest.approx(30 / 2 / 1.5)
     text = markdown([row], [])
-    assert "| nll | 0.750 | 3.250 | 4.00 (3.00 to 5.00) |" in text and "0.500 s per row" in text
+    assert "| nll | PyTorch | 0.750 | 3.250 | 4.00 (3.00 to 5.00) |" in text
+    assert "nll 0.500 s, then PyTorch takes 2.60 ×" in text
+    assert "| nll | here | 1 | 2 |" in text and "| nll | PyTorch | 1 | 2.5 |" in text
+
+
+def test_each_other_side_has_a_row_of_its_own():
+    sides = {name: [result(second, second)] for name, second in (("jax", 1.0), ("torch", 4.0))}
+    sides["trl"] = [result(2.0, 2.0)]
+    found = {"nll": {"jax": [result(0.5, 0.5)], "torch": [result(1.0, 1.0)]}, "dpo": sides}
+    rows = train_rows(job(), found)
+    assert [(row["objective"], row["other"], row["ratio"]) for row in rows] == [
+        ("nll", "torch", 2.0),
+        ("dpo", "torch", 4.0),
+        ("dpo", "trl", 2.0),
+    ]
+    assert [row["by_first_objective"] for row in rows] == [1.0, 2.0, 2.0]
 
 
 def test_decoding_compares_tokens_per_second_and_the_answers():
@@ -101,7 +118,8 @@ def test_both_sides_train_the_same_steps_and_write_the_same_answers(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     training, decoding = json.loads((tmp_path / "race" / "race.json").read_text())
-    assert [row["objective"] for row in training] == ["nll", "a_lol", "a_lol_seq", "dpo"]
+    trl = ["dpo"] * bool(importlib.util.find_spec("trl"))
+    assert [row["objective"] for row in training] == ["nll", "a_lol", "a_lol_seq", "dpo", *trl]
     assert all(row["loss_difference"] < 1e-3 for row in training)
     assert all(row["same_answers"] == 1.0 for row in decoding)
     assert "a_lol_seq" in done.stdout
