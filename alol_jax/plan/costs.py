@@ -52,7 +52,10 @@ class Cost(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        return max(self.times.values())
+        """The largest of `times`; what the program waits for comes on top of compute and memory."""
+        waited = self.traffic.waited / self.chip.interconnect if self.traffic is not None else 0.0
+        working = [self.times[what] for what in ("compute", "memory") if what in self.times]
+        return max(*self.times.values(), max(working) + waited)
 
     @property
     def tokens_per_second(self) -> float:

@@ -14,7 +14,7 @@ def table(costs: list[Cost]) -> str:
     """One line per program, all numbers per chip; unknown ones are "-"."""
     head = (
         "per chip", "weights", "optimizer", "activations", "other", "peak GiB", "TFLOP", "GB moved",
-        "GB sent", "seconds", "tokens/s", "bound", "compiled in",
+        "GB sent", "waited for", "seconds", "tokens/s", "bound", "compiled in",
     )  # fmt: skip
     rows = [head, *(_line(cost) for cost in costs)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -28,19 +28,19 @@ def table(costs: list[Cost]) -> str:
 
 
 def _line(cost: Cost) -> tuple[str, ...]:
-    sizes, moved, sent = ["-"] * 4, "-", "-"
+    sizes, moved = ["-"] * 4, ["-"] * 3
     if (m := cost.memory) is not None:
         parts = (m.weights, m.optimizer, m.activations, m.batch + m.program)
         sizes = [f"{part / GIB:.2f}" for part in parts]
     if (traffic := cost.traffic) is not None:
-        moved, sent = (f"{size / 1e9:.3g}" for size in (traffic.memory, traffic.network))
+        parts = (traffic.memory, traffic.network, traffic.waited)
+        moved = [f"{size / 1e9:.3g}" for size in parts]
     return (
         cost.name,
         *sizes,
         f"{cost.peak / GIB:.2f} of {cost.chip.usable / GIB:.2f}",
         f"{cost.flops / 1e12:.3g}",
-        moved,
-        sent,
+        *moved,
         f"{cost.seconds:.3g}" if cost.traffic else f"≥ {cost.seconds:.3g}",
         f"{cost.tokens_per_second:,.0f}" if cost.rows and cost.traffic else "-",
         cost.bound if cost.traffic else "-",
@@ -87,6 +87,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
             "flops": cost.flops,
             "moved_bytes": cost.traffic and cost.traffic.memory,
             "sent_bytes": cost.traffic and cost.traffic.collectives,
+            "waited_bytes": cost.traffic and cost.traffic.waited,
             "times": cost.times,
             "seconds": cost.seconds,
             "grid": [cost.rows, cost.width],

@@ -51,10 +51,20 @@ class Traffic(NamedTuple):
 
     memory: float  # read from and written to HBM
     collectives: dict[str, float]  # sent to other devices, by operation
+    waited: float = 0.0  # of what is sent, the bytes during which nothing is computed
 
     @property
     def network(self) -> float:
         return sum(self.collectives.values())
+
+
+class _Sent(NamedTuple):
+    """What one collective sends."""
+
+    times: float
+    kind: str
+    size: float  # bytes per device
+    alone: bool  # an instruction of its own: the program waits for it
 
 
 Computation = dict[str, Instruction]
@@ -64,17 +74,19 @@ def traffic_of(text: str) -> Traffic:
     """The traffic of one call of a compiled program."""
     computations, entry = parse(text)
     memory = 0.0
-    channels: dict[str, tuple[float, str, float]] = {}  # channel -> (times, collective, bytes)
+    channels: dict[str, _Sent] = {}
     for name, times in _executed(computations, entry):
         for instruction in computations[name].values():
             memory += times * _moved(instruction, computations[name], computations)
-            for channel, kind, size in _sent(instruction, computations[name], computations):
+            for channel, one in _sent(instruction, computations[name], computations):
+                one = one._replace(times=times)
                 # An asynchronous collective is in pieces, some in a loop: count it once.
-                channels[channel] = min((times, kind, size), channels.get(channel, (times + 1,)))
+                channels[channel] = min(one, channels.get(channel, one))
     sent = dict.fromkeys(COLLECTIVES, 0.0)
-    for times, kind, size in channels.values():
-        sent[kind] += times * size
-    return Traffic(memory, {kind: size for kind, size in sent.items() if size})
+    for one in channels.values():
+        sent[one.kind] += one.times * one.size
+    waited = sum(one.times * one.size for one in channels.values() if one.alone)
+    return Traffic(memory, {kind: size for kind, size in sent.items() if size}, waited)
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
@@ -269,18 +281,19 @@ def _is_view(one: Instruction, computations: dict[str, Computation]) -> bool:
 
 def _sent(
     one: Instruction, around: Computation, computations: dict[str, Computation]
-) -> Iterator[tuple[str, str, float]]:
-    """Yield (channel, collective, bytes sent) for an instruction and what is fused into it."""
+) -> Iterator[tuple[str, _Sent]]:
+    """Yield each channel, and what is sent over it, of an instruction and what is fused into it."""
     kind = one.opcode.removesuffix("-start")
     if kind in COLLECTIVES:
         operands = sum(size_of(around[name].type, everywhere=True) for name in one.operands)
         channel = re.search(r"channel_id=(\d+)", one.rest)
-        name = channel[1] if channel else one.name
-        yield name, kind, operands * COLLECTIVES[kind](_group_size(one.rest))
+        size = operands * COLLECTIVES[kind](_group_size(one.rest))
+        yield channel[1] if channel else one.name, _Sent(1, kind, size, kind == one.opcode)
     elif one.opcode in ("fusion", "async-start"):
         for name in _called(one, "calls"):
             for inner in computations[name].values():
-                yield from _sent(inner, computations[name], computations)
+                for channel, sent in _sent(inner, computations[name], computations):
+                    yield channel, sent._replace(alone=False)
 
 
 def _group_size(rest: str) -> int:

@@ -74,7 +74,8 @@ def test_weights_that_are_cut_must_be_gathered(tiny):
     for one in costs:
         read = 0.5 if one.name == "decode" else 1.0  # of the kernels and their folded copy, one
         assert one.traffic.network > 0 and one.traffic.memory > read * one.memory.weights
-        assert one.seconds == max(one.times.values()) and one.times[one.bound] == one.seconds
+        assert 0 <= one.traffic.waited <= one.traffic.network
+        assert one.times[one.bound] == max(one.times.values()) <= one.seconds
 
 
 @pytest.mark.tpu
@@ -178,6 +179,15 @@ def test_the_longest_time_is_the_bound():
     one = cost(traffic=traffic, flops=chip.flops)
     assert (one.bound, one.seconds) == ("network", 3.0)
     assert one.times == {"compute": 1.0, "memory": 2.0, "network": 3.0}
+
+
+def test_what_is_waited_for_comes_on_top_of_the_work():
+    chip = CHIPS["v5e"]
+    sent = {"all-gather": 2 * chip.interconnect}
+    traffic = Traffic(chip.bandwidth, sent, waited=0.5 * chip.interconnect)
+    assert cost(traffic=traffic, flops=chip.flops).seconds == 2.0
+    one = cost(traffic=traffic._replace(waited=1.5 * chip.interconnect), flops=chip.flops)
+    assert (one.bound, one.seconds) == ("network", 2.5)
 
 
 def test_a_program_that_was_not_compiled_or_is_too_large_does_not_fit():

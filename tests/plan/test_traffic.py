@@ -56,7 +56,7 @@ def test_a_collective_sends_what_a_ring_would(mesh, kind, collective, sent):
     run = mapped(mesh, lambda x: jnp.sum(collective(x))[None], P("fsdp"), P("fsdp"))
     found = traffic_of(compiled(run, on_mesh(mesh, (2048,), "fsdp")))
     assert found.collectives == {kind: sent}
-    assert found.network == sent
+    assert found.network == found.waited == sent
 
 
 def test_a_collective_in_a_loop_counts_as_often_as_it_runs(mesh):
@@ -168,7 +168,7 @@ def test_an_asynchronous_collective_counts_once_however_many_pieces_it_has():
     """One that starts before a loop and goes on in it runs once, not once a turn."""
     found = traffic_of(ASYNC)
     assert found.collectives == {"all-gather": 7 * KIB}
-    assert found.memory == 0
+    assert found.memory == found.waited == 0
 
 
 def test_a_program_is_read_with_its_entry():
