@@ -1,0 +1,103 @@
+"""Data as it passes from stage to stage, up to the training table."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from alol_jax.tables.table import Table
+
+
+class Limits(NamedTuple):
+    """The most tokens of a prompt and of a response; longer ones are truncated."""
+
+    prompt: int
+    response: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A prompt and its responses in the data (at least one): a row of `Splits`."""
+
+    id: str
+    prompt: str
+    responses: tuple[str, ...]
+    source: str
+    rewards: tuple[float, ...] = ()  # stored rewards, one per response; empty if there are none
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Result of ``load``. No prompt is in two splits."""
+
+    train: Table[Example]
+    validation: Table[Example]
+    test: Table[Example]
+    notes: tuple[str, ...]  # what was dropped or merged, with counts; one sentence each
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One (prompt, response) row and its reward. Rows of one prompt share ``example_id``.
+
+    The columns of a ``Table[Scored]`` of N rows with C components: texts, ``components`` a `Ragged`
+    of f64[C], ``reward`` f64[N].
+    """
+
+    example_id: str
+    prompt: str
+    response: str
+    source: str
+    components: tuple[float, ...]  # unweighted, in the order of ``component_names``; may be empty
+    reward: float  # Σ weight · component, or the stored reward
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredSplits:
+    """Result of ``score``."""
+
+    train: Table[Scored]
+    validation: Table[Scored]
+    test: Table[Scored]
+    component_names: tuple[str, ...]
+    max_reward: float  # the largest possible reward, which bounds the value head
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Result of ``generate``: the reference's scored answers to the validation prompts."""
+
+    rows: Table[Scored]
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """One training row for the policy: tokens and the annotations of the frozen models.
+
+    The columns of a ``Table[Annotated]`` of N rows: texts, ``prompt`` and ``response`` `Ragged` of
+    i32, ``ref_logp`` `Ragged` of f32, ``reward``, ``value`` and ``advantage`` f64[N], ``kept``
+    bool[N].
+    """
+
+    example_id: str
+    source: str
+    prompt_text: str
+    response_text: str
+    prompt: tuple[int, ...]  # token ids
+    response: tuple[int, ...]  # token ids, with the end token unless the response was truncated
+    ref_logp: tuple[np.float32, ...]  # one per response token; empty if unused
+    reward: float
+    value: float  # V(x); 0 if the objective does not use the advantage
+    advantage: float  # R − V(x), not clamped
+    kept: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingTable:
+    """Result of ``select``."""
+
+    rows: Table[Annotated]

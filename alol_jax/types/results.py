@@ -1,0 +1,150 @@
+"""Results of fits, of the evaluation and of the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from alol_jax.types.arrays import Params
+from alol_jax.types.data import Scored
+
+if TYPE_CHECKING:
+    from alol_jax.tables.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """One evaluation of the policy during training."""
+
+    step: int
+    metric: str
+    score: float  # larger is better
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A logged metric over the optimizer steps of a stage."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of all optimizer steps of a stage, without validation."""
+
+    tokens: int = 0  # real tokens trained on, counted each time
+    computed: int = 0  # with padding
+    flops: float = 0.0  # in closed form (`flops`), including padding
+    seconds: float = 0.0  # wall-clock time, summed over interruptions
+
+    @property
+    def real(self) -> float:
+        """The share of the computed tokens that are real."""
+        return self.tokens / self.computed if self.computed else 0.0
+
+    def summary(self) -> str:
+        """Describe it in one line for the user."""
+        rate = self.tokens / max(self.seconds, 1e-9)
+        return f"real tokens {self.real:.0%}, {rate:.0f} real tokens/s"
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Result of fitting a policy or the reference: the trained leaves of the best step."""
+
+    trained: Params
+    step: int
+    validations: tuple[Validation, ...]
+    curves: tuple[Curve, ...]
+    cost: Cost = Cost()
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueAudit:
+    """How well the value head predicts held-out rows (out-of-fold predictions)."""
+
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    mse: float
+    mse_of_mean: float  # of predicting the mean reward of the training folds
+    mse_of_length: float  # of a linear fit to prompt length on the training folds
+    epochs: int  # with the lowest held-out error
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """Result of ``fit_value``."""
+
+    params: Params
+    max_value: float
+    audit: ValueAudit
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean and its bootstrap percentile interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemScores:
+    """Test-set results of one system: the data's responses, the reference or the policy."""
+
+    name: str  # "data", "reference", "policy"
+    reward: Interval | None  # None without a scorer for generated responses
+    components: tuple[Interval, ...]
+    distinct: tuple[Interval, Interval, Interval]  # distinct-1/2/3
+    length: Interval  # in whitespace-separated words
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSet:
+    """The test prompts of one source."""
+
+    name: str  # the source
+    prompts: int
+    systems: tuple[SystemScores, ...]
+    difference: Interval | None  # policy − reference, paired, in total reward
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Result of ``evaluate``."""
+
+    data: Table[Scored]
+    reference: Table[Scored]
+    policy: Table[Scored]
+    component_names: tuple[str, ...]
+    systems: tuple[SystemScores, ...]
+    differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward
+    sets: tuple[TestSet, ...] = ()  # by source, in the order of the test prompts
+    kl: Interval | None = None  # of the policy's answers, in nats
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Result of ``report``: the files written, relative to the stage's folder."""
+
+    files: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """A description of the run for the report. Nothing in it depends on the results."""
+
+    objective: str
+    hyper_parameters: tuple[tuple[str, float], ...]  # of the objective: clip, beta, …
+    task: str
+    model: str
+    config_json: str  # the whole config, indented
+    versions: tuple[tuple[str, str], ...]  # (package, version)
+
+    @property
+    def fingerprint(self) -> tuple:
+        """The fields that make a finished report stale when they change; versions do not."""
+        return (self.objective, self.hyper_parameters, self.task, self.model)
