@@ -41,7 +41,7 @@ from alol_jax.rewards.distilled import (
     save_distilled,
 )
 from alol_jax.runs.progress import progress, say
-from alol_jax.stages.load import check_splits
+from alol_jax.stages.load import check_splits, counter_of, read_splits
 from alol_jax.tables.columns import Texts
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
@@ -148,13 +148,15 @@ def distil(
     check_output_folder(out)
     _check_options(config.distill, lm.transformer.config.width)
     options, task = config.distill, get_task(config.task)
-    splits = check_splits(task, task.load(config.task), say)
+    splits = check_splits(
+        task, read_splits(task, config.task, counter_of(lm, task, config.task)), say
+    )
     named = {
         split: rows_of(split, getattr(splits, split)) for split in ("train", "validation", "test")
     }
     model = {k: v for k, v in config.model.to_dict().items() if k != "adapter"} | {"adapter": ""}
     described = Description(
-        task.template, tuple(lm.limits), options.heads, base_fingerprint(lm), model, {}
+        task.template, task.marks, tuple(lm.limits), options.heads, base_fingerprint(lm), model, {}
     )
     _check_memory(lm, named)
     features = {split: _features(lm, described, rows) for split, rows in named.items()}

@@ -34,7 +34,7 @@ from alol_jax.stages.fit_policy_online import fit_policy_online
 from alol_jax.stages.fit_reference import fit_reference
 from alol_jax.stages.fit_value import fit_value
 from alol_jax.stages.generate import generate
-from alol_jax.stages.load import load
+from alol_jax.stages.load import counter_of, load
 from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
@@ -80,7 +80,7 @@ def prepare(config: ConfigDict) -> Opened:
         say(note)
     test = c.evaluate.rewards or c.rewards
     used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
-    models = open_reward_models(c.reward_models, used, task.turns, lm)
+    models = open_reward_models(c.reward_models, used, task.exchange, lm)
     scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
     tested = Scoring(task.rewards, models, test, tuple(c.reward_models))
     return Opened(lm, scoring, tested if c.evaluate.rewards else scoring)
@@ -99,7 +99,8 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
 
     setup = Setup(lm, task, scoring, c.decode, c.seed)
 
-    splits = run.stage("load", load, task, c.task, task.files(c.task))
+    counter = counter_of(lm, task, c.task)
+    splits = run.stage("load", load, task, c.task, task.files(c.task), counter)
     scored = run.stage("score", score, scoring, c.score, splits)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:

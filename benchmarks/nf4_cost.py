@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from alol_jax.devices.sharding import make_mesh, place_like_params
 from alol_jax.models.language_model import open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
+from alol_jax.stages.load import counter_of, read_splits
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.annotate import annotator, token_numbers
@@ -61,10 +62,10 @@ def test_items(config, lm):
     task = get_task(config.task)
     rows = (
         Scored(example.id, example.prompt, response, example.source, (), 0.0)
-        for example in task.load(config.task).test
+        for example in read_splits(task, config.task, counter_of(lm, task, config.task)).test
         for response in example.responses
     )
-    ready, _ = tokenise(Table.of(rows, Scored), task.template, lm.tokenizer, lm.limits)
+    ready, _ = tokenise(Table.of(rows, Scored), task, lm.tokenizer, lm.limits)
     # The advantage of a typical kept row; no result depends on it.
     return single_items(ready.replace(advantage=np.full(len(ready), 0.1)))
 

@@ -36,6 +36,7 @@ from alol_jax.devices.sharding import make_mesh, place_like_params
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective
 from alol_jax.runs.command_line import guarded
+from alol_jax.stages.load import counter_of, read_splits
 from alol_jax.stages.score import rows_of
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.batches import read_ahead, shuffled
@@ -80,8 +81,8 @@ def traced(run: Callable[[], int]) -> Times:
 def training(lm: LanguageModel, config) -> tuple[str, Callable[[], int]]:
     """Some steps of `fit_reference` on the config's rows; a pass reads one grid."""
     task = get_task(config.task)
-    table = rows_of(task.load(config.task).train)
-    items = single_items(tokenise(table, task.template, lm.tokenizer, lm.limits)[0])
+    table = rows_of(read_splits(task, config.task, counter_of(lm, task, config.task)).train)
+    items = single_items(tokenise(table, task, lm.tokenizer, lm.limits)[0])
     every = np.ones(len(items.members), bool)
     order = shuffled(every, size=config.reference.batch_size, seed=config.seed)
     packer = packer_of(lm, items, order)

@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
         {
             "name": "",
             "template": "",  # "" = the task's own
+            "max_tokens": 0,  # responses with more, prompt included, are left out; 0 = none
             "swapped": 0.0,  # share of training responses moved to other prompts, as noise
         }
     )

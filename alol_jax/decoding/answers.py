@@ -76,10 +76,12 @@ class Sampler:
             key: answer i is sampled with fold_in(key, i); unused at temperature 0.
             watch: gets one line with the speed.
         """
-        lm, limit = self.lm, self.lm.limits.prompt
+        lm, task = self.lm, self.task
         return respond(
             *lm.for_decoding(trained),
-            lm.tokenizer.encode_prompts(self.task.template, prompts, limit=limit)[0],
+            lm.tokenizer.encode_prompts(
+                task.template, prompts, limit=lm.limits.prompt, marks=task.marks
+            )[0],
             self._with_stops(),
             batching=lm.batching(self.batch_size, self.lengths),
             key=key,

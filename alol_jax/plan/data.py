@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.registry import Objective, num_responses
+from alol_jax.stages.load import counter_of, read_splits
 from alol_jax.stages.score import rows_of
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.packing import GridShape, Lengths, grids_of
@@ -39,8 +40,8 @@ def read_lengths(lm: LanguageModel, config: ConfigDict, objective: Objective) ->
     if objective.online:
         raise UserError(f"--data: {name} trains on answers, which are not in the data")
     task = get_task(config.task)
-    examples = task.load(config.task).train
-    rows, _ = tokenise(rows_of(examples), task.template, lm.tokenizer, lm.limits)
+    examples = read_splits(task, config.task, counter_of(lm, task, config.task)).train
+    rows, _ = tokenise(rows_of(examples), task, lm.tokenizer, lm.limits)
     count, ranking = num_responses(objective, config.objective), "data"
     if (examples["rewards"].lengths == examples["responses"].lengths).all():
         rows, ranking = rows.replace(reward=examples["rewards"].flat), config.policy.ranking

@@ -25,7 +25,7 @@ from alol_jax.rewards.forms import Form, form_of
 from alol_jax.rewards.packed import score_texts
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
-from alol_jax.types import Grid, Params, Watch
+from alol_jax.types import Exchange, Grid, Params, Watch
 
 SIGMOID = "sigmoid"  # of a single logit; any other ``score`` is a label, scored by its probability
 
@@ -40,7 +40,7 @@ class ClassifierScorer:
         tokenizer: the classifier's tokenizer.
         form: builds the token ids that it reads (`forms`).
         options: ``reads``, ``score``, ``max_tokens``, ``dtype``: what a score depends on.
-        turns: from the task: prompt -> turns.
+        read: from the task: prompt, response -> exchange.
         mesh: the device mesh.
     """
 
@@ -49,7 +49,7 @@ class ClassifierScorer:
     tokenizer: Tokenizer
     form: Form
     options: dict[str, Any]
-    turns: Callable[[str], tuple[str, ...]]
+    read: Callable[[str, str], Exchange]
     mesh: Mesh
 
     @functools.cached_property
@@ -64,7 +64,7 @@ class ClassifierScorer:
         """Score responses: f64[rows] in [0, 1], or NaN where the model gives NaN."""
         limit = self.options["max_tokens"]
         rows = [
-            self.form(self.tokenizer, self.turns(prompt), response, limit)
+            self.form(self.tokenizer, self.read(prompt, response), limit)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         score = _scorer(self.stored.classifier, self.options["score"])
@@ -95,7 +95,7 @@ def _scorer(classifier: Classifier, score: str) -> Callable[[Params, Grid], jax.
 def open_scorer(
     wanted: ConfigDict,
     where: str,
-    turns: Callable[[str], tuple[str, ...]],
+    read: Callable[[str, str], Exchange],
     lm: LanguageModel,
 ) -> ClassifierScorer:
     """Open the classifier at ``wanted.path`` as a scorer.
@@ -126,7 +126,7 @@ def open_scorer(
     _check_score(stored.classifier, wanted, where)
     tokenizer = from_directory(stored.tokenizer.directory).for_vocab_size(body.config.vocab_size)
     options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
-    return ClassifierScorer(wanted.path, stored, tokenizer, form, options, turns, lm.mesh)
+    return ClassifierScorer(wanted.path, stored, tokenizer, form, options, read, lm.mesh)
 
 
 def _attention(body: Transformer, wanted: ConfigDict, mesh: Mesh) -> Attention:

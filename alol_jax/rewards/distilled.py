@@ -29,11 +29,11 @@ from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.packed import score_texts
 from alol_jax.runs.checkpoint import load_params, save_params
-from alol_jax.types import Params, Watch
+from alol_jax.types import Exchange, Params, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Description:
 
     Attributes:
         template: the prompt template, with ``{prompt}``.
+        marks: names that are special tokens in a prompt.
         limits: maximum tokens of prompt and response.
         heads: number of attention heads of the value head.
         base: weights, tokenizer, dtype and quantisation of the base (`base_fingerprint`).
@@ -50,6 +51,7 @@ class Description:
     """
 
     template: str
+    marks: tuple[str, ...]
     limits: tuple[int, int]
     heads: int
     base: dict[str, Any]
@@ -67,8 +69,10 @@ def base_fingerprint(lm: LanguageModel) -> dict[str, Any]:
 def encode(lm: LanguageModel, description: Description, prompt: str, response: str) -> tuple:
     """Return the token ids that the base reads: the prompt in its template, then the response."""
     limits = description.limits
-    prompt_ids = lm.tokenizer.encode_prompt(description.template, prompt, limit=limits[0])
-    return (*prompt_ids, *lm.tokenizer.encode_response(response, limit=limits[1])[0])
+    prompts, _ = lm.tokenizer.encode_prompts(
+        description.template, [prompt], limit=limits[0], marks=description.marks
+    )
+    return (*prompts[0].tolist(), *lm.tokenizer.encode_response(response, limit=limits[1])[0])
 
 
 def reader_of(lm: LanguageModel) -> Transformer:
@@ -109,7 +113,7 @@ class DistilledScorer:
         for path in sorted(self.head):
             digest.update(path.encode() + np.asarray(self.head[path]).tobytes())
         stored = dataclasses.asdict(self.description)
-        kept = {name: stored[name] for name in ("template", "limits", "heads", "base")}
+        kept = {name: stored[name] for name in ("template", "marks", "limits", "heads", "base")}
         return kept | {"head": digest.hexdigest()}
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -172,13 +176,13 @@ def read_description(file: Path, where: str) -> Description:
         or stored.keys() != names
     ):
         raise UserError(f"{where}: {file} is damaged or of another format: distil it again")
-    return Description(**stored | {"limits": tuple(stored["limits"])})
+    return Description(**stored | {name: tuple(stored[name]) for name in ("marks", "limits")})
 
 
 def open_distilled(
     wanted: ConfigDict,
     where: str,
-    turns: Callable[[str], tuple[str, ...]],
+    read: Callable[[str, str], Exchange],
     lm: LanguageModel,
 ) -> DistilledScorer:
     """Open the distilled reward model in the folder ``wanted.path``.
@@ -188,7 +192,7 @@ def open_distilled(
     Args:
         wanted: one entry of ``config.reward_models``; only ``path`` is used.
         where: its key in the config, for messages.
-        turns: unused: a distilled model reads prompts like the language model.
+        read: unused: a distilled model reads prompts like the language model.
 
     Raises:
         UserError: the format is unknown, or the base is not the one the head was fitted on.

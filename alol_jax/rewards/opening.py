@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.classifier import open_scorer
 from alol_jax.rewards.distilled import DESCRIPTION, open_distilled
+from alol_jax.types import Exchange
 
-Turns = Callable[[str], tuple[str, ...]]
+Read = Callable[[str, str], Exchange]
 
 
 class RewardModel(Protocol):
@@ -26,14 +27,14 @@ class RewardModel(Protocol):
 
 
 def open_reward_models(
-    options: Mapping[str, ConfigDict], used: Sequence[str], turns: Turns, lm: LanguageModel
+    options: Mapping[str, ConfigDict], used: Sequence[str], read: Read, lm: LanguageModel
 ) -> dict[str, RewardModel]:
     """Open the models of ``config.reward_models`` that are in ``used``, by name.
 
     Args:
         options: name -> ``path``, ``reads``, ``score``, ``max_tokens``, ``dtype``.
         used: names with a weight above 0.
-        turns: from the task: prompt -> turns.
+        read: from the task: prompt, response -> exchange.
         lm: its mesh is used, and its base, by a distilled model with the same one.
 
     Raises:
@@ -45,5 +46,5 @@ def open_reward_models(
             where = f"config.reward_models.{name}"
             distilled = (Path(wanted.path).expanduser() / DESCRIPTION).is_file()
             make = open_distilled if distilled else open_scorer
-            models[name] = make(wanted, where, turns, lm)
+            models[name] = make(wanted, where, read, lm)
     return models

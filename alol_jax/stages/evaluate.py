@@ -111,7 +111,7 @@ def _by_source(
 def _kl(setup, policy, reference, answers, options, context) -> Interval:
     """`annotate.divergence` on the policy's answers, tokenised again from their text."""
     lm = setup.lm
-    rows, _ = tokenise(answers, setup.task.template, lm.tokenizer, lm.limits)
+    rows, _ = tokenise(answers, setup.task, lm.tokenizer, lm.limits)
     found = divergence(
         lm,
         place_params(policy.trained, lm.mesh),

@@ -49,10 +49,10 @@ def fit_reference(
         context.say("config.reference.epochs=0: the reference is the model itself, untrained")
         return Policy(lm.trainable(init_key), 0, (), ())
     tokens = context.folder / "tokens.arrow"
-    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.limits, file=tokens)
+    rows, cut = tokenise(scored.train, task, lm.tokenizer, lm.limits, file=tokens)
     tokens.unlink()  # its rows stay mapped
     context.say(f"training: {cut.summary(len(rows), lm.limits)}")
-    held_out, cut = tokenise(scored.validation, task.template, lm.tokenizer, lm.limits)
+    held_out, cut = tokenise(scored.validation, task, lm.tokenizer, lm.limits)
     context.say(f"validation: {cut.summary(len(held_out), lm.limits)}")
     items = single_items(rows)
     sampling = resolve_sampling(options.sampling, None, field="reference")

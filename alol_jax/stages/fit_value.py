@@ -66,12 +66,13 @@ def _features(lm, task, reference, answers, watch) -> Features:
     """The reference's hidden states for the prompts."""
     if not len(answers.rows):
         raise UserError("no answer to fit the value head on: raise config.task.validation")
-    limit = lm.limits.prompt
     return features_of(
         lm,
         lm.transformer,
         {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
-        lm.tokenizer.encode_prompts(task.template, answers.rows["prompt"], limit=limit)[0],
+        lm.tokenizer.encode_prompts(
+            task.template, answers.rows["prompt"], limit=lm.limits.prompt, marks=task.marks
+        )[0],
         answers.rows["reward"],
         watch=watch,
     )

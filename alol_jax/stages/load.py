@@ -10,28 +10,62 @@ from typing import Any
 import numpy as np
 
 from alol_jax.errors import UserError
+from alol_jax.models.language_model import LanguageModel
 from alol_jax.tables.columns import Ragged, Texts, first_shared
 from alol_jax.tables.table import Table
+from alol_jax.text.long_texts import TokenCounter, without_long_rows, without_old_turns
 from alol_jax.types import Example, Splits, StageContext, Task
 
 SWAP_SEED = 7  # fixed, so that every run swaps the same responses
 
 
-def load(task: Task, options: Any, files: Sequence[Path], *, context: StageContext) -> Splits:
+def load(
+    task: Task,
+    options: Any,
+    files: Sequence[Path],
+    counter: TokenCounter | None,
+    *,
+    context: StageContext,
+) -> Splits:
     """Read the task's data and check it.
 
     Args:
         task: how to read the data.
         options: ``config.task``.
         files: what the task reads; an input, so that editing a file makes the result stale.
+        counter: see `counter_of`.
 
     Raises:
         UserError: ``options.swapped`` is outside [0, 1]; a split, prompt or response is empty; the
             number of stored rewards differs from the number of responses; an id occurs twice; a
             prompt is in two splits. The message names the example.
     """
-    splits = swap_responses(task.load(options), options.swapped)
+    splits = swap_responses(read_splits(task, options, counter), options.swapped)
     return check_splits(task, splits, context.say)
+
+
+def counter_of(lm: LanguageModel, task: Task, options: Any) -> TokenCounter | None:
+    """Return what counts tokens, if the data depends on it: where the task shortens prompts by
+    whole turns, or ``options.max_tokens`` leaves rows out."""
+    if task.shorten is None and not options.max_tokens:
+        return None
+    return TokenCounter(lm.tokenizer, task.template, task.marks, lm.limits.prompt)
+
+
+def read_splits(task: Task, options: Any, counter: TokenCounter | None) -> Splits:
+    """Read the task's data, with prompts shortened and long rows left out as the task says."""
+    splits = task.load(options)
+    if counter is None:
+        return splits
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    notes = list(splits.notes)
+    for name, examples in named.items():
+        if task.shorten is not None:
+            examples = without_old_turns(name, examples, task.shorten, counter, notes)
+        if options.max_tokens:
+            examples = without_long_rows(name, examples, options.max_tokens, counter, notes)
+        named[name] = examples
+    return Splits(**named, notes=tuple(notes))
 
 
 def check_splits(task: Task, splits: Splits, say: Callable[[str], None]) -> Splits:

@@ -41,7 +41,7 @@ def select(
         heads: ``config.value``, the architecture of the value head.
     """
     tokens = context.folder / "tokens.arrow"
-    rows, cut = tokenise(scored.train, task.template, lm.tokenizer, lm.limits, file=tokens)
+    rows, cut = tokenise(scored.train, task, lm.tokenizer, lm.limits, file=tokens)
     if any(cut):
         context.say(cut.summary(len(rows), lm.limits))
     if "ref_logp" in reads or "advantage" in reads:

@@ -1,10 +1,18 @@
-"""A tokenizer that reads special tokens as plain text."""
+"""Finding special tokens in a text, and a tokenizer that reads them as plain text."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 
 import tokenizers
+
+
+def any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that finds any of the names, the longest first; without names, nothing."""
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 def with_special_tokens_renamed(

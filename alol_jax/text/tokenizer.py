@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +23,7 @@ import tokenizers
 from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
-from alol_jax.text.special_tokens import with_special_tokens_renamed
+from alol_jax.text.special_tokens import any_of, with_special_tokens_renamed
 
 BATCH = 8192  # texts that are encoded together
 _PROMPT = "{prompt}"
@@ -74,7 +74,7 @@ class Tokenizer:
         """
         self._parsing = tokenizers.Tokenizer.from_str(backend.to_str())
         added = self._parsing.get_added_tokens_decoder()
-        self._special = _any_of(token.content for token in added.values() if token.special)
+        self._special = any_of(token.content for token in added.values() if token.special)
         self.eos_id = eos_id
         self.pad_id = eos_id if pad_id is None else pad_id
         self.vocab_size = 1 + max(self._parsing.get_vocab(with_added_tokens=True).values())
@@ -114,22 +114,27 @@ class Tokenizer:
         return tuple(self.encode_prompts(template, [text], limit=limit)[0][0].tolist())
 
     def encode_prompts(
-        self, template: str, texts: Sequence[str], *, limit: int
+        self, template: str, texts: Sequence[str], *, limit: int, marks: Sequence[str] = ()
     ) -> tuple[Ragged, int]:
         """`encode_prompt` of each text, on all cores.
+
+        Args:
+          marks: names that are special tokens in the texts, too, if the tokenizer has them.
 
         Returns:
           (the ids of each prompt, i32, and how many were truncated)
         """
         parts, truncated = [], 0
+        marked = self._marked(marks)
         for batch in _batches(texts):
+            batch = list(map(marked, batch))
             prompts = self._prompts(template, batch)
             over = np.flatnonzero(prompts.lengths > limit)
             if len(over):
                 rows = list(prompts)
                 for place in over:
                     excess = len(rows[place]) - limit
-                    rows[place] = self._truncated(template, batch[place], limit, excess)
+                    rows[place] = self._truncated(template, batch[place], limit, excess, marked)
                 prompts = Ragged.of(*flat_ids.flat(rows))
             if not prompts.lengths.all():
                 text = batch[int(np.argmin(prompts.lengths))]
@@ -288,7 +293,7 @@ class Tokenizer:
         fitted.vocab_size = 1 + max(i for i in ids.values() if i < size)
         added = self._parsing.get_added_tokens_decoder()
         kept = (token.content for i, token in added.items() if token.special and i < size)
-        fitted._special = _any_of(kept)
+        fitted._special = any_of(kept)
         return fitted
 
     def save(self, folder: Path) -> None:
@@ -318,10 +323,7 @@ class Tokenizer:
     def _prompts(self, template: str, texts: Sequence[str]) -> Ragged:
         if template.count(_PROMPT) != 1:
             raise UserError(f"template {template!r} must contain {_PROMPT} exactly once")
-        before, after = (
-            self._special.sub(lambda found: self._mark + found[0], part)
-            for part in template.split(_PROMPT)
-        )
+        before, after = map(self._parsed(self._special), template.split(_PROMPT))
         plain = self._plain_batch([before + text + after for text in texts])
         if not self._bos:
             return plain
@@ -329,7 +331,16 @@ class Tokenizer:
         none, lacks = np.zeros(len(plain), bool), flat_ids.first_ids(plain, empty=-1) != bos
         return flat_ids.with_token(plain, bos, before=lacks, kept=plain.lengths, after=none)
 
-    def _truncated(self, template: str, text: str, limit: int, excess: int) -> tuple[int, ...]:
+    def _marked(self, names: Sequence[str]) -> Callable[[str], str]:
+        """Return a function that marks these special tokens in a text, so that they are parsed."""
+        return self._parsed(any_of(name for name in names if self._special.fullmatch(name)))
+
+    def _parsed(self, names: re.Pattern[str]) -> Callable[[str], str]:
+        return lambda text: names.sub(lambda found: self._mark + found[0], text)
+
+    def _truncated(
+        self, template: str, text: str, limit: int, excess: int, marked: Callable[[str], str]
+    ) -> tuple[int, ...]:
         """Encode the prompt with the longest suffix of ``text`` that fits, cut between tokens.
 
         A suffix may merge with the template into different tokens, so each one is tried.
@@ -346,7 +357,8 @@ class Tokenizer:
             # Decoding the last tokens instead would drop a leading space.
             lost = self._parsing.decode(plain[:-count], skip_special_tokens=False)
             # A cut inside a character leaves bytes that decode to U+FFFD.
-            (ids,) = self._prompts(template, [whole[len(lost.rstrip("\ufffd")) :]])
+            kept = marked(whole[len(lost.rstrip("\ufffd")) :])
+            (ids,) = self._prompts(template, [kept])
             if len(ids) <= limit:
                 return tuple(ids.tolist())
         return tuple(self._prompts(template, [""])[0].tolist())
@@ -379,11 +391,6 @@ class Tokenizer:
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
     return (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
-
-
-def _any_of(names: Iterable[str]) -> re.Pattern[str]:
-    longest_first = sorted(names, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 def _encoding(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:

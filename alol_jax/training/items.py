@@ -15,7 +15,7 @@ from alol_jax.tables.table import Table, concatenate
 from alol_jax.text.packing import Lengths, lengths_of
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training import flops
-from alol_jax.types import Annotated, Limits, Scored
+from alol_jax.types import Annotated, Limits, Scored, Task
 
 
 class Examples(NamedTuple):
@@ -77,7 +77,7 @@ class Cut(NamedTuple):
 
 def tokenise(
     rows: Table[Scored],
-    template: str,
+    task: Task,
     tokenizer: Tokenizer,
     limits: Limits,
     *,
@@ -94,7 +94,7 @@ def tokenise(
 
     def parts() -> Iterator[Table[Annotated]]:
         for start in range(0, max(len(rows), 1), CHUNK):
-            part, cut = _tokenised(rows[start : start + CHUNK], template, tokenizer, limits)
+            part, cut = _tokenised(rows[start : start + CHUNK], task, tokenizer, limits)
             cuts.append(cut)
             yield part
 
@@ -103,10 +103,12 @@ def tokenise(
 
 
 def _tokenised(
-    rows: Table[Scored], template: str, tokenizer: Tokenizer, limits: Limits
+    rows: Table[Scored], task: Task, tokenizer: Tokenizer, limits: Limits
 ) -> tuple[Table[Annotated], Cut]:
     count = len(rows)
-    prompts, cut_prompts = tokenizer.encode_prompts(template, rows["prompt"], limit=limits.prompt)
+    prompts, cut_prompts = tokenizer.encode_prompts(
+        task.template, rows["prompt"], limit=limits.prompt, marks=task.marks
+    )
     responses, cut_responses = tokenizer.encode_responses(rows["response"], limit=limits.response)
     columns = {
         "example_id": rows["example_id"],

@@ -43,7 +43,7 @@ def _likelihood(
 ) -> Callable[[Params], float]:
     """Return a score: Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
     lm = setup.lm
-    rows, cut = tokenise(scored.validation, setup.task.template, lm.tokenizer, lm.limits)
+    rows, cut = tokenise(scored.validation, setup.task, lm.tokenizer, lm.limits)
     context.say(f"validation: {cut.summary(len(rows), lm.limits)}")
     reward = rows["reward"]
     weight = np.maximum(reward - reward.mean(), 0.0)

@@ -44,6 +44,7 @@ from alol_jax.types.results import (
     ValueAudit,
 )
 from alol_jax.types.task import (
+    Exchange,
     RewardSpec,
     Task,
     one_turn,
@@ -58,6 +59,7 @@ __all__ = [
     "Curve",
     "Evaluation",
     "Example",
+    "Exchange",
     "Grid",
     "Interval",
     "Limits",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alol_jax.types.data import Splits
 
@@ -23,6 +23,14 @@ class RewardSpec:
     scorer: str
     template: str
     bound: float
+
+
+class Exchange(NamedTuple):
+    """A prompt and a response, as reward models read them."""
+
+    turns: tuple[str, ...]  # before the response; the first and the last are the person's
+    response: str
+    pair: tuple[str, str]  # what a classifier of two texts reads: the response is in the second
 
 
 def stripped(text: str) -> str:
@@ -48,3 +56,15 @@ class Task:
     clean: Callable[[str], str] = stripped  # generated text -> response
     # prompt -> the turns of the conversation; the first and the last are the person's
     turns: Callable[[str], tuple[str, ...]] = one_turn
+    # (prompt, response) -> `Exchange.pair`; None: the last turn and the response
+    pair: Callable[[str, str], tuple[str, str]] | None = None
+    # names that are special tokens in prompts, too, where the tokenizer has them
+    marks: tuple[str, ...] = ()
+    # prompt -> the prompt without its oldest turn, or None if none can go; None: not by turns
+    shorten: Callable[[str], str | None] | None = None
+
+    def exchange(self, prompt: str, response: str) -> Exchange:
+        """Return what reward models read of a prompt and a response."""
+        turns = self.turns(prompt)
+        pair = (turns[-1], response) if self.pair is None else self.pair(prompt, response)
+        return Exchange(turns, response, pair)

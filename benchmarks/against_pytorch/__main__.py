@@ -31,6 +31,7 @@ from alol_jax.errors import UserError
 from alol_jax.export import WRITERS
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.runs.command_line import guarded
+from alol_jax.stages.load import counter_of, read_splits
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.items import tokenise
@@ -56,7 +57,7 @@ NEW_TOKENS = {"equal": 64, "ending": 128}
 def make_job(lm: LanguageModel, config) -> Job:
     """The first rows of the task, and the items of each step."""
     task = get_task(config.task)
-    examples = task.load(config.task).train
+    examples = read_splits(task, config.task, counter_of(lm, task, config.task)).train
     rows = [
         Scored(example.id, example.prompt, response, example.source, (), reward)
         for example in (examples[n] for n in range(min(len(examples), ROWS.value)))
@@ -65,7 +66,7 @@ def make_job(lm: LanguageModel, config) -> Job:
         )
     ][: ROWS.value]
     table = Table.of(rows, Scored)
-    tokens, _ = tokenise(table, task.template, lm.tokenizer, lm.limits)
+    tokens, _ = tokenise(table, task, lm.tokenizer, lm.limits)
     reward = np.array([row.reward for row in rows], np.float32)
     ids = [row.example_id for row in rows]
     pairs = [(n, n + 1) for n in range(len(ids) - 1) if ids[n] == ids[n + 1]]

@@ -42,9 +42,7 @@ def test_the_grid_and_the_share_are_those_of_a_fit_on_the_same_rows():
     config = debug_config()
     lm, task = opened(config), get_task(config.task)
     epoch = epoch_of(lm, config, read_lengths(lm, config, NLL), math.inf)
-    rows, _ = tokenise(
-        rows_of(task.load(config.task).train), task.template, lm.tokenizer, lm.limits
-    )
+    rows, _ = tokenise(rows_of(task.load(config.task).train), task, lm.tokenizer, lm.limits)
     items = single_items(rows)
     order = shuffled(np.ones(len(rows), bool), size=config.policy.batch_size, seed=config.seed)
     packer = packer_of(lm, items, order)

@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from alol_jax.errors import UserError
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
+from alol_jax.types import Exchange
 from configs import common
 from tests.models.tiny_classifiers import CLASSIFIERS, random_classifier, write_classifier
 from tests.tiny_run import TASK, mesh_of, tiny_lm
@@ -21,8 +22,9 @@ PROMPTS = ["hi", "what\nnow", "a much longer question that is read, all of it", 
 RESPONSES = ["yes", "no", "well", "<|assistant|>yes"]
 
 
-def turns(prompt):
-    return tuple(prompt.split("\n"))
+def read(prompt, response):
+    turns = tuple(prompt.split("\n"))
+    return Exchange(turns, response, (turns[-1], response))
 
 
 def tokenizer_beside(folder, special=SPECIAL):
@@ -63,7 +65,7 @@ def options(folder, **changes):
 
 def opened(folder, *, lm=None, **changes):
     lm = tiny_lm() if lm is None else lm
-    return open_reward_models({"rm": options(folder, **changes)}, ["rm"], turns, lm)["rm"]
+    return open_reward_models({"rm": options(folder, **changes)}, ["rm"], read, lm)["rm"]
 
 
 @functools.cache
@@ -87,7 +89,7 @@ def test_a_score_is_the_sigmoid_of_the_logit_of_the_turns_in_their_form(folder):
         PROMPTS[:3], RESPONSES[:3], model(PROMPTS, RESPONSES), strict=False
     ):
         ids = []
-        for n, said in enumerate((*turns(prompt), response)):
+        for n, said in enumerate((*read(prompt, response).turns, response)):
             ids += [token[SPECIAL[1 + n % 2]], *model.tokenizer.encode(said), token[SPECIAL[0]]]
         logit = logits_of(model, ids)[0]
         assert score == pytest.approx(float(1 / (1 + np.exp(-logit))), abs=1e-5)
@@ -105,15 +107,15 @@ def test_a_response_is_scored_alike_alone_beside_others_and_on_eight_devices(fol
 
 def test_a_special_token_in_a_response_is_spelled_out(folder):
     model = opened(folder)
-    special = model.form(model.tokenizer, ("hi",), "<|assistant|>", 64)[3:]
-    plain = model.form(model.tokenizer, ("hi",), "assistant", 64)
+    special = model.form(model.tokenizer, read("hi", "<|assistant|>"), 64)[3:]
+    plain = model.form(model.tokenizer, read("hi", "assistant"), 64)
     assert list(special).count(2) == list(plain[3:]).count(2) == 1  # the turn's own
 
 
 def test_what_is_too_long_loses_its_oldest_tokens(folder):
     model = opened(folder, max_tokens=16)
-    long = model.form(model.tokenizer, ("a" * 99,), "yes", 16)
-    whole = model.form(model.tokenizer, ("a" * 99,), "yes", 999)
+    long = model.form(model.tokenizer, read("a" * 99, "yes"), 16)
+    whole = model.form(model.tokenizer, read("a" * 99, "yes"), 999)
     assert len(long) == 16 and long == whole[-16:]
 
 
@@ -126,7 +128,7 @@ def test_what_is_too_long_loses_its_oldest_tokens(folder):
 )
 def test_the_forms_of_dialogue_models_put_ends_between_what_was_said(folder, reads, expected):
     model = opened(folder, reads=reads)
-    assert model.form(model.tokenizer, ("hi", "no"), "yes", 64) == tuple(
+    assert model.form(model.tokenizer, read("hi\nno", "yes"), 64) == tuple(
         model.tokenizer.encode(expected)
     )
 
@@ -163,7 +165,7 @@ def test_every_class_can_be_named_in_the_config(tmp_path, name, reads, score):
     scores = model(PROMPTS[:3], RESPONSES[:3])
     assert len(set(scores.round(6))) == 3 and ((scores > 0) & (scores < 1)).all()
     for prompt, response, found in zip(PROMPTS, RESPONSES, scores, strict=False):
-        ids = model.form(model.tokenizer, turns(prompt), response, 64)
+        ids = model.form(model.tokenizer, read(prompt, response), 64)
         logits = logits_of(model, ids)
         expected = 1 / (1 + np.exp(-logits[0]))
         if score != "sigmoid":
@@ -211,14 +213,14 @@ def test_the_fingerprint_follows_the_weights_and_the_form_but_not_the_place(fold
 
 def test_a_model_without_weight_is_not_opened():
     missing = {"rm": options("/nowhere/model")}
-    assert open_reward_models(missing, [], turns, tiny_lm()) == {}
+    assert open_reward_models(missing, [], read, tiny_lm()) == {}
 
 
 def test_several_models_and_words_are_summed_by_their_weights(folder):
     models = open_reward_models(
         {"whole": options(folder), "response": options(folder, reads="ended"), "off": options("?")},
         ["whole", "response"],
-        turns,
+        read,
         tiny_lm(),
     )
     weights = {"positivity": 0.5, "whole": 2.0, "response": 1.0, "off": 0.0}

@@ -59,7 +59,7 @@ def distilled(config, tmp_path_factory):
 def opened(folder, lm=None):
     wanted = common.reward_model(str(folder), reads="oasst")
     lm = tiny_lm() if lm is None else lm
-    return open_reward_models({"rm": wanted}, ["rm"], TASK.turns, lm)["rm"]
+    return open_reward_models({"rm": wanted}, ["rm"], TASK.exchange, lm)["rm"]
 
 
 def test_it_learns_what_tells_good_from_bad_and_says_how_well(distilled):

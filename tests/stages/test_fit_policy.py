@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("checksum")
 
 def _table() -> TrainingTable:
     """Rows 0 and 1 are not kept; the kept ones have advantages 0, 0, 1, 1, 1, 1, 1, 1, 1, 16."""
-    rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, LIMITS)
+    rows, _ = tokenise(SCORED.train, TASK, LM.tokenizer, LIMITS)
     return TrainingTable(
         annotated_rows(
             dataclasses.replace(
@@ -335,7 +335,7 @@ def test_without_a_scorer_the_weighted_likelihood_selects(tmp_path):
     assert {v.metric for v in policy.validations} == {
         "reward-weighted logp of validation responses"
     }
-    rows, _ = tokenise(SCORED.validation, TASK.template, LM.tokenizer, LIMITS)
+    rows, _ = tokenise(SCORED.validation, TASK, LM.tokenizer, LIMITS)
     logps, _ = annotate(LM, fitted(LM).trained, rows, watch=Watch("rows"))
     reward = np.array([row.reward for row in rows])
     weights = [max(row.reward - reward.mean(), 0) for row in rows]

@@ -33,7 +33,7 @@ DECODE = {"max_new_tokens": 6, "end": tuple(range(200, 240))}  # responses of ma
 JUDGED = dataclasses.replace(TASK, rewards=(RewardSpec("luck", "judge", "{response}", 1.0),))
 SCORED = scored_splits(train=12)
 FRESH = dataclasses.replace(fitted(LM), trained=LM.trainable(jax.random.key(0)))
-TABLE = TrainingTable(tokenise(SCORED.train, TASK.template, LM.tokenizer, LIMITS)[0])
+TABLE = TrainingTable(tokenise(SCORED.train, TASK, LM.tokenizer, LIMITS)[0])
 
 
 class Judge:

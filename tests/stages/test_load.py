@@ -22,7 +22,7 @@ def _load(tmp_path, train, validation, test, said=None):
     said = [] if said is None else said
     context = StageContext(tmp_path, lambda: False, said.append, False)
     options = ConfigDict({"swapped": 0.0})
-    assert load(task, options, (), context=context) is splits
+    assert load(task, options, (), None, context=context) is splits
 
 
 def test_good_splits_pass_with_a_line_per_split_and_the_notes(tmp_path):

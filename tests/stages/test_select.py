@@ -71,7 +71,7 @@ def test_rows_with_a_positive_advantage_are_kept(selected):
 
 def test_the_stored_logp_is_that_of_the_reference(selected):
     table, *_ = selected
-    rows, _ = tokenise(SCORED.train, TASK.template, LM.tokenizer, LIMITS)
+    rows, _ = tokenise(SCORED.train, TASK, LM.tokenizer, LIMITS)
     logps, none = annotate(LM, fitted(LM).trained, rows, watch=Watch("rows"))
     others, _ = annotate(LM, fitted(LM, seed=1).trained, rows, watch=Watch("rows"))
     assert not np.any(none)

@@ -85,7 +85,7 @@ def test_the_stage_accepts_the_splits(files, tmp_path):
     said = []
     options = task_options(**files, swapped=0.0)
     context = StageContext(tmp_path, lambda: False, said.append, False)
-    splits = load_stage.load(hha.HHA, options, hha.HHA.files(options), context=context)
+    splits = load_stage.load(hha.HHA, options, hha.HHA.files(options), None, context=context)
     assert len(splits.test) == 6
     assert "train: 6 prompts, 12 responses (median 1 words)" in said
 

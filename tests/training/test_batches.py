@@ -236,7 +236,7 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     rows = list(scored_rows(4))
     rows[2] = dataclasses.replace(rows[2], response="x" * 100, prompt="y" * 99)
     rows = scored_table(rows)
-    ready, cut = tokenise(rows, TASK.template, lm.tokenizer, LIMITS)
+    ready, cut = tokenise(rows, TASK, lm.tokenizer, LIMITS)
     assert cut == (1, 1)
     assert cut.summary(4, LIMITS) == (
         "4 rows; truncated: 1 prompts to 32 tokens (at the start), 1 responses to 24 (no end token)"
@@ -248,4 +248,4 @@ def test_tokenise_keeps_order_and_texts_and_counts_what_it_cut():
     assert lm.tokenizer.decode(ready[0].response) == rows[0].response
     assert [row.response[-1] == lm.tokenizer.eos_id for row in ready] == [True, True, False, True]
     assert ready[2].prompt == (257, *b"y" * 30, 258)  # the template stays whole
-    assert tokenise(rows[:2], TASK.template, lm.tokenizer, LIMITS)[1] == (0, 0)
+    assert tokenise(rows[:2], TASK, lm.tokenizer, LIMITS)[1] == (0, 0)

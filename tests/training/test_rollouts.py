@@ -53,7 +53,7 @@ def _rows():
     rows = [dataclasses.replace(row, example_id=f"s{n}") for n, row in enumerate(short)]
     rows += [dataclasses.replace(row, response="other") for row in rows]
     rows += [dataclasses.replace(row, prompt=row.prompt + 12 * "x") for row in long]
-    return tokenise(scored_table(rows), TASK.template, LM.tokenizer, LM.limits)[0]
+    return tokenise(scored_table(rows), TASK, LM.tokenizer, LM.limits)[0]
 
 
 def _make(seed=0, **changes):

@@ -1,0 +1,104 @@
+"""Texts that are too long for the model: counting tokens, and leaving out turns or rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from alol_jax.tables.columns import Ragged, Texts
+from alol_jax.tables.table import Table
+from alol_jax.text.tokenizer import Tokenizer
+from alol_jax.types import Example
+
+UNLIMITED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenCounter:
+    """Counts tokens as a run with this tokenizer and template sees them.
+
+    Attributes:
+        tokenizer: the policy's.
+        template: the prompt's, with ``{prompt}``.
+        marks: names that are special tokens in a prompt (`Task.marks`).
+        limit: the most tokens of a prompt.
+    """
+
+    tokenizer: Tokenizer
+    template: str
+    marks: tuple[str, ...]
+    limit: int
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Identify what the counts depend on, and the limit."""
+        return {
+            "tokenizer": self.tokenizer.fingerprint(),
+            "template": self.template,
+            "marks": list(self.marks),
+            "limit": self.limit,
+        }
+
+    def prompts(self, texts: Sequence[str]) -> np.ndarray:
+        """The tokens of each prompt, the template included: i64[N]."""
+        ids, _ = self.tokenizer.encode_prompts(
+            self.template, texts, limit=UNLIMITED, marks=self.marks
+        )
+        return ids.lengths
+
+    def responses(self, texts: Sequence[str]) -> np.ndarray:
+        """The tokens of each response, its end token included: i64[N]."""
+        return self.tokenizer.encode_responses(texts, limit=UNLIMITED)[0].lengths
+
+
+def without_old_turns(
+    split: str,
+    examples: Table[Example],
+    shorten: Callable[[str], str | None],
+    counter: TokenCounter,
+    notes: list[str],
+) -> Table[Example]:
+    """Leave out the oldest turns of prompts that are too long for the model."""
+    prompts = list(examples["prompt"])
+    long = np.flatnonzero(counter.prompts(prompts) > counter.limit)
+    changed = 0
+    for place in long:
+        kept = prompts[place]
+        while counter.prompts([kept])[0] > counter.limit:
+            shorter = shorten(kept)
+            if shorter is None:
+                break
+            kept = shorter
+        changed += kept != prompts[place]
+        prompts[place] = kept
+    if not changed:
+        return examples
+    notes.append(
+        f"The oldest turns of {changed} of {len(examples)} {split} prompts left out, to fit in "
+        f"{counter.limit} tokens."
+    )
+    return examples.replace(prompt=Texts.of(prompts))
+
+
+def without_long_rows(
+    split: str, examples: Table[Example], limit: int, counter: TokenCounter, notes: list[str]
+) -> Table[Example]:
+    """Leave out responses that have more than ``limit`` tokens together with their prompt."""
+    responses, rewards = examples["responses"], examples["rewards"]
+    prompts = np.repeat(counter.prompts(examples["prompt"]), responses.lengths)
+    fits = prompts + counter.responses(responses.flat) <= limit
+    if fits.all():
+        return examples
+    owner = np.repeat(np.arange(len(examples)), responses.lengths)
+    kept = np.bincount(owner, weights=fits, minlength=len(examples)).astype(np.int64)
+    notes.append(f"{np.sum(~fits)} {split} responses with more than {limit} tokens left out.")
+    rewarded = np.repeat(rewards.lengths > 0, responses.lengths)
+    places = np.flatnonzero(fits)
+    shorter = examples.replace(
+        responses=Ragged.of(responses.flat.take(places), kept),
+        rewards=Ragged.of(rewards.flat[fits[rewarded]], np.where(rewards.lengths > 0, kept, 0)),
+    )
+    return shorter.where(kept > 0)
