@@ -199,16 +199,25 @@ def get_config() -> ConfigDict:
     return config
 
 
-def arguments(arg: str | None, *, sizes: tuple[str, ...] = ()) -> dict[str, str]:
-    """Parse the argument of a config, ``a=b,c=d``; ``debug`` is short for size=debug."""
-    known = {"objective": None, "size": ("debug", *sizes)}
+def arguments(
+    arg: str | None, *, sizes: tuple[str, ...] = (), **choices: tuple[str, ...]
+) -> dict[str, str]:
+    """Parse the argument of a config, ``a=b,c=d``; ``debug`` is short for size=debug.
+
+    Args:
+        sizes: the sizes of the config, besides debug.
+        choices: other keys of its argument, and their values.
+    """
+    known = {"objective": None, "size": ("debug", *sizes), **choices}
     found = {}
     for part in filter(None, (arg or "").split(",")):
         key, _, value = ("size=debug" if part == "debug" else part).partition("=")
         if key not in known or not value:
-            raise ValueError(f"this config takes debug, size=… and objective=…, not {part!r}")
+            keys = ", ".join(f"{name}=…" for name in known)
+            raise ValueError(f"this config takes debug, {keys}, not {part!r}")
         if known[key] and value not in known[key]:
-            raise ValueError(f"this config has the sizes {', '.join(known[key])}, not {value!r}")
+            names = ", ".join(known[key])
+            raise ValueError(f"this config has the {key}s {names}, not {value!r}")
         found[key] = value
     return found
 

@@ -211,8 +211,8 @@ def _without_overlap(read: Mapping[str, Table[Example]], options: Any, counts: C
     """Return the three splits without shared prompts, in the sizes that the options give."""
     validation = set(map(splitting.normalise, read["validation"]["prompt"]))
     held_out = validation | set(map(splitting.normalise, read["test"]["prompt"]))
-    test = _without(read["test"], validation)
-    train = _without(read["train"], held_out)
+    test = splitting.without_prompts(read["test"], validation)
+    train = splitting.without_prompts(read["train"], held_out)
     counts["Left out test rows whose prompt is a validation prompt"] = len(read["test"]) - len(test)
     counts["Dropped train rows whose prompt is a validation or test prompt"] = len(
         read["train"]
@@ -240,11 +240,6 @@ def _without_overlap(read: Mapping[str, Table[Example]], options: Any, counts: C
         test=kept["test"] if options.test_files else cut.test,
         notes=tuple(notes),
     )
-
-
-def _without(examples: Table[Example], prompts: Collection[str]) -> Table[Example]:
-    names = map(splitting.normalise, examples["prompt"])
-    return examples.where(np.fromiter((name not in prompts for name in names), bool))
 
 
 def _balanced(examples: Table[Example], count: int) -> Table[Example]:

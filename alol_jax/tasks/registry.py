@@ -6,12 +6,17 @@ import dataclasses
 from typing import Any
 
 from alol_jax.errors import UserError
+from alol_jax.tasks.comet import COMET
+from alol_jax.tasks.dialogue import DIALOGUE
 from alol_jax.tasks.hha import HHA
 from alol_jax.tasks.jsonl import JSONL
+from alol_jax.tasks.reddit import REDDIT
 from alol_jax.tasks.smalltalk import SMALLTALK
 from alol_jax.types import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (SMALLTALK, JSONL, HHA)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (SMALLTALK, JSONL, HHA, COMET, REDDIT, DIALOGUE)
+}
 
 
 def get_task(options: Any) -> Task:

@@ -6,11 +6,12 @@ The only module that imports ``datasets``, and only when a source needs it: JSON
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -28,6 +29,8 @@ FORMATS = {
     ".arrow": "arrow",
 }
 """File suffix (before an optional ``.gz``) -> file format."""
+
+PIECE = 2**24  # characters of a JSON list that are read at a time
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a map"}
@@ -54,6 +57,51 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{where}: cannot be read ({reason(error)})") from error
 
 
+def _is_array(path: Path) -> bool:
+    """Whether a JSON file begins with a list."""
+    try:
+        with open_binary(path) as file:
+            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    except (OSError, EOFError, zlib.error):
+        return False  # whoever reads it says what is wrong
+
+
+def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a UTF-8 file that is one JSON list, a piece of it in memory at a time.
+
+    Raises:
+      UserError: the file cannot be read, or is not a list of objects; names the object.
+    """
+    decoder, number = json.JSONDecoder(), 0
+    try:
+        with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig") as file:
+            text = file.read(PIECE).lstrip()[1:]
+            while True:
+                text = text.lstrip().removeprefix(",") if number else text
+                text = text.lstrip()
+                if text.startswith("]"):
+                    return
+                try:
+                    row, end = decoder.raw_decode(text)
+                except (ValueError, RecursionError) as error:
+                    more = file.read(PIECE)
+                    if not more:
+                        raise UserError(
+                            f"{path}, row {number + 1}: not valid JSON: {reason(error)}"
+                        ) from error
+                    text += more
+                    continue
+                number += 1
+                if not isinstance(row, dict):
+                    raise UserError(
+                        f"{path}, row {number}: expected a JSON object, got {type(row).__name__}"
+                    )
+                yield row
+                text = text[end:]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}, row {number + 1}: cannot be read ({reason(error)})") from error
+
+
 def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain or .gz;
     or of a data set of tensorflow-datasets, see `tfds_source`.
@@ -71,6 +119,10 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     form = form_of(path)
     if form is None:
         raise UserError(f"{path}: expected a file name ending in {', '.join(FORMATS)} (or .gz)")
+    if form == "json lines" and _is_array(path):
+        for number, row in enumerate(read_json_array(path), start=1):
+            yield f"{path}, row {number}", row
+        return
     if form == "json lines":
         for number, row in read_json_lines(path):
             yield f"{path}, line {number}", row
@@ -80,6 +132,33 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}, row {number}", row
     except Exception as error:  # its readers raise pandas', pyarrow's and their own errors
         raise UserError(f"{path}: cannot be read as {form} ({reason(error)})") from error
+
+
+def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a UTF-8 file of tab-separated columns without a header, plain or .gz.
+
+    Args:
+      names: of the columns.
+
+    Raises:
+      UserError: the file is missing or unreadable, or a line has another number of columns.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with io.TextIOWrapper(open_binary(path), encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                values = line.rstrip("\r\n").split("\t")
+                if not line.strip():
+                    continue
+                if len(values) != len(names):
+                    raise UserError(
+                        f"{path}, line {number}: {len(values)} columns, expected {len(names)} "
+                        f"({', '.join(names)}), separated by tabs"
+                    )
+                yield f"{path}, line {number}", dict(zip(names, values, strict=True))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def stream(path: Path, form: str) -> Iterable[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -76,6 +76,36 @@ def split_by_prompt(examples: Table[Example], *, validation: int, test: int) -> 
         test=examples.take(order[:first]),
         notes=(),
     )
+
+
+def without_prompts(examples: Table[Example], prompts: Collection[str]) -> Table[Example]:
+    """Leave out the examples whose normalised prompt is in ``prompts``."""
+    names = map(normalise, examples["prompt"])
+    return examples.where(np.fromiter((name not in prompts for name in names), bool))
+
+
+def held_apart(splits: Splits) -> Splits:
+    """Drop test examples whose prompt is a validation prompt, then training examples whose prompt
+    is either, and count both in the notes. Prompts are compared after `normalise`."""
+    validation = set(map(normalise, splits.validation["prompt"]))
+    test = without_prompts(splits.test, validation)
+    held_out = validation | set(map(normalise, test["prompt"]))
+    train = without_prompts(splits.train, held_out)
+    notes = list(splits.notes)
+    for dropped, what in (
+        (len(splits.test) - len(test), "test prompts that are validation prompts"),
+        (len(splits.train) - len(train), "train prompts that are validation or test prompts"),
+    ):
+        if dropped:
+            notes.append(f"Dropped {what}: {dropped}.")
+    return Splits(train, splits.validation, test, tuple(notes))
+
+
+def first_prompts(examples: Table[Example], count: int) -> Table[Example]:
+    """Keep ``count`` examples, the first in hash order, in the order of the data; 0 keeps all."""
+    if not 0 < count < len(examples):
+        return examples
+    return examples.take(np.sort(in_hash_order(examples)[:count]))
 
 
 def limit_train(splits: Splits, limit: int) -> Splits:

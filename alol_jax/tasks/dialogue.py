@@ -1,0 +1,196 @@
+"""Knowledge-grounded dialogue: Wizard of Wikipedia and FaithDial.
+
+Dinan et al. 2019 (arXiv 1811.01241), Dziri et al. 2022 (arXiv 2204.10757). Rows of three forms are
+read, from JSON lists, JSON lines or the hub:
+
+* a conversation of Wizard of Wikipedia: ``dialog``, turns with ``speaker``, ``text`` and, where the
+  wizard speaks, ``checked_sentence``;
+* a conversation of FaithDial: ``utterances``, a list of the next form;
+* an answer of FaithDial: ``knowledge``, ``history`` (a list of turns) and ``response``.
+
+Prompts are ``Knowledge: …<|endoftext|>turn<|endoftext|>turn``. One that is too long for the model
+loses its oldest turns, never its knowledge.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alol_jax.errors import UserError
+from alol_jax.tables.table import Table
+from alol_jax.tasks import sources
+from alol_jax.tasks import splits as splitting
+from alol_jax.tasks.text_rewards import TEXT_REWARDS
+from alol_jax.types import Example, Splits, Task
+
+Counts = collections.Counter[str]
+
+END = "<|endoftext|>"
+KNOWLEDGE = "Knowledge: "
+NOTHING = "no_passages_used"  # stands where a wizard used no sentence
+KEYS = {"train": "train_files", "validation": "validation_files", "test": "test_files"}
+"""Split -> its key of ``config.task``."""
+
+
+class Answer(NamedTuple):
+    """An answer, with what was said before it and the sentence that it rests on."""
+
+    knowledge: str
+    history: tuple[str, ...]
+    response: str
+
+
+def load(options: Any) -> Splits:
+    """Read the files named in the options. Every usable answer becomes one example.
+
+    Prompts that are in a later split are dropped, and counted.
+
+    Args:
+      options: ``train_files``, ``validation_files``, ``test_files`` (tuples of files, or of hub
+        splits like "McGill-NLP/FaithDial:train"), ``validation`` and ``test`` (prompts to keep, 0
+        for all), ``limit`` (training prompts, 0 for all).
+
+    Raises:
+      UserError: a file is missing, unreadable or empty, or a row has none of the three forms.
+    """
+    counts: Counts = collections.Counter()
+    tables = {}
+    for split, key in KEYS.items():
+        names = options[key]
+        if isinstance(names, str):
+            raise UserError(f"task.{key} is a text: expected a tuple, ({names!r},)")
+        if not names:
+            raise UserError(f"task.{key} is empty: name files or hub splits")
+        rows = (
+            example
+            for number, name in enumerate(names)
+            for example in _examples(split, number, name, counts)
+        )
+        examples = Table.of(rows, Example)
+        tables[split] = splitting.group_by_prompt(examples, examples["prompt"])
+    for split in ("validation", "test"):
+        tables[split] = splitting.first_prompts(tables[split], options[split])
+    notes = tuple(f"{what}: {count}." for what, count in counts.items() if count)
+    return splitting.limit_train(splitting.held_apart(Splits(**tables, notes=notes)), options.limit)
+
+
+def files(options: Any) -> tuple[Path, ...]:
+    """Return the local files that ``load`` reads."""
+    return tuple(
+        Path(name) for key in KEYS.values() for name in options[key] if sources.is_file(name)
+    )
+
+
+def _examples(split: str, number: int, name: str, counts: Counts) -> Iterator[Example]:
+    """Yield the usable answers of a file or hub split."""
+    source = _source(name)
+    place = 0
+    for where, row in sources.read_listed(name):
+        for answer in _answers(where, row, split, counts):
+            fault = _fault(answer)
+            place += 1
+            if fault:
+                counts[f"Dropped {split} answers {fault}"] += 1
+                continue
+            prompt = END.join((KNOWLEDGE + answer.knowledge, *answer.history))
+            row_id = f"{split}/{number}.{source}:{place}"
+            yield Example(row_id, prompt, (answer.response,), source)
+    if not place:
+        raise UserError(f"{name}: the file has no answers")
+
+
+def _answers(where: str, row: Mapping[str, Any], split: str, counts: Counts) -> Iterator[Answer]:
+    if sources.has(row, "dialog"):
+        turns = sources.field(where, row, "dialog", list)
+        yield from _of_wizard(where, turns, split, counts)
+    elif sources.has(row, "utterances"):
+        for part in sources.field(where, row, "utterances", list):
+            if not isinstance(part, dict):
+                raise UserError(f"{where}, field 'utterances': expected a list of objects")
+            yield _of_faithdial(where, part)
+    elif sources.has(row, "history"):
+        yield _of_faithdial(where, row)
+    else:
+        found = ", ".join(sorted(row)) or "none"
+        raise UserError(
+            f"{where}: neither a conversation (field 'dialog' or 'utterances') nor an answer "
+            f"('knowledge', 'history', 'response'); found: {found}"
+        )
+
+
+def _of_wizard(where: str, turns: Sequence[Any], split: str, counts: Counts) -> Iterator[Answer]:
+    """Yield the wizard's answers that rest on a sentence. Every turn belongs to the history."""
+    history: list[str] = []
+    for turn in turns:
+        if not isinstance(turn, dict):
+            raise UserError(f"{where}, field 'dialog': expected a list of objects")
+        text = sources.field(where, turn, "text", str)
+        if "Wizard" in sources.field(where, turn, "speaker", str):
+            sentences = turn.get("checked_sentence") or {}
+            if not isinstance(sentences, dict):
+                raise UserError(f"{where}, field 'checked_sentence': expected a map")
+            knowledge = next(iter(sentences.values()), "")
+            if not knowledge or knowledge == NOTHING:
+                counts[f"Left out {split} answers that rest on no sentence"] += 1
+            else:
+                yield Answer(str(knowledge), tuple(history), text)
+        history.append(text)
+
+
+def _of_faithdial(where: str, row: Mapping[str, Any]) -> Answer:
+    return Answer(
+        sources.field(where, row, "knowledge", str),
+        sources.elements(where, row, "history", str),
+        sources.field(where, row, "response", str),
+    )
+
+
+def _fault(answer: Answer) -> str:
+    if not any(turn.strip() for turn in answer.history):
+        return "without a history"
+    if not answer.response.strip() or not answer.knowledge.strip():
+        return "without a text or knowledge"
+    if any(END in text for text in (answer.knowledge, *answer.history, answer.response)):
+        return f"with {END} in a text"
+    return ""
+
+
+def _source(name: str) -> str:
+    """The name of a file or hub split, as a source."""
+    if sources.is_file(name):
+        stem, folder = sources.stem(Path(name)), Path(name).parent.name
+        return f"{folder}_{stem}" if folder else stem
+    return name.rpartition("/")[2].split(":")[0].lower()
+
+
+def turns_of(prompt: str) -> tuple[str, ...]:
+    """Return the turns of a prompt, without the knowledge."""
+    return tuple(prompt.split(END)[1:])
+
+
+def pair(prompt: str, response: str) -> tuple[str, str]:
+    """Return what a critic of faithfulness reads: knowledge and response."""
+    return prompt.split(END)[0].removeprefix(KNOWLEDGE), response
+
+
+def shorten(prompt: str) -> str | None:
+    """Return the prompt without its oldest turn; None if it has only one."""
+    knowledge, *turns = prompt.split(END)
+    return None if len(turns) < 2 else END.join((knowledge, *turns[1:]))
+
+
+DIALOGUE = Task(
+    name="dialogue",
+    load=load,
+    files=files,
+    template="{prompt}" + END,
+    stop=(),
+    rewards=TEXT_REWARDS,
+    turns=turns_of,
+    pair=pair,
+    marks=(END,),
+    shorten=shorten,
+)
