@@ -16,8 +16,8 @@ Every value has its source: "ours", or file and line of the authors' PyTorch cod
 Data: PRO's ``data.zip`` (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, and
 ``data/hh_test/bad_test_indices.json`` from the authors' repository; or transcripts from the hub,
 ``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``, which the reward model
-then scores. The published adapter is a pickle, which is not read: the run prints how to convert it,
-once. The same goes for the reward models.
+then scores. The published adapter and reward models may be torch files (``.bin``): they are read as
+they are, and no pickle is executed.
 """
 
 from configs import common

@@ -8,6 +8,7 @@ import pytest
 from alol_jax.models.adapters import is_adapter
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.text.tokenizer_files import byte_level
+from tests.models.files.torch_files import write_torch
 from tests.models.tiny_llama import (
     CONFIG,
     random_weights,
@@ -89,9 +90,15 @@ def few_positions(folder):
     return folder / "m"
 
 
-def a_pickle(folder):
+def a_pickle_that_would_run_code(folder):
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02cos\nsystem\n(X\x01\x00\x00\x00xtR.")
+    return folder
+
+
+def truncated_torch_file(folder):
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    cut_short(write_torch(folder / "pytorch_model.bin", random_weights()))
     return folder
 
 
@@ -108,7 +115,8 @@ def a_pickle(folder):
         (a_family_that_the_weights_are_not, "the weights are not those of the config: missing"),
         (small_vocabulary, "the tokenizer has 259 tokens, the model only 200"),
         (few_positions, "max_response = 160 + 48: the model has 100 positions"),
-        (a_pickle, "pytorch_model.bin is a pickle"),
+        (a_pickle_that_would_run_code, "pytorch_model.bin holds more than tensors: os.system"),
+        (truncated_torch_file, "pytorch_model.bin is damaged or not a file of torch.save"),
         (lambda folder: "no-such-org/no-such-model", "could not be downloaded from the"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -17,7 +17,7 @@ from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.roberta import CRITIC_ROWS
 from alol_jax.models.files.convert import Checkpoint, ShardingFn, TokenizerFiles, open_checkpoint
-from alol_jax.models.files.hf_reader import CRITIC_HEAD, TensorFiles, refuse_pickle
+from alol_jax.models.files.hf_reader import CRITIC_HEADS, TensorFiles, first_file
 from alol_jax.models.transformer import Transformer
 from alol_jax.types import Params
 
@@ -99,8 +99,8 @@ def open_classifier(
     """Open a classifier or reward model in Hugging Face format, without reading weights.
 
     A RobertaModel is a classifier if its directory has its head in
-    ``custom_roberta_classification_head.safetensors``: dense.weight [512, D], dense.bias,
-    out_proj.weight [1, 512], out_proj.bias.
+    ``custom_roberta_classification_head.safetensors`` or ``.pt``: dense.weight [512, D],
+    dense.bias, out_proj.weight [1, 512], out_proj.bias.
 
     Args:
       path: a directory or a hub name, as for `convert.open_checkpoint`.
@@ -139,14 +139,11 @@ def open_classifier(
 
 def _with_head_file(checkpoint: Checkpoint) -> Checkpoint:
     """Add the head in its separate file to the checkpoint of a body."""
-    file = checkpoint.files[0].with_name(CRITIC_HEAD)
-    pickled = file.with_suffix(".pt")
-    if not file.is_file() and pickled.is_file():
-        refuse_pickle(pickled)
-    if not file.is_file():
+    file = first_file(checkpoint.files[0].parent, CRITIC_HEADS)
+    if file is None:
         raise UserError(
             f"{checkpoint.where}: a {checkpoint.architecture} has no classification head of its "
-            f"own: put {CRITIC_HEAD} into the directory, or choose another checkpoint"
+            f"own: put {' or '.join(CRITIC_HEADS)} into the directory, or choose another checkpoint"
         )
     found, expected = set(TensorFiles((file,)).shapes), {row.name for row in CRITIC_ROWS}
     if found != expected:

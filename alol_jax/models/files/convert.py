@@ -1,7 +1,7 @@
 """Opening and loading checkpoints: Hugging Face directories, hub names and GGUF files.
 
 Tensor names are in `models.families`. A weight that is missing, unexpected or of another
-shape is an error. Nothing is guessed, and no pickle is read.
+shape is an error. Nothing is guessed, and no pickle is executed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
 from alol_jax.models.files.gguf_reader import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
-from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download, refuse_pickle
+from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.text.tokenizer_files import GGUFVocabulary
@@ -174,7 +174,6 @@ def open_checkpoint(path: str) -> Checkpoint:
         return _open_directory(local, path)
     if local.suffix == ".gguf":
         return _open_gguf(local, path)
-    refuse_pickle(local)
     if not local.exists() and HUB_NAME.fullmatch(path):
         return _open_directory(download(path), path)
     raise UserError(

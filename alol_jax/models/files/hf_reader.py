@@ -1,4 +1,7 @@
-"""Reading Hugging Face directories: the only module that imports safetensors and the hub."""
+"""Reading Hugging Face directories: the only module that imports safetensors and the hub.
+
+Weights are safetensors or, where there are none, files of torch.save (`torch_reader`).
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors
 
 from alol_jax.errors import UserError
 from alol_jax.models.families.registry import BUFFERS
+from alol_jax.models.files.torch_reader import TorchFile
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CRITIC_HEAD = "custom_roberta_classification_head.safetensors"  # next to a critic's body
+# next to a critic's body; the first that is there is read
+CRITIC_HEADS = (
+    "custom_roberta_classification_head.safetensors",
+    "custom_roberta_classification_head.pt",
+)
 _DOWNLOADED = (
     "config.json",
     "generation_config.json",
@@ -28,61 +35,95 @@ _DOWNLOADED = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    CRITIC_HEAD,
+    *CRITIC_HEADS,
 )
-
+_WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class TensorFiles:
-    """The named tensors of one or many safetensors files.
+    """The named tensors of one or many files, each of safetensors or of torch.save.
 
     ``shapes`` are as stored. Tensors are read one at a time, and no file stays memory-mapped, so
     that pages already read do not count as memory in use.
 
     Raises:
-      UserError: a file is damaged, has weights of an unsupported dtype (only masks and positions of
-        old exports may be integers), or a name is stored in two files.
+      UserError: a file is damaged, holds more than tensors, has weights of an unsupported dtype
+        (only masks and positions of old exports may be integers), or a name is stored in two files.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._file_of: dict[str, Path] = {}
+        self._file_of: dict[str, _TensorFile] = {}
         for file in files:
-            with _open(file) as shard:
-                self._add(file, shard)
+            self._add(file, _open(file))
 
     def read(self, name: str) -> np.ndarray:
         """Read the tensor ``name`` as stored: f16, bf16, f32 or f64, of shape ``shapes[name]``."""
-        with _open(self._file_of[name]) as shard:
-            return shard.get_tensor(name)
+        return self._file_of[name].read(name)
 
-    def _add(self, file: Path, shard: Any) -> None:
+    def _add(self, file: Path, shard: _TensorFile) -> None:
         """Add the tensors of a file to the index."""
-        for name in shard.keys():
+        for name, (dtype, shape) in shard.entries.items():
             if name in self._file_of:
                 raise UserError(f"{file}: {name} is stored in two files: remove one of them")
-            entry = shard.get_slice(name)
-            if entry.get_dtype() not in _DTYPES and not BUFFERS.fullmatch(name):
+            if dtype not in _DTYPES and not BUFFERS.fullmatch(name):
                 raise UserError(
-                    f"{file}: {name} is stored as {entry.get_dtype()}, which is not supported: "
+                    f"{file}: {name} is stored as {dtype}, which is not supported: "
                     f"choose a checkpoint in {', '.join(sorted(_DTYPES))}"
                 )
-            self.shapes[name] = tuple(entry.get_shape())
-            self._file_of[name] = file
+            self.shapes[name] = shape
+            self._file_of[name] = shard
+
+
+class _TensorFile(Protocol):
+    """One file of named tensors."""
+
+    entries: dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape)
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
+class _SafetensorsFile:
+    """The named tensors of one safetensors file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        with self._open() as shard:
+            slices = {name: shard.get_slice(name) for name in shard.keys()}
+            self.entries = {
+                name: (entry.get_dtype(), tuple(entry.get_shape()))
+                for name, entry in slices.items()
+            }
+
+    def read(self, name: str) -> np.ndarray:
+        with self._open() as shard:
+            return shard.get_tensor(name)
+
+    def _open(self) -> Any:
+        """Open the file, for use in a ``with``."""
+        try:
+            return safetensors.safe_open(self._file, framework="numpy")
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(
+                f"{self._file} is damaged or not a safetensors file ({error}): download it again"
+            ) from error
+
+
+def _open(file: Path) -> _TensorFile:
+    return _SafetensorsFile(file) if file.suffix == ".safetensors" else TorchFile(file)
 
 
 class HFDirectory(TensorFiles):
     """config.json with model.safetensors, or with shards and model.safetensors.index.json.
 
-    The index only lists the files; the tensor names come from the shards.
+    Without these, with pytorch_model.bin, or with shards and pytorch_model.bin.index.json. An index
+    only lists the files; the tensor names come from the shards.
 
     Raises:
-      UserError: a file is missing, damaged or a pickle, or has an unsupported dtype.
+      UserError: a file is missing or damaged, holds more than tensors, or has an unsupported dtype.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,30 +133,37 @@ class HFDirectory(TensorFiles):
         super().__init__(self.files[1:])
 
 
-def _open(file: Path) -> Any:
-    """Open a safetensors file, for use in a ``with``."""
-    try:
-        return safetensors.safe_open(file, framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{file} is damaged or not a safetensors file ({error}): download it again"
-        ) from error
-
-
-def download(name: str, patterns: Sequence[str] = _DOWNLOADED) -> Path:
+def download(
+    name: str,
+    patterns: Sequence[str] = _DOWNLOADED,
+    weights: Sequence[str] = _WEIGHTS,
+    torch_weights: Sequence[str] = _TORCH_WEIGHTS,
+) -> Path:
     """Return the local directory of the hub model ``name`` ("org/name"), downloading if needed.
 
     Args:
       name: the model on the Hugging Face hub.
       patterns: patterns of the files to download.
+      weights: patterns of more files to download.
+      torch_weights: patterns of those to download where the model has none of ``weights``.
 
     Raises:
       UserError: there is no such model, no connection, or no permission.
     """
+    folder = _snapshot(name, [*patterns, *weights], None)
+    if not any(True for pattern in weights for _ in folder.glob(pattern)):
+        # A snapshot's folder is called by its commit; offline, each call looks into the cache.
+        folder = _snapshot(name, [*patterns, *torch_weights], folder.name)
+    return folder
+
+
+def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
+    """Return the local directory with the files of a hub model that match one of ``patterns``."""
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
+        found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+        return Path(found)
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise UserError(
             f"{name} is not a local directory and could not be downloaded from the Hugging Face "
@@ -123,49 +171,40 @@ def download(name: str, patterns: Sequence[str] = _DOWNLOADED) -> Path:
         ) from error
 
 
-def refuse_pickle(file: Path) -> None:
-    """Raise UserError, with a command that converts it, if ``file`` is a pickle.
-
-    Pickles can run any code. The command keeps every tensor name, so a classifier keeps its head.
-    """
-    if file.suffix not in _PICKLES:
-        return
-    parts, target = file, file.with_suffix(".safetensors")
-    if file.name.startswith("pytorch_model"):  # one file or several shards
-        parts, target = file.with_name("pytorch_model*.bin"), file.with_name("model.safetensors")
-    raise UserError(
-        f"{file} is a pickle, which may run code when read: if you trust it, load it with its "
-        "class of transformers and call save_pretrained, or convert it: "
-        '`python -c "import glob, torch, safetensors.torch as s; '
-        f"s.save_file({{k: v.contiguous().clone() for f in glob.glob('{parts}') for k, v in "
-        f"torch.load(f, weights_only=True).items()}}, '{target}', {{'format': 'pt'}})\"`"
-    )
+def first_file(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first of these files that is in the folder; None if none is."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
-    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if whole.is_file() and index.is_file():
-        raise UserError(f"{path} holds both {whole.name} and {index.name}: remove one of them")
-    if whole.is_file():
-        return (whole,)
-    if not index.is_file():
-        for file in sorted(path.iterdir()):
-            if file.name != "training_args.bin":
-                refuse_pickle(file)
-        raise UserError(
-            f"{path} holds neither {whole.name} nor {index.name}; if the hub repository has only "
-            "pickles (.bin), download it: given that directory, this error says how to convert it"
-        )
+    for name, ending in (("model.safetensors", ".safetensors"), ("pytorch_model.bin", ".bin")):
+        whole, index = path / name, path / f"{name}.index.json"
+        if whole.is_file() and index.is_file():
+            raise UserError(f"{path} holds both {whole.name} and {index.name}: remove one of them")
+        if whole.is_file():
+            return (whole,)
+        if index.is_file():
+            return _shards(index, ending)
+    raise UserError(
+        f"{path} holds neither model.safetensors nor pytorch_model.bin, and no index of shards "
+        "(one of these names with .index.json): download them"
+    )
+
+
+def _shards(index: Path, ending: str) -> tuple[Path, ...]:
+    """Return the files that an index lists."""
     shards = json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{index}: weight_map is missing or empty: download it again")
     names = sorted(set(map(str, shards.values())))
     for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(f"{index}: {name!r} is not the name of a safetensors file beside it")
-        if not (path / name).is_file():
-            raise UserError(f"{path}: shard {name} is missing ({len(names)} in all): download it")
-    return tuple(path / name for name in names)
+        if Path(name).name != name or not name.endswith(ending):
+            raise UserError(f"{index}: {name!r} is not the name of a {ending} file beside it")
+        if not (index.parent / name).is_file():
+            raise UserError(
+                f"{index.parent}: shard {name} is missing ({len(names)} in all): download it"
+            )
+    return tuple(index.parent / name for name in names)
 
 
 def json_object(file: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """LoRA adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors.
 
+adapter_model.bin, which older versions of PEFT wrote, is read where there is no safetensors file.
+
 PEFT stores A as (r, in) and B as (out, r) and adds alpha/r · B A to a linear map (alpha/√r with
 ``use_rslora``). A packed query-key-value map has one A and one B in PEFT but three adapters here.
 Reading copies A and splits B like the kernel. Writing n adapters of rank r concatenates their A to
@@ -28,13 +30,14 @@ from alol_jax.models.files.hf_reader import HUB_NAME, TensorFiles, download
 from alol_jax.models.files.hf_writer import write_json, write_tensors
 from alol_jax.models.files.peft_config import (
     CONFIG,
-    PICKLE,
+    TORCH_WEIGHTS,
     WEIGHTS,
     common_scale,
     config_json,
     is_target,
     rank_and_scale,
     read_fields,
+    weights_file,
 )
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 
@@ -83,14 +86,14 @@ def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
     which stay zero in training. Adapters packed by `write_adapter` are separated again.
 
     Raises:
-        UserError: a file is missing, damaged or a pickle; a field needs something that is not
-            implemented; or the weights do not match the model or adapter_config.json.
+        UserError: a file is missing or damaged, or holds more than tensors; a field needs something
+            that is not implemented; or the weights do not match the model or adapter_config.json.
     """
     folder = Path(path).expanduser()
     if not folder.exists() and HUB_NAME.fullmatch(str(path)):
-        folder = download(str(path), (CONFIG, WEIGHTS, PICKLE))  # the pickle is refused
+        folder = download(str(path), (CONFIG,), (WEIGHTS,), (TORCH_WEIGHTS,))
     fields = read_fields(folder)
-    weights = TensorFiles([folder / WEIGHTS])
+    weights = TensorFiles([weights_file(folder)])
     rows = _adapted_rows(folder, weights, config)
     _check_targets(fields, rows, config)
     scales = {}

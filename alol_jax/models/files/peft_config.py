@@ -16,9 +16,10 @@ from alol_jax.errors import UserError
 from alol_jax.models.adapters import ALL_LINEAR
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.families.fields import Fields
-from alol_jax.models.files.hf_reader import json_object
+from alol_jax.models.files.hf_reader import first_file, json_object
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TORCH_WEIGHTS = "adapter_model.bin"  # of older versions of PEFT
 
 _READ = frozenset(
     "r lora_alpha lora_dropout target_modules rank_pattern alpha_pattern use_rslora "
@@ -42,19 +43,11 @@ def read_fields(folder: Path) -> Fields:
     """Read adapter_config.json.
 
     Raises:
-        UserError: a file is missing or a pickle, or a field is not implemented.
+        UserError: the file is missing or damaged, or a field is not implemented.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a directory: give the one that holds {CONFIG}")
     where, values = str(folder / CONFIG), json_object(folder / CONFIG)
-    if (folder / PICKLE).exists() and not (folder / WEIGHTS).exists():
-        raise UserError(
-            f"{folder / PICKLE} is a pickle, which may run code when read: convert it there: "
-            '`python -c "import torch; from safetensors.torch import save_file; save_file('
-            f"torch.load('{PICKLE}', weights_only=True), '{WEIGHTS}')\"`"
-        )
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder / WEIGHTS} is missing: save the adapter again")
     fields = Fields(values, where)
     for key, value in values.items():
         if key in _IMPLEMENTED and value not in _IMPLEMENTED[key]:
@@ -66,6 +59,18 @@ def read_fields(folder: Path) -> Fields:
                 "factors, or merge it into its base with peft's merge_and_unload"
             )
     return fields
+
+
+def weights_file(folder: Path) -> Path:
+    """Return the file of an adapter's weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = first_file(folder, (WEIGHTS, TORCH_WEIGHTS))
+    if file is None:
+        raise UserError(f"{folder / WEIGHTS} is missing, as is {TORCH_WEIGHTS}: save it again")
+    return file
 
 
 def is_target(fields: Fields, module: str, default: bool) -> bool:

@@ -12,6 +12,7 @@ from alol_jax.models.config import PRESETS
 from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files import peft_adapter
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
+from tests.models.files.torch_files import write_old, write_torch
 from tests.models.small_models import small
 
 CONFIGS = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "gpt-neox", "gpt2")}
@@ -260,7 +261,7 @@ def test_an_adapter_for_another_base_is_refused_with_both_lists(other, said, tmp
         read_adapter(folder, config)
 
 
-def test_missing_and_damaged_files_and_pickles_are_refused(tmp_path):
+def test_missing_and_damaged_files_are_refused(tmp_path):
     lora = lora_of(LLAMA, "q_proj")
     folder = written(tmp_path / "adapter", LLAMA, lora, random_leaves(LLAMA, lora))
     weights = folder / "adapter_model.safetensors"
@@ -270,24 +271,39 @@ def test_missing_and_damaged_files_and_pickles_are_refused(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         read_adapter(folder, LLAMA)
     weights.unlink()
-    with pytest.raises(UserError, match="adapter_model.safetensors is missing"):
+    with pytest.raises(UserError, match="safetensors is missing, as is adapter_model.bin"):
         read_adapter(folder, LLAMA)
-    (folder / "adapter_model.bin").write_bytes(b"never read")
-    with pytest.raises(UserError, match=r"adapter_model.bin is a pickle.*weights_only=True"):
+    (folder / "adapter_model.bin").write_bytes(b"no pickle")
+    with pytest.raises(UserError, match="adapter_model.bin is damaged or not a file of torch.save"):
         read_adapter(folder, LLAMA)
     (folder / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         read_adapter(folder, LLAMA)
 
 
-def test_a_hub_name_is_fetched_and_a_pickle_there_is_refused(tmp_path, monkeypatch):
+def test_an_adapter_of_torch_is_that_of_its_safetensors_twin(tmp_path):
+    lora = lora_of(LLAMA, "q_proj", "up_proj")
+    leaves = random_leaves(LLAMA, lora)
+    folder = written(tmp_path, LLAMA, lora, leaves)
+    first, stored = read_adapter(folder, LLAMA), folder / "adapter_model.safetensors"
+    tensors = load_file(stored)
+    for write in (write_torch, write_old):
+        write(folder / "adapter_model.bin", {name: array + 1 for name, array in tensors.items()})
+        same(read_adapter(folder, LLAMA).leaves, leaves)  # safetensors come first
+        write(folder / "adapter_model.bin", tensors)
+        stored.unlink()
+        found = read_adapter(folder, LLAMA)
+        same(found.leaves, leaves)
+        assert found.fingerprint() == first.fingerprint()
+        save_file(tensors, stored)
+
+
+def test_a_hub_name_is_fetched(tmp_path, monkeypatch):
     lora = lora_of(LLAMA, "q_proj")
     leaves = random_leaves(LLAMA, lora)
     folder = written(tmp_path, LLAMA, lora, leaves)
     asked = []
     monkeypatch.setattr(peft_adapter, "download", lambda *given: asked.append(given) or folder)
     same(read_adapter("someone/adapter", LLAMA).leaves, leaves)
-    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(UserError, match="adapter_model.bin is a pickle, .* convert it there"):
-        read_adapter("someone/adapter", LLAMA)
-    assert {name for name, _ in asked} == {"someone/adapter"}
+    files = ("adapter_config.json",), ("adapter_model.safetensors",), ("adapter_model.bin",)
+    assert asked == [("someone/adapter", *files)]
