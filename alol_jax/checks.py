@@ -13,6 +13,7 @@ from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
+from alol_jax.reports.text_measures import TEXT_MEASURES
 from alol_jax.rewards.reward import check_weights
 from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
@@ -52,9 +53,18 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
             _positive(f"{section}.{field}", config[section][field])
     _positive("policy.epochs", config.policy.epochs)
     _positive("score.tolerance", config.score.tolerance)
-    for split in config.score.stored:
-        if split not in SPLITS:
-            raise UserError.unknown(f"config.score.stored: no split {split!r}", split, SPLITS)
+    for field in ("stored", "best"):
+        for split in config.score[field]:
+            if split not in SPLITS:
+                raise UserError.unknown(f"config.score.{field}: no split {split!r}", split, SPLITS)
+    for name in config.evaluate.measures:
+        if name not in TEXT_MEASURES:
+            message = f"config.evaluate.measures: no measure {name!r}"
+            raise UserError.unknown(message, name, TEXT_MEASURES)
+    paid = [name for name, weight in config.rewards.items() if weight]
+    if config.policy.choose_by and config.policy.choose_by not in paid:
+        message = f"config.policy.choose_by: {config.policy.choose_by!r} has no weight"
+        raise UserError.unknown(message, config.policy.choose_by, paid)
     for field in ("generate.samples", "value.epochs", "evaluate.bootstrap", "model.logprob_chunk"):
         section, name = field.split(".")
         _positive(field, config[section][name])

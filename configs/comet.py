@@ -2,8 +2,8 @@
 
     python -m alol_jax.main --config=configs/comet.py --workdir=runs/comet
 
-trains every weight with A-LoL on ATOMIC10X. ``:objective=…`` changes the objective, ``:size=smollm2``
-takes a small model with LoRA and stored rewards for two CPU cores, ``:debug`` a tiny random one. It
+trains every weight with A-LoL on ATOMIC10X. ``:objective=…`` changes the objective,
+``:size=smollm2`` takes a small model with LoRA for two CPU cores, ``:debug`` a tiny random one. It
 has not been run in full: the weights of COMET-distill and of its critic were not available.
 
 Every value has its source: "ours", or file and line of the authors' code; see `published` for the

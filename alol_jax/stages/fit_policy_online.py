@@ -104,7 +104,7 @@ def fit_policy_online(
         rollouts.prompts,
         iteration,
         plan_steps(options, hyper.rollouts),
-        make_validator(setup, scored, context),
+        make_validator(setup, scored, options.choose_by, context),
         context,
         label="fit_policy_online",
     )

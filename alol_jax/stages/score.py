@@ -34,7 +34,7 @@ def score(
 
     Args:
         scoring: how rewards are computed.
-        options: ``config.score``.
+        options: ``config.score``; of the splits in ``best``, the best responses stay.
         splits: the result of ``load``.
 
     Raises:
@@ -61,6 +61,8 @@ def score(
         max_reward = float(stored["train"].max(initial=0.0))
         if max_reward <= 0:
             raise UserError("no stored training reward is above 0: there is nothing to learn from")
+    for name in options.best:
+        scored[name] = _best(name, scored[name], context)
     for name, table in scored.items():
         context.say(_summary(name, table, reward.names))
     return ScoredSplits(
@@ -71,6 +73,15 @@ def score(
         max_reward=max_reward,
         notes=splits.notes,
     )
+
+
+def _best(split: str, rows: Table[Scored], context: StageContext) -> Table[Scored]:
+    """Keep the response with the highest reward of each prompt, the first of equal ones."""
+    codes = rows["example_id"].codes()
+    order = np.lexsort((-rows["reward"], codes))  # stable
+    first = np.diff(codes[order], prepend=-1) != 0
+    context.say(f"{split}: the best response to each prompt stays, {first.sum()} of {len(rows)}")
+    return rows.take(np.sort(order[first]))
 
 
 def _check_stored(

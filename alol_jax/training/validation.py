@@ -15,11 +15,16 @@ from alol_jax.training.items import tokenise
 from alol_jax.types import Params, ScoredSplits, StageContext, silent
 
 
-def make_validator(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
+def make_validator(
+    setup: Setup, scored: ScoredSplits, choose_by: str, context: StageContext
+) -> Validator:
     """Make the validator: the mean reward of deterministic answers to the validation prompts.
 
     Without a scorer for generated answers, it is the reward-weighted log-likelihood of the
     validation responses instead.
+
+    Args:
+        choose_by: a component of the reward, to be used alone; "" = the whole reward.
 
     Raises:
         UserError: there is no scorer, and all validation rewards are equal.
@@ -33,9 +38,11 @@ def make_validator(setup: Setup, scored: ScoredSplits, context: StageContext) ->
     def mean_reward(trained: Params) -> float:
         watch = context.watch("validation answers")
         answers = sampler.answer(trained, rows, reward, key=jax.random.key(0), watch=watch)
-        return float(np.mean(answers["reward"]))
+        if not choose_by:
+            return float(np.mean(answers["reward"]))
+        return float(np.mean(answers["components"].matrix[:, reward.names.index(choose_by)]))
 
-    return Validator("mean validation reward", mean_reward)
+    return Validator(f"mean validation {choose_by or 'reward'}", mean_reward)
 
 
 def _likelihood(

@@ -100,6 +100,7 @@ class SystemScores:
     components: tuple[Interval, ...]
     distinct: tuple[Interval, Interval, Interval]  # distinct-1/2/3
     length: Interval  # in whitespace-separated words
+    measures: tuple[Interval, ...] = ()  # in the order of ``measure_names``
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Evaluation:
     differences: tuple[Interval, ...]  # policy − reference, paired; components, then total reward
     sets: tuple[TestSet, ...] = ()  # by source, in the order of the test prompts
     kl: Interval | None = None  # of the policy's answers, in nats
+    measure_names: tuple[str, ...] = ()  # of ``config.evaluate.measures``
 
 
 @dataclasses.dataclass(frozen=True)
