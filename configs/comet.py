@@ -45,8 +45,6 @@ def get_config(arg=None):
     if "size" in said:
         published.small(config) if said["size"] == "smollm2" else published.shrunk(config)
         config.model.max_prompt = 96
-        if said["size"] == "debug":
-            published.words_only(config)
         config.task.update({"validation": 64, "test": 64})
         config.score.best = ()
     config.report.title = "A-LoL on COMET"

@@ -51,7 +51,6 @@ def get_config(arg=None):
     config.objective.name = said.get("objective", "a_lol")
     if "size" in said:
         published.small(config) if said["size"] == "smollm2" else published.shrunk(config)
-        published.words_only(config)
         config.task.update({"validation": 48, "test": 96, "limit": 640})
         if said["size"] == "debug":
             config.task.update({"validation": 8, "test": 8, "limit": 64})
