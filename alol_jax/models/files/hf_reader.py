@@ -17,7 +17,7 @@ from alol_jax.models.families.registry import BUFFERS
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CRITIC_HEAD = "custom_roberta_classification_head.safetensors"  # next to a critic's body
-_DOWNLOADED = (
+DOWNLOADED = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -33,6 +33,7 @@ _DOWNLOADED = (
     "model.safetensors.index.json",
     CRITIC_HEAD,
 )
+"""Patterns of the files of a model on the hub."""
 
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -102,7 +103,7 @@ def _open(file: Path) -> Any:
         ) from error
 
 
-def download(name: str, patterns: Sequence[str] = _DOWNLOADED) -> Path:
+def download(name: str, patterns: Sequence[str] = DOWNLOADED) -> Path:
     """Return the local directory of the hub model ``name`` ("org/name"), downloading if needed.
 
     Args:
@@ -116,6 +117,16 @@ def download(name: str, patterns: Sequence[str] = _DOWNLOADED) -> Path:
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
+    except huggingface_hub.errors.GatedRepoError as error:
+        raise UserError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then log in "
+            "with `hf auth login`"
+        ) from error
+    except huggingface_hub.errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name} is not on the Hugging Face hub, or it is private: check the name, or log in "
+            "with `hf auth login`"
+        ) from error
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise UserError(
             f"{name} is not a local directory and could not be downloaded from the Hugging Face "

@@ -39,6 +39,7 @@ from alol_jax.models.files.peft_config import (
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 
 _PREFIX = "base_model.model."
+ADAPTER_FILES = (CONFIG, WEIGHTS, PICKLE)  # of a hub repository; the pickle is refused
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
     """
     folder = Path(path).expanduser()
     if not folder.exists() and HUB_NAME.fullmatch(str(path)):
-        folder = download(str(path), (CONFIG, WEIGHTS, PICKLE))  # the pickle is refused
+        folder = download(str(path), ADAPTER_FILES)
     fields = read_fields(folder)
     weights = TensorFiles([folder / WEIGHTS])
     rows = _adapted_rows(folder, weights, config)
