@@ -124,8 +124,9 @@ def download(name: str, patterns: Sequence[str] = DOWNLOADED) -> Path:
         ) from error
     except huggingface_hub.errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"{name} is not on the Hugging Face hub, or it is private: check the name, or log in "
-            "with `hf auth login`"
+            f"{name} is neither a directory here nor on the Hugging Face hub, or it is private "
+            "there: check the name, log in with `hf auth login`, or, if a config of ours names it, "
+            "`python -m alol_jax.prepare --config=…` brings it"
         ) from error
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise UserError(
