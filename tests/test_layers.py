@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "alol_jax"
 
 # Room -> its floor. A room imports from lower floors and from itself, never in a circle. What
-# stands at the top of the package, and `plan`, are programs.
+# stands at the top of the package, `plan` and `prepare` are programs.
 FLOORS: dict[str, int] = {
     "errors": 0,  # imports nothing of ours
     "tables": 1,

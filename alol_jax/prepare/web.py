@@ -131,6 +131,8 @@ def _answer(address: str, headers: dict[str, str]) -> Iterator[requests.Response
                 raise UserError(
                     f"{address}: the server answers {answer.status_code} ({answer.reason})"
                 )
+            # Some servers call a .tgz "encoded": the file is what they send, not what is in it.
+            answer.raw.headers.pop("Content-Encoding", None)
             yield answer
     except requests.exceptions.SSLError as error:
         raise UserError(f"{address}: the server's certificate is not valid") from error

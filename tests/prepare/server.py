@@ -16,6 +16,7 @@ class Site:
     address: str = ""
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     etag: str = '"v1"'
+    encoding: str = ""  # what it says of its files, whatever they are
     ranges: bool = True
     cut_after: list[int] = dataclasses.field(default_factory=list)  # bytes, of the next answers
     statuses: list[int] = dataclasses.field(default_factory=list)  # of the next answers
@@ -36,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         body = site.files.get(self.path)
         if status != 200 or body is None:
             return self.answer(404 if body is None else status, b"no such thing", {})
-        headers, size = ({"ETag": site.etag} if site.etag else {}), len(body)
+        told, size = {"ETag": site.etag, "Content-Encoding": site.encoding}, len(body)
+        headers = {name: value for name, value in told.items() if value}
         if wanted and site.ranges and self.headers.get("If-Range") == site.etag:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= size:

@@ -98,6 +98,11 @@ def test_a_part_that_is_complete_is_taken(place, tmp_path):
     assert fetch(place, tmp_path, sha256=HASH).read_bytes() == BODY
 
 
+def test_a_file_that_the_server_calls_encoded_is_kept_as_it_is_sent(place, tmp_path):
+    place.encoding = "gzip"
+    assert fetch(place, tmp_path, size=len(BODY), sha256=HASH).read_bytes() == BODY
+
+
 def test_an_overloaded_server_is_asked_again(place, tmp_path):
     place.statuses += [500, 503]
     slept = []
