@@ -208,10 +208,13 @@ def wanted(config: ConfigDict, places: Places) -> list[Item]:
     Raises:
         UserError: the config names no task, or names its data in a wrong way.
     """
-    task = get_task(config.task)
-    paths = list(dict.fromkeys(map(str, task.files(config.task))))
+    texts = _texts(config.task)
+    if any(text.startswith(tfds_source.PREFIX) for text in texts):
+        paths = [text for text in texts if sources.is_file(text)]  # `files` would download these
+    else:
+        paths = list(dict.fromkeys(map(str, get_task(config.task).files(config.task))))
     items: list[Item] = list(_data(paths, places))
-    items += [HubData(f"data set {name}", name) for name in _hub_data(config.task, paths)]
+    items += [HubData(f"data set {name}", name) for name in _hub_data(texts, paths)]
     models = [("model", config.model.path, False), ("adapter", config.model.adapter, True)]
     models += [
         (f"reward model {name}", config.reward_models[name].path, False)
@@ -239,18 +242,17 @@ def _data(paths: Iterable[str], places: Places) -> Iterator[Item]:
         yield Published(title, tuple(those), name, places[name])
 
 
-def _hub_data(options: Any, files: Sequence[str]) -> list[str]:
-    """Return the hub data sets in a task's options: names of splits, and known names without."""
+def _texts(options: Any) -> list[str]:
+    """Return the texts in a task's options, each once."""
     values = (value for _, value in sorted(options.items()))
-    texts = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
-    return list(
-        dict.fromkeys(
-            text
-            for text in texts
-            if isinstance(text, str) and text not in files and not sources.is_file(text)
-            if text in HUB_DATA or _SPLIT.fullmatch(text)
-        )
-    )
+    each = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
+    return list(dict.fromkeys(one for one in each if isinstance(one, str)))
+
+
+def _hub_data(texts: Sequence[str], files: Sequence[str]) -> list[str]:
+    """Return the hub data sets among the texts: names of splits, and known names without."""
+    others = (text for text in texts if text not in files and not sources.is_file(text))
+    return [text for text in others if text in HUB_DATA or _SPLIT.fullmatch(text)]
 
 
 def _model(title: str, path: str, adapter: bool, places: Places) -> Item:

@@ -12,6 +12,7 @@ from alol_jax.prepare.bring import Surroundings
 from alol_jax.prepare.places import PLACES, Place
 from alol_jax.prepare.steps import bring_items, list_items, run_command
 from alol_jax.prepare.wanted import wanted
+from alol_jax.tasks import tfds_source
 from configs import common, hha
 from tests.prepare.server import closed_port, site
 from tests.tasks.hha_cases import task_options
@@ -187,6 +188,33 @@ def test_hub_data_sets_are_found_in_any_option_of_a_task():
         "data set Anthropic/hh-rlhf:helpful-base:train",
         "data set McGill-NLP/FaithDial",
     ]
+
+
+def test_a_data_set_of_tensorflow_datasets_is_prepared_only_when_it_is_brought(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(tfds_source, "is_prepared", prepared.__contains__)
+    monkeypatch.setattr(tfds_source, "folder_of", prepared.append)
+    config = config_of()
+    config.task = common.get_config().task
+    more = {"train_file": "tfds:imdb@train", "validation_file": "", "test_file": ""}
+    config.task.update({"name": "jsonl"} | more)
+    (item,) = wanted(config, {})
+    assert not item.there() and prepared == []
+    said, failures = program(config, {})
+    assert failures == [] and prepared == ["tfds:imdb@train"]
+    assert said[-1] == "brought: data set tfds:imdb@train"
+    assert wanted(config, {})[0].there()
+
+
+def test_a_model_made_by_distill_reward_is_there(tmp_path, place):
+    (tmp_path / "small").mkdir()
+    config = config_of()
+    config.rewards.small = 1.0
+    config.reward_models.small = common.reward_model("small", reads="response")
+    _, (failure,) = program(config, {})
+    assert failure == "small/config.json is missing"
+    (tmp_path / "small" / "reward.json").write_text("{}")
+    assert program(config, {}) == (["there: reward model small small"], [])
 
 
 def test_a_packaged_model_is_there(place):
