@@ -13,11 +13,11 @@ Every value has its source: "ours", or file and line of the authors' PyTorch cod
 ``dpo_…``, ``pro_…`` and ``ppo_qlora_llama_hh.py``; EV is ``qlora_llama_hh_eval.py``, MH
 ``metrics_hh.py``, RD ``README.md``; TRL is its release 0.7.1, which the PPO script uses.
 
-Data: PRO's ``data.zip`` (github.com/AlibabaResearch/DAMO-ConvAI), unpacked into ``data/``, and
-``data/hh_test/bad_test_indices.json`` from the authors' repository; or transcripts from the hub,
-``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``, which the reward model
-then scores. The published adapter and reward models may be torch files (``.bin``): they are read as
-they are, and no pickle is executed.
+Data: ``python -m alol_jax.prepare --config=configs/hha.py`` brings them: training rows from PRO's
+``data.zip`` (github.com/AlibabaResearch/DAMO-ConvAI), all else from the authors' repository. Or,
+transcripts from the hub, which the reward model then scores:
+``--config.task.train_files="('Anthropic/hh-rlhf:helpful-base:train',)"``. The published adapter and
+reward models may be torch files (``.bin``): they are read as they are, and no pickle is executed.
 """
 
 from configs import common

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "alol_jax"
 
 # Room -> its floor. A room imports from lower floors and from itself, never in a circle. What
-# stands at the top of the package, and `plan`, are programs.
+# stands at the top of the package, `plan` and `prepare` are programs.
 FLOORS: dict[str, int] = {
     "errors": 0,  # imports nothing of ours
     "tables": 1,
@@ -28,7 +28,7 @@ FLOORS: dict[str, int] = {
     "stages": 10,
     "programs": 11,
 }
-PROGRAMS = ("main", "sweep", "compare", "export", "distill_reward", "checks", "plan")
+PROGRAMS = ("main", "sweep", "compare", "export", "distill_reward", "checks", "plan", "prepare")
 
 # What a room or a file may not import although it stands lower.
 CLOSED: dict[str, tuple[str, ...]] = {
@@ -57,7 +57,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "yaml": ("tasks.smalltalk",),
     "gguf": ("models.files.gguf_reader",),
     "safetensors": ("models.files.hf_reader",),
-    "huggingface_hub": ("models.files.hf_reader",),
+    "huggingface_hub": ("models.files.hf_reader", "prepare.hub"),
+    "requests": ("prepare.web",),
     "matplotlib": ("reports.figures", "reports.compare.figures"),
     "jinja2": ("reports.page",),
     "grain": ("training.batches",),
@@ -74,6 +75,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "sweep",
         "distill_reward",
         "plan.__main__",
+        "prepare.__main__",
         "runs.command_line",
         "runs.tfds",
         "runs.checkpoint",

@@ -30,9 +30,9 @@ KEYS = {"train": "train_files", "validation": "validation_files", "test": "test_
 
 ORIGIN = (
     "the published rows are in PRO's data.zip (github.com/AlibabaResearch/DAMO-ConvAI, folder PRO: "
-    "hh_train_len2, hh_dev, hh_test); the A-LoL repository has all of hh_dev and hh_test but "
-    "helpful_rejection.json"
+    "hh_train_len2, hh_dev, hh_test) and, but for hh_train_len2, in the A-LoL repository"
 )
+PREPARE = "`python -m alol_jax.prepare --config=…` brings it"
 SPLIT_NAMES = ("train", "dev", "valid", "validation", "test")  # such files are named by folder
 
 
@@ -98,8 +98,9 @@ def _check_options(options: Any) -> None:
     for key in KEYS.values():
         for name in options[key]:
             if sources.is_file(name) and not Path(name).is_file():
-                what = "is a folder: name its files" if Path(name).is_dir() else "no such file"
-                raise UserError(f"task.{key}: {name}: {what}; {ORIGIN}")
+                if Path(name).is_dir():
+                    raise UserError(f"task.{key}: {name}: is a folder: name its files; {ORIGIN}")
+                raise UserError(f"task.{key}: {name}: no such file; {ORIGIN}; {PREPARE}")
     if not options.train_files:
         raise UserError(
             "task.train_files is empty: name files, like ('data/hh_train_len2/train.json',), or "
@@ -118,7 +119,8 @@ def _bad_rows(options: Any, counts: Counts) -> dict[str, frozenset[int]]:
     if not path.is_file():
         raise UserError(
             f"task.bad_test_indices: {path}: no such file; the published one is "
-            "data/hh_test/bad_test_indices.json of the A-LoL repository, and '' keeps all rows"
+            "data/hh_test/bad_test_indices.json of the A-LoL repository, and '' keeps all rows; "
+            f"{PREPARE}"
         )
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))

@@ -241,6 +241,50 @@ def read_listed(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     return read_rows(dataset, split)
 
 
+def cache(name: str) -> None:
+    """Download a hub split, named as in ``read_listed``, or with "owner/name" all its splits.
+
+    Raises:
+      UserError: there is no such dataset or split, it is not for everyone, or no connection.
+    """
+    import datasets
+
+    dataset, folder, split = _hub_parts(name)
+    try:
+        datasets.load_dataset(dataset, data_dir=folder or None, split=split or None)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise UserError(
+            f"{name}: no such data set on the Hugging Face hub, or not for everyone: check the "
+            f"name; or accept its terms at https://huggingface.co/datasets/{dataset} and log in "
+            "with `hf auth login`"
+        ) from error
+    except Exception as error:  # the hub client's, the network's and the readers' own errors
+        raise UserError(
+            f"{name}: cannot be loaded from the Hugging Face hub ({reason(error)}): run the same "
+            "command again where there is a connection"
+        ) from error
+
+
+def is_cached(name: str) -> bool:
+    """Whether a hub split, named as in ``cache``, is here in the version that the hub has now."""
+    import datasets
+
+    dataset, folder, split = _hub_parts(name)
+    try:
+        builder = datasets.load_dataset_builder(dataset, data_dir=folder or None)
+    except Exception:  # not here, and not to be had: `cache` says why
+        return False
+    here = Path(builder.cache_dir).is_dir()
+    return here and (not split or split in (builder.info.splits or {split: None}))
+
+
+def _hub_parts(name: str) -> tuple[str, str, str]:
+    """Split "owner/name:folder:split", "owner/name:split" or "owner/name" into its parts."""
+    dataset, *rest = name.split(":")
+    folder, split = ("", *rest)[-2:] if rest else ("", "")
+    return dataset, folder, split
+
+
 def has(row: Mapping[str, Any], name: str) -> bool:
     """Whether the row has a value for the field. Null (an empty CSV cell) is no value."""
     return row.get(name) is not None

@@ -49,6 +49,19 @@ def folder_of(name: str) -> Path:
         ) from error
 
 
+def is_prepared(name: str) -> bool:
+    """Whether the data set is here; False also for names that tensorflow-datasets does not know."""
+    import tensorflow_datasets as tfds
+
+    bare, _ = _parts(name)
+    if _described(Path(bare)):
+        return True
+    try:
+        return tfds.builder(bare).is_prepared()
+    except Exception:  # tfds raises its own errors; `folder_of` says which
+        return False
+
+
 def read(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a split, with values as JSON would have them.
 

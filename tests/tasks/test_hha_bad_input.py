@@ -79,11 +79,12 @@ def test_a_file_that_is_absent_names_its_key_and_where_it_comes_from(files, tmp_
     gone = str(tmp_path / "helpful_rejection.json")
     _refused(
         "^task.test_files: .*helpful_rejection.json: no such file; the published rows are in PRO's "
-        "data.zip .*hh_train_len2, hh_dev, hh_test.* but helpful_rejection.json$",
+        "data.zip .*hh_train_len2, hh_dev, hh_test.*; `python -m alol_jax.prepare --config=…` "
+        "brings it$",
         **{**files, "test_files": [*files["test_files"], gone]},
     )
     _refused(f"task.train_files: {tmp_path}: is a folder: name its files", [str(tmp_path)])
-    _refused("task.bad_test_indices: .*: no such file", **files, bad_test_indices=gone)
+    _refused("task.bad_test_indices: .*: no such file.* brings it$", **files, bad_test_indices=gone)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from alol_jax.errors import UserError
 from alol_jax.runs import tfds
 from alol_jax.tables.table import Table
-from alol_jax.tasks import jsonl, sources
+from alol_jax.tasks import jsonl, sources, tfds_source
 from tests.tables.rows import Row, row
 
 
@@ -48,6 +48,12 @@ def test_a_split_that_is_not_there_and_a_name_that_nobody_knows_are_one_line(hom
         list(sources.read_listed("tfds:rows@dev"))
     with pytest.raises(UserError, match="tfds:no_such: tensorflow-datasets cannot prepare it"):
         sources.on_disk("tfds:no_such")
+
+
+def test_what_is_here_is_known_without_preparing_anything(home):
+    assert tfds_source.is_prepared("tfds:rows@train")
+    assert tfds_source.is_prepared(f"tfds:{home / 'rows' / '1.0.0'}")
+    assert not tfds_source.is_prepared("tfds:no_such")
 
 
 def test_the_task_reads_it_and_an_edit_of_its_files_is_noticed(home):

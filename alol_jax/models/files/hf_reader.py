@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import safetensors
@@ -24,21 +24,33 @@ CRITIC_HEADS = (
     "custom_roberta_classification_head.safetensors",
     "custom_roberta_classification_head.pt",
 )
-_DOWNLOADED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    *CRITIC_HEADS,
+
+
+class HubFiles(NamedTuple):
+    """Patterns of the files to download of a repository on the hub."""
+
+    always: tuple[str, ...]
+    weights: tuple[str, ...]
+    torch_weights: tuple[str, ...]  # downloaded where there are none of ``weights``
+
+
+MODEL_FILES = HubFiles(
+    (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        *CRITIC_HEADS,
+    ),
+    ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
 )
-_WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-_TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -133,27 +145,20 @@ class HFDirectory(TensorFiles):
         super().__init__(self.files[1:])
 
 
-def download(
-    name: str,
-    patterns: Sequence[str] = _DOWNLOADED,
-    weights: Sequence[str] = _WEIGHTS,
-    torch_weights: Sequence[str] = _TORCH_WEIGHTS,
-) -> Path:
+def download(name: str, files: HubFiles = MODEL_FILES) -> Path:
     """Return the local directory of the hub model ``name`` ("org/name"), downloading if needed.
 
     Args:
       name: the model on the Hugging Face hub.
-      patterns: patterns of the files to download.
-      weights: patterns of more files to download.
-      torch_weights: patterns of those to download where the model has none of ``weights``.
+      files: what to download.
 
     Raises:
       UserError: there is no such model, no connection, or no permission.
     """
-    folder = _snapshot(name, [*patterns, *weights], None)
-    if not any(True for pattern in weights for _ in folder.glob(pattern)):
+    folder = _snapshot(name, [*files.always, *files.weights], None)
+    if not any(True for pattern in files.weights for _ in folder.glob(pattern)):
         # A snapshot's folder is called by its commit; offline, each call looks into the cache.
-        folder = _snapshot(name, [*patterns, *torch_weights], folder.name)
+        folder = _snapshot(name, [*files.always, *files.torch_weights], folder.name)
     return folder
 
 
@@ -164,6 +169,17 @@ def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
     try:
         found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
         return Path(found)
+    except huggingface_hub.errors.GatedRepoError as error:
+        raise UserError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then log in "
+            "with `hf auth login`"
+        ) from error
+    except huggingface_hub.errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name} is neither a directory here nor on the Hugging Face hub, or it is private "
+            "there: check the name, log in with `hf auth login`, or, if a config of ours names it, "
+            "`python -m alol_jax.prepare --config=…` brings it"
+        ) from error
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise UserError(
             f"{name} is not a local directory and could not be downloaded from the Hugging Face "

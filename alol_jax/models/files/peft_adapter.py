@@ -26,7 +26,7 @@ from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
 from alol_jax.models.families.registry import FAMILIES
-from alol_jax.models.files.hf_reader import HUB_NAME, TensorFiles, download
+from alol_jax.models.files.hf_reader import HUB_NAME, HubFiles, TensorFiles, download
 from alol_jax.models.files.hf_writer import write_json, write_tensors
 from alol_jax.models.files.peft_config import (
     CONFIG,
@@ -42,6 +42,7 @@ from alol_jax.models.files.peft_config import (
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 
 _PREFIX = "base_model.model."
+ADAPTER_FILES = HubFiles((CONFIG,), (WEIGHTS,), (TORCH_WEIGHTS,))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
     """
     folder = Path(path).expanduser()
     if not folder.exists() and HUB_NAME.fullmatch(str(path)):
-        folder = download(str(path), (CONFIG,), (WEIGHTS,), (TORCH_WEIGHTS,))
+        folder = download(str(path), ADAPTER_FILES)
     fields = read_fields(folder)
     weights = TensorFiles([weights_file(folder)])
     rows = _adapted_rows(folder, weights, config)

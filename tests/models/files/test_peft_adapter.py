@@ -305,5 +305,9 @@ def test_a_hub_name_is_fetched(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(peft_adapter, "download", lambda *given: asked.append(given) or folder)
     same(read_adapter("someone/adapter", LLAMA).leaves, leaves)
-    files = ("adapter_config.json",), ("adapter_model.safetensors",), ("adapter_model.bin",)
-    assert asked == [("someone/adapter", *files)]
+    assert asked == [("someone/adapter", peft_adapter.ADAPTER_FILES)]
+    assert peft_adapter.ADAPTER_FILES == (
+        ("adapter_config.json",),
+        ("adapter_model.safetensors",),
+        ("adapter_model.bin",),
+    )

@@ -1,0 +1,55 @@
+"""What is known of a repository of the Hugging Face hub, and whether it is here already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from alol_jax.models.files.hf_reader import HubFiles
+
+
+class Facts(NamedTuple):
+    """Size in bytes, 0 if not known, and licence, "" if not known."""
+
+    size: int
+    licence: str
+
+
+def cached(name: str, files: HubFiles) -> Path | None:
+    """Return the directory of the hub model ``name`` if it is here, with weights."""
+    import huggingface_hub
+
+    for weights in (files.weights, files.torch_weights):
+        try:
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    name, allow_patterns=[*files.always, *weights], local_files_only=True
+                )
+            )
+        except (OSError, ValueError):  # LocalEntryNotFoundError: nothing, or not all, is here
+            continue
+        if any(True for pattern in weights for _ in folder.glob(pattern)):
+            return folder
+    return None
+
+
+def facts(name: str, files: HubFiles) -> Facts:
+    """Ask the hub for the size of the files and for the licence."""
+    import huggingface_hub
+
+    try:
+        weights = _size(name, files.weights) or _size(name, files.torch_weights)
+        size = weights + _size(name, files.always)
+        card = huggingface_hub.HfApi().model_info(name, timeout=15.0).card_data
+    except (OSError, ValueError):  # no connection, no such repository, or not for everyone
+        return Facts(0, "")
+    licence = "" if card is None else card.get("license") or ""
+    return Facts(size, str(licence))
+
+
+def _size(name: str, patterns: tuple[str, ...]) -> int:
+    """The bytes of all files of these patterns."""
+    import huggingface_hub
+
+    found = huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), dry_run=True)
+    return sum(file.file_size or 0 for file in found)
