@@ -225,10 +225,11 @@ def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Progra
         _rows(lm, (lm.shards, rows // lm.shards, width), jnp.int32),
     )
     model, params, kept = lm.transformer, {**frozen, **trained}, {}
-    copied = {path: frozen[path] for path in folded_paths(trained)}
-    free = room - bytes_per_device((trained, frozen, optimizer))
-    if model.nf4 is None and 0 < ROOM * bytes_per_device(copied) < free:
-        model, params, kept = dataclasses.replace(model, lora=None), frozen, (trained, copied)
+    if model.nf4 is None:
+        copied = {path: frozen[path] for path in folded_paths(trained)}
+        free = room - bytes_per_device((trained, frozen, optimizer))
+        if 0 < ROOM * bytes_per_device(copied) < free:
+            model, params, kept = dataclasses.replace(model, lora=None), frozen, (trained, copied)
     work = flops.decoding(
         params,
         model.config,

@@ -11,10 +11,11 @@ import pytest
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import open_language_model
+from alol_jax.objectives.registry import get_objective
 from alol_jax.plan.chips import CHIPS, GIB, read_topology
 from alol_jax.plan.costs import Cost, Memory, bytes_needed
 from alol_jax.plan.knobs import KNOBS, advice
-from alol_jax.plan.programs import largest_grid
+from alol_jax.plan.programs import largest_grid, programs_of
 from alol_jax.plan.setting import Setting, prepare
 from alol_jax.plan.summary import as_json, table, verdict
 from alol_jax.plan.traffic import Traffic
@@ -149,6 +150,15 @@ def test_without_libtpu_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install -r requirements-plan.txt"):
         prepare()
+
+
+@pytest.mark.parametrize(("quantisation", "copies"), [("none", True), ("nf4", False)])
+def test_decoding_folds_adapters_into_a_copy_of_a_plain_base_only(quantisation, copies):
+    config = debug_config(**{"mesh.fsdp": 1, "model.quantisation": quantisation})
+    lm = open_language_model(config.model, make_mesh(data=-1, fsdp=1, tensor=1))
+    program = programs_of(lm, config, get_objective("a_lol"), room=GIB)["decode"]()
+    _, kept = program.idle
+    assert bool(kept) is copies
 
 
 def test_bad_input_is_one_line_and_exit_code_2():
