@@ -99,7 +99,7 @@ PLACES: Places = {
         {
             "downloaded/ATOMIC10X.jsonl": "data/comet/ATOMIC10X.jsonl",
             "downloaded/comet-distill/": "models/comet-distill",
-            "downloaded/comet-distill-tokenizer/": "models/comet-distill-tokenizer",
+            "downloaded/comet-distill-tokenizer/": "models/comet-distill",
         },
         (_SKD + "symbolic-knowledge-distillation.tar.gz",),
     ),
@@ -122,8 +122,8 @@ PLACES: Places = {
         manual=(
             f"it is published as a Keras file only, {_SKD}purification_models/"
             "original_from_paper.zip: unpack it, convert it with "
-            "convert_keras_roberta_to_huggingface.py of github.com/abaheti95/LoL-RL, save weights "
-            "and head as safetensors (docs/models.md), and put the directory there"
+            "convert_keras_roberta_to_huggingface.py of github.com/abaheti95/LoL-RL, and put the "
+            "directory there, with config.json, weights, head and tokenizer"
         ),
     ),
     # Reddit. Named by the README of A-LoL, by a page that uses the data set; the data set by many.

@@ -37,7 +37,8 @@ def unpack(archive: Path, files: Mapping[str, str]) -> list[Path]:
     """Unpack members to local paths. What exists already is left alone.
 
     A member is found by the end of its name, in whole parts: "a/b.json" is also "x/a/b.json". A
-    folder (with a final "/") becomes a directory with the plain files below it. Links and other
+    folder (with a final "/") becomes a directory with the plain files below it; several folders may
+    become one directory. Links and other
     special members are never unpacked. A damaged archive is deleted, so that the next run fetches
     it again.
 
@@ -74,12 +75,12 @@ def unpack(archive: Path, files: Mapping[str, str]) -> list[Path]:
                 f"{archive}: holds no {format_names(missing)}: what is published has changed; "
                 "look into the archive and put its files in place by hand"
             )
-        for local in wanted.values():
+        for local in dict.fromkeys(wanted.values()):
             os.replace(_temporary(local), local)
     finally:
         for local in wanted.values():
             _delete(_temporary(local))
-    return list(wanted.values())
+    return list(dict.fromkeys(wanted.values()))
 
 
 def _copy(archive: Path, wanted: Mapping[str, Path]) -> set[str]:

@@ -67,6 +67,9 @@ def load(options: Any) -> Splits:
     Raises:
       UserError: a file is missing, unreadable or of another form; a split has no usable row.
     """
+    for key in ("train_file", "test_file"):
+        if options[key]:
+            sources.check_published(key, options[key])
     counts: Counts = collections.Counter()
     read: dict[str, list[Example]] = {name: [] for name in _SPLITS.values()}
     for split, example in _generated(Path(options.train_file), counts):

@@ -64,6 +64,8 @@ def load(options: Any) -> Splits:
             raise UserError(f"task.{key} is a text: expected a tuple, ({names!r},)")
         if not names:
             raise UserError(f"task.{key} is empty: name files or hub splits")
+        for name in names:
+            sources.check_published(key, name)
         rows = (
             example
             for number, name in enumerate(names)

@@ -32,7 +32,6 @@ ORIGIN = (
     "the published rows are in PRO's data.zip (github.com/AlibabaResearch/DAMO-ConvAI, folder PRO: "
     "hh_train_len2, hh_dev, hh_test) and, but for hh_train_len2, in the A-LoL repository"
 )
-PREPARE = "`python -m alol_jax.prepare --config=…` brings it"
 SPLIT_NAMES = ("train", "dev", "valid", "validation", "test")  # such files are named by folder
 
 
@@ -100,7 +99,7 @@ def _check_options(options: Any) -> None:
             if sources.is_file(name) and not Path(name).is_file():
                 if Path(name).is_dir():
                     raise UserError(f"task.{key}: {name}: is a folder: name its files; {ORIGIN}")
-                raise UserError(f"task.{key}: {name}: no such file; {ORIGIN}; {PREPARE}")
+                raise UserError(f"task.{key}: {name}: no such file; {ORIGIN}; {sources.PREPARE}")
     if not options.train_files:
         raise UserError(
             "task.train_files is empty: name files, like ('data/hh_train_len2/train.json',), or "
@@ -120,7 +119,7 @@ def _bad_rows(options: Any, counts: Counts) -> dict[str, frozenset[int]]:
         raise UserError(
             f"task.bad_test_indices: {path}: no such file; the published one is "
             "data/hh_test/bad_test_indices.json of the A-LoL repository, and '' keeps all rows; "
-            f"{PREPARE}"
+            f"{sources.PREPARE}"
         )
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))

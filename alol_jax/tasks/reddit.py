@@ -59,6 +59,8 @@ def load(options: Any) -> Splits:
             raise UserError(
                 f"task.{name} is {options[name]}: expected rows of each sign, 1 or more"
             )
+    for key in ("positive_file", "negative_file"):
+        sources.check_published(key, options[key])
     counts: Counts = collections.Counter()
     parts: dict[str, list[Table[Example]]] = {"train": [], "validation": [], "test": []}
     for sign, path in zip(SIGNS, files(options), strict=True):

@@ -178,6 +178,21 @@ def is_file(name: str) -> bool:
     return known or (name != "" and Path(name).exists())
 
 
+PREPARE = "`python -m alol_jax.prepare --config=…` brings it"
+
+
+def check_published(key: str, name: str) -> None:
+    """Raise UserError, with the program that brings it, if a published file is not there.
+
+    Args:
+      key: its key of ``config.task``.
+      name: a file; names of hub data sets pass.
+    """
+    if is_file(name) and not Path(name).is_file() and not tfds_source.is_source(name):
+        what = "a folder: name its files" if Path(name).is_dir() else "no such file"
+        raise UserError(f"task.{key}: {name}: {what}; {PREPARE}")
+
+
 def on_disk(path: Path | str) -> Path:
     """Return the file or directory that has the bytes of what `read_file` reads.
 

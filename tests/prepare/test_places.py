@@ -9,7 +9,8 @@ import pytest
 from alol_jax.errors import UserError
 from alol_jax.prepare.places import PLACES, Place, find, read_places
 from alol_jax.prepare.unpack import is_archive
-from configs import hha
+from alol_jax.tasks.registry import get_task
+from configs import comet, dialogue, hha, reddit
 
 
 def test_every_place_says_what_is_known_of_it():
@@ -24,16 +25,27 @@ def test_every_place_says_what_is_known_of_it():
 
 
 def test_every_local_path_is_below_data_or_models_and_in_one_place():
-    paths = [path for place in PLACES.values() for path in place.files.values()]
+    paths = [path for place in PLACES.values() for path in {*place.files.values()}]
     assert len(set(paths)) == len(paths)
     for path in map(PurePosixPath, paths):
         assert path.parts[0] in ("data", "models") and ".." not in path.parts
 
 
-def test_every_file_that_the_config_of_hha_names_has_a_place():
-    task = hha.get_config().task
-    files = (*task.train_files, *task.validation_files, *task.test_files, task.bad_test_indices)
-    assert all(find(path, PLACES) for path in files)
+@pytest.mark.parametrize(
+    "config",
+    [
+        hha.get_config(),
+        comet.get_config(),
+        reddit.get_config("sign=neg"),
+        dialogue.get_config("data=wow"),
+    ],
+    ids=lambda config: config.task.name,
+)
+def test_every_file_that_a_published_config_names_has_a_place(config):
+    files = get_task(config.task).files(config.task)
+    assert files and all(find(path, PLACES) for path in files)
+    named = [config.model.path, *(model.path for model in config.reward_models.values())]
+    assert all(find(path, PLACES) for path in named if path.startswith("models/"))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +54,6 @@ def test_every_file_that_the_config_of_hha_names_has_a_place():
         ("data/comet/test.tsv", "atomic2020_data-feb2021.zip"),
         ("data/comet/ATOMIC10X.jsonl", "symbolic-knowledge-distillation.tar.gz"),
         ("models/comet-distill/", "symbolic-knowledge-distillation.tar.gz"),
-        ("models/comet-distill-tokenizer", "symbolic-knowledge-distillation.tar.gz"),
         ("data/reddit/comments_negative.csv", "reddit-comments"),
         ("models/DGPT_medium_OC_S_and_SBF_offensive_e2", "toxichat-offensive"),
         ("data/wow/test_topic_split.json", "wizard_of_wikipedia.tgz"),

@@ -64,6 +64,13 @@ def test_what_exists_is_left_alone(make, here):
     assert contents(here / "out")["train.json"] == b"mine"
 
 
+def test_several_folders_may_become_one_directory(here):
+    members = {"down/model/config.json": b"{}", "down/tokenizer/vocab.json": b"[]"}
+    wanted = {"down/model/": "out/model", "down/tokenizer/": "out/model"}
+    assert unpack(zipped(here, members), wanted) == [here.relative_to(here) / "out/model"]
+    assert contents(here / "out/model") == {"config.json": b"{}", "vocab.json": b"[]"}
+
+
 @pytest.mark.parametrize("make", [zipped, tarred])
 def test_members_that_lead_elsewhere_are_not_unpacked(make, here):
     evil = {"data/model/../../../evil": b"!", "/data/model/absolute": b"!", "model/../evil": b"!"}
