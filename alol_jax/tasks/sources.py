@@ -102,11 +102,15 @@ def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}, row {number + 1}: cannot be read ({reason(error)})") from error
 
 
-def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_file(path: Path, *, texts: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain or .gz;
     or of a data set of tensorflow-datasets, see `tfds_source`.
 
     A place is like "data.jsonl, line 3" or "data.csv, row 2" (rows count from 1, without header).
+
+    Args:
+      texts: of a CSV file, the columns to read, as texts even if they look like numbers. Without
+        it, all are read, and pandas guesses their kinds.
 
     Raises:
       UserError: the file is missing, unreadable, malformed or of an unknown format.
@@ -128,7 +132,7 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}, line {number}", row
         return
     try:
-        for number, row in enumerate(stream(path, form), start=1):
+        for number, row in enumerate(stream(path, form, texts), start=1):
             yield f"{path}, row {number}", row
     except Exception as error:  # its readers raise pandas', pyarrow's and their own errors
         raise UserError(f"{path}: cannot be read as {form} ({reason(error)})") from error
@@ -146,7 +150,7 @@ def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with io.TextIOWrapper(open_binary(path), encoding="utf-8", newline="\n") as file:
+        with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 values = line.rstrip("\r\n").split("\t")
                 if not line.strip():
@@ -161,15 +165,24 @@ def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, 
         raise UserError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def stream(path: Path, form: str) -> Iterable[dict[str, Any]]:
+def stream(path: Path, form: str, texts: Sequence[str] = ()) -> Iterable[dict[str, Any]]:
     """Open a CSV, Parquet or Arrow file as a stream of the `datasets` library.
+
+    Args:
+      texts: see `read_file`.
 
     Raises:
       Exception: what its readers raise: errors of pandas, pyarrow and its own.
     """
     import datasets
 
-    return datasets.load_dataset(form, data_files=str(path), split="train", streaming=True)
+    columns: dict[str, Any] = {}
+    if form == "csv" and texts:
+        kinds = datasets.Features({name: datasets.Value("string") for name in texts})
+        columns = {"usecols": list(texts), "features": kinds}
+    return datasets.load_dataset(
+        form, data_files=str(path), split="train", streaming=True, **columns
+    )
 
 
 def is_file(name: str) -> bool:
