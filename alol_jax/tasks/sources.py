@@ -32,6 +32,9 @@ FORMATS = {
 
 PIECE = 2**24  # characters of a JSON list that are read at a time
 
+# What stands before the first object of a JSON list, before another, and at the end.
+_OPENING, _COMMA = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*")
+_EMPTY, _CLOSING = re.compile(r"\s*\[\s*\]"), re.compile(r"\s*\]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a map"}
 
@@ -72,32 +75,33 @@ def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: the file cannot be read, or is not a list of objects; names the object.
     """
-    decoder, number = json.JSONDecoder(), 0
+    decoder, number, text, at = json.JSONDecoder(), 0, "", 0
     try:
         with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig") as file:
-            text = file.read(PIECE).lstrip()[1:]
             while True:
-                text = text.lstrip().removeprefix(",") if number else text
-                text = text.lstrip()
-                if text.startswith("]"):
+                before, end = (_COMMA, _CLOSING) if number else (_OPENING, _EMPTY)
+                if ended := end.match(text, at):
+                    if (text[ended.end() :] + file.read()).strip():
+                        raise UserError(f"{path}: text after the list of {number} rows")
                     return
                 try:
-                    row, end = decoder.raw_decode(text)
+                    if (found := before.match(text, at)) is None:
+                        raise ValueError("expected ',' or ']'" if number else "expected '['")
+                    row, after = decoder.raw_decode(text, found.end())
                 except (ValueError, RecursionError) as error:
                     more = file.read(PIECE)
                     if not more:
                         raise UserError(
                             f"{path}, row {number + 1}: not valid JSON: {reason(error)}"
                         ) from error
-                    text += more
+                    text, at = text[at:] + more, 0
                     continue
-                number += 1
+                number, at = number + 1, after
                 if not isinstance(row, dict):
                     raise UserError(
                         f"{path}, row {number}: expected a JSON object, got {type(row).__name__}"
                     )
                 yield row
-                text = text[end:]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}, row {number + 1}: cannot be read ({reason(error)})") from error
 
