@@ -13,7 +13,12 @@ from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.tables.columns import Ragged, Texts, first_shared
 from alol_jax.tables.table import Table
-from alol_jax.text.long_texts import TokenCounter, without_long_rows, without_old_turns
+from alol_jax.text.long_texts import (
+    TokenCounter,
+    still_apart,
+    without_long_rows,
+    without_old_turns,
+)
 from alol_jax.types import Example, Splits, StageContext, Task
 
 SWAP_SEED = 7  # fixed, so that every run swaps the same responses
@@ -59,12 +64,13 @@ def read_splits(task: Task, options: Any, counter: TokenCounter | None) -> Split
         return splits
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     notes = list(splits.notes)
-    for name, examples in named.items():
-        if task.shorten is not None:
-            examples = without_old_turns(name, examples, task.shorten, counter, notes)
-        if options.max_tokens:
-            examples = without_long_rows(name, examples, options.max_tokens, counter, notes)
-        named[name] = examples
+    if task.shorten is not None:
+        for name, examples in named.items():
+            named[name] = without_old_turns(name, examples, task.shorten, counter, notes)
+        named = still_apart(named, notes)
+    if options.max_tokens:
+        for name, examples in named.items():
+            named[name] = without_long_rows(name, examples, options.max_tokens, counter, notes)
     return Splits(**named, notes=tuple(notes))
 
 

@@ -17,7 +17,7 @@ import collections
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ def load(options: Any) -> Splits:
             sources.check_published(key, options[key])
     counts: Counts = collections.Counter()
     read: dict[str, list[Example]] = {name: [] for name in _SPLITS.values()}
-    for split, example in _generated(Path(options.train_file), counts):
-        if not (split == "test" and options.test_file):
-            read[split].append(example)
+    kept = ("train", "val") if options.test_file else tuple(_SPLITS)
+    for split, example in _generated(files(options)[0], kept, counts):
+        read[split].append(example)
     if options.test_file:
         read["test"] = list(_gold(Path(options.test_file), counts))
     tables = {
@@ -84,7 +84,7 @@ def load(options: Any) -> Splits:
         for name, examples in read.items()
     }
     for name in ("validation", "test"):
-        tables[name] = splitting.first_prompts(tables[name], options[name])
+        tables[name] = splitting.first_prompts(tables[name], name, options[name])
     notes = tuple(f"{what}: {count}." for what, count in counts.items() if count)
     return splitting.limit_train(splitting.held_apart(Splits(**tables, notes=notes)), options.limit)
 
@@ -96,9 +96,9 @@ def files(options: Any) -> tuple[Path, ...]:
     return tuple(Path(name) for name in (options.train_file, options.test_file) if name)
 
 
-def _generated(path: Path, counts: Counts) -> Iterator[tuple[str, Example]]:
-    """Yield (split, example) of ATOMIC10X, one tail each."""
-    seen: set[tuple[str, str]] = set()
+def _generated(path: Path, kept: Sequence[str], counts: Counts) -> Iterator[tuple[str, Example]]:
+    """Yield (split, example) of the kept splits of ATOMIC10X, one tail each."""
+    seen: dict[str, set[tuple[str, str]]] = {split: set() for split in kept}
     numbers: Counts = collections.Counter()
     for where, row in sources.read_file(path):
         stored = sources.field(where, row, "split", str)
@@ -106,9 +106,12 @@ def _generated(path: Path, counts: Counts) -> Iterator[tuple[str, Example]]:
             raise UserError(
                 f"{where}: the split is {stored!r}: expected one of {', '.join(_SPLITS)}"
             )
+        if stored not in kept:
+            continue
         split = _SPLITS[stored]
         reward = sources.field(where, row, "p_valid_model", float)
-        example = _example(where, row, f"{split}:{numbers[split]}", split, (reward,), counts, seen)
+        row_id = f"{split}:{numbers[split]}"
+        example = _example(where, row, row_id, split, (reward,), counts, seen[stored])
         numbers[split] += 1
         if example is not None:
             yield split, example

@@ -59,31 +59,35 @@ def load(options: Any) -> Splits:
     counts: Counts = collections.Counter()
     tables = {}
     for split, key in KEYS.items():
-        names = options[key]
-        if isinstance(names, str):
-            raise UserError(f"task.{key} is a text: expected a tuple, ({names!r},)")
-        if not names:
-            raise UserError(f"task.{key} is empty: name files or hub splits")
-        for name in names:
+        for name in _names(options, key):
             sources.check_published(key, name)
         rows = (
             example
-            for number, name in enumerate(names)
+            for number, name in enumerate(_names(options, key))
             for example in _examples(split, number, name, counts)
         )
         examples = Table.of(rows, Example)
         tables[split] = splitting.group_by_prompt(examples, examples["prompt"])
     for split in ("validation", "test"):
-        tables[split] = splitting.first_prompts(tables[split], options[split])
+        tables[split] = splitting.first_prompts(tables[split], split, options[split])
     notes = tuple(f"{what}: {count}." for what, count in counts.items() if count)
     return splitting.limit_train(splitting.held_apart(Splits(**tables, notes=notes)), options.limit)
 
 
 def files(options: Any) -> tuple[Path, ...]:
     """Return the local files that ``load`` reads."""
-    return tuple(
-        Path(name) for key in KEYS.values() for name in options[key] if sources.is_file(name)
-    )
+    names = [name for key in KEYS.values() for name in _names(options, key)]
+    return tuple(Path(name) for name in names if sources.is_file(name))
+
+
+def _names(options: Any, key: str) -> tuple[str, ...]:
+    """The files and hub splits of a key, which must be several texts."""
+    names = options[key]
+    if isinstance(names, str):
+        raise UserError(f"task.{key} is a text: expected a tuple, ({names!r},)")
+    if not names:
+        raise UserError(f"task.{key} is empty: name files or hub splits")
+    return tuple(names)
 
 
 def _examples(split: str, number: int, name: str, counts: Counts) -> Iterator[Example]:

@@ -1,7 +1,9 @@
 """Reddit: answers to comments, from Kaggle's "Reddit comment score prediction" data.
 
 Two CSV files, of upvoted and of downvoted comments, with the columns ``id``, ``text`` and
-``parent_text`` (others are not read). The prompt is the parent, the response the comment.
+``parent_text`` (others are not read). The prompt is the parent, the response the comment. A text
+that pandas reads as a missing value, like "NA", "None" or "null", is none: so the published code
+saw it, too.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ Counts = collections.Counter[str]
 
 SIGNS = ("positive", "negative")
 END = "<|endoftext|>"
+COLUMNS = ("id", "text", "parent_text")
 SEED = 901  # of the sample, as published
 _URL = re.compile(r"https?://\S+")
 
@@ -41,7 +44,7 @@ def load(options: Any) -> Splits:
     """Read both files; train on the comments of one sign, validate and test on both.
 
     Of each file, rows without a text or parent are dropped, then ``sample`` rows are drawn, then
-    rows are cleaned and filtered. The first ``test`` of them are test rows, the next ``validation``
+    rows are filtered and cleaned. The first ``test`` of them are test rows, the next ``validation``
     validation rows, the rest of the chosen sign training rows.
 
     Args:
@@ -54,10 +57,10 @@ def load(options: Any) -> Splits:
     """
     if options.sign not in SIGNS:
         raise UserError.unknown(f"task.sign={options.sign!r}", options.sign, SIGNS)
-    for name in ("validation", "test"):
-        if options[name] < 1:
+    for name, least in (("validation", 1), ("test", 1), ("sample", 0)):
+        if options[name] < least:
             raise UserError(
-                f"task.{name} is {options[name]}: expected rows of each sign, 1 or more"
+                f"task.{name} is {options[name]}: expected rows of each sign, {least} or more"
             )
     for key in ("positive_file", "negative_file"):
         sources.check_published(key, options[key])
@@ -65,16 +68,17 @@ def load(options: Any) -> Splits:
     parts: dict[str, list[Table[Example]]] = {"train": [], "validation": [], "test": []}
     for sign, path in zip(SIGNS, files(options), strict=True):
         rows = Table.of(_examples(sign, path, options, counts), Example)
-        held_out = options.test + options.validation
-        if len(rows) <= held_out:
+        held_out, trains = options.test + options.validation, sign == options.sign
+        if len(rows) < held_out + trains:
+            faults = "".join(f"; {what}: {count}" for what, count in counts.items() if sign in what)
             raise UserError(
-                f"{path}: {len(rows)} rows are left after the filters, which leaves none for "
-                f"training: lower task.test={options.test} and "
-                f"task.validation={options.validation}"
+                f"{path}: {len(rows)} rows are left{faults}: too few for "
+                f"task.test={options.test}, task.validation={options.validation}"
+                f"{' and training' * trains}: lower these"
             )
         parts["test"].append(rows[: options.test])
         parts["validation"].append(rows[options.test : held_out])
-        if sign == options.sign:
+        if trains:
             parts["train"].append(rows[held_out:])
     joined = {name: concatenate(tables) for name, tables in parts.items()}
     grouped = {
@@ -88,6 +92,9 @@ def load(options: Any) -> Splits:
 
 def files(options: Any) -> tuple[Path, ...]:
     """Return the files that ``load`` reads: of upvoted, then of downvoted comments."""
+    for sign in SIGNS:
+        if not options[f"{sign}_file"]:
+            raise UserError(f"task.{sign}_file is empty: name comments_{sign}.csv")
     return Path(options.positive_file), Path(options.negative_file)
 
 
@@ -98,36 +105,33 @@ def clean(text: str) -> str:
 
 def _examples(sign: str, path: Path, options: Any, counts: Counts) -> Iterator[Example]:
     """Yield the usable examples of a sample of a file, in the order of the sample."""
-    comments = list(_comments(sign, path, counts))
+    comments, seen = list(_comments(sign, path, counts)), set()
     for place in _sample(len(comments), options.sample):
         comment = comments[place]
         fault = _fault(comment, options.max_words)
+        if not fault and comment.id in seen:
+            fault = "whose id is that of an earlier one"
         if fault:
             counts[f"Dropped {sign} rows {fault}"] += 1
-        else:
-            name = f"{sign}:{comment.id}"
-            yield Example(name, clean(comment.parent), (clean(comment.text),), sign)
+            continue
+        seen.add(comment.id)
+        name = f"{sign}:{comment.id}"
+        yield Example(name, clean(comment.parent), (clean(comment.text),), sign)
 
 
 def _comments(sign: str, path: Path, counts: Counts) -> Iterator[Comment]:
     """Yield the rows that have both texts."""
-    seen: set[str] = set()
-    for where, row in sources.read_file(path):
+    for where, row in sources.read_file(path, texts=COLUMNS):
         _check_columns(where, row)
         if not (sources.has(row, "text") and sources.has(row, "parent_text")):
             counts[f"Dropped {sign} rows without a text or a parent"] += 1
             continue
-        name = str(row["id"])
-        if name in seen:
-            counts[f"Dropped {sign} rows whose id is that of an earlier one"] += 1
-            continue
-        seen.add(name)
         texts = (sources.field(where, row, column, str) for column in ("parent_text", "text"))
-        yield Comment(name, *texts)
+        yield Comment(str(row["id"]), *texts)
 
 
 def _check_columns(where: str, row: Mapping[str, Any]) -> None:
-    absent = [name for name in ("id", "text", "parent_text") if name not in row]
+    absent = [name for name in COLUMNS if name not in row]
     if absent:
         raise UserError(
             f"{where}: no column {', '.join(absent)}; expected those of Kaggle's data: id, text, "

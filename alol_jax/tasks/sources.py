@@ -32,6 +32,9 @@ FORMATS = {
 
 PIECE = 2**24  # characters of a JSON list that are read at a time
 
+# What stands before the first object of a JSON list, before another, and at the end.
+_OPENING, _COMMA = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*")
+_EMPTY, _CLOSING = re.compile(r"\s*\[\s*\]"), re.compile(r"\s*\]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KIND_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a map"}
 
@@ -72,41 +75,46 @@ def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: the file cannot be read, or is not a list of objects; names the object.
     """
-    decoder, number = json.JSONDecoder(), 0
+    decoder, number, text, at = json.JSONDecoder(), 0, "", 0
     try:
         with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig") as file:
-            text = file.read(PIECE).lstrip()[1:]
             while True:
-                text = text.lstrip().removeprefix(",") if number else text
-                text = text.lstrip()
-                if text.startswith("]"):
+                before, end = (_COMMA, _CLOSING) if number else (_OPENING, _EMPTY)
+                if ended := end.match(text, at):
+                    if (text[ended.end() :] + file.read()).strip():
+                        raise UserError(f"{path}: text after the list of {number} rows")
                     return
                 try:
-                    row, end = decoder.raw_decode(text)
+                    if (found := before.match(text, at)) is None:
+                        raise ValueError("expected ',' or ']'" if number else "expected '['")
+                    row, after = decoder.raw_decode(text, found.end())
                 except (ValueError, RecursionError) as error:
                     more = file.read(PIECE)
                     if not more:
                         raise UserError(
                             f"{path}, row {number + 1}: not valid JSON: {reason(error)}"
                         ) from error
-                    text += more
+                    text, at = text[at:] + more, 0
                     continue
-                number += 1
+                number, at = number + 1, after
                 if not isinstance(row, dict):
                     raise UserError(
                         f"{path}, row {number}: expected a JSON object, got {type(row).__name__}"
                     )
                 yield row
-                text = text[end:]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}, row {number + 1}: cannot be read ({reason(error)})") from error
 
 
-def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_file(path: Path, *, texts: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain or .gz;
     or of a data set of tensorflow-datasets, see `tfds_source`.
 
     A place is like "data.jsonl, line 3" or "data.csv, row 2" (rows count from 1, without header).
+
+    Args:
+      texts: of a CSV file, the columns to read, as texts even if they look like numbers. Without
+        it, all are read, and pandas guesses their kinds.
 
     Raises:
       UserError: the file is missing, unreadable, malformed or of an unknown format.
@@ -128,7 +136,7 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}, line {number}", row
         return
     try:
-        for number, row in enumerate(stream(path, form), start=1):
+        for number, row in enumerate(stream(path, form, texts), start=1):
             yield f"{path}, row {number}", row
     except Exception as error:  # its readers raise pandas', pyarrow's and their own errors
         raise UserError(f"{path}: cannot be read as {form} ({reason(error)})") from error
@@ -146,7 +154,7 @@ def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with io.TextIOWrapper(open_binary(path), encoding="utf-8", newline="\n") as file:
+        with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 values = line.rstrip("\r\n").split("\t")
                 if not line.strip():
@@ -161,15 +169,24 @@ def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, 
         raise UserError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def stream(path: Path, form: str) -> Iterable[dict[str, Any]]:
+def stream(path: Path, form: str, texts: Sequence[str] = ()) -> Iterable[dict[str, Any]]:
     """Open a CSV, Parquet or Arrow file as a stream of the `datasets` library.
+
+    Args:
+      texts: see `read_file`.
 
     Raises:
       Exception: what its readers raise: errors of pandas, pyarrow and its own.
     """
     import datasets
 
-    return datasets.load_dataset(form, data_files=str(path), split="train", streaming=True)
+    columns: dict[str, Any] = {}
+    if form == "csv" and texts:
+        kinds = datasets.Features({name: datasets.Value("string") for name in texts})
+        columns = {"usecols": list(texts), "features": kinds}
+    return datasets.load_dataset(
+        form, data_files=str(path), split="train", streaming=True, **columns
+    )
 
 
 def is_file(name: str) -> bool:

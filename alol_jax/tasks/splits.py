@@ -101,8 +101,14 @@ def held_apart(splits: Splits) -> Splits:
     return Splits(train, splits.validation, test, tuple(notes))
 
 
-def first_prompts(examples: Table[Example], count: int) -> Table[Example]:
-    """Keep ``count`` examples, the first in hash order, in the order of the data; 0 keeps all."""
+def first_prompts(examples: Table[Example], name: str, count: int) -> Table[Example]:
+    """Keep ``count`` examples, the first in hash order, in the order of the data; 0 keeps all.
+
+    Raises:
+      UserError: the count, ``task.<name>``, is negative.
+    """
+    if count < 0:
+        raise UserError(f"task.{name} is {count}: expected a number of prompts, or 0 for all")
     if not 0 < count < len(examples):
         return examples
     return examples.take(np.sort(in_hash_order(examples)[:count]))

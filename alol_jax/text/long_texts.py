@@ -83,6 +83,23 @@ def without_old_turns(
     return examples.replace(prompt=Texts.of(prompts))
 
 
+def still_apart(named: dict[str, Table[Example]], notes: list[str]) -> dict[str, Table[Example]]:
+    """Drop test and training examples whose prompt, now shorter, is one of validation or test."""
+    held_out: set[str] = set()
+    kept = dict(named)
+    for split in ("validation", "test", "train"):
+        prompts = list(named[split]["prompt"])
+        new = np.fromiter((prompt not in held_out for prompt in prompts), bool, len(prompts))
+        held_out.update(prompts)
+        if not new.all():
+            kept[split] = named[split].where(new)
+            notes.append(
+                f"Dropped {split} prompts that are held-out ones without their oldest turns: "
+                f"{np.sum(~new)}."
+            )
+    return kept
+
+
 def without_long_rows(
     split: str, examples: Table[Example], limit: int, counter: TokenCounter, notes: list[str]
 ) -> Table[Example]:
