@@ -36,6 +36,9 @@ _DOWNLOADED = (
     "merges.txt",
     "tokenizer.model",
     *CRITIC_HEADS,
+    "modules.json",  # of sentence encoders
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
 )
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _TORCH_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
