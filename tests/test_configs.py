@@ -19,7 +19,7 @@ from alol_jax.objectives.registry import OBJECTIVES, get_objective
 from alol_jax.runs.command_line import one_line, parse
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from configs import comet, common, dialogue, hha, jsonl, quickstart, reddit
+from configs import comet, common, dialogue, hha, jsonl, quickstart, reddit, seq2text
 
 CONFIGS = {
     "quickstart": quickstart,
@@ -28,6 +28,7 @@ CONFIGS = {
     "comet": comet,
     "reddit": reddit,
     "dialogue": dialogue,
+    "seq2text": seq2text,
 }
 ARGUMENTS = [
     *(("quickstart", size) for size in (None, "debug", "size=debug")),
@@ -44,10 +45,21 @@ ARGUMENTS = [
         for data in dialogue.DATA
         for size in ("", ",debug", ",size=smollm2")
     ),
+    *(
+        ("seq2text", f"data={data}{size}")
+        for data in seq2text.DATA
+        for size in ("", ",debug", ",size=smollm2")
+    ),
 ]
 
 # How ml_collections reads a config file.
 reads_a_file = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def wordnet(monkeypatch):
+    """As if WordNet were there, which METEOR needs."""
+    monkeypatch.setattr("alol_jax.checks.check_meteor", lambda where: None)
 
 
 def load(name, *said):

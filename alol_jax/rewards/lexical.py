@@ -45,8 +45,9 @@ def concept_coverage(train_responses: Sequence[str]) -> Scorer:
 def meteor(references: Sequence[str], response: str) -> float:
     """METEOR of a response, in [0, 1]: the best over the references.
 
-    Words are matched exactly, then by Porter's stems, then as synonyms in WordNet. With P and R the
-    shares of matched words in response and reference, m matches in c runs::
+    Words are matched exactly, then by Porter's stems, then, as nltk does it, by synonyms of these
+    stems in WordNet. With P and R the shares of matched words in response and reference, and the m
+    matches in c runs::
 
         F = P R / (0.9 P + 0.1 R)        METEOR = F · (1 − 0.5 (c / m)³)
 
