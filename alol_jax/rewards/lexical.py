@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,20 +27,29 @@ def concept_coverage(train_responses: Sequence[str]) -> Scorer:
     are those of the English Snowball stemmer (Porter 2001), in lower case. Without concepts, 0.
     """
     del train_responses
-    from nltk.stem.snowball import SnowballStemmer
-
-    stem = functools.lru_cache(maxsize=2**16)(SnowballStemmer("english").stem)
 
     def covered(text: str) -> float:
         first, _, response = text.partition("\n")
-        concepts = {stem(word) for word in first.lower().split()}
-        found = {stem(word) for word in _WORD.findall(response.lower())}
+        concepts = set(map(_stem, first.lower().split()))
+        found = set(map(_stem, _WORD.findall(response.lower())))
         return len(concepts & found) / max(len(concepts), 1)
 
     def score(texts: Sequence[str]) -> np.ndarray:
         return np.array([covered(text) for text in texts], np.float64)
 
     return score
+
+
+@functools.cache
+def _stemmer() -> Any:
+    from nltk.stem.snowball import SnowballStemmer
+
+    return SnowballStemmer("english")
+
+
+@functools.lru_cache(maxsize=2**16)
+def _stem(word: str) -> str:
+    return _stemmer().stem(word)
 
 
 def meteor(references: Sequence[str], response: str) -> float:
