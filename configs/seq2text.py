@@ -123,7 +123,7 @@ def _rewards(config, data):
 def _small(config, data, size):
     """Text rewards, without METEOR, which needs WordNet: ours."""
     published.small(config) if size == "smollm2" else published.shrunk(config)
-    config.evaluate.update({"rewards": {}, "measures": ()})
+    config.evaluate.rewards, config.evaluate.measures = {}, ()
     config.policy.choose_by = "likelihood" if data == "daily_dialog" else ""
     if size == "smollm2":
         config.task.update({"validation": 64, "test": 96, "limit": 640})

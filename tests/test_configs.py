@@ -127,6 +127,24 @@ def test_debug_is_the_tiny_random_model_whatever_else_is_said(name):
     assert config.objective.name == "dpo"
 
 
+@pytest.mark.parametrize("data", seq2text.DATA)
+@pytest.mark.parametrize("size", ["debug", "size=smollm2"])
+def test_the_small_text_tasks_need_no_network_for_models_or_measures(data, size):
+    config = load("seq2text", f"data={data}", size)
+    tested = config.evaluate.rewards or config.rewards
+    for weights in (config.rewards, tested):
+        paid = {name for name, weight in weights.items() if weight}
+        assert paid and not paid & set(config.reward_models.keys())
+    assert config.evaluate.measures == () and config.policy.choose_by in ("", "likelihood")
+
+
+def test_entailment_judges_the_test_prompts_alone():
+    config = load("seq2text", "data=cnn_dailymail")
+    paid = {name for name, weight in config.rewards.items() if weight}
+    tested = {name for name, weight in config.evaluate.rewards.items() if weight}
+    assert paid == {"fluency", "similarity"} and tested == {*paid, "entailment"}
+
+
 @reads_a_file
 @pytest.mark.parametrize(
     ("argument", "said"),
