@@ -14,12 +14,14 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
 from alol_jax.reports.text_measures import TEXT_MEASURES
+from alol_jax.rewards.lexical import check_meteor
 from alol_jax.rewards.reward import check_weights
 from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
+from alol_jax.training.validation import CHOSEN_BY
 from alol_jax.types import Task
 
 SPLITS = ("train", "validation", "test")
@@ -57,14 +59,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         for split in config.score[field]:
             if split not in SPLITS:
                 raise UserError.unknown(f"config.score.{field}: no split {split!r}", split, SPLITS)
-    for name in config.evaluate.measures:
-        if name not in TEXT_MEASURES:
-            message = f"config.evaluate.measures: no measure {name!r}"
-            raise UserError.unknown(message, name, TEXT_MEASURES)
-    paid = [name for name, weight in config.rewards.items() if weight]
-    if config.policy.choose_by and config.policy.choose_by not in paid:
-        message = f"config.policy.choose_by: {config.policy.choose_by!r} has no weight"
-        raise UserError.unknown(message, config.policy.choose_by, paid)
+    _check_measures(config)
     for field in ("generate.samples", "value.epochs", "evaluate.bootstrap", "model.logprob_chunk"):
         section, name = field.split(".")
         _positive(field, config[section][name])
@@ -120,6 +115,30 @@ def _check_sampling(config: ConfigDict, objective: Objective) -> None:
         raise UserError(
             f"config.select.columns: {config.objective.name} reads {', '.join(sorted(absent))} too"
         )
+
+
+def _check_measures(config: ConfigDict) -> None:
+    """Check the measures of the evaluation, and what the policy's step is chosen by."""
+    for name in config.evaluate.measures:
+        if name not in TEXT_MEASURES:
+            message = f"config.evaluate.measures: no measure {name!r}"
+            raise UserError.unknown(message, name, TEXT_MEASURES)
+    chosen = config.policy.choose_by
+    paid = [name for name, weight in config.rewards.items() if weight]
+    if chosen and chosen not in (*paid, *CHOSEN_BY):
+        message = f"config.policy.choose_by: {chosen!r} has no weight"
+        raise UserError.unknown(message, chosen, (*paid, *CHOSEN_BY))
+    if chosen in CHOSEN_BY and chosen in config.rewards:
+        raise UserError(
+            f"config.policy.choose_by={chosen!r} is a measure of validation responses, and the "
+            "name of a reward: give the reward another name"
+        )
+    for field, names in (
+        ("evaluate.measures", config.evaluate.measures),
+        ("policy.choose_by", [chosen]),
+    ):
+        if "meteor" in names:
+            check_meteor(f"config.{field}")
 
 
 def _check_scorer(config: ConfigDict) -> None:

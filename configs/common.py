@@ -61,12 +61,13 @@ def ppo() -> ConfigDict:
 def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict:
     """A classifier that scores responses in [0, 1].
 
-    For a reward model made by `distill_reward` only the path is used.
+    For a reward model made by `distill_reward` only the path is used, for a sentence encoder
+    (``similarity``) all but the score.
     """
     return ConfigDict(
         {
             "path": path,  # a directory, a hub name, or the --out of distill_reward
-            # input format: oasst, response, whole, pair, between_ends, ended
+            # input format: oasst, response, whole, pair, between_ends, ended; or similarity
             "reads": reads,
             "score": score,  # sigmoid (of the only logit), or a label (or its number): P(label)
             "max_tokens": 1024,  # longer inputs lose their start (oasst) or end (response, pair)
@@ -179,15 +180,17 @@ def get_config() -> ConfigDict:
     # auto = all_priority if the objective has a column to sample by, else uniform
     config.policy.sampling = "auto"
     config.policy.ranking = "reward"  # how K responses are ranked: by reward, or data order
-    # The step kept is the one with the best validation answers by the whole reward, or by one of
-    # its components.
+    # The step kept is the one with the best validation answers by the whole reward (""), by one of
+    # its components, or by "meteor", against the data's responses; or "likelihood": the one that
+    # finds these likeliest.
     config.policy.choose_by = ""
     config.ppo = ppo()
     config.evaluate = ConfigDict(
         {
             "bootstrap": 10_000,  # resamples
             "rewards": {},  # weights on the test prompts; {} = config.rewards
-            "measures": (),  # of the text besides: coverage, density (published_…: their rule)
+            # of the text besides: coverage, density (published_…: their rule), meteor
+            "measures": (),
         }
     )
     # Only for `python -m alol_jax.distill_reward`: the head that is fitted to stored rewards.

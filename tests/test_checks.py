@@ -5,6 +5,8 @@ import pytest
 from alol_jax.checks import check
 from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective
+from configs import common
+from tests import wordnet
 from tests.tiny_run import TASK, small_options, tiny_lm
 
 LM = tiny_lm()
@@ -31,3 +33,30 @@ def test_a_weight_is_named_with_the_section_it_stands_in():
     assert _refused(rewards__luck=1.0).startswith("config.rewards: 'luck' is no reward of this")
     said = _refused(evaluate__rewards=nothing)
     assert said.startswith("config.evaluate.rewards: 'luck' is no reward of this task")
+
+
+def test_the_step_is_chosen_by_a_paid_reward_or_by_a_measure():
+    said = _refused(policy__choose_by="metor")
+    assert said == "config.policy.choose_by: 'metor' has no weight: did you mean 'meteor'?"
+    config = small_options()
+    for chosen in ("", "positivity", "likelihood"):
+        config.policy.choose_by = chosen
+        check(config, TASK, get_objective("a_lol"), LM)
+    models = {"likelihood": common.reward_model("some/model", reads="response")}
+    weights = {"positivity": 1.0, "likelihood": 1.0}
+    config.update({"reward_models": models, "rewards": weights})
+    with pytest.raises(
+        UserError, match="'likelihood' is a measure .* give the reward another name"
+    ):
+        check(config, TASK, get_objective("a_lol"), LM)
+
+
+@pytest.mark.parametrize(
+    "field", [{"policy__choose_by": "meteor"}, {"evaluate__measures": ("coverage", "meteor")}]
+)
+def test_meteor_is_refused_where_wordnet_is_missing(field, monkeypatch):
+    wordnet.missing(monkeypatch)
+    (name,) = field
+    said = _refused(**field)
+    assert said.startswith(f"config.{name.replace('__', '.')}: METEOR needs WordNet")
+    assert "python -m nltk.downloader wordnet" in said

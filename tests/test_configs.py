@@ -19,7 +19,7 @@ from alol_jax.objectives.registry import OBJECTIVES, get_objective
 from alol_jax.runs.command_line import one_line, parse
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from configs import comet, common, dialogue, hha, jsonl, quickstart, reddit
+from configs import comet, common, dialogue, hha, jsonl, quickstart, reddit, seq2text
 
 CONFIGS = {
     "quickstart": quickstart,
@@ -28,6 +28,7 @@ CONFIGS = {
     "comet": comet,
     "reddit": reddit,
     "dialogue": dialogue,
+    "seq2text": seq2text,
 }
 ARGUMENTS = [
     *(("quickstart", size) for size in (None, "debug", "size=debug")),
@@ -44,10 +45,21 @@ ARGUMENTS = [
         for data in dialogue.DATA
         for size in ("", ",debug", ",size=smollm2")
     ),
+    *(
+        ("seq2text", f"data={data}{size}")
+        for data in seq2text.DATA
+        for size in ("", ",debug", ",size=smollm2")
+    ),
 ]
 
 # How ml_collections reads a config file.
 reads_a_file = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def wordnet(monkeypatch):
+    """As if WordNet were there, which METEOR needs."""
+    monkeypatch.setattr("alol_jax.checks.check_meteor", lambda where: None)
 
 
 def load(name, *said):
@@ -113,6 +125,24 @@ def test_debug_is_the_tiny_random_model_whatever_else_is_said(name):
         assert (config.model.path, config.model.adapter) == ("random:llama-tiny", "")
         assert config.task.limit == 64 and config.ppo.rollouts == 4
     assert config.objective.name == "dpo"
+
+
+@pytest.mark.parametrize("data", seq2text.DATA)
+@pytest.mark.parametrize("size", ["debug", "size=smollm2"])
+def test_the_small_text_tasks_need_no_network_for_models_or_measures(data, size):
+    config = load("seq2text", f"data={data}", size)
+    tested = config.evaluate.rewards or config.rewards
+    for weights in (config.rewards, tested):
+        paid = {name for name, weight in weights.items() if weight}
+        assert paid and not paid & set(config.reward_models.keys())
+    assert config.evaluate.measures == () and config.policy.choose_by in ("", "likelihood")
+
+
+def test_entailment_judges_the_test_prompts_alone():
+    config = load("seq2text", "data=cnn_dailymail")
+    paid = {name for name, weight in config.rewards.items() if weight}
+    tested = {name for name, weight in config.evaluate.rewards.items() if weight}
+    assert paid == {"fluency", "similarity"} and tested == {*paid, "entailment"}
 
 
 @reads_a_file

@@ -66,6 +66,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tqdm": ("runs.progress",),
     "vaderSentiment": ("rewards.text",),
     "scipy": ("reports.statistics",),
+    "nltk": ("rewards.lexical",),
     "sklearn": ("rewards.text",),
     "profanity_check": ("rewards.text",),
     "flax": ("models.blocks", "models.classifiers", "models.heads"),

@@ -156,3 +156,11 @@ class Sampler:
 def one_per_prompt(rows: Table[Scored]) -> Table[Scored]:
     """Return the first row of each prompt."""
     return rows.take(rows["example_id"].firsts())
+
+
+def responses_by_prompt(rows: Table[Scored]) -> dict[str, list[str]]:
+    """Return the responses to each prompt, by ``example_id``."""
+    found: dict[str, list[str]] = {}
+    for name, response in zip(rows["example_id"], rows["response"], strict=True):
+        found.setdefault(name, []).append(response)
+    return found

@@ -69,6 +69,8 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     ]
     if any(system.reward is None for system in evaluation.systems):
         text.append("– means that nothing can score these answers.")
+    if any(None in system.measures for system in evaluation.systems):
+        text.append("A measure against the data's responses has no value for these themselves (–).")
     if (kl := evaluation.kl) is not None:
         text.append(
             f"Along its own answers the policy is {kl.mean:.2f} nats from the reference "

@@ -1,4 +1,5 @@
-"""Measures of a response against the text that it rests on, for the evaluation.
+"""Measures of a response against the text that it rests on, or against the data's responses to the
+same prompt, for the evaluation.
 
 Extractive fragments (Grusky et al. 2018, arXiv 1804.11283): walking through the words of the
 response, the longest run of words from each place on that the source has, too. With f the fragments
@@ -7,7 +8,7 @@ and n the words of the response::
     coverage = Σ |f| / n        density = Σ |f|² / n        (0 without words)
 
 Coverage is the share of the words that come from the source; density grows with the length of what
-is copied.
+is copied. METEOR, of the data's responses: `lexical.meteor`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from alol_jax.rewards.lexical import meteor
+
 TextMeasure = Callable[[str, str], float]
+ReferenceMeasure = Callable[[Sequence[str], str], float]
 
 
 def fragments(source: Sequence[str], words: Sequence[str]) -> list[int]:
@@ -85,7 +89,7 @@ def _squares(lengths: Sequence[int]) -> int:
     return sum(length**2 for length in lengths)
 
 
-TEXT_MEASURES: dict[str, TextMeasure] = {
+SOURCE_MEASURES: dict[str, TextMeasure] = {
     "coverage": coverage,
     "density": density,
     "published_coverage": published_coverage,
@@ -93,8 +97,31 @@ TEXT_MEASURES: dict[str, TextMeasure] = {
 }
 """Name -> (source, response) -> measure. The source is the first text of `Exchange.pair`."""
 
+REFERENCE_MEASURES: dict[str, ReferenceMeasure] = {"meteor": meteor}
+"""Name -> (the data's responses to the prompt, response) -> measure."""
 
-def measured(name: str, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Apply a measure to (source, response) pairs: f64[N]."""
-    measure = TEXT_MEASURES[name]
-    return np.array([measure(*pair) for pair in pairs], np.float64)
+TEXT_MEASURES: tuple[str, ...] = (*SOURCE_MEASURES, *REFERENCE_MEASURES)
+"""The names of all measures."""
+
+
+def measured(
+    name: str,
+    pairs: Sequence[tuple[str, str]],
+    references: Sequence[Sequence[str]] | None,
+) -> np.ndarray | None:
+    """Apply a measure to (source, response) pairs: f64[N].
+
+    Args:
+        references: the data's responses to each prompt; None if the responses are these, which
+            have no value of a measure against them.
+    """
+    if name in SOURCE_MEASURES:
+        found = [SOURCE_MEASURES[name](*pair) for pair in pairs]
+    elif references is None:
+        return None
+    else:
+        compare = REFERENCE_MEASURES[name]
+        found = [
+            compare(texts, response) for texts, (_, response) in zip(references, pairs, strict=True)
+        ]
+    return np.array(found, np.float64)

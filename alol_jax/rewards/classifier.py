@@ -16,6 +16,7 @@ from alol_jax.devices.sharding import param_sharding
 from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.classifiers import Classifier
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
 from alol_jax.models.grid_sizes import platform_of
 from alol_jax.models.heads import slot_mask
@@ -114,19 +115,14 @@ def open_scorer(
     Raises:
         UserError: the classifier cannot be read, or the options do not fit it.
     """
-    if wanted.dtype not in DTYPES:
-        raise UserError.unknown(f"{where}.dtype: no dtype {wanted.dtype!r}", wanted.dtype, DTYPES)
+    check_dtype(wanted.dtype, where)
     form = form_of(wanted.reads, f"{where}.reads")
     place = functools.partial(param_sharding, mesh=lm.mesh)
     xla = Attention("xla", lm.mesh)
     stored = open_classifier(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.classifier.body
-    if not 1 <= wanted.max_tokens <= body.config.max_positions:
-        raise UserError(
-            f"{where}.max_tokens={wanted.max_tokens}: the model has {body.config.max_positions} "
-            "positions"
-        )
-    body = dataclasses.replace(body, attention=_attention(body, wanted, lm.mesh))
+    check_limit(wanted.max_tokens, where, body.config)
+    body = dataclasses.replace(body, attention=fused_attention(body, wanted, lm.mesh))
     stored = dataclasses.replace(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
@@ -136,8 +132,22 @@ def open_scorer(
     return ClassifierScorer(wanted.path, stored, tokenizer, form, options, read, lm.mesh)
 
 
-def _attention(body: Transformer, wanted: ConfigDict, mesh: Mesh) -> Attention:
-    """The fused kernel of the platform if it can run, else plain XLA."""
+def check_dtype(dtype: str, where: str) -> None:
+    """Raise UserError unless a model of ``config.reward_models`` can have this dtype."""
+    if dtype not in DTYPES:
+        raise UserError.unknown(f"{where}.dtype: no dtype {dtype!r}", dtype, DTYPES)
+
+
+def check_limit(max_tokens: int, where: str, config: ModelConfig) -> None:
+    """Raise UserError unless the model has a position for each of ``max_tokens`` tokens."""
+    if not 1 <= max_tokens <= config.max_positions:
+        raise UserError(
+            f"{where}.max_tokens={max_tokens}: the model has {config.max_positions} positions"
+        )
+
+
+def fused_attention(body: Transformer, wanted: ConfigDict, mesh: Mesh) -> Attention:
+    """Return the fused kernel of the platform if it can run, else plain XLA."""
     device = mesh.devices.flat[0]
     kernel, _ = choose_kernel(
         "auto",

@@ -71,6 +71,10 @@ FORMS: dict[str, Form] = {
 }
 
 
+SIMILARITY = "similarity"
+"""Stands in ``reads`` for a sentence encoder, which reads two texts apart (`similarity`)."""
+
+
 def form_of(name: str, where: str) -> Form:
     """Return the form ``name``.
 
@@ -78,5 +82,5 @@ def form_of(name: str, where: str) -> Form:
         UserError: there is no such form; the message begins with ``where``.
     """
     if name not in FORMS:
-        raise UserError.unknown(f"{where}: no form {name!r}", name, FORMS)
+        raise UserError.unknown(f"{where}: no form {name!r}", name, (*FORMS, SIMILARITY))
     return FORMS[name]

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.classifier import open_scorer
 from alol_jax.rewards.distilled import DESCRIPTION, open_distilled
+from alol_jax.rewards.forms import SIMILARITY
+from alol_jax.rewards.similarity import open_similarity
 from alol_jax.types import Exchange
 
 Read = Callable[[str, str], Exchange]
@@ -44,7 +46,12 @@ def open_reward_models(
     for name, wanted in options.items():
         if name in used:
             where = f"config.reward_models.{name}"
-            distilled = (Path(wanted.path).expanduser() / DESCRIPTION).is_file()
-            make = open_distilled if distilled else open_scorer
-            models[name] = make(wanted, where, read, lm)
+            models[name] = _opener(wanted)(wanted, where, read, lm)
     return models
+
+
+def _opener(wanted: ConfigDict) -> Callable[..., RewardModel]:
+    """What opens a model: a distilled one is known by its folder, an encoder by what it reads."""
+    if (Path(wanted.path).expanduser() / DESCRIPTION).is_file():
+        return open_distilled
+    return open_similarity if wanted.reads == SIMILARITY else open_scorer

@@ -1,4 +1,4 @@
-"""Score texts given as token ids, one number each, packed into grids."""
+"""Read texts given as token ids, packed into grids: one number each, or one vector."""
 
 from __future__ import annotations
 
@@ -31,12 +31,48 @@ def score_texts(
         apply: grid, whose examples are prompts alone -> f32[rows, S].
         config: of the model that reads them.
     """
-    scores, layout = np.zeros(len(texts)), Layout(length=0, share=True, pad_id=pad_id)
+    scores = np.zeros(len(texts))
+    _read(apply, texts, scores, config=config, mesh=mesh, pad_id=pad_id, watch=watch)
+    return scores
+
+
+def embed_texts(
+    apply: Callable[[Grid], jax.Array],
+    texts: Sequence[Sequence[int]],
+    width: int,
+    *,
+    config: ModelConfig,
+    mesh: Mesh,
+    pad_id: int,
+    watch: Watch,
+) -> np.ndarray:
+    """Apply an encoder to every text: f64[N, width], in order.
+
+    Args:
+        apply: grid, whose examples are prompts alone -> f32[rows, S, width].
+        config: of the model that reads them.
+    """
+    vectors = np.zeros((len(texts), width))
+    _read(apply, texts, vectors, config=config, mesh=mesh, pad_id=pad_id, watch=watch)
+    return vectors
+
+
+def _read(
+    apply: Callable[[Grid], jax.Array],
+    texts: Sequence[Sequence[int]],
+    found: np.ndarray,
+    *,
+    config: ModelConfig,
+    mesh: Mesh,
+    pad_id: int,
+    watch: Watch,
+) -> None:
+    """Write what ``apply`` gives for text n into ``found[n]``."""
+    layout = Layout(length=0, share=True, pad_id=pad_id)
     grids = pack_texts(config, mesh, np.array([len(text) for text in texts], np.int64)).grids
     example = texts_alone(texts)
 
     for size, members in progress(grids, watch, total=len(grids)):
-        found = np.asarray(apply(place_rows(to_grid(members, example, size, layout), mesh)))
+        given = np.asarray(apply(place_rows(to_grid(members, example, size, layout), mesh)))
         for row, these in enumerate(members):
-            scores[these] = found[row, : len(these)]
-    return scores
+            found[these] = given[row, : len(these)]

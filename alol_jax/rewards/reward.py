@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alol_jax.errors import UserError
-from alol_jax.rewards import text
+from alol_jax.rewards import lexical, text
 from alol_jax.rewards.opening import RewardModel
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
@@ -25,6 +25,7 @@ SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
     "vader_positivity": text.vader_positivity,
     "tfidf_diversity": text.tfidf_diversity,
     "nontoxicity": text.nontoxicity,
+    "concept_coverage": lexical.concept_coverage,
 }
 """Key of a ``RewardSpec`` -> factory: training responses -> (texts -> f64[texts])."""
 

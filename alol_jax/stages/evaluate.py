@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.decoding.answers import Setup, one_per_prompt
+from alol_jax.decoding.answers import Setup, one_per_prompt, responses_by_prompt
 from alol_jax.devices.sharding import place_params
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
@@ -48,7 +48,7 @@ def evaluate(
     The difference policy − reference is paired by prompt. If the data has several responses to a
     prompt, their mean is used. Results have bootstrap intervals and are also given per source,
     together with the KL of the policy to the reference on the policy's answers, and the measures
-    of ``options.measures``.
+    of ``options.measures``; some compare with the data's responses and leave out "data".
 
     Args:
         setup: its seed seeds the bootstrap.
@@ -85,8 +85,16 @@ def _compare(
     rows: SystemRows, setup: Setup, has_reward: bool, options: ConfigDict
 ) -> tuple[tuple[SystemScores, ...], tuple[Interval, ...]]:
     """The scores of each system, and the paired differences policy − reference."""
+    said = responses_by_prompt(rows["data"])
     systems = tuple(
-        _system_scores(name, its_rows, setup, has_reward or name == "data", options)
+        _system_scores(
+            name,
+            its_rows,
+            None if name == "data" else said,
+            setup,
+            has_reward or name == "data",
+            options,
+        )
         for name, its_rows in rows.items()
     )
     if not has_reward:
@@ -126,13 +134,21 @@ def _kl(setup, policy, reference, answers, options, context) -> Interval:
 
 
 def _system_scores(
-    name: str, rows: Table[Scored], setup: Setup, has_reward: bool, options: ConfigDict
+    name: str,
+    rows: Table[Scored],
+    said: Mapping[str, Sequence[str]] | None,
+    setup: Setup,
+    has_reward: bool,
+    options: ConfigDict,
 ) -> SystemScores:
+    """The scores of a system; ``said`` are the data's responses by prompt, None for the data."""
     seed = setup.seed
     columns = [_interval(column, options, seed) for column in by_prompt(rows)[1].T]
     texts = list(rows["response"])
     exchange = setup.task.exchange
     pairs = [exchange(*row).pair for row in zip(rows["prompt"], texts, strict=True)]
+    references = None if said is None else [said[name] for name in rows["example_id"]]
+    measures = (measured(measure, pairs, references) for measure in options.measures)
     return SystemScores(
         name=name,
         reward=columns[-1] if has_reward else None,
@@ -140,7 +156,7 @@ def _system_scores(
         distinct=tuple(_distinct(texts, n, options, seed) for n in (1, 2, 3)),
         length=_interval(word_counts(texts), options, seed),
         measures=tuple(
-            _interval(measured(measure, pairs), options, seed) for measure in options.measures
+            None if column is None else _interval(column, options, seed) for column in measures
         ),
     )
 

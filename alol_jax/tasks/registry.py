@@ -11,11 +11,12 @@ from alol_jax.tasks.dialogue import DIALOGUE
 from alol_jax.tasks.hha import HHA
 from alol_jax.tasks.jsonl import JSONL
 from alol_jax.tasks.reddit import REDDIT
+from alol_jax.tasks.seq2text import SEQ2TEXT
 from alol_jax.tasks.smalltalk import SMALLTALK
 from alol_jax.types import Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (SMALLTALK, JSONL, HHA, COMET, REDDIT, DIALOGUE)
+    task.name: task for task in (SMALLTALK, JSONL, HHA, COMET, REDDIT, DIALOGUE, *SEQ2TEXT)
 }
 
 

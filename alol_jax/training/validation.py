@@ -7,8 +7,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from alol_jax.decoding.answers import Setup, one_per_prompt
+from alol_jax.decoding.answers import Setup, one_per_prompt, responses_by_prompt
 from alol_jax.errors import UserError
+from alol_jax.rewards.lexical import meteor
+from alol_jax.tables.columns import Ragged
 from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.fit import Validator
 from alol_jax.training.items import tokenise
@@ -24,15 +26,18 @@ def make_validator(
     validation responses instead.
 
     Args:
-        choose_by: a component of the reward, to be used alone; "" = the whole reward.
+        choose_by: a component of the reward, to be used alone, or a key of `CHOSEN_BY`; "" = the
+            whole reward.
 
     Raises:
         UserError: there is no scorer, and all validation rewards are equal.
     """
+    if choose_by in CHOSEN_BY:
+        return CHOSEN_BY[choose_by](setup, scored, context)
     reward = setup.reward(scored)
     if not reward.names:
         metric = "reward-weighted logp of validation responses"
-        return Validator(metric, _likelihood(setup, scored, context))
+        return Validator(metric, _weighted_likelihood(setup, scored, context))
     rows, sampler = one_per_prompt(scored.validation), setup.deterministic_sampler()
 
     def mean_reward(trained: Params) -> float:
@@ -45,25 +50,54 @@ def make_validator(
     return Validator(f"mean validation {choose_by or 'reward'}", mean_reward)
 
 
-def _likelihood(
+def _meteor(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
+    """The mean METEOR of deterministic answers against the validation responses."""
+    rows, sampler = one_per_prompt(scored.validation), setup.deterministic_sampler()
+    said = responses_by_prompt(scored.validation)
+    references = [said[name] for name in rows["example_id"]]
+
+    def mean_meteor(trained: Params) -> float:
+        watch = context.watch("validation answers")
+        answers = sampler.generate(trained, rows["prompt"], key=jax.random.key(0), watch=watch)
+        return float(np.mean(list(map(meteor, references, sampler.texts(answers)))))
+
+    return Validator("mean validation METEOR", mean_meteor)
+
+
+def _likelihood(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
+    """Σ logp / Σ tokens of the validation responses: minus the log of their perplexity."""
+    logps = _logps(setup, scored, context)
+    return Validator(
+        "logp per token of validation responses", lambda trained: float(logps(trained).flat.mean())
+    )
+
+
+CHOSEN_BY: dict[str, Callable[[Setup, ScoredSplits, StageContext], Validator]] = {
+    "meteor": _meteor,
+    "likelihood": _likelihood,
+}
+"""``config.policy.choose_by``, besides the components of the reward -> its validator."""
+
+
+def _weighted_likelihood(
     setup: Setup, scored: ScoredSplits, context: StageContext
 ) -> Callable[[Params], float]:
     """Return a score: Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
-    lm = setup.lm
-    rows, cut = tokenise(scored.validation, setup.task, lm.tokenizer, lm.limits)
-    context.say(f"validation: {cut.summary(len(rows), lm.limits)}")
-    reward = rows["reward"]
+    reward, logps = scored.validation["reward"], _logps(setup, scored, context)
     weight = np.maximum(reward - reward.mean(), 0.0)
     if not weight.any():
         raise UserError("all validation rewards are equal: there is nothing to select a step by")
+    return lambda trained: float(np.average(sums(logps(trained)), weights=weight))
 
-    def weighted_logp(trained: Params) -> float:
-        logps, _ = annotate(
-            lm,
-            trained,
-            rows,
-            watch=context.watch("validation rows")._replace(say=silent),
-        )
-        return float(np.average(sums(logps), weights=weight))
 
-    return weighted_logp
+def _logps(setup: Setup, scored: ScoredSplits, context: StageContext) -> Callable[[Params], Ragged]:
+    """Return a function from trained leaves to log π of each token of the validation responses."""
+    lm = setup.lm
+    rows, cut = tokenise(scored.validation, setup.task, lm.tokenizer, lm.limits)
+    context.say(f"validation: {cut.summary(len(rows), lm.limits)}")
+
+    def logps(trained: Params) -> Ragged:
+        watch = context.watch("validation rows")._replace(say=silent)
+        return annotate(lm, trained, rows, watch=watch)[0]
+
+    return logps

@@ -100,7 +100,8 @@ class SystemScores:
     components: tuple[Interval, ...]
     distinct: tuple[Interval, Interval, Interval]  # distinct-1/2/3
     length: Interval  # in whitespace-separated words
-    measures: tuple[Interval, ...] = ()  # in the order of ``measure_names``
+    # in the order of ``measure_names``; None for "data" where they compare with its responses
+    measures: tuple[Interval | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

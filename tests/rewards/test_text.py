@@ -1,5 +1,8 @@
 """Rewards: the published tf-idf formula by hand, bounds, weights, and bad scores."""
 
+import pickle
+
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -72,6 +75,14 @@ def test_a_score_does_not_depend_on_the_batch(name):
     assert together.shape == (5,) and together.dtype == np.float64
     np.testing.assert_array_equal(together, np.concatenate([score([one]) for one in texts]))
     assert score([]).shape == (0,)
+
+
+@pytest.mark.parametrize("name", rewards.SCORERS)
+def test_a_scorer_can_be_sent_to_another_process(name):
+    score = rewards.SCORERS[name](CORPUS)
+    sent = pickle.loads(cloudpickle.dumps(score))
+    texts = ["red dog\nThe dogs!", "blue"]
+    np.testing.assert_array_equal(sent(texts), score(texts))
 
 
 SPECS = (

@@ -1,4 +1,4 @@
-"""RoBERTa, as a classifier."""
+"""RoBERTa, as a classifier or a sentence encoder."""
 
 from __future__ import annotations
 
@@ -77,6 +77,10 @@ ROBERTA = Family(
     prefix="roberta.",
     architectures={
         "RobertaModel": Architecture("roberta", affine("pooler.dense", "pooler")),
+        # of sentence encoders, many of which were saved without the head that config.json names
+        "RobertaForMaskedLM": Architecture(
+            "roberta", ignored=r"lm_head\..*|(roberta\.)?pooler\.dense\.(weight|bias)"
+        ),
         "RobertaForSequenceClassification": Architecture(
             "roberta",
             (

@@ -47,6 +47,9 @@ MODEL_FILES = HubFiles(
         "merges.txt",
         "tokenizer.model",
         *CRITIC_HEADS,
+        "modules.json",  # of sentence encoders
+        "sentence_bert_config.json",
+        "*_Pooling/config.json",
     ),
     ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
