@@ -64,8 +64,6 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
     paid = [name for name, weight in config.rewards.items() if weight]
     if config.policy.choose_by and config.policy.choose_by not in paid:
         message = f"config.policy.choose_by: {config.policy.choose_by!r} has no weight"
-        if not paid:
-            raise UserError(f"{message}, nor has any other reward: leave it empty")
         raise UserError.unknown(message, config.policy.choose_by, paid)
     for field in ("generate.samples", "value.epochs", "evaluate.bootstrap", "model.logprob_chunk"):
         section, name = field.split(".")
