@@ -28,6 +28,27 @@ def test_pro_needs_two_responses_or_more():
     assert said == "config.objective.responses=1 must be 2 or more"
 
 
+def test_the_step_can_only_be_chosen_by_a_component_that_is_paid():
+    said = _refused(policy__choose_by="positivty")
+    assert said == (
+        "config.policy.choose_by: 'positivty' has no weight: did you mean 'positivity'?"
+    )
+    said = _refused(policy__choose_by="positivity", rewards__positivity=0.0)
+    assert said.startswith("config.policy.choose_by: 'positivity' has no weight")
+    config = small_options()
+    config.policy.choose_by = "positivity"
+    check(config, TASK, get_objective(config.objective.name), LM)
+
+
+def test_measures_and_splits_that_do_not_exist_are_named_with_the_near_miss():
+    said = _refused(evaluate__measures=("coverage", "densty"))
+    assert said == "config.evaluate.measures: no measure 'densty': did you mean 'density'?"
+    said = _refused(score__best=("tests",))
+    assert said == "config.score.best: no split 'tests': did you mean 'test'?"
+    said = _refused(score__stored=("val",))
+    assert said.startswith("config.score.stored: no split 'val'")
+
+
 def test_a_weight_is_named_with_the_section_it_stands_in():
     nothing = {"luck": 1.0}
     assert _refused(rewards__luck=1.0).startswith("config.rewards: 'luck' is no reward of this")

@@ -1,5 +1,6 @@
 """Reward models from checkpoints: what they read, what they score, what is refused."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from alol_jax.errors import UserError
+from alol_jax.rewards.classifier import label_of
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
 from alol_jax.types import Exchange
@@ -248,3 +250,46 @@ def test_a_model_that_gives_nan_is_one_line_that_names_it(tmp_path):
 def test_a_model_may_not_have_the_name_of_a_reward_of_the_task(folder):
     with pytest.raises(UserError, match="config.reward_models.positivity: the task has a reward"):
         Scoring(TASK.rewards, {"positivity": opened(folder)}, {"positivity": 1.0})
+
+
+def test_a_label_may_be_given_by_its_number_and_a_name_goes_first():
+    labels = ("bad", "2", "good")
+    assert [label_of(labels, score) for score in ("0", "1", "good")] == [0, 1, 2]
+    assert label_of(labels, "2") == 1  # the name
+    for score in ("3", "-1", "1.0", "goo", "", "²", " 1"):
+        assert label_of(labels, score) is None
+
+
+def test_a_score_by_number_is_that_of_the_label(tmp_path):
+    name = "RobertaForSequenceClassification"
+    path = tmp_path / "model"
+    write_classifier(path, name, random_classifier(CLASSIFIERS[name]))
+    tokenizer_beside(path, special=[*"0123456", EOS])
+    for number in range(2):
+        by_name, by_number = (
+            opened(path, reads="pair", score=score)(PROMPTS, RESPONSES)
+            for score in (f"label {number}", f"{number}")
+        )
+        np.testing.assert_array_equal(by_number, by_name)
+    with pytest.raises(UserError, match="rm.score: the model has no label '2'"):
+        opened(path, reads="pair", score="2")
+
+
+def test_a_whole_conversation_is_one_text_with_spaces_between(folder):
+    model = opened(folder, reads="whole")
+    ids = model.form(model.tokenizer, read("hi\nno", "yes"), 64)
+    assert list(ids) == model.tokenizer.encode("hi no yes")
+    assert model.form(model.tokenizer, read("hi\nno", "yes"), 4) == ids[:4]
+
+
+def test_a_pair_is_the_one_that_the_task_makes(folder):
+    model = opened(folder, reads="pair")
+
+    def ids(prompt, response):
+        task = dataclasses.replace(TASK, pair=lambda p, r: (p.upper().lower()[:2], f"so {r}"))
+        return list(model.form(model.tokenizer, task.exchange(prompt, response), 64))
+
+    spelled = model.tokenizer.encode(f"wh{EOS}so yes")
+    assert ids("what\nnow", "yes") == spelled
+    by_default = model.form(model.tokenizer, TASK.exchange("what", "yes"), 64)
+    assert list(by_default) == model.tokenizer.encode(f"what{EOS}yes")

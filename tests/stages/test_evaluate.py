@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from alol_jax.reports.results import EVERY, measures, result_table, to_csv
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.types import Interval, RewardSpec
 from tests.tiny_run import (
@@ -154,3 +155,39 @@ def test_the_datas_responses_are_scored_anew_only_by_rewards_of_their_own(tmp_pa
     for row, before in zip(anew.data, SCORED.test, strict=True):
         assert (row.example_id, row.response) == (before.example_id, before.response)
         assert row.components[1] == checksum([row.prompt + row.response])[0]
+
+
+def test_every_system_is_measured_against_what_the_task_says_a_response_rests_on(tmp_path):
+    config = small_options()
+    config.evaluate.measures = ("density", "coverage")
+    rests = dataclasses.replace(CHECKED, pair=lambda prompt, response: ("a GOOD day", response))
+    found = evaluate(
+        setup(LM, rests, {"luck": 1.0, "positivity": 0.5}, config.decode),
+        config.evaluate,
+        SCORED,
+        fitted(LM),
+        fitted(LM, 1),
+        context=context(tmp_path),
+    )
+    assert found.measure_names == ("density", "coverage")
+    # good, bad, a great day, an awful day, a good day, bad
+    density, coverage = found.systems[0].measures
+    assert coverage.mean == pytest.approx(np.mean([1, 0, 2 / 3, 1 / 3, 1, 0]))
+    assert density.mean == pytest.approx(np.mean([1, 0, 2 / 3, 1 / 3, 3, 0]))
+    assert density.low < density.mean < density.high
+    assert all(len(system.measures) == 2 for system in found.systems)
+    assert all(len(system.measures) == 2 for one in found.sets for system in one.systems)
+    mine = measures(found)
+    for system in found.systems:
+        (row,) = (m for m in mine if (m.system, m.metric, m.set) == (system.name, "density", EVERY))
+        assert (row.mean, row.low, row.high) == dataclasses.astuple(system.measures[0])
+    assert {m.set for m in mine if m.metric == "coverage"} == {EVERY, "web", "book"}
+    lines = result_table(found).splitlines()
+    (line,) = (line for line in lines if line.startswith("coverage"))
+    assert f"{coverage.mean:.3f} [" in line
+    assert f"data,coverage,{coverage.mean}," in to_csv(mine)
+
+
+def test_without_measures_there_are_none(evaluation):
+    assert evaluation.measure_names == () and evaluation.systems[0].measures == ()
+    assert "coverage" not in result_table(evaluation)

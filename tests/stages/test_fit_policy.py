@@ -3,9 +3,11 @@
 import dataclasses
 import re
 
+import jax
 import numpy as np
 import pytest
 
+from alol_jax.decoding.answers import one_per_prompt
 from alol_jax.errors import UserError
 from alol_jax.objectives.losses import nll
 from alol_jax.objectives.registry import OBJECTIVES, Objective
@@ -13,6 +15,7 @@ from alol_jax.stages import fit_policy as stage
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.training.annotate import annotate
 from alol_jax.training.items import tokenise
+from alol_jax.training.validation import make_validator
 from alol_jax.types import Limits, Policy, RewardSpec, TrainingTable, Watch, Work
 from tests.tiny_run import (
     TASK,
@@ -348,3 +351,33 @@ def test_without_a_scorer_equal_rewards_are_one_clear_line(tmp_path):
     equal = scored_table(dataclasses.replace(row, reward=0.5) for row in SCORED.validation)
     with pytest.raises(UserError, match="all validation rewards are equal"):
         _fit(tmp_path, "nll", luck=0.0, scored=dataclasses.replace(SCORED, validation=equal))
+
+
+def test_a_component_that_is_chosen_decides_alone_which_step_is_kept(tmp_path):
+    """luck is paid as positivity is; what the answers earn in it alone is what is compared."""
+    both = dataclasses.replace(
+        CHECKED,
+        rewards=(*CHECKED.rewards, RewardSpec("chance", "checksum", "{prompt}{response}", 1)),
+    )
+    config = small_options()
+    given = setup(LM, both, {"luck": 1.0, "chance": 3.0}, config.decode)
+    for name, place in (("luck", 0), ("chance", 1)):
+        validator = make_validator(given, SCORED, name, context(tmp_path))
+        assert validator.metric == f"mean validation {name}"
+        for seed in (0, 1):
+            trained = fitted(LM, seed).trained
+            rows = given.deterministic_sampler().answer(
+                trained,
+                one_per_prompt(SCORED.validation),
+                given.reward(SCORED),
+                key=jax.random.key(0),
+                watch=Watch("answers"),
+            )
+            means = rows["components"].matrix.mean(axis=0)
+            assert means[0] != means[1]
+            assert validator.score(trained) == pytest.approx(means[place])
+
+
+def test_the_step_is_chosen_by_the_component_that_the_options_name(tmp_path):
+    policy = _fit(tmp_path, "nll", epochs=0.1, choose_by="luck")
+    assert {v.metric for v in policy.validations} == {"mean validation luck"}

@@ -193,3 +193,32 @@ def test_words_are_scored_on_all_cores_as_on_one(tmp_path, monkeypatch):
     monkeypatch.setattr("alol_jax.stages.score.POOLED", 8)
     monkeypatch.setattr("alol_jax.stages.score.workers_for", lambda pieces: 2)
     assert score(scoring, common.get_config().score, splits, context=context) == alone
+
+
+def test_of_the_splits_named_in_best_the_best_paid_response_of_each_prompt_stays(tmp_path):
+    said = []
+    several = Splits(
+        train=_table(Example("a", "p", ("yes", "maybe"), "web")),
+        validation=_table(Example("b", "q", ("no",), "web")),
+        test=_table(
+            Example("c", "r", ("four", "seventy", "one", "hundred"), "book"),  # 7 letters twice
+            Example("d", "s", ("x",), "web"),
+            Example("e", "t", ("", "yy", "y"), "web"),
+        ),
+        notes=(),
+    )
+    every = _score(tmp_path, {"long": 1.0, "seen": 0.0}, several)
+    best = _score(tmp_path, {"long": 1.0, "seen": 0.0}, several, said, best=("test",))
+    assert [(row.example_id, row.response) for row in best.test] == [
+        *(("c", "seventy"), ("d", "x"), ("e", "yy"))
+    ]
+    assert set(best.test) <= set(every.test)
+    assert (best.train, best.validation) == (every.train, every.validation)
+    assert said[0] == "test: the best response to each prompt stays, 3 of 8"
+
+
+def test_the_best_response_is_the_best_by_stored_rewards_where_they_are_used(tmp_path):
+    splits = _splits((0.25, 0.125), (0.5,), (0.5,))
+    best = _score(tmp_path, {"long": 0.0, "seen": 0.0}, splits, best=("train", "validation"))
+    assert [(row.response, row.reward) for row in best.train] == [("yes", 0.25)]
+    assert best.validation == _score(tmp_path, {"long": 0.0, "seen": 0.0}, splits).validation
