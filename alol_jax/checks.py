@@ -64,6 +64,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         section, name = field.split(".")
         _positive(field, config[section][name])
     whole = ("seed", "policy.seed", "report.examples", "reference.epochs", "score.checked")
+    whole += ("task.max_tokens",)
     for field, least in (*((name, 0) for name in whole), ("value.folds", 2)):
         value = functools.reduce(lambda section, name: section[name], field.split("."), config)
         if not least <= value < math.inf:

@@ -34,6 +34,7 @@ from alol_jax.reports.results import (
     sample_pairs,
     signed,
 )
+from alol_jax.reports.text_measures import explained
 from alol_jax.tables.table import Table as Rows
 from alol_jax.types import (
     Annotated,
@@ -69,6 +70,8 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     ]
     if any(system.reward is None for system in evaluation.systems):
         text.append("– means that nothing can score these answers.")
+    if evaluation.measure_names:
+        text.append(explained(evaluation.measure_names))
     if any(None in system.measures for system in evaluation.systems):
         text.append("A measure against the data's responses has no value for these themselves (–).")
     if (kl := evaluation.kl) is not None:

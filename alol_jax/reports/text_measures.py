@@ -125,3 +125,17 @@ def measured(
             compare(texts, response) for texts, (_, response) in zip(references, pairs, strict=True)
         ]
     return np.array(found, np.float64)
+
+
+_EXPLAINED = {
+    "coverage": "coverage is the share of an answer's words that it shares with its source text",
+    "density": "density grows with the length of what is copied from it",
+    "meteor": "meteor is the likeness to the data's responses to the prompt",
+}
+
+
+def explained(names: Sequence[str]) -> str:
+    """Say in a sentence what these measures are."""
+    plain = dict.fromkeys(name.removeprefix("published_") for name in names)
+    said = "; ".join(_EXPLAINED[name] for name in plain)
+    return f"{said[0].upper()}{said[1:]}."

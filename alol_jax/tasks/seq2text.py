@@ -159,7 +159,7 @@ def _with_parts(
         tables |= {split: held_out[split] for split in held_out if cut[split]}
     for split in ("validation", "test"):
         if not cut[split]:
-            tables[split] = splitting.first_prompts(tables[split], options[split])
+            tables[split] = splitting.first_prompts(tables[split], split, options[split])
     return tables
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from alol_jax.reports.text_measures import (
+    SOURCE_MEASURES,
     TEXT_MEASURES,
     coverage,
     density,
+    explained,
     fragments,
     measured,
     published_coverage,
@@ -56,18 +58,18 @@ def test_a_response_that_is_the_source_is_one_fragment():
     assert coverage(text, text) == 1 and density(text, text) == 5
 
 
-@pytest.mark.parametrize("name", TEXT_MEASURES)
+@pytest.mark.parametrize("name", SOURCE_MEASURES)
 def test_nothing_copied_and_nothing_said_are_0(name):
     pairs = [("a b", "c d"), ("", "c"), ("a b", ""), ("a b", "  "), ("", "")]
-    np.testing.assert_array_equal(measured(name, pairs), np.zeros(5))
-    assert measured(name, []).shape == (0,)
+    np.testing.assert_array_equal(measured(name, pairs, None), np.zeros(5))
+    assert measured(name, [], None).shape == (0,)
 
 
 @pytest.mark.parametrize("prefix", ["", "published_"])
 def test_coverage_is_a_share_and_density_lies_between_it_and_its_share_of_the_words(prefix):
     pairs = texts(300)
-    share = measured(f"{prefix}coverage", pairs)
-    dense = measured(f"{prefix}density", pairs)
+    share = measured(f"{prefix}coverage", pairs, None)
+    dense = measured(f"{prefix}density", pairs, None)
     words = np.array([len(response.split()) for _, response in pairs])
     assert (share >= 0).all() and (share <= 1).all() and 0 < share.mean() < 1
     # Σ f ≤ Σ f² ≤ (Σ f)², with whole f
@@ -137,3 +139,8 @@ def test_the_published_rule_never_finds_more_than_there_is():
         ours, theirs = fragments(source, words), published_fragments(source, words)
         assert max(theirs, default=0) <= max(ours, default=0) and sum(theirs) <= sum(ours)
         assert 1 not in theirs
+
+
+@pytest.mark.parametrize("name", TEXT_MEASURES)
+def test_every_measure_is_explained_in_the_report(name):
+    assert name.removeprefix("published_") in explained([name]).lower()
