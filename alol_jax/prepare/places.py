@@ -167,9 +167,8 @@ PLACES: Places = {
 """Name, under which an archive is downloaded, -> place."""
 
 HUB_DATA = {
-    # data cards on the hub
-    "Anthropic/hh-rlhf": "MIT",
-    "McGill-NLP/FaithDial": "MIT",
+    "Anthropic/hh-rlhf": "MIT",  # from memory: its data card was not looked up
+    "McGill-NLP/FaithDial": "MIT",  # its data card
 }
 """Data sets of the Hugging Face hub that tasks read -> licence."""
 
