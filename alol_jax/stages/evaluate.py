@@ -145,19 +145,24 @@ def _system_scores(
     seed = setup.seed
     columns = [_interval(column, options, seed) for column in by_prompt(rows)[1].T]
     texts = list(rows["response"])
-    exchange = setup.task.exchange
-    pairs = [exchange(*row).pair for row in zip(rows["prompt"], texts, strict=True)]
-    references = None if said is None else [said[name] for name in rows["example_id"]]
-    measures = (measured(measure, pairs, references) for measure in options.measures)
     return SystemScores(
         name=name,
         reward=columns[-1] if has_reward else None,
         components=tuple(columns[:-1]) if has_reward else (),
         distinct=tuple(_distinct(texts, n, options, seed) for n in (1, 2, 3)),
         length=_interval(word_counts(texts), options, seed),
-        measures=tuple(
-            None if column is None else _interval(column, options, seed) for column in measures
-        ),
+        measures=_measures(rows, said, setup, options) if options.measures else (),
+    )
+
+
+def _measures(rows, said, setup, options) -> tuple[Interval | None, ...]:
+    """The measures of ``options.measures``; None where a system has no value."""
+    exchange = setup.task.exchange
+    pairs = [exchange(*row).pair for row in zip(rows["prompt"], rows["response"], strict=True)]
+    references = None if said is None else [said[name] for name in rows["example_id"]]
+    columns = (measured(measure, pairs, references) for measure in options.measures)
+    return tuple(
+        None if column is None else _interval(column, options, setup.seed) for column in columns
     )
 
 
