@@ -75,3 +75,16 @@ def test_it_is_stored_and_read_again(evaluation, tmp_path):
     folder.mkdir()
     save_result(folder, evaluation)
     assert load_result(folder, Evaluation).systems == evaluation.systems
+
+
+def test_texts_are_paired_only_where_a_measure_reads_them(tmp_path):
+    def refuse(prompt, response):
+        raise AssertionError("no measure reads this")
+
+    config, task = small_options(), dataclasses.replace(TASK, pair=refuse)
+    stages = setup(LM, task, {"positivity": 1.0}, config.decode)
+    given = (stages, config.evaluate, SCORED, fitted(LM), fitted(LM, 1))
+    assert evaluate(*given, context=context(tmp_path)).systems[0].measures == ()
+    config.evaluate.measures = ("coverage",)
+    with pytest.raises(AssertionError, match="no measure reads this"):
+        evaluate(*given, context=context(tmp_path))
