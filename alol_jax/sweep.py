@@ -30,8 +30,9 @@ from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare,
 from alol_jax.objectives.registry import get_objective
 from alol_jax.reports.finished_runs import why_not_comparable
 from alol_jax.runs.command_line import stop_on_signals
+from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run, finished_stage, first_difference, lock_workdir
+from alol_jax.runs.workdir import Run, finished_stage, first_difference
 from alol_jax.tasks.registry import get_task
 
 SHARED_KEYS = (

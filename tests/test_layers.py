@@ -13,20 +13,21 @@ PACKAGE = "alol_jax"
 # stands at the top of the package, `plan` and `prepare` are programs.
 FLOORS: dict[str, int] = {
     "errors": 0,  # imports nothing of ours
-    "tables": 1,
-    "types": 2,
-    "objectives": 3,
-    "devices": 3,
-    "text": 4,
-    "tasks": 4,
-    "models": 5,
-    "runs": 5,
-    "rewards": 6,
-    "decoding": 7,
-    "training": 8,
-    "reports": 9,
-    "stages": 10,
-    "programs": 11,
+    "paths": 1,
+    "tables": 2,
+    "types": 3,
+    "objectives": 4,
+    "devices": 4,
+    "text": 5,
+    "tasks": 5,
+    "models": 6,
+    "runs": 6,
+    "rewards": 7,
+    "decoding": 8,
+    "training": 9,
+    "reports": 10,
+    "stages": 11,
+    "programs": 12,
 }
 PROGRAMS = ("main", "sweep", "compare", "export", "distill_reward", "checks", "plan", "prepare")
 
@@ -45,6 +46,8 @@ CLOSED: dict[str, tuple[str, ...]] = {
 
 # library -> the files that may import it. A library that is not here may not be imported at all.
 DOORS: dict[str, tuple[str, ...]] = {
+    "etils": ("paths",),
+    "fsspec": ("paths",),
     "orbax": ("runs.checkpoint",),
     "transformers": ("text.tokenizer_files",),
     "tokenizers": ("text.tokenizer", "text.tokenizer_files", "text.special_tokens"),

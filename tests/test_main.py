@@ -8,7 +8,7 @@ import pytest
 
 from alol_jax.errors import UserError
 from alol_jax.runs.command_line import FORMER
-from alol_jax.runs.workdir import lock_workdir
+from alol_jax.runs.lock import lock_workdir
 from configs import quickstart
 from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 

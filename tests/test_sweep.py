@@ -13,7 +13,8 @@ from alol_jax.checks import COLUMNS
 from alol_jax.errors import UserError
 from alol_jax.main import Opened
 from alol_jax.objectives.registry import OBJECTIVES
-from alol_jax.runs.workdir import Run, finished_stage, lock_workdir
+from alol_jax.runs.lock import lock_workdir
+from alol_jax.runs.workdir import Run, finished_stage
 from alol_jax.sweep import (
     SET_BY_SWEEP,
     check_against,
@@ -164,7 +165,7 @@ def test_runs_of_earlier_sweeps_are_compared_too_where_they_can_be(tmp_path, cap
     finish(tmp_path / "a_lol-0", config_of("a_lol"))
     finish(tmp_path / "nll-0", config_of("nll"))
     finish(tmp_path / "wbc-0", config_of("wbc", decode__max_new_tokens=3))
-    (tmp_path / "dpo-0" / "08_evaluate.partial").mkdir(parents=True)
+    (tmp_path / "dpo-0" / "08_evaluate").mkdir(parents=True)  # begun, not finished
     (tmp_path / "compare").mkdir()
     before = earlier_runs(tmp_path)
     assert [folder.name for folder in before] == ["a_lol-0", "nll-0", "wbc-0"]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import types
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from alol_jax import paths
+from alol_jax.paths import AnyPath
 from alol_jax.runs import checkpoint
 from alol_jax.tables import files
 from alol_jax.tables.table import Table
 from alol_jax.types import Params
 
 
-def save_result(folder: Path, result: Any) -> None:
+def save_result(folder: AnyPath, result: Any) -> None:
     """Save a frozen dataclass: fields as ``<field>.arrow``, ``<field>/`` or in ``result.json``."""
     plain = {}
     hints = _hints(type(result))
@@ -29,21 +29,21 @@ def save_result(folder: Path, result: Any) -> None:
             checkpoint.save_params(_fresh(folder / field.name), value)
         else:
             plain[field.name] = _to_json(value)
-    (folder / "result.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    paths.write_text(folder / "result.json", json.dumps(plain, indent=1))
 
 
-def load_result(folder: Path, result_type: type) -> Any:
+def load_result(folder: AnyPath, result_type: type) -> Any:
     """Load a result saved by `save_result`."""
     names = [field.name for field in dataclasses.fields(result_type)]
     return result_type(*load_fields(folder, result_type, names))
 
 
-def load_fields(folder: Path, result_type: type, names: Sequence[str]) -> tuple[Any, ...]:
+def load_fields(folder: AnyPath, result_type: type, names: Sequence[str]) -> tuple[Any, ...]:
     """Load only the fields ``names`` of a saved result, in that order.
 
     This can read, say, a policy's curves without its parameters.
     """
-    plain = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    plain = json.loads(paths.read_text(folder / "result.json"))
     hints = _hints(result_type)
     return tuple(_field(folder, name, hints[name], plain) for name in names)
 
@@ -53,7 +53,7 @@ def _hints(result_type: type) -> dict[str, Any]:
     return typing.get_type_hints(result_type, localns={"Table": Table})
 
 
-def _field(folder: Path, name: str, hint: Any, plain: dict[str, Any]) -> Any:
+def _field(folder: AnyPath, name: str, hint: Any, plain: dict[str, Any]) -> Any:
     row_type = _row_type(hint)
     if row_type is not None:
         return files.read(_table(folder, name), row_type)
@@ -66,15 +66,13 @@ def _row_type(hint: Any) -> type | None:
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Table else None
 
 
-def _table(folder: Path, name: str) -> Path:
+def _table(folder: AnyPath, name: str) -> AnyPath:
     return folder / f"{name}.arrow"
 
 
-def _fresh(path: Path) -> Path:
+def _fresh(path: AnyPath) -> AnyPath:
     """Remove the file or folder that a killed save may have left, and return its path."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    paths.remove(path)
     return path
 
 

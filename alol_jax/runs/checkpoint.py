@@ -4,55 +4,62 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from alol_jax import paths
 from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
 from alol_jax.types import Params
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn orbax's errors for a full or read-only disk into a UserError.
+def _writing(folder: AnyPath) -> Iterator[None]:
+    """Turn orbax's errors for a full or read-only disk, or a bucket, into a UserError.
 
-    Orbax logs such an error, then raises a ValueError whose text contains the system's error code.
+    Orbax logs such an error, then raises a ValueError whose text contains the system's error code,
+    or the bucket's answer.
     """
     before = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
         yield
     except ValueError as error:
-        if "os_error_code" not in str(error):
+        if "os_error_code" not in str(error) and not paths.is_bucket(folder):
             raise
         raise UserError(f"{folder} cannot be written: {error}") from error
     finally:
         logging.set_verbosity(before)
 
 
-def save_params(folder: Path, params: Params) -> None:
+def _place(folder: AnyPath) -> AnyPath:
+    """Return the folder as orbax wants it."""
+    return folder if paths.is_bucket(folder) else folder.absolute()
+
+
+def save_params(folder: AnyPath, params: Params) -> None:
     """Write a flat dict of arrays to ``folder``, which must not exist.
 
     Raises:
         UserError: the disk is full or not writable.
     """
     with _writing(folder), ocp.StandardCheckpointer() as saver:
-        saver.save(folder.absolute(), params)
+        saver.save(_place(folder), params)
 
 
-def load_params(folder: Path) -> Params:
+def load_params(folder: AnyPath) -> Params:
     """Load arrays saved by `save_params`, as numpy arrays on the host."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with ocp.StandardCheckpointer() as loader:
-        stored = loader.metadata(folder.absolute()).item_metadata.tree
+        stored = loader.metadata(_place(folder)).item_metadata.tree
         like = {
             path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for path, leaf in stored.items()
         }
-        return jax.device_get(loader.restore(folder.absolute(), like))
+        return jax.device_get(loader.restore(_place(folder), like))
 
 
 class Checkpoints:
@@ -63,12 +70,12 @@ class Checkpoints:
     and an older one is deleted only when the newer one is complete.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: AnyPath):
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
         self._folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(_place(folder), options=options)
         self._kept: set[int | None] | None = None  # once the save in progress is complete
 
     def latest(self) -> int | None:

@@ -1,35 +1,38 @@
-"""The workdir of a run: load a finished stage, or compute it and save it atomically.
+"""The workdir of a run, local or in a bucket: load a finished stage, or compute and save it.
 
 ``<nn>_<stage>/`` holds a result, ``record.json`` (the stage's inputs, which decide whether the
 result is still valid; a stale result is an error) and ``config.json`` (the whole config of the
-run). While a stage runs, its folder is called ``<nn>_<stage>.partial`` and keeps what the stage
-needs to resume. A rename at the end publishes the result in one step.
+run). The record is written last, and only with it the result counts. Until then ``started.json``
+holds the inputs, and the folder keeps what the stage needs to resume. Instead of a result,
+``link.json`` can name the folder that holds it, which other runs share.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import inspect
 import json
 import os
-import shutil
+import re
 import textwrap
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple, get_type_hints
 
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.errors import Finished, Interrupted, UserError
+from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
 from alol_jax.types import StageContext
 
-FORMAT = 4  # version of the folder layout; results of another version are stale
+FORMAT = 5  # version of the folder layout; results of another version are stale
+RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
+CHECKPOINTS = "checkpoints"
 
 
 class Run:
@@ -47,7 +50,7 @@ class Run:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         numbers: Mapping[str, int],
         config: ConfigDict,
         *,
@@ -55,14 +58,14 @@ class Run:
         redo: bool,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
-        shared: Path | None = None,
+        shared: AnyPath | None = None,
         shared_stages: Collection[str] = (),
     ):
         self.folder, self.numbers, self.config = folder, dict(numbers), config
         self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
         self._made: list[tuple[Any, str]] = []  # results so far and their fingerprints
         self.shared, self.shared_stages = shared, frozenset(shared_stages)
-        folder.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(folder)
 
     def stage(self, name: str, fn: Callable[..., Any], *inputs: Any) -> Any:
         """Return ``fn(*inputs, context=…)``, loaded from disk if made from the same inputs.
@@ -83,8 +86,8 @@ class Run:
         record = {"format": FORMAT, "stage": name, "inputs": described}
         final = self._place(name)
         result_type = get_type_hints(fn)["return"]
-        if self._is_current(final, record):
-            result = load_result(final, result_type)
+        if self._is_finished(final, record):
+            result = load_result(_linked(final), result_type)
             self._say(f"[{name}] already done")
         else:
             self._check_allowed(name, final)
@@ -97,64 +100,67 @@ class Run:
         """Report why a stage is not needed."""
         self._say(f"[{name}] not needed: {reason}")
 
-    def _place(self, name: str) -> Path:
+    def _place(self, name: str) -> AnyPath:
         """Return the folder of a stage's result."""
         folder = self.shared if name in self.shared_stages else self.folder
         return folder / f"{self.numbers[name]:02d}_{name}"
 
-    def _link(self, final: Path, record: dict[str, Any]) -> None:
+    def _link(self, final: AnyPath, record: dict[str, Any]) -> None:
         """Link a shared result into the workdir, unless a current result is already there."""
-        link = self.folder / final.name
-        if final.parent == self.folder or self._is_current(link, record):
+        folder = self.folder / final.name
+        if final.parent == self.folder or self._is_finished(folder, record):
             return
-        if link.is_symlink():
-            link.unlink()  # dangling, or a link to another shared result
-        elif link.exists():
-            shutil.rmtree(link)
-        link.symlink_to(os.path.relpath(final, self.folder), target_is_directory=True)
+        _drop(folder)  # unfinished, or a link to another shared result
+        paths.make_folder(folder)
+        _write_json(folder / LINK, {"folder": os.path.relpath(final, folder)})
 
-    def _compute(self, final, record, result_type, fn):
-        if self._stopping():
-            raise Interrupted(f"before stage {record['stage']}")
-        partial = final.with_name(final.name + ".partial")
-        if not self._is_current(partial, record) and partial.exists():
-            shutil.rmtree(partial)  # started from other inputs
-        partial.mkdir(parents=True, exist_ok=True)
-        _write_json(partial / "record.json", record)
-        _write_json(partial / "config.json", json.loads(self.config.to_json()))
+    def _compute(self, folder, record, result_type, fn):
         name = record["stage"]
+        if self._stopping():
+            raise Interrupted(f"before stage {name}")
+        self._begin(folder, record)
         self._say(f"[{name}] running")
         context = StageContext(
-            folder=partial,
+            folder=folder,
             stopping=self._stopping,
             say=lambda line: self._say(f"[{name}] {line}"),
             tensorboard=self.config.tensorboard,
         )
         began = time.monotonic()
-        result = fn(context=context)
-        save_result(partial, result)
-        if final.is_symlink():
-            final.unlink()  # its target belongs to other runs too
-        elif final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        shutil.rmtree(final / "checkpoints", ignore_errors=True)  # no longer needed
+        self._publish(folder, record, fn(context=context))
         self._say(f"[{name}] took {time.monotonic() - began:.1f} s")
-        return load_result(final, result_type)
+        return load_result(folder, result_type)
 
-    def _is_current(self, folder: Path, record: dict[str, Any]) -> bool:
-        """Whether ``folder`` was made from these inputs.
+    def _begin(self, folder: AnyPath, record: dict[str, Any]) -> None:
+        """Prepare the folder of a stage: its own work goes on, all else is dropped."""
+        started = _read_json(folder / STARTED)
+        if started is None or not self._is_same(folder, started, record):
+            _drop(folder)
+            paths.make_folder(folder)
+            _write_json(folder / STARTED, record)
+        _write_json(folder / CONFIG, json.loads(self.config.to_json()))
+
+    def _publish(self, folder: AnyPath, record: dict[str, Any], result: Any) -> None:
+        """Save the result of a stage. It counts once the record is there."""
+        save_result(folder, result)
+        _write_json(folder / RECORD, record)
+        for name in (STARTED, CHECKPOINTS):  # no longer needed
+            paths.remove(folder / name)
+
+    def _is_finished(self, folder: AnyPath, record: dict[str, Any]) -> bool:
+        """Whether the folder holds, or links to, the result made from these inputs."""
+        stored = _read_json(_linked(folder) / RECORD)
+        return stored is not None and self._is_same(folder, stored, record)
+
+    def _is_same(self, folder: AnyPath, stored: dict[str, Any], record: dict[str, Any]) -> bool:
+        """Whether two records are the same.
 
         Work from other inputs raises UserError, unless ``redo`` is set.
         """
-        if not folder.exists():
-            return False
-        stored = _read_json(folder / "record.json")
         if stored == json.loads(json.dumps(record)):
             return True
-        contents = {item.name for item in folder.iterdir()}
-        started = stored is not None and bool(contents - {"record.json", "config.json"})
-        if started and not self.redo:
+        worked = set(paths.names(folder)) - {STARTED, CONFIG}
+        if worked and not self.redo:
             change = first_difference(stored, record)
             raise UserError(
                 f"{folder} was made with {change.field} = {change.one}, this run has "
@@ -162,7 +168,7 @@ class Run:
             )
         return False
 
-    def _check_allowed(self, name: str, final: Path) -> None:
+    def _check_allowed(self, name: str, final: AnyPath) -> None:
         if name not in self.allowed:
             later = {n for n, number in self.numbers.items() if number >= self.numbers[name]}
             if not later & set(self.allowed):
@@ -189,7 +195,7 @@ class Run:
             return json.loads(value.to_json())
         if hasattr(value, "fingerprint"):
             return self._describe(value.fingerprint)
-        if isinstance(value, Path):
+        if isinstance(value, PurePath):
             return {"file": value.name, "content": _content(value)}
         if isinstance(value, dict):
             return {name: self._describe(item) for name, item in value.items()}
@@ -216,7 +222,7 @@ class Stage:
         fingerprint: identifies the result in the records of later stages.
     """
 
-    folder: Path
+    folder: AnyPath
     record: dict[str, Any]
     fingerprint: str
 
@@ -226,20 +232,40 @@ class Stage:
         Raises:
             UserError: the stage was made by a version that did not save the config.
         """
-        file = self.folder / "config.json"
+        file = self.folder / CONFIG
         stored = _read_json(file)
         if stored is None:
             raise UserError(f"{file} is missing: delete {self.folder} and run again")
         return ConfigDict({key: _with_tuples(value) for key, value in stored.items()})
 
 
-def finished_stage(workdir: Path, name: str) -> Stage | None:
+def finished_stage(workdir: AnyPath, name: str) -> Stage | None:
     """Return the stage ``name`` of a workdir, or None if it has no result."""
-    for folder in sorted(workdir.glob(f"[0-9][0-9]_{name}")):
-        record = _read_json(folder / "record.json")
-        if record is not None:
-            return Stage(folder, record, _digest(record))
+    for inside in paths.names(workdir):
+        if re.fullmatch(rf"\d\d_{name}", inside):
+            folder = _linked(workdir / inside)
+            record = _read_json(folder / RECORD)
+            if record is not None:
+                return Stage(folder, record, _digest(record))
     return None
+
+
+def _linked(folder: AnyPath) -> AnyPath:
+    """Return the folder that holds the result of a stage's folder: itself, or what it links to."""
+    link = _read_json(folder / LINK)
+    if link is None:
+        return folder
+    for part in PurePath(link["folder"]).parts:
+        folder = folder.parent if part == ".." else folder / part
+    return folder
+
+
+def _drop(folder: AnyPath) -> None:
+    """Remove a stage's folder; what is left of it if that is interrupted counts as nothing."""
+    if paths.is_bucket(folder) or not folder.is_symlink():
+        for name in (RECORD, STARTED):
+            paths.remove(folder / name)
+    paths.remove(folder)
 
 
 def _with_tuples(value: Any) -> Any:
@@ -249,11 +275,12 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _content(path: Path) -> str | dict[str, str]:
+def _content(path: AnyPath) -> str | dict[str, str]:
     """Hash a file's bytes, or those of each file in a folder.
 
     What is missing is "absent" here; whoever reads it raises the error.
     """
+    path = paths.local_copy(path)
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if file.is_file())
         return {str(file.relative_to(path)): _content(file) for file in inside}
@@ -273,14 +300,15 @@ def _digest(record: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _write_json(path: Path, value: Any) -> None:
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
-    fresh.replace(path)
+def _write_json(path: AnyPath, value: Any) -> None:
+    paths.write_text(path, json.dumps(value, indent=1, sort_keys=True))
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _read_json(path: AnyPath) -> Any:
+    try:
+        return json.loads(paths.read_text(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 class Difference(NamedTuple):
@@ -301,19 +329,3 @@ def first_difference(one: Any, other: Any, where: str = "") -> Difference | None
     if one == other:
         return None
     return Difference(where, *(textwrap.shorten(json.dumps(value), 100) for value in (one, other)))
-
-
-@contextlib.contextmanager
-def lock_workdir(folder: Path) -> Iterator[None]:
-    """Lock the workdir for this process.
-
-    Raises:
-        UserError: another process holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another run is using this workdir") from error
-        yield

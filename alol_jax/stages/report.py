@@ -10,6 +10,7 @@ import json
 
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.reports import sections, sections_fit
 from alol_jax.reports.page import Page, Section, render
 from alol_jax.reports.results import (
@@ -82,7 +83,7 @@ def report(
         "results.csv": to_csv(found),
     }
     for name, text in files.items():
-        (context.folder / name).write_text(text, encoding="utf-8")
+        paths.write_text(context.folder / name, text)
     return Report(files=tuple(files))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.devices.sharding import place_params
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
@@ -49,7 +50,7 @@ def select(
         tokens.unlink()  # its rows stay mapped until they are written again, annotated
     report = data_report(rows, cut)
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    (context.folder / "data_report.json").write_text(text, encoding="utf-8")
+    paths.write_text(context.folder / "data_report.json", text)
     context.say(f"kept {report['kept']} of {report['rows']} rows")
     return TrainingTable(rows)
 

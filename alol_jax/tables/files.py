@@ -1,5 +1,7 @@
 """Tables on disk: one Arrow file each, mapped into memory and read only where it is looked at.
 
+A table in a bucket is mapped from its local copy.
+
 Every round trip is exact, NaN and infinities included. Any Arrow library reads the file:
 ``pyarrow.ipc.open_file(pyarrow.memory_map(file)).read_all()``.
 """
@@ -8,31 +10,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 import pyarrow as pa
 
+from alol_jax import paths
 from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
 from alol_jax.tables.columns import CHUNK
 from alol_jax.tables.table import Row, Table, schema_of
 
 VERSION = "2"  # of the columns; in the file's metadata
 
 
-def write(file: Path, table: Table) -> None:
+def write(file: AnyPath, table: Table) -> None:
     """Write the rows in order. A table that a file beside this one holds is only renamed.
 
     Raises:
         FileExistsError: the file exists.
         OSError: the disk is full.
     """
-    if table.file is not None and table.file.parent == file.parent and not file.exists():
-        table.file.rename(file)
+    if table.file is not None and table.file.parent == file.parent and not paths.exists(file):
+        paths.move(table.file, file)
     else:
         _write(file, [table], table.row_type)
 
 
-def collect(file: Path, parts: Iterable[Table[Row]], row_type: type[Row]) -> Table[Row]:
+def collect(file: AnyPath, parts: Iterable[Table[Row]], row_type: type[Row]) -> Table[Row]:
     """Write the rows of all parts, made one after the other, and map the file into memory.
 
     What an interrupted call left is written over.
@@ -40,23 +43,24 @@ def collect(file: Path, parts: Iterable[Table[Row]], row_type: type[Row]) -> Tab
     Raises:
         OSError: the disk is full.
     """
-    file.unlink(missing_ok=True)
+    paths.remove(file)
     _write(file, parts, row_type)
     return read(file, row_type)
 
 
-def _write(file: Path, parts: Iterable[Table], row_type: type) -> None:
-    if file.exists():
+def _write(file: AnyPath, parts: Iterable[Table], row_type: type) -> None:
+    if paths.exists(file):
         raise FileExistsError(f"{file} exists")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(file.parent)
     about = {"version": VERSION, "byteorder": sys.byteorder, "rows": row_type.__name__}
     schema = schema_of(row_type).with_metadata(about)
-    with pa.OSFile(str(file), "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
-        for part in parts:
-            writer.write_table(part.arrow, max_chunksize=CHUNK)
+    with paths.written(file) as local:
+        with pa.OSFile(str(local), "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
+            for part in parts:
+                writer.write_table(part.arrow, max_chunksize=CHUNK)
 
 
-def read(file: Path, row_type: type[Row]) -> Table[Row]:
+def read(file: AnyPath, row_type: type[Row]) -> Table[Row]:
     """Map the file into memory and return its rows.
 
     Raises:
@@ -64,10 +68,11 @@ def read(file: Path, row_type: type[Row]) -> Table[Row]:
             other columns.
     """
     again = "delete its folder and run that stage again"
-    if not file.is_file():
+    local = paths.local_copy(file)
+    if not local.is_file():
         raise UserError(f"{file}: no such table: {again}")
     try:
-        arrow = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        arrow = pa.ipc.open_file(pa.memory_map(str(local))).read_all()
         arrow.validate()
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 import numpy as np
 import pyarrow as pa
 
 from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
 from alol_jax.tables.columns import ARROW, CHUNK, Column, take, to_arrow, to_python, view
 
 Row = TypeVar("Row")
@@ -55,7 +55,7 @@ class Table(Sequence, Generic[Row]):
         arrays = [to_arrow(columns[field.name], field.type) for field in schema]
         self.row_type = row_type
         self.arrow = pa.Table.from_arrays(arrays, schema=schema)
-        self.file: Path | None = None  # that holds exactly these rows, mapped into memory
+        self.file: AnyPath | None = None  # that holds exactly these rows, mapped into memory
         self._views: dict[str, Column] = {}
 
     @classmethod
@@ -76,7 +76,7 @@ class Table(Sequence, Generic[Row]):
         return cls.wrap(pa.Table.from_batches(batches, schema), row_type)
 
     @classmethod
-    def wrap(cls, arrow: pa.Table, row_type: type[Row], file: Path | None = None) -> Table[Row]:
+    def wrap(cls, arrow: pa.Table, row_type: type[Row], file: AnyPath | None = None) -> Table[Row]:
         """Wrap an Arrow table of the right schema, which ``file`` holds if it is given."""
         table = cls.__new__(cls)
         table.row_type, table.arrow, table.file, table._views = row_type, arrow, file, {}

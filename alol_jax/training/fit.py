@@ -294,7 +294,7 @@ class _Session:
             log.write(step, metrics)
             stop, due = self.context.stopping() and step < plan.steps, step in plan.validate_at
             if stop or due or step % plan.checkpoint_every == 0:
-                log.flush()  # waits for the step, so the clock is right
+                log.keep()  # waits for the step, so the clock is right
                 self.seconds = clock.seconds
                 self._save(step, state)
             if stop:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
 from alol_jax.tables.columns import CHUNK, Ragged
 from alol_jax.tables.files import collect
 from alol_jax.tables.table import Table, concatenate
@@ -81,7 +81,7 @@ def tokenise(
     tokenizer: Tokenizer,
     limits: Limits,
     *,
-    file: Path | None = None,
+    file: AnyPath | None = None,
 ) -> tuple[Table[Annotated], Cut]:
     """Tokenise rows, without annotations yet, and count how many were truncated.
 

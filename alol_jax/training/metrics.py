@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import jax
 
+from alol_jax import paths
 from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
 from alol_jax.types import Curve
 
 OBJECTIVE_METRICS: dict[str, str] = {
@@ -82,13 +83,12 @@ class MetricLog:
     previous call, so that host and device work overlap. `flush` writes what is pending.
     """
 
-    def __init__(self, path: Path, *, resume_at: int, tensorboard: bool):
+    def __init__(self, path: AnyPath, *, resume_at: int, tensorboard: bool):
         """Open the log, dropping lines after step ``resume_at`` that a killed run left."""
         lines = [line for line in _complete_lines(path) if line["step"] <= resume_at]
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        fresh.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        paths.make_folder(path.parent)
+        kept = "".join(json.dumps(line) + "\n" for line in lines)
+        self._file = paths.Appended(path, kept)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._board = _board(path.parent, resume_at) if tensorboard else None
 
@@ -114,10 +114,14 @@ class MetricLog:
                 "this stage (--redo)"
             )
         self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def keep(self) -> None:
+        """Write what is pending, and keep all of it for a run that goes on from here."""
+        self.flush()
+        self._file.keep()
 
     def close(self) -> None:
         """Flush and close the log."""
@@ -127,7 +131,7 @@ class MetricLog:
             self._board.close()
 
 
-def read_curves(path: Path) -> tuple[Curve, ...]:
+def read_curves(path: AnyPath) -> tuple[Curve, ...]:
     """Read a log as one curve per metric, in order of first appearance."""
     points: dict[str, list[tuple[int, float]]] = {}
     for line in _complete_lines(path):
@@ -140,15 +144,16 @@ def read_curves(path: Path) -> tuple[Curve, ...]:
     )
 
 
-def _complete_lines(path: Path) -> list[dict[str, float]]:
+def _complete_lines(path: AnyPath) -> list[dict[str, float]]:
     """Read the lines of a log, without a last line that a killed run left incomplete."""
-    if not path.exists():
+    try:
+        text = paths.read_text(path)
+    except FileNotFoundError:
         return []
-    text = path.read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _board(folder: Path, resume_at: int):
+def _board(folder: AnyPath, resume_at: int):
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)

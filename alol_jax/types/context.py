@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
+
+from alol_jax.paths import AnyPath
 
 
 def never() -> bool:
@@ -27,7 +28,7 @@ class Watch(NamedTuple):
 class StageContext(NamedTuple):
     """What a running stage may use besides its inputs."""
 
-    folder: Path  # the stage's own folder, kept when the run is interrupted
+    folder: AnyPath  # the stage's own folder, kept when the run is interrupted
     stopping: Callable[[], bool]  # True once the run was asked to stop
     say: Callable[[str], None]  # prints one line for the user
     tensorboard: bool

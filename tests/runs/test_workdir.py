@@ -1,6 +1,7 @@
 """A run's folder: what is loaded, what is computed, what is refused, and what a kill leaves."""
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import NamedTuple
 import pytest
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.errors import Interrupted, UserError
 from alol_jax.runs import workdir
-from alol_jax.runs.workdir import Run
+from alol_jax.runs.workdir import Run, finished_stage
 from alol_jax.types import StageContext
 
 NAMES = {"first": 1, "other": 2, "second": 3, "third": 4}
@@ -183,15 +185,17 @@ def test_redo_does_not_drop_the_result_of_a_stage_that_may_not_run(tmp_path):
     assert trial.computed == []
 
 
-def test_the_old_result_stays_until_the_new_one_is_complete(tmp_path):
+def test_a_stage_that_is_computed_anew_has_no_result_until_it_is_complete(tmp_path):
     Trial(tmp_path).all()
 
     def fail(context):
+        assert finished_stage(tmp_path, "first") is None
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
         Trial(tmp_path, redo=True, size=6).first(fail)
-    assert Trial(tmp_path).first().value == 1.0
+    assert finished_stage(tmp_path, "first") is None
+    assert Trial(tmp_path, size=6).first().value == 2.0
 
 
 # interruptions
@@ -205,13 +209,13 @@ def interrupted(context):
 def test_what_an_interrupted_stage_kept_is_there_when_it_goes_on(tmp_path):
     with pytest.raises(Interrupted):
         Trial(tmp_path).first(interrupted)
-    assert not (tmp_path / "01_first").exists()
+    assert finished_stage(tmp_path, "first") is None
     seen = []
     trial = Trial(tmp_path)
     trial.first(lambda context: seen.append((context.folder / "state").read_text("utf-8")))
     assert seen == ["half way"]
-    assert (tmp_path / "01_first" / "state").exists()  # it becomes part of the result
-    assert not (tmp_path / "01_first.partial").exists()
+    left = {path.name for path in (tmp_path / "01_first").iterdir()}
+    assert left == {"state", "result.json", "config.json", "record.json"}
 
 
 def test_the_checkpoints_of_a_finished_stage_are_dropped(tmp_path):
@@ -227,9 +231,9 @@ def test_the_checkpoints_of_a_finished_stage_are_dropped(tmp_path):
 def test_what_another_config_began_is_refused_or_with_redo_dropped(tmp_path):
     with pytest.raises(Interrupted):
         Trial(tmp_path).first(interrupted)
-    with pytest.raises(UserError, match=r"01_first\.partial was made with config\.first\.size = 3"):
+    with pytest.raises(UserError, match=r"01_first was made with config\.first\.size = 3"):
         Trial(tmp_path, size=6).first()
-    assert (tmp_path / "01_first.partial" / "state").exists()
+    assert (tmp_path / "01_first" / "state").exists()
     seen = []
     trial = Trial(tmp_path, size=6, redo=True)
     assert trial.first(lambda context: seen.extend(context.folder.glob("state"))).value == 2.0
@@ -245,22 +249,49 @@ def test_a_stage_that_had_only_been_announced_binds_nobody(tmp_path):
     assert Trial(tmp_path, size=6).first().value == 2.0
 
 
+class Killed(BaseException):
+    """Stands in for kill -9: nothing catches it."""
+
+
+def killed_at(patch, change: int) -> None:
+    """Kills the program at this change to a file or folder, counted from 0, before it is made."""
+    changes = itertools.count()
+
+    def dying(change_made):
+        def made(*arguments, **named):
+            if next(changes) == change:
+                raise Killed
+            return change_made(*arguments, **named)
+
+        return made
+
+    for name in ("write_text", "remove", "make_folder"):
+        patch.setattr(paths, name, dying(getattr(paths, name)))
+
+
 @pytest.mark.parametrize("stale", [False, True])
-def test_a_kill_between_saving_and_renaming_leaves_a_usable_folder(tmp_path, monkeypatch, stale):
-    if stale:
-        Trial(tmp_path, size=9).first()
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
-        with pytest.raises(KeyboardInterrupt):
-            Trial(tmp_path, redo=stale).first()
-    assert (tmp_path / "01_first.partial" / "result.json").exists()
-    assert Trial(tmp_path).all().value == 3.0
-    trial = Trial(tmp_path)
-    assert trial.first().value == 1.0 and trial.computed == []
+def test_a_kill_at_any_change_to_the_folder_leaves_a_usable_one(tmp_path, stale):
+    died = 0
+    for change in itertools.count():
+        folder = tmp_path / str(change)
+        if stale:
+            Trial(folder, size=9).first()
+        with pytest.MonkeyPatch.context() as patch:
+            killed_at(patch, change)
+            try:
+                Trial(folder, redo=stale).first()
+            except Killed:
+                died += 1
+            else:
+                break
+        known = finished_stage(folder, "first")
+        trial = Trial(folder, redo=stale)
+        assert trial.all().value == 3.0
+        old = known is not None and known.record["inputs"]["config.first"]["size"] == 9
+        assert ("first" in trial.computed) == (known is None or old)
+        again = Trial(folder)
+        assert again.all().value == 3.0 and again.computed == []
+    assert died >= 7 + 2 * stale  # folder, both records, config, result, and what is dropped
 
 
 def test_a_kill_while_saving_leaves_a_usable_folder(tmp_path, monkeypatch):
@@ -284,7 +315,7 @@ def test_a_stage_gets_its_folder_its_name_and_the_wish_to_stop(tmp_path):
     running, took, half = trial.said
     assert (running, half) == ("[first] running", "[first] half")
     assert re.fullmatch(r"\[first\] took \d+\.\d s", took)
-    assert context.folder.name == "01_first.partial"
+    assert context.folder.name == "01_first"
     assert context.stopping() is False and context.tensorboard is False
     trial.run.skip("other", "nobody reads it")
     assert trial.said[-1] == "[other] not needed: nobody reads it"

@@ -1,0 +1,87 @@
+"""The lock of a workdir: one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+from alol_jax import paths
+from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def lock_workdir(folder: AnyPath) -> Iterator[None]:
+    """Lock the workdir for this process.
+
+    A local lock ends with its process. One in a bucket is an object, which a killed run leaves: it
+    is taken over if that run was on this machine, and has to be removed by hand if not.
+
+    Raises:
+        UserError: another process holds the lock, or the bucket cannot be written.
+    """
+    with _in_bucket(folder / LOCK) if paths.is_bucket(folder) else _local(folder / LOCK):
+        yield
+
+
+@contextlib.contextmanager
+def _local(file: AnyPath) -> Iterator[None]:
+    paths.make_folder(file.parent)
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{file.parent}: another run is using this workdir") from error
+        yield
+
+
+@contextlib.contextmanager
+def _in_bucket(file: AnyPath) -> Iterator[None]:
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+    try:
+        while not paths.create(file, mine):
+            _remove_dead(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file.parent}: there is no such bucket") from error
+    try:
+        yield
+    finally:
+        paths.remove(file)
+
+
+def _remove_dead(file: AnyPath) -> None:
+    """Remove the lock of a run of this machine that is no more.
+
+    Raises:
+        UserError: the run is on another machine, or still there.
+    """
+    try:
+        holder = json.loads(paths.read_text(file))
+    except FileNotFoundError:
+        return  # removed in the meantime
+    if holder["host"] == socket.gethostname() and not _is_running(holder["pid"]):
+        paths.remove(file)
+        return
+    raise UserError(
+        f"{file.parent}: another run is using this workdir: process {holder['pid']} on "
+        f"{holder['host']}, since {holder['since']}; if that run is dead, remove its lock: "
+        f"gcloud storage rm {file}"
+    )
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
