@@ -9,7 +9,6 @@ import importlib.metadata
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
+from alol_jax.paths import workdir_of
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
@@ -158,7 +158,7 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax logs every file
     started = time.monotonic()
     run = Run(
-        Path(WORKDIR.value),
+        workdir_of(WORKDIR.value),
         STAGES,
         CONFIG.value,
         allowed=_STAGES.value,
@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> None:
     with lock_workdir(run.folder):
         evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))
     say(result_table(evaluation))
-    page = Path(WORKDIR.value) / f"{STAGES['report']:02d}_report" / "report.html"
+    page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 

@@ -45,6 +45,18 @@ def path_of(text: AnyPath | str) -> AnyPath:
     return epath.Path(str(text))
 
 
+def workdir_of(text: AnyPath | str) -> AnyPath:
+    """Return the path of a workdir.
+
+    Raises:
+        UserError: it is in a bucket of a kind that checkpoints cannot be written to.
+    """
+    folder = path_of(text)
+    if is_bucket(folder) and not str(folder).startswith("gs://"):
+        raise UserError(f"{folder}: a workdir is a local folder or in gs://: checkpoints need it")
+    return folder
+
+
 def make_folder(folder: AnyPath) -> None:
     """Make a local folder and those above it; a bucket needs none."""
     if not is_bucket(folder):
