@@ -95,12 +95,16 @@ def write_text(file: AnyPath, text: str) -> None:
 
 
 def create(file: AnyPath, text: str) -> bool:
-    """Write a file of a bucket if there is none; False if there is one already."""
+    """Write a file of a bucket if there is none; False if there is one already.
+
+    Args:
+        text: of this call alone, so that a request that is sent twice is not taken for two.
+    """
     try:
         with _asking(file):
             _files_of(file).pipe_file(str(file), text.encode("utf-8"), mode="create")
     except FileExistsError:
-        return read_text(file) == text  # written by a request that was sent twice
+        return read_text(file) == text
     return True
 
 
@@ -135,7 +139,8 @@ def move(file: AnyPath, to: AnyPath) -> None:
         file.rename(to)
         return
     with _asking(to):
-        _files_of(file).mv(str(file), str(to))
+        _files_of(file).cp_file(str(file), str(to))
+        _files_of(file).rm_file(str(file))
     if _copy_of(file).exists():
         _copy_of(file).replace(_copy_of(to))
         _stamp(to)
@@ -158,6 +163,22 @@ def written(file: AnyPath) -> Iterator[pathlib.Path]:
         _stamp(file)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def drafts_of(folder: AnyPath) -> pathlib.Path:
+    """Return the local folder to write in; `send` puts into a bucket what is there."""
+    return _copy_of(folder) if is_bucket(folder) else folder
+
+
+def send(folder: AnyPath) -> None:
+    """Put the files of the `drafts_of` a folder into the bucket, in the order of their names."""
+    if is_bucket(folder):
+        drafts = drafts_of(folder)
+        for file in sorted(drafts.rglob("*")):
+            if file.is_file() and not _is_stamp(file):
+                target = folder / file.relative_to(drafts)
+                with _asking(target):
+                    _files_of(target).put_file(str(file), str(target))
 
 
 class Appended:

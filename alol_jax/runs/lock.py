@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 
 from alol_jax import paths
@@ -44,8 +45,13 @@ def _local(file: AnyPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _in_bucket(file: AnyPath) -> Iterator[None]:
-    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "id": uuid.uuid4().hex,
+    }
+    mine = json.dumps(holder)
     try:
         while not paths.create(file, mine):
             _remove_dead(file)

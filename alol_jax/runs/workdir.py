@@ -134,7 +134,9 @@ class Run:
     def _begin(self, folder: AnyPath, record: dict[str, Any]) -> None:
         """Prepare the folder of a stage: its own work goes on, all else is dropped."""
         started = _read_json(folder / STARTED)
-        if started is None or not self._is_same(folder, started, record):
+        if started is not None and set(paths.names(folder)) - {STARTED, CONFIG}:
+            self._refuse_other(folder, started, record)
+        if started != _as_stored(record):
             _drop(folder)
             paths.make_folder(folder)
             _write_json(folder / STARTED, record)
@@ -150,23 +152,18 @@ class Run:
     def _is_finished(self, folder: AnyPath, record: dict[str, Any]) -> bool:
         """Whether the folder holds, or links to, the result made from these inputs."""
         stored = _read_json(_linked(folder) / RECORD)
-        return stored is not None and self._is_same(folder, stored, record)
+        if stored is not None:
+            self._refuse_other(folder, stored, record)
+        return stored == _as_stored(record)
 
-    def _is_same(self, folder: AnyPath, stored: dict[str, Any], record: dict[str, Any]) -> bool:
-        """Whether two records are the same.
-
-        Work from other inputs raises UserError, unless ``redo`` is set.
-        """
-        if stored == json.loads(json.dumps(record)):
-            return True
-        worked = set(paths.names(folder)) - {STARTED, CONFIG}
-        if worked and not self.redo:
+    def _refuse_other(self, folder: AnyPath, stored: Any, record: dict[str, Any]) -> None:
+        """Raise UserError if the folder has work from other inputs, unless ``redo`` is set."""
+        if stored != _as_stored(record) and not self.redo:
             change = first_difference(stored, record)
             raise UserError(
                 f"{folder} was made with {change.field} = {change.one}, this run has "
                 f"{change.other}; use another --workdir, or --redo to recompute it"
             )
-        return False
 
     def _check_allowed(self, name: str, final: AnyPath) -> None:
         if name not in self.allowed:
@@ -298,6 +295,11 @@ def _parts(label: str, value: Any) -> dict[str, Any]:
 def _digest(record: dict[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _as_stored(record: dict[str, Any]) -> Any:
+    """Return the record as it is read back from its file."""
+    return json.loads(json.dumps(record))
 
 
 def _write_json(path: AnyPath, value: Any) -> None:

@@ -90,7 +90,8 @@ class MetricLog:
         kept = "".join(json.dumps(line) + "\n" for line in lines)
         self._file = paths.Appended(path, kept)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._board = _board(path.parent, resume_at) if tensorboard else None
+        self._events = path.parent / "tensorboard"
+        self._board = _board(self._events, resume_at) if tensorboard else None
 
     def write(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keep the metrics of ``step``, and write those of the previous call."""
@@ -122,13 +123,17 @@ class MetricLog:
         """Write what is pending, and keep all of it for a run that goes on from here."""
         self.flush()
         self._file.keep()
+        if self._board is not None:
+            self._board.flush()
+            paths.send(self._events)
 
     def close(self) -> None:
-        """Flush and close the log."""
-        self.flush()
+        """Keep all of it and close the log."""
+        self.keep()
         self._file.close()
         if self._board is not None:
             self._board.close()
+            paths.send(self._events)
 
 
 def read_curves(path: AnyPath) -> tuple[Curve, ...]:
@@ -156,4 +161,4 @@ def _complete_lines(path: AnyPath) -> list[dict[str, float]]:
 def _board(folder: AnyPath, resume_at: int):
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
+    return SummaryWriter(str(paths.drafts_of(folder)), purge_step=resume_at + 1)
