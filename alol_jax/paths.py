@@ -51,10 +51,9 @@ def workdir_of(text: AnyPath | str) -> AnyPath:
     Raises:
         UserError: it is in a bucket of a kind that checkpoints cannot be written to.
     """
-    folder = path_of(text)
-    if is_bucket(folder) and not str(folder).startswith("gs://"):
-        raise UserError(f"{folder}: a workdir is a local folder or in gs://: checkpoints need it")
-    return folder
+    if str(text).split("://")[0] in PACKAGES.keys() - {"gs"}:
+        raise UserError(f"{text}: a workdir is a local folder or in gs://: checkpoints need it")
+    return path_of(text)
 
 
 def make_folder(folder: AnyPath) -> None:

@@ -103,7 +103,7 @@ def test_a_write_that_breaks_off_or_is_refused_is_tried_again(bucket, faults):
     assert set(faults.broken_writes.values()) | set(faults.refused_writes.values()) == {0}
 
 
-def test_a_bucket_without_permission_says_so_and_the_way_out():
+def test_a_bucket_without_permission_says_so_and_the_way_out(faults):
     closed = paths.path_of("gs://closed/runs")
     for ask in (
         lambda: paths.write_text(closed / "a", "a"),

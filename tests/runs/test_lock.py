@@ -65,7 +65,7 @@ def test_the_lock_of_a_run_of_this_machine_that_was_killed_is_taken_over(bucket)
     assert not paths.exists(bucket / ".lock")
 
 
-def test_a_bucket_that_cannot_be_written_is_refused_before_anything_runs():
+def test_a_bucket_that_cannot_be_written_is_refused_before_anything_runs(faults):
     for place, said in (
         ("gs://closed/run", "gs://closed/run/.lock: no permission"),
         ("gs://nobody/run", "gs://nobody/run: there is no such bucket"),
