@@ -46,8 +46,8 @@ CLOSED: dict[str, tuple[str, ...]] = {
 
 # library -> the files that may import it. A library that is not here may not be imported at all.
 DOORS: dict[str, tuple[str, ...]] = {
-    "etils": ("paths",),
-    "fsspec": ("paths",),
+    "etils": ("paths.store", "paths.copies"),
+    "fsspec": ("paths.store",),
     "orbax": ("runs.checkpoint",),
     "transformers": ("text.tokenizer_files",),
     "tokenizers": ("text.tokenizer", "text.tokenizer_files", "text.special_tokens"),
