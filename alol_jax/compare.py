@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from alol_jax import paths
 from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
 from alol_jax.reports.compare.files import plain_table, to_csv, to_json, to_latex
 from alol_jax.reports.compare.page import to_html
 from alol_jax.reports.compare.table import Comparison, compare_runs
@@ -33,14 +34,14 @@ FILES: dict[str, Callable[[Comparison], str]] = {
 class Options(argparse.Namespace):
     """The command line."""
 
-    workdirs: list[Path]
-    out: Path
+    workdirs: list[AnyPath]
+    out: AnyPath
     against: str | None
     debug: bool
 
 
 def compare(
-    workdirs: Sequence[Path], out: Path, *, against: str | None, say: Callable[[str], None]
+    workdirs: Sequence[AnyPath], out: AnyPath, *, against: str | None, say: Callable[[str], None]
 ) -> None:
     """Write ``FILES`` into the directory ``out`` and print the table.
 
@@ -56,18 +57,18 @@ def compare(
     check_out(out)
     found = compare_runs(read_runs(workdirs), against=against)
     texts = {name: write(found) for name, write in FILES.items()}
-    out.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(out)
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        paths.write_text(out / name, text)
     say(plain_table(found))
     say(f"comparison of {len(found.runs)} runs: {out / 'compare.html'}")
 
 
-def check_out(out: Path) -> None:
+def check_out(out: AnyPath) -> None:
     """Raise UserError if ``out`` is a file, or holds files that are not from a comparison."""
-    if out.exists() and not out.is_dir():
+    if paths.exists(out) and not paths.is_folder(out):
         raise UserError(f"--out: {out} is a file: give a directory")
-    others = sorted({item.name for item in out.iterdir()} - FILES.keys()) if out.exists() else []
+    others = sorted(set(paths.names(out)) - FILES.keys())
     if others:
         raise UserError(
             f"--out: {out} holds {others[0]!r}, which is not from a comparison: choose another "
@@ -88,8 +89,19 @@ def parse(arguments: Sequence[str]) -> Options:
     """
     parser = _Parser("alol_jax.compare", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
-    flag("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="workdir of a finished run")
-    flag("--out", type=Path, required=True, help="the directory to write to; created if missing")
+    flag(
+        "workdirs",
+        type=paths.path_of,
+        nargs="+",
+        metavar="WORKDIR",
+        help="workdir of a finished run",
+    )
+    flag(
+        "--out",
+        type=paths.path_of,
+        required=True,
+        help="the directory to write to; created if missing",
+    )
     flag("--against", help="an objective, 'reference' or a workdir; default: nll, else reference")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())

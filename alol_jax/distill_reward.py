@@ -17,7 +17,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -30,6 +29,7 @@ from alol_jax.errors import UserError
 from alol_jax.main import CONFIG, entry
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel, open_language_model
+from alol_jax.paths import AnyPath, path_of
 from alol_jax.reports.results import EVERY
 from alol_jax.reports.statistics import bootstrap, pearson, spearman
 from alol_jax.rewards.distilled import (
@@ -135,7 +135,7 @@ def _pairs_correct(predicted: np.ndarray, rows: Rows) -> np.ndarray:
 
 
 def distil(
-    config: ConfigDict, lm: LanguageModel, out: Path
+    config: ConfigDict, lm: LanguageModel, out: AnyPath
 ) -> tuple[Description, dict[str, Agreement]]:
     """Fit, evaluate and save the reward model.
 
@@ -263,7 +263,7 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # optax logs a warm-up of 0
     started, config = time.monotonic(), CONFIG.value
     lm = open_language_model(config.model, make_mesh(**config.mesh))
-    _, found = distil(config, lm, Path(_OUT.value))
+    _, found = distil(config, lm, path_of(_OUT.value))
     say(table(found))
     say(
         f"done in {time.monotonic() - started:.0f} s; to use it, add an entry with "

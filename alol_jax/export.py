@@ -6,15 +6,15 @@ python -m alol_jax.export --workdir=runs/quickstart --what=adapter --out=adapter
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
+from alol_jax import paths
 from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
@@ -32,6 +32,7 @@ from alol_jax.models.files.merge import (
 )
 from alol_jax.models.files.peft_adapter import write_adapter
 from alol_jax.models.language_model import DTYPES, LanguageModel, open_language_model
+from alol_jax.paths import AnyPath
 from alol_jax.reports.model_card import Exported, model_card
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.command_line import guarded
@@ -47,9 +48,9 @@ MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_refe
 class Options(argparse.Namespace):
     """The flags."""
 
-    workdir: Path
+    workdir: AnyPath
     what: str
-    out: Path
+    out: AnyPath
     stage: str
     dtype: str
     base: str
@@ -75,7 +76,7 @@ def export(options: Options) -> None:
         raise UserError.unknown(f"--stage: no model {options.stage!r}", options.stage, MODELS)
     if options.dtype not in ("", *DTYPES):
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
-    options.out = options.out.expanduser().resolve()
+    options.out = paths.resolve(options.out)
     _check_empty(options.out)
     if options.what == DATA:
         _export_data(options)
@@ -90,7 +91,7 @@ def export(options: Options) -> None:
     )
     _check_base(lm, stage, config.model.path)
     policy = load_result(stage.folder, Policy)
-    with _atomic_folder(options.out) as folder:
+    with paths.new_folder(options.out) as folder:
         dtype = WRITERS[options.what](folder, lm, policy.trained, config.model.path, options.dtype)
         lm.tokenizer.save(folder)
         about = Exported(
@@ -115,12 +116,12 @@ def _export_data(options: Options) -> None:
             f"{options.workdir} has no finished select: run alol_jax.main with this workdir first"
         )
     rows = load_result(select.folder, TrainingTable).rows
-    with _atomic_folder(options.out) as folder:
+    with paths.new_folder(options.out) as folder:
         write_training_rows(folder, rows, options.format)
     say(f"{len(rows)} training rows of {options.workdir} as {options.format}: {options.out}")
 
 
-def _trained_stage(workdir: Path, name: str) -> Stage:
+def _trained_stage(workdir: AnyPath, name: str) -> Stage:
     """The stage that trained the model; if there are several, the one that was evaluated."""
     stages = [finished_stage(workdir, stage) for stage in MODELS[name]]
     found = [stage for stage in stages if stage is not None]
@@ -228,23 +229,9 @@ def _check_base(lm: LanguageModel, stage: Stage, path: str) -> None:
             )
 
 
-def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+def _check_empty(out: AnyPath) -> None:
+    if paths.names(out) or (paths.exists(out) and not paths.is_folder(out)):
         raise UserError(f"--out: {out} exists and is not empty: choose another name")
-
-
-@contextlib.contextmanager
-def _atomic_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that is renamed to ``out`` on success and deleted on failure."""
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        raise UserError(f"{partial} was left by an export that was killed: delete it")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -260,10 +247,13 @@ def parse(arguments: Sequence[str]) -> Options:
     """
     parser = _Parser("alol_jax.export", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
-    flag("--workdir", type=Path, required=True, help="workdir of the run")
+    flag("--workdir", type=paths.path_of, required=True, help="workdir of the run")
     flag("--what", required=True, help=f"one of {', '.join((*WRITERS, DATA))}")
     flag(
-        "--out", type=Path, required=True, help="the directory to create; must be empty or missing"
+        "--out",
+        type=paths.path_of,
+        required=True,
+        help="the directory to create; must be empty or missing",
     )
     flag("--stage", default="policy", help=f"one of {', '.join(MODELS)}")
     flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; default: the run's")

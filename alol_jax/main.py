@@ -21,7 +21,7 @@ from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
-from alol_jax.paths import workdir_of
+from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
@@ -101,7 +101,8 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     setup = Setup(lm, task, scoring, c.decode, c.seed)
 
     counter = counter_of(lm, task, c.task)
-    splits = run.stage("load", load, task, c.task, task.files(c.task), counter)
+    files = task.files(with_local_copies(c.task))
+    splits = run.stage("load", load, task, c.task, files, counter)
     scored = run.stage("score", score, scoring, c.score, splits)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:

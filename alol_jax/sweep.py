@@ -17,17 +17,18 @@ from __future__ import annotations
 import runpy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from alol_jax import paths
 from alol_jax.checks import COLUMNS, check
 from alol_jax.compare import check_out, compare
 from alol_jax.errors import UserError
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
 from alol_jax.objectives.registry import get_objective
+from alol_jax.paths import AnyPath
 from alol_jax.reports.finished_runs import why_not_comparable
 from alol_jax.runs.command_line import stop_on_signals
 from alol_jax.runs.lock import lock_workdir
@@ -75,7 +76,7 @@ def parse_lists(
     return tuple(objectives), numbers
 
 
-def columns_of(objectives: Sequence[str], shared: Path) -> tuple[str, ...]:
+def columns_of(objectives: Sequence[str], shared: AnyPath) -> tuple[str, ...]:
     """The columns that `select` computes for these objectives.
 
     The columns of a finished `select` are kept if they suffice, so that a sweep can be extended.
@@ -91,13 +92,13 @@ def columns_of(objectives: Sequence[str], shared: Path) -> tuple[str, ...]:
 
 def sweep(
     config_of: Callable[[str], ConfigDict],
-    workdir: Path,
+    workdir: AnyPath,
     objectives: Sequence[str],
     seeds: Sequence[int],
     *,
     redo: bool,
     stopping: Callable[[], bool],
-) -> tuple[Path, ...]:
+) -> tuple[AnyPath, ...]:
     """Run every objective with every seed; return their workdirs.
 
     Args:
@@ -196,13 +197,13 @@ def config_from(file: str, overrides: Mapping[str, Any]) -> Callable[[str], Conf
     return config_of
 
 
-def earlier_runs(workdir: Path) -> tuple[Path, ...]:
+def earlier_runs(workdir: AnyPath) -> tuple[AnyPath, ...]:
     """The finished runs that are already in the workdir of a sweep."""
-    found = sorted(workdir.glob("*-*"))
+    found = [workdir / name for name in paths.names(workdir) if "-" in name]
     return tuple(folder for folder in found if finished_stage(folder, "evaluate") is not None)
 
 
-def comparable_runs(folders: Sequence[Path], others: Sequence[Path]) -> tuple[Path, ...]:
+def comparable_runs(folders: Sequence[AnyPath], others: Sequence[AnyPath]) -> tuple[AnyPath, ...]:
     """``folders`` and the others that can be compared with them; prints why the rest cannot."""
     found = list(folders)
     for other in others:
@@ -219,7 +220,7 @@ def check_against(
     against: str | None,
     objectives: Sequence[str],
     seeds: Sequence[int],
-    others: Sequence[Path] = (),
+    others: Sequence[AnyPath] = (),
 ) -> None:
     """Raise UserError if no row of the comparison will have the name ``against``."""
     runs = [f"{name}-{seed}" for name in objectives for seed in seeds]
@@ -237,7 +238,7 @@ def main(arguments: list[str]) -> None:
     if flags.FLAGS["stages"].present:
         raise UserError("--stages: a sweep runs all stages; use alol_jax.main to run only some")
     objectives, seeds = parse_lists(_OBJECTIVES.value, _SEEDS.value)
-    workdir = Path(WORKDIR.value)
+    workdir = paths.workdir_of(WORKDIR.value)
     before = earlier_runs(workdir)
     check_against(_AGAINST.value, objectives, seeds, before)
     check_out(workdir / "compare")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from alol_jax import paths
 from alol_jax.errors import UserError
 
 OFF = "off"
@@ -58,4 +59,4 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path |
 
 def default_folder() -> Path:
     """``alol_jax/compiled`` in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "alol_jax", "compiled")
+    return paths.cache_folder() / "compiled"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective, hyper_parameters
+from alol_jax.paths import AnyPath
 from alol_jax.reports.compare.rows import Fit, RunResult
 from alol_jax.runs.artifacts import load_fields, load_result
 from alol_jax.runs.workdir import FORMAT, Stage, finished_stage, first_difference
@@ -36,14 +37,14 @@ IGNORED_KEYS = (
 class FinishedRun(NamedTuple):
     """The stages of a run that say what was evaluated, and on what."""
 
-    workdir: Path
+    workdir: AnyPath
     load: Stage
     score: Stage
     policy: Stage
     evaluate: Stage
 
 
-def read_runs(workdirs: Sequence[Path]) -> tuple[RunResult, ...]:
+def read_runs(workdirs: Sequence[AnyPath]) -> tuple[RunResult, ...]:
     """Read the runs of the workdirs, in order.
 
     Raises:
@@ -52,11 +53,11 @@ def read_runs(workdirs: Sequence[Path]) -> tuple[RunResult, ...]:
     """
     if not workdirs:
         raise UserError("there is nothing to compare: give at least one workdir")
-    places: dict[Path, Path] = {}
+    places: set[AnyPath] = set()
     for workdir in workdirs:
-        if workdir.resolve() in places:
+        if paths.resolve(workdir) in places:
             raise UserError(f"{workdir} is given twice: leave one of them out")
-        places[workdir.resolve()] = workdir
+        places.add(paths.resolve(workdir))
     found = [finished_run(workdir) for workdir in workdirs]
     for number, other in enumerate(found):
         for one in found[:number]:
@@ -73,7 +74,7 @@ def read_runs(workdirs: Sequence[Path]) -> tuple[RunResult, ...]:
     return runs
 
 
-def why_not_comparable(one: Path, other: Path) -> str:
+def why_not_comparable(one: AnyPath, other: AnyPath) -> str:
     """Why the runs in the two workdirs cannot be compared; "" if they can."""
     try:
         _check_comparable(finished_run(one), finished_run(other))
@@ -82,14 +83,14 @@ def why_not_comparable(one: Path, other: Path) -> str:
     return ""
 
 
-def finished_run(workdir: Path) -> FinishedRun:
+def finished_run(workdir: AnyPath) -> FinishedRun:
     """Find the stages of a finished run.
 
     Raises:
         UserError: a stage has no result or was made by another version, or its result was made
             from a different result than the one now in the workdir.
     """
-    if not workdir.is_dir():
+    if not paths.is_folder(workdir):
         raise UserError(f"{workdir}: there is no such workdir")
     names = (*EARLIER_STAGES, *POLICY_STAGES, "evaluate")
     found = {name: finished_stage(workdir, name) for name in names}

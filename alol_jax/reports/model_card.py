@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.models.blocks import LoRA
 from alol_jax.objectives.registry import get_objective, hyper_parameters
+from alol_jax.paths import AnyPath
 from alol_jax.reports.results import result_table, verdict
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.workdir import Stage, finished_stage
@@ -23,7 +24,7 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-
 class Exported(NamedTuple):
     """The exported model that the card describes."""
 
-    workdir: Path
+    workdir: AnyPath
     name: str  # "policy" or "reference"
     stage: Stage  # the stage that trained it
     policy: Policy
@@ -182,11 +183,11 @@ def _prompt(of: Exported) -> str:
     return f"Prompts have this form, as a JSON string:\n\n```\n{template}\n```{stop}"
 
 
-def _stage_with(workdir: Path, name: str, fingerprint: Any) -> Stage | None:
+def _stage_with(workdir: AnyPath, name: str, fingerprint: Any) -> Stage | None:
     """The finished stage, if its result has this fingerprint."""
     stage = finished_stage(workdir, name)
     return stage if stage is not None and stage.fingerprint == fingerprint else None
 
 
-def _json(file: Path) -> Mapping[str, Any] | None:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def _json(file: AnyPath) -> Mapping[str, Any] | None:
+    return json.loads(paths.read_text(file)) if paths.exists(file) else None

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.devices.sharding import place_params
 from alol_jax.errors import UserError
 from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.models.transformer import Transformer
+from alol_jax.paths import AnyPath
 from alol_jax.rewards.packed import score_texts
 from alol_jax.runs.checkpoint import load_params, save_params
 from alol_jax.types import Exchange, Params, Watch
@@ -134,29 +135,29 @@ class DistilledScorer:
         )
 
 
-def check_output_folder(folder: Path) -> None:
+def check_output_folder(folder: AnyPath) -> None:
     """Raise UserError unless ``folder`` is free for a reward model.
 
     It must not exist or be empty, apart from what an interrupted save left.
     """
-    if folder.exists() and not folder.is_dir():
+    if paths.exists(folder) and not paths.is_folder(folder):
         raise UserError(f"{folder} is a file: choose another --out")
-    if folder.is_dir() and {item.name for item in folder.iterdir()} - {HEAD}:
+    if set(paths.names(folder)) - {HEAD}:
         raise UserError(f"{folder} is not empty: choose another --out")
 
 
-def save_distilled(folder: Path, description: Description, head: Params) -> None:
+def save_distilled(folder: AnyPath, description: Description, head: Params) -> None:
     """Save a reward model for use as ``config.reward_models.*.path``.
 
     Raises:
         UserError: the folder is taken (`check_output_folder`) or not writable.
     """
     check_output_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / HEAD, ignore_errors=True)
+    paths.make_folder(folder)
+    paths.remove(folder / HEAD)
     save_params(folder / HEAD, head)
     text = json.dumps({"format": FORMAT} | dataclasses.asdict(description), indent=1)
-    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    paths.write_text(folder / DESCRIPTION, text + "\n")
 
 
 def read_description(file: Path, where: str) -> Description:
@@ -197,7 +198,7 @@ def open_distilled(
     Raises:
         UserError: the format is unknown, or the base is not the one the head was fitted on.
     """
-    folder = Path(wanted.path).expanduser()
+    folder = paths.local_copy(wanted.path)
     description = read_description(folder / DESCRIPTION, where)
     base = lm if base_fingerprint(lm) == description.base else _open_base(description, where, lm)
     head = place_params(load_params(folder / HEAD), lm.mesh)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax import paths
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.classifier import open_scorer
 from alol_jax.rewards.distilled import DESCRIPTION, open_distilled
@@ -52,6 +52,6 @@ def open_reward_models(
 
 def _opener(wanted: ConfigDict) -> Callable[..., RewardModel]:
     """What opens a model: a distilled one is known by its folder, an encoder by what it reads."""
-    if (Path(wanted.path).expanduser() / DESCRIPTION).is_file():
+    if paths.exists(paths.path_of(wanted.path) / DESCRIPTION):
         return open_distilled
     return open_similarity if wanted.reads == SIMILARITY else open_scorer

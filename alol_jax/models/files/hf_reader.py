@@ -17,6 +17,7 @@ import safetensors
 from alol_jax.errors import UserError
 from alol_jax.models.families.registry import BUFFERS
 from alol_jax.models.files.torch_reader import TorchFile
+from alol_jax.paths import local_copy
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 # next to a critic's body; the first that is there is read
@@ -163,6 +164,18 @@ def download(name: str, files: HubFiles = MODEL_FILES) -> Path:
         # A snapshot's folder is called by its commit; offline, each call looks into the cache.
         folder = _snapshot(name, [*files.always, *files.torch_weights], folder.name)
     return folder
+
+
+def copied(url: str, files: HubFiles = MODEL_FILES) -> Path:
+    """Return a local copy of the model ``url`` in a bucket: of its folder, or of its one file.
+
+    Raises:
+      UserError: there is nothing, or it cannot be read.
+    """
+    folder = local_copy(url, (*files.always, *files.weights))
+    if folder.is_file() or any(True for pattern in files.weights for _ in folder.glob(pattern)):
+        return folder
+    return local_copy(url, files.torch_weights)
 
 
 def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:

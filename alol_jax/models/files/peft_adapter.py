@@ -26,7 +26,7 @@ from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
 from alol_jax.models.families.registry import FAMILIES
-from alol_jax.models.files.hf_reader import HUB_NAME, HubFiles, TensorFiles, download
+from alol_jax.models.files.hf_reader import HUB_NAME, HubFiles, TensorFiles, copied, download
 from alol_jax.models.files.hf_writer import write_json, write_tensors
 from alol_jax.models.files.peft_config import (
     CONFIG,
@@ -40,6 +40,7 @@ from alol_jax.models.files.peft_config import (
     weights_file,
 )
 from alol_jax.models.transformer import is_block_kernel, param_shapes
+from alol_jax.paths import is_bucket
 
 _PREFIX = "base_model.model."
 ADAPTER_FILES = HubFiles((CONFIG,), (WEIGHTS,), (TORCH_WEIGHTS,))
@@ -90,7 +91,7 @@ def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
         UserError: a file is missing or damaged, or holds more than tensors; a field needs something
             that is not implemented; or the weights do not match the model or adapter_config.json.
     """
-    folder = Path(path).expanduser()
+    folder = copied(path, ADAPTER_FILES) if is_bucket(path) else Path(path).expanduser()
     if not folder.exists() and HUB_NAME.fullmatch(str(path)):
         folder = download(str(path), ADAPTER_FILES)
     fields = read_fields(folder)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alol_jax.paths import AnyPath
 from alol_jax.reports.results import by_prompt
 from alol_jax.tables.table import Table
 from alol_jax.types import Cost, Curve, Evaluation, Scored, SystemScores, Validation
@@ -45,7 +45,7 @@ class RunResult:
         updates: optimizer steps per step of the fit: 1, except for PPO.
     """
 
-    workdir: Path
+    workdir: AnyPath
     objective: str
     seed: int
     shared_seed: int

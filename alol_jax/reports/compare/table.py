@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from alol_jax.errors import UserError
+from alol_jax.paths import resolve
 from alol_jax.reports.compare.rows import DATA, REFERENCE, RUN, Group, Row, RunResult, group_runs
 from alol_jax.reports.results import EVERY, TEXT_METRICS, TOTAL
 from alol_jax.reports.statistics import bootstrap
@@ -260,8 +260,8 @@ def _find_rows(groups: Sequence[Group], name: str) -> tuple[str, Sequence[Row]]:
         if group.name == name:
             return name, group.rows
     rows = [row for group in groups for row in group.rows]
-    here = Path(name).resolve()
-    found = [row for row in rows if row.kind == RUN and row.run.workdir.resolve() == here]
+    here = resolve(name)
+    found = [row for row in rows if row.kind == RUN and resolve(row.run.workdir) == here]
     found = found or [row for row in rows if name in _names(row)]
     if len(found) > 1:
         raise UserError(
