@@ -10,12 +10,13 @@ import jax
 
 from alol_jax import paths
 from alol_jax.errors import UserError
+from alol_jax.paths import AnyPath
 
 OFF = "off"
 MAX_BYTES = 4 * 2**30  # the least recently used programs go first
 
 
-def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path | None:
+def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> AnyPath | None:
     """Turn the cache on for all that this process compiles, and return its folder.
 
     JAX keys a program by its code, its shapes, the devices, XLA's flags and the versions of jax and
@@ -39,10 +40,10 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path |
         return None
     if not folder and jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
-    path = Path(folder).expanduser() if folder else default_folder()
+    path = paths.path_of(folder) if folder else default_folder()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
+        paths.make_folder(path)
+        if not paths.is_bucket(path) and not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied", str(path))
     except OSError as error:
         if folder:
@@ -51,7 +52,8 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> Path |
         return None
     jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    # Nothing is evicted from a bucket: that needs locks.
+    jax.config.update("jax_compilation_cache_max_size", -1 if paths.is_bucket(path) else MAX_BYTES)
     # Also what compiles fast: a start compiles dozens of small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return path
