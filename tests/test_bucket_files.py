@@ -3,18 +3,22 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from alol_jax import paths
 from alol_jax.compare import FILES
 from alol_jax.compare import compare as compare_runs
 from alol_jax.compare import parse as parse_compare
+from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.errors import UserError
 from alol_jax.export import export, parse
+from alol_jax.models.config import PRESETS
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.peft_adapter import read_adapter
 from alol_jax.paths import with_local_copies
@@ -29,6 +33,13 @@ from tests.models.tiny_llama import random_weights, write_directory
 from tests.reports import runs
 from tests.running import refused, run_here
 
+CACHE = (
+    "jax_enable_compilation_cache",
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
 
 def put(folder, bucket):
     """Copies a local folder into a bucket."""
@@ -37,6 +48,11 @@ def put(folder, bucket):
             with paths.written(bucket / str(file.relative_to(folder))) as local:
                 shutil.copyfile(file, local)
     return bucket
+
+
+def inside(folder):
+    """The files in a local copy of a bucket's folder."""
+    return {str(file.relative_to(folder)) for file in folder.rglob("[!.]*") if file.is_file()}
 
 
 # data
@@ -68,8 +84,8 @@ def test_lists_and_sections_of_files_are_copied_and_other_options_are_not_touche
         {"files": (f"{bucket}/a", "local.csv"), "of": {"b": f"{bucket}/b"}, "text": "as in gs://x"}
     )
     local = with_local_copies(options)
-    assert open(local.files[0]).read() == "a" and local.files[1] == "local.csv"
-    assert open(local.of.b).read() == "b" and local.text == "as in gs://x"
+    assert [Path(file).read_text() for file in (local.files[0], local.of.b)] == ["a", "b"]
+    assert local.files[1] == "local.csv" and local.text == "as in gs://x"
 
 
 def test_a_run_reads_its_data_from_a_bucket_and_sees_when_it_changes(bucket, tmp_path):
@@ -106,27 +122,20 @@ def test_a_model_is_read_from_a_bucket_and_its_other_files_are_not_copied(bucket
     (tmp_path / "llama" / "optimizer.pt").write_text("large")
     (tmp_path / "llama" / "checkpoint-5").mkdir()
     (tmp_path / "llama" / "checkpoint-5" / "model.safetensors").write_text("large")
-    there = open_checkpoint(str(put(tmp_path / "llama", bucket / "llama")))
+    put(tmp_path / "llama", bucket / "llama")
+    shutil.rmtree(paths.cache_folder())  # where they were written first
+    there = open_checkpoint(f"{bucket}/llama")
     _same(here, there)
-    shown = {file.name for file in there.weights.path.glob("[!.]*")}
-    shutil.rmtree(there.weights.path)
-    assert shown >= {"config.json", "model.safetensors"}
-    open_checkpoint(f"{bucket}/llama")
-    assert {f.name for f in there.weights.path.glob("[!.]*")} == {
-        "config.json",
-        "model.safetensors",
-    }
+    assert inside(there.weights.path) == {"config.json", "model.safetensors"}
 
 
 def test_a_model_of_torch_files_is_read_from_a_bucket(bucket, tmp_path):
-    folder = tmp_path / "llama"
-    write_directory(folder, random_weights())
-    here = open_checkpoint(str(folder))
-    write_torch(folder / "pytorch_model.bin", random_weights())
-    (folder / "model.safetensors").unlink()
-    there = open_checkpoint(str(put(folder, bucket / "llama")))
-    for name in here.weights.shapes:
-        np.testing.assert_array_equal(here.weights.read(name), there.weights.read(name))
+    here = open_checkpoint(write_directory(tmp_path / "llama", random_weights()))
+    other = tmp_path / "torch"
+    write_directory(other, random_weights())
+    (other / "model.safetensors").unlink()
+    write_torch(other / "pytorch_model.bin", random_weights())
+    _same(here, open_checkpoint(str(put(other, bucket / "torch"))))
 
 
 def test_a_bucket_without_the_model_is_one_line(bucket):
@@ -154,20 +163,14 @@ def test_an_export_from_and_to_a_bucket_is_that_of_local_folders(bucket, tmp_pat
     for workdir, out in ((tmp_path / "run", tmp_path / "out"), (bucket / "run", bucket / "out")):
         export(parse([f"--workdir={workdir}", "--what=adapter", f"--out={out}"]))
     copy = paths.local_copy(bucket / "out")
-    names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert {file.name for file in copy.glob("[!.]*")} == names
+    names = inside(tmp_path / "out")
+    assert inside(copy) == names
     for name in names - {"README.md"}:  # which names the workdir
         assert (copy / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
-    config = open_checkpoint_config()
-    assert read_adapter(f"{bucket}/out", config).lora == read_adapter(tmp_path / "out", config).lora
+    read = [read_adapter(out, PRESETS["llama-tiny"]) for out in (f"{bucket}/out", tmp_path / "out")]
+    assert read[0].lora == read[1].lora
     with pytest.raises(UserError, match=f"--out: {bucket}/out exists and is not empty"):
         export(parse([f"--workdir={bucket}/run", "--what=adapter", f"--out={bucket}/out"]))
-
-
-def open_checkpoint_config():
-    from alol_jax.models.config import PRESETS
-
-    return PRESETS["llama-tiny"]
 
 
 def test_an_export_that_breaks_off_leaves_nothing_in_the_bucket(bucket, faults, monkeypatch):
@@ -199,13 +202,9 @@ def test_runs_in_a_bucket_are_compared_and_the_comparison_written_there(bucket, 
 
 
 def test_compiled_programs_are_kept_in_a_bucket(bucket):
-    from alol_jax.devices.compile_cache import use_compile_cache
-
     before = {name: getattr(jax.config, name) for name in CACHE}
     try:
         assert use_compile_cache(str(bucket / "compiled"), say=print) == bucket / "compiled"
-        from jax.experimental.compilation_cache import compilation_cache
-
         compilation_cache.reset_cache()
         jax.jit(lambda x: x * 41 + 7)(np.float32(1)).block_until_ready()
         assert any(name.startswith("jit_") for name in paths.names(bucket / "compiled"))
@@ -213,11 +212,3 @@ def test_compiled_programs_are_kept_in_a_bucket(bucket):
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-
-
-CACHE = (
-    "jax_enable_compilation_cache",
-    "jax_compilation_cache_dir",
-    "jax_compilation_cache_max_size",
-    "jax_persistent_cache_min_compile_time_secs",
-)
