@@ -22,6 +22,7 @@ from alol_jax.models.config import PRESETS
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.peft_adapter import read_adapter
 from alol_jax.paths import with_local_copies
+from alol_jax.prepare.wanted import wanted
 from alol_jax.rewards.distilled import DESCRIPTION, Description, read_description, save_distilled
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.sweep import earlier_runs
@@ -106,6 +107,16 @@ def test_data_that_is_not_in_the_bucket_is_one_line(bucket, tmp_path):
     missing = f"--config.task.train_file={bucket}/no.jsonl"
     said = refused(run_here(tmp_path / "run", missing, config="configs/jsonl.py:debug"))
     assert said == f"error: {bucket}/no.jsonl: there is no such file or folder in the bucket"
+
+
+def test_prepare_lists_what_is_in_a_bucket_and_what_is_not(bucket):
+    paths.write_text(bucket / "mine.jsonl", _rows(3))
+    config = jsonl.get_config("debug")
+    config.task.train_file = f"{bucket}/mine.jsonl"
+    (data,) = wanted(config, {})[:1]
+    assert data.title == f"data {bucket}/mine.jsonl" and data.there() and data.about() == "your own"
+    config.task.train_file = f"{bucket}/no.jsonl"
+    assert not wanted(config, {})[0].there()
 
 
 # models

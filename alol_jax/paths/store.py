@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +27,7 @@ PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
 
 def is_bucket(path: AnyPath | str) -> bool:
     """Whether the path is in a bucket."""
-    return "://" in str(path)
+    return re.match(r"\w+://", str(path)) is not None
 
 
 def path_of(text: AnyPath | str) -> AnyPath:

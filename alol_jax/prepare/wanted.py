@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.models.files.convert import open_checkpoint
-from alol_jax.models.files.hf_reader import HUB_NAME, MODEL_FILES, HubFiles, download
+from alol_jax.models.files.hf_reader import HUB_NAME, MODEL_FILES, HubFiles, copied, download
 from alol_jax.models.files.peft_adapter import ADAPTER_FILES
 from alol_jax.models.files.peft_config import read_fields
 from alol_jax.models.language_model import RANDOM
+from alol_jax.paths import AnyPath, exists, is_bucket, path_of
 from alol_jax.prepare import hub
 from alol_jax.prepare.bring import Surroundings, bring
 from alol_jax.prepare.places import HUB_DATA, Place, Places, find
@@ -70,16 +71,17 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-    """A local path that no published place has: it is there, or the user must put it there."""
+    """A path that no published place has: it is there, or the user must put it there."""
 
     title: str
-    path: Path
+    path: AnyPath
 
     def there(self) -> bool:
-        return self.path.exists()
+        return exists(self.path)
 
     def about(self) -> str:
-        return _size(self.path.stat().st_size) if self.path.is_file() else "your own"
+        local = not is_bucket(self.path) and self.path.is_file()
+        return _size(self.path.stat().st_size) if local else "your own"
 
     def bring(self, around: Surroundings) -> None:
         raise UserError(
@@ -165,7 +167,7 @@ class Model:
         Raises:
             UserError: it is not here, or a run cannot read it.
         """
-        folder: Path | None = Path(self.path).expanduser()
+        folder: AnyPath | None = path_of(self.path)
         if self._on_hub():
             folder = hub.cached(self.path, self._files())
             if folder is None:
@@ -173,8 +175,8 @@ class Model:
         if not self.path:
             raise UserError(f"{self.title}: the path is empty: name a model in the config")
         if self.adapter:
-            read_fields(folder)
-        elif not (folder / DESCRIPTION).is_file():  # made by distill_reward
+            read_fields(copied(self.path, ADAPTER_FILES) if is_bucket(folder) else folder)
+        elif not exists(folder / DESCRIPTION):  # made by distill_reward
             open_checkpoint(str(folder) if self._on_hub() else self.path)
 
 
@@ -208,7 +210,7 @@ def wanted(config: ConfigDict, places: Places) -> list[Item]:
         UserError: the config names no task, or names its data in a wrong way.
     """
     texts = _texts(config.task)
-    if any(text.startswith(tfds_source.PREFIX) for text in texts):
+    if any(text.startswith(tfds_source.PREFIX) or is_bucket(text) for text in texts):
         paths = [text for text in texts if sources.is_file(text)]  # `files` would download these
     else:
         paths = list(dict.fromkeys(map(str, get_task(config.task).files(config.task))))
@@ -235,7 +237,7 @@ def _data(paths: Iterable[str], places: Places) -> Iterator[Item]:
         elif found := find(path, places):
             of_place.setdefault(found[0], []).append(Path(path))
         else:
-            yield Own(f"data {path}", Path(path))
+            yield Own(f"data {path}", path_of(path))
     for name, those in of_place.items():
         title = f"data {', '.join(map(str, those))}"
         yield Published(title, tuple(those), name, places[name])
