@@ -4,12 +4,13 @@
         --objectives=nll,a_lol,dpo --seeds=0,1,2
 
 The stages up to `select` are in ``<workdir>/shared``. Each run has its own workdir
-``<workdir>/<objective>-<seed>``, which is complete: it links to the shared stages (to run `main` on
-it, pass the same ``--config.policy.seed`` and ``--config.select.columns``). A seed is
-``config.policy.seed``: it changes row order, dropout and rollouts, not the reference. At the end
-all runs are compared (`compare`), including those of earlier sweeps in the same workdir. Run the
-same command again to resume. Objectives that read a column (advantage, log-probabilities of the
-reference) that the first sweep did not compute cannot be added later: name all objectives at once.
+``<workdir>/<objective>-<seed>``, which is complete: ``link.json`` in the folder of a shared stage
+says where its result is (to run `main` on it, pass the same ``--config.policy.seed`` and
+``--config.select.columns``). A seed is ``config.policy.seed``: it changes row order, dropout and
+rollouts, not the reference. At the end all runs are compared (`compare`), including those of
+earlier sweeps in the same workdir. Run the same command again to resume. Objectives that read a
+column (advantage, log-probabilities of the reference) that the first sweep did not compute cannot
+be added later: name all objectives at once.
 """
 
 from __future__ import annotations
