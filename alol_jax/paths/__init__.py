@@ -17,6 +17,7 @@ from alol_jax.paths.copies import (
 )
 from alol_jax.paths.store import (
     AnyPath,
+    asking,
     create,
     exists,
     is_bucket,
@@ -34,6 +35,7 @@ from alol_jax.paths.store import (
 __all__ = [
     "AnyPath",
     "Appended",
+    "asking",
     "cache_folder",
     "create",
     "drafts_of",

@@ -138,14 +138,17 @@ def new_folder(out: AnyPath) -> Iterator[pathlib.Path]:
 
 
 def drafts_of(folder: AnyPath) -> pathlib.Path:
-    """Return the local folder to write in; `send` puts into a bucket what is there."""
-    return _copy_of(folder) if is_bucket(folder) else folder
+    """Return the local folder to write in, an empty one for a bucket, where `send` puts it."""
+    if not is_bucket(folder):
+        return folder
+    shutil.rmtree(_copy_of(folder), ignore_errors=True)  # what is there may be of another run
+    return _copy_of(folder)
 
 
 def send(folder: AnyPath) -> None:
     """Put the files of the `drafts_of` a folder into the bucket."""
     if is_bucket(folder):
-        _send_all(drafts_of(folder), folder)
+        _send_all(_copy_of(folder), folder)
 
 
 class Appended:
@@ -209,13 +212,14 @@ def _copy_of(path: AnyPath) -> pathlib.Path:
 
 def _refreshed(file: epath.Path) -> pathlib.Path:
     """Return the local copy of an object, made anew if the object has changed."""
-    copy, key = _copy_of(file), files_of(file).ukey(str(file))
+    copy, key = _copy_of(file), _key(file)
     stamp = _stamp_of(copy)
     if not (copy.is_file() and stamp.is_file() and stamp.read_text("utf-8") == key):
         copy.parent.mkdir(parents=True, exist_ok=True)
         fresh = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
         try:
-            files_of(file).get_file(str(file), str(fresh))
+            with asking(file):
+                files_of(file).get_file(str(file), str(fresh))
             stamp.unlink(missing_ok=True)
             fresh.replace(copy)
             write_text(stamp, key)
@@ -226,7 +230,13 @@ def _refreshed(file: epath.Path) -> pathlib.Path:
 
 def _stamp(file: AnyPath) -> None:
     """Note that the local copy is that of the object as it is now."""
-    write_text(_stamp_of(_copy_of(file)), files_of(file).ukey(str(file)))
+    write_text(_stamp_of(_copy_of(file)), _key(file))
+
+
+def _key(file: AnyPath) -> str:
+    """Return what tells one version of an object from another."""
+    with asking(file):
+        return files_of(file).ukey(str(file))
 
 
 def _stamp_of(copy: pathlib.Path) -> pathlib.Path:

@@ -175,7 +175,8 @@ def asking(path: AnyPath) -> Iterator[None]:
 def _refusal(error: Exception) -> str:
     """Say what a bucket's client reports, and the way out where it is known."""
     said = " ".join(str(error).split())
-    if any(word in said for word in ("Forbidden", "403", "401", "Anonymous", "AccessDenied")):
+    refused = isinstance(error, PermissionError) or said.startswith("Forbidden")
+    if refused or str(getattr(error, "code", "")) in ("401", "403") or "credentials" in said:
         return (
             f"no permission ({said[:120]}): log in, for gs:// with `gcloud auth "
             "application-default login`, or ask for the right to read, write and delete objects"

@@ -18,17 +18,17 @@ from alol_jax.types import Params
 
 @contextlib.contextmanager
 def _writing(folder: AnyPath) -> Iterator[None]:
-    """Turn orbax's errors for a full or read-only disk, or a bucket, into a UserError.
+    """Turn orbax's errors for a full or read-only disk, or of a bucket, into a UserError.
 
-    Orbax logs such an error, then raises a ValueError whose text contains the system's error code,
-    or the bucket's answer.
+    Orbax logs such an error, then raises a ValueError whose text contains the system's error code.
     """
     before = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
-        yield
+        with paths.asking(folder):
+            yield
     except ValueError as error:
-        if "os_error_code" not in str(error) and not paths.is_bucket(folder):
+        if "os_error_code" not in str(error):
             raise
         raise UserError(f"{folder} cannot be written: {error}") from error
     finally:
@@ -53,7 +53,7 @@ def save_params(folder: AnyPath, params: Params) -> None:
 def load_params(folder: AnyPath) -> Params:
     """Load arrays saved by `save_params`, as numpy arrays on the host."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.StandardCheckpointer() as loader:
+    with paths.asking(folder), ocp.StandardCheckpointer() as loader:
         stored = loader.metadata(_place(folder)).item_metadata.tree
         like = {
             path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
@@ -122,7 +122,8 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
         )
-        restored = self._manager.restore(step, args=items)
+        with paths.asking(self._folder):
+            restored = self._manager.restore(step, args=items)
         return restored["state"], restored["record"]
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 from alol_jax import paths
 from alol_jax.errors import Interrupted, UserError
 from alol_jax.runs.artifacts import load_result, save_result
-from alol_jax.runs.checkpoint import Checkpoints
+from alol_jax.runs.checkpoint import Checkpoints, save_params
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.tables import files
 from alol_jax.tables.table import Table
@@ -135,6 +135,22 @@ def test_tensorboard_events_are_in_the_bucket(bucket):
     log.close()
     (events,) = paths.names(bucket / "tensorboard")
     assert len(paths.local_copy(bucket / "tensorboard" / events).read_bytes()) > 100
+
+
+def test_tensorboard_events_of_a_dropped_run_do_not_come_back(bucket):
+    for run in (1, 2):
+        log = MetricLog(bucket / "metrics.jsonl", resume_at=0, tensorboard=True)
+        log.write(1, {"loss": jnp.float32(run)})
+        log.close()
+        if run == 1:
+            paths.remove(bucket / "tensorboard")
+    assert len(paths.names(bucket / "tensorboard")) == 1
+
+
+def test_a_checkpoint_that_the_bucket_refuses_is_one_line(faults):
+    closed = paths.path_of("gs://closed/params")
+    with pytest.raises(UserError, match="^gs://closed/params: "):
+        save_params(closed, {"a": jnp.arange(3.0)})
 
 
 def test_half_a_checkpoint_is_none_and_only_the_latest_and_the_best_stay(bucket, faults):
