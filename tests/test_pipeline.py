@@ -1,4 +1,4 @@
-"""The whole program on a tiny model: every stage, every objective, real kills."""
+"""The whole program on a tiny model: every stage, every objective, real kills, a bucket."""
 
 import json
 import re
@@ -10,10 +10,11 @@ import time
 import numpy as np
 import pytest
 
+from alol_jax import paths
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.types import Policy
-from tests.running import ROOT, SMALL, command, environment, run, run_here
+from tests.running import ROOT, SMALL, command, environment, refused, run, run_here
 
 STAGES = "load score fit_reference generate fit_value select fit_policy evaluate report".split()
 FITS = ("03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained")
@@ -38,7 +39,7 @@ def final_arrays(workdir, fits=FITS):
     return {
         f"{folder}/{path}": np.asarray(leaf).tobytes()
         for folder in fits
-        for path, leaf in load_params(workdir / folder).items()
+        for path, leaf in load_params(workdir.joinpath(*folder.split("/"))).items()
     }
 
 
@@ -210,3 +211,58 @@ def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(tmp_path):
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout
     assert "nothing can score a generated answer" in result.stdout
+
+
+# in a bucket
+
+FIRST = "--stages=load,score,fit_reference"
+TEXTS = (
+    "03_fit_reference/metrics.jsonl",
+    "06_select/data_report.json",
+    "07_fit_policy/metrics.jsonl",
+    "09_report/results.json",
+    "09_report/results.csv",
+)
+
+
+def test_a_run_in_a_bucket_equals_a_local_one_and_a_second_computes_nothing(
+    undisturbed, bucket, faults
+):
+    workdir, _ = undisturbed
+    first = run_here(bucket, *SMALL)
+    assert first.returncode == 0, first.stderr
+    assert final_arrays(bucket) == final_arrays(workdir)
+    for text in TEXTS:
+        assert paths.read_text(bucket / text) == paths.read_text(workdir / text)
+    folders = [f"{n:02d}_{stage}" for n, stage in enumerate(STAGES, 1)]
+    assert paths.names(bucket) == folders  # the lock is gone
+    for folder in folders:
+        assert paths.names(bucket / folder) == paths.names(workdir / folder)
+    faults.written.clear()
+    second = run_here(bucket, *SMALL)
+    assert second.stdout.count("already done") == len(STAGES) and "running" not in second.stdout
+    assert [name.rpartition("/")[2] for name in faults.written] == [".lock"]
+
+
+def test_a_killed_run_goes_on_in_its_bucket_bit_by_bit(undisturbed, bucket):
+    workdir, _ = undisturbed
+    process = start(bucket, FIRST)
+    assert wait_for(process, "[fit_reference] step 2/")  # so that of step 0 is complete
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert ".lock" in paths.names(bucket)
+    result = run_here(bucket, *SMALL, FIRST)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("already done") == 2 and "resuming at step" in result.stdout
+    assert final_arrays(bucket, FITS[:1]) == final_arrays(workdir, FITS[:1])
+    assert paths.read_text(bucket / TEXTS[0]) == paths.read_text(workdir / TEXTS[0])
+
+
+def test_a_bucket_that_refuses_the_run_is_one_line(faults):
+    for place, said in (
+        ("gs://closed/run", "gs://closed/run/.lock: no permission"),
+        ("gs://nobody/run", "gs://nobody/run: there is no such bucket"),
+        ("s3://mine/run", "s3://mine/run: a workdir is a local folder or in gs://"),
+        ("gss://mine/run", "gss://mine/run: no buckets with gss://"),
+    ):
+        assert refused(run_here(place, *SMALL)).startswith(f"error: {said}")
