@@ -8,6 +8,7 @@ it, and a folder is no more than what lies in it: nothing here relies on more th
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
 import re
@@ -150,6 +151,7 @@ def files_of(path: AnyPath | str) -> Any:
     scheme = str(path).split("://")[0]
     fsspec.config.conf.setdefault(scheme, {"use_listings_cache": False})  # others write, too
     os.environ.setdefault("EPATH_USE_TF", "false")  # one client for all, also beside TensorFlow
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it logs, it raises too
     try:
         return fsspec.filesystem(scheme)
     except ImportError as error:

@@ -43,12 +43,14 @@ def test_a_changed_config_is_refused_and_with_redo_computed_anew(bucket):
 
 
 @pytest.mark.parametrize("name", ["started", "result", "record"])
-def test_a_write_that_never_succeeds_leaves_a_run_that_goes_on(bucket, faults, monkeypatch, name):
+def test_a_write_that_never_succeeds_leaves_a_run_that_goes_on(
+    bucket, faults, monkeypatch, caplog, name
+):
     monkeypatch.setattr("gcsfs.retry.asyncio.sleep", _at_once)
     faults.refused_writes = {f"01_first/{name}.json": 100}
     with pytest.raises(UserError, match=f"^{bucket}/01_first/{name}.json: the bucket does not"):
         Trial(bucket).first()
-    assert finished_stage(bucket, "first") is None
+    assert finished_stage(bucket, "first") is None and caplog.records == []
     faults.refused_writes = {f"01_first/{name}.json": 2, "second/result": 1}
     faults.broken_writes = {"third/record": 1}
     assert Trial(bucket).all().value == 3.0
