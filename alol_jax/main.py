@@ -6,6 +6,7 @@ python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -25,10 +26,10 @@ from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
-from alol_jax.runs.command_line import STOPPED, cached, guarded, parse, stop_on_signals
+from alol_jax.runs.command_line import STOPPED, cached, connected, guarded, parse, stop_on_signals
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run
+from alol_jax.runs.workdir import Run, check_same
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -102,8 +103,8 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
 
     counter = counter_of(lm, task, c.task)
     files = task.files(with_local_copies(c.task))
-    splits = run.stage("load", load, task, c.task, files, counter)
-    scored = run.stage("score", score, scoring, c.score, splits)
+    splits = run.stage("load", load, task, c.task, files, counter, once=True)
+    scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:
         answers = run.stage("generate", generate, setup, c.generate, scored, reference)
@@ -129,8 +130,9 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     summary = summarise(c, task.name, hyper_parameters(objective))
     judged = value if "advantage" in objective.reads else None
     run.stage(
-        "report", report, c.report, scored, reference, judged, table, policy, evaluation, summary
-    )
+        "report", report, c.report, scored, reference, judged, table, policy, evaluation, summary,
+        once=True,
+    )  # fmt: skip
     return evaluation
 
 
@@ -167,6 +169,7 @@ def main(arguments: list[str]) -> None:
         stopping=stopping,
         say=say,
     )
+    check_same("config", json.loads(CONFIG.value.to_json()))
     devices = jax.devices()
     say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
     with lock_workdir(run.folder):
@@ -176,7 +179,7 @@ def main(arguments: list[str]) -> None:
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 
-def entry(program: Callable[[list[str]], None] = main) -> None:
+def entry(program: Callable[[list[str]], None]) -> None:
     """Run a program; a `UserError` is printed as one line on stderr, with exit code 2."""
 
     def run() -> None:
@@ -198,4 +201,4 @@ def entry(program: Callable[[list[str]], None] = main) -> None:
 
 
 if __name__ == "__main__":
-    entry()
+    entry(connected(main))

@@ -31,7 +31,7 @@ from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare,
 from alol_jax.objectives.registry import get_objective
 from alol_jax.paths import AnyPath
 from alol_jax.reports.finished_runs import why_not_comparable
-from alol_jax.runs.command_line import stop_on_signals
+from alol_jax.runs.command_line import connected, stop_on_signals
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, finished_stage, first_difference
@@ -259,4 +259,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(connected(main))

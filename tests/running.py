@@ -83,7 +83,7 @@ def run_here(
         contextlib.redirect_stderr(err),
     ):
         try:
-            main.entry()
+            main.entry(main.main)
         except SystemExit as ended:
             code = ended.code or 0
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

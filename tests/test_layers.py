@@ -54,7 +54,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sentencepiece": ("text.tokenizer_files",),
     "tensorflow_datasets": ("runs.tfds", "tasks.tfds_source"),
     "pyarrow": ("tables.columns", "tables.table", "tables.files", "tasks.columnar"),
-    "loky": ("runs.processes",),
+    "loky": ("runs.workers",),
     "array_record": ("runs.tfds",),
     "datasets": ("tasks.sources",),
     "yaml": ("tasks.smalltalk",),

@@ -17,7 +17,7 @@ from alol_jax.decoding.beam import beam_search
 from alol_jax.decoding.prompts import lay_out, one_per_row, take
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.decoding.slots import Slots, advance, begin, idle, narrow, refill, slot_shardings
-from alol_jax.devices.sharding import place_rows
+from alol_jax.devices.sharding import fetch, place_rows
 from alol_jax.runs.progress import progress
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Params, Prompts, Watch
@@ -115,7 +115,7 @@ def _in_batches(model, params, prompts, sampling, *, batching, key) -> Iterator[
         rows = np.resize(indices, batching.size)
         read = one_per_row([prompts[row] for row in rows], width, batching.pad_id, batching.groups)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(rows))
-        ids, lengths = jax.device_get(decoder(params, place_rows(read, batching.mesh), keys))
+        ids, lengths = fetch(decoder(params, place_rows(read, batching.mesh), keys))
         found = zip(indices, ids, lengths, strict=False)
         yield Ended([(int(index), _cut(row, length)) for index, row, length in found])
 
@@ -151,7 +151,7 @@ class _Table:
                 self._refill()
             until = self._enough() if self.waiting else self.owners.size
             self.slots = self.advance(self.params, self.slots, jnp.int32(until))
-            done, ids, lengths, now = jax.device_get(
+            done, ids, lengths, now = fetch(
                 (self.slots.done, self.slots.ids, self.slots.lengths, self.slots.steps)
             )
             owners = self.owners.reshape(-1)  # a view

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.types import Params
 
@@ -91,13 +93,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def place_params(params: Params, mesh: Mesh) -> Params:
     """Put parameters on the mesh, sharded by the partition table."""
     return {
-        path: jax.device_put(leaf, param_sharding(path, leaf.shape, mesh))
-        for path, leaf in params.items()
+        path: put(leaf, param_sharding(path, leaf.shape, mesh)) for path, leaf in params.items()
     }
+
+
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Put an array on the mesh. Every process has all of it, and gives its own devices their part.
+
+    An array that is on the mesh already is moved there.
+    """
+    if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def fetch(tree: Any) -> Any:
+    """Return a pytree of arrays as numpy arrays, in every process, wherever their parts lie."""
+
+    def whole(leaf):
+        split = isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        )
+        return multihost_utils.process_allgather(leaf, tiled=True) if split else leaf
+
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     """Put a pytree of host arrays on the mesh, with ``axis`` (rows) sharded over data·fsdp.
+
+    Every process gives only the rows of its own devices; see `own_rows`.
 
     Raises:
         UserError: the number of rows is not divisible by data·fsdp.
@@ -111,14 +137,33 @@ def place_rows(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
                 f"a batch of {leaf.shape[axis]} rows cannot be split over data·fsdp = {cut} "
                 f"devices: make the batch size a multiple of {cut}"
             )
-        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+        rows = own_rows(leaf.shape[axis], mesh)
+        mine = np.asarray(leaf).take(rows, axis) if len(rows) < leaf.shape[axis] else leaf
+        return jax.make_array_from_process_local_data(sharding, np.asarray(mine), leaf.shape)
 
     return jax.tree.map(put, batch)
 
 
+def own_rows(count: int, mesh: Mesh) -> np.ndarray:
+    """Return which rows of a batch of ``count`` are on this process's devices, in order."""
+    if processes.count() == 1:
+        return np.arange(count)
+    sharding = NamedSharding(mesh, P(ROWS))
+    places = sharding.addressable_devices_indices_map((count,)).values()
+    return np.unique(np.concatenate([np.arange(count)[index] for index in places]))
+
+
+def own_part(rows: Sequence[Any], count: int, mesh: Mesh) -> Sequence[Any]:
+    """Empty the rows of a batch of ``count`` that other processes give, so that none makes them."""
+    if processes.count() == 1:
+        return rows
+    mine = set(own_rows(count, mesh).tolist())
+    return [row if place in mine else () for place, row in enumerate(rows)]
+
+
 def place_whole(batch: Any, mesh: Mesh) -> Any:
     """Put a pytree of host arrays on every device of the mesh."""
-    return jax.device_put(batch, replicated(mesh))
+    return jax.tree.map(lambda leaf: put(leaf, replicated(mesh)), batch)
 
 
 def shardings_like_params(tree: Any, mesh: Mesh) -> Any:
@@ -138,4 +183,4 @@ def shardings_like_params(tree: Any, mesh: Mesh) -> Any:
 
 def place_like_params(tree: Any, mesh: Mesh) -> Any:
     """Put a pytree that mirrors parameters on the mesh, each leaf sharded like its parameter."""
-    return jax.tree.map(jax.device_put, tree, shardings_like_params(tree, mesh))
+    return jax.tree.map(put, tree, shardings_like_params(tree, mesh))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alol_jax.devices.sharding import place_rows
+from alol_jax.devices.sharding import fetch, own_part, place_rows
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.grid_sizes import pack_texts
 from alol_jax.runs.progress import progress
@@ -73,6 +73,7 @@ def _read(
     example = texts_alone(texts)
 
     for size, members in progress(grids, watch, total=len(grids)):
-        given = np.asarray(apply(place_rows(to_grid(members, example, size, layout), mesh)))
+        grid = to_grid(own_part(members, size.rows, mesh), example, size, layout)
+        given = fetch(apply(place_rows(grid, mesh)))
         for row, these in enumerate(members):
             found[these] = given[row, : len(these)]

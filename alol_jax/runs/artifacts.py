@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alol_jax import paths
+from alol_jax.devices import processes
 from alol_jax.paths import AnyPath
 from alol_jax.runs import checkpoint
 from alol_jax.tables import files
@@ -18,18 +20,27 @@ from alol_jax.types import Params
 
 
 def save_result(folder: AnyPath, result: Any) -> None:
-    """Save a frozen dataclass: fields as ``<field>.arrow``, ``<field>/`` or in ``result.json``."""
+    """Save a frozen dataclass: fields as ``<field>.arrow``, ``<field>/`` or in ``result.json``.
+
+    Of several processes the first one writes; of parameters each writes its part.
+    """
     plain = {}
     hints = _hints(type(result))
     for field in dataclasses.fields(result):
         value, row_type = getattr(result, field.name), _row_type(hints[field.name])
-        if row_type is not None:
-            files.write(_fresh(_table(folder, field.name)), value)
-        elif hints[field.name] == Params:
-            checkpoint.save_params(_fresh(folder / field.name), value)
+        if hints[field.name] == Params:
+            place = folder / field.name  # a killed save may have left something there
+            processes.from_first(f"saving {field.name}", functools.partial(paths.remove, place))
+            checkpoint.save_params(place, value)
+        elif not processes.is_first():
+            continue
+        elif row_type is not None:
+            paths.remove(_table(folder, field.name))
+            files.write(_table(folder, field.name), value)
         else:
             plain[field.name] = _to_json(value)
-    paths.write_text(folder / "result.json", json.dumps(plain, indent=1))
+    if processes.is_first():
+        paths.write_text(folder / "result.json", json.dumps(plain, indent=1))
 
 
 def load_result(folder: AnyPath, result_type: type) -> Any:
@@ -68,12 +79,6 @@ def _row_type(hint: Any) -> type | None:
 
 def _table(folder: AnyPath, name: str) -> AnyPath:
     return folder / f"{name}.arrow"
-
-
-def _fresh(path: AnyPath) -> AnyPath:
-    """Remove the file or folder that a killed save may have left, and return its path."""
-    paths.remove(path)
-    return path
 
 
 def _to_json(value: Any) -> Any:

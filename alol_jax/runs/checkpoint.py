@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from alol_jax import paths
+from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
 from alol_jax.types import Params
@@ -80,7 +81,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Return the last saved step, or None."""
-        return self._manager.latest_step()
+        return processes.from_first("the last checkpoint", self._manager.latest_step)
 
     def save(self, step: int, state: Any, record: dict[str, Any], *, best: int | None) -> None:
         """Save ``state`` and ``record``; keep only this checkpoint and that of step ``best``.

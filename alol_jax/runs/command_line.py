@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 
+from alol_jax.devices import processes
 from alol_jax.devices.compile_cache import use_compile_cache
-from alol_jax.errors import UserError
+from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.runs.progress import say
 
 BAD_INPUT = 2  # exit code
@@ -22,6 +25,13 @@ _COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache", "", "Folder for compiled programs; 'off' keeps none. Default: user's cache."
 )
 
+
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed",
+    "auto",
+    "How the processes of a run find each other: auto (TPU pod, GKE, Slurm, Open MPI), off, or "
+    "HOST:PORT,RANK,COUNT.",
+)
 
 _PACKED = "examples are packed, see config.model.width"
 FORMER = {
@@ -51,6 +61,26 @@ def cached(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     return run
 
 
+def connected(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """Return ``program`` for all processes of a run, which ``--distributed`` connects."""
+
+    def run(arguments: list[str]) -> None:
+        processes.start(_DISTRIBUTED.value)
+        with processes.together(_failure):
+            program(arguments)
+
+    return run
+
+
+def _failure(error: BaseException) -> str:
+    """The error in one line; "" for what ends a program as it should."""
+    if isinstance(error, (Finished, Interrupted, SystemExit)):
+        return ""
+    if not isinstance(error, (UserError, OSError)):
+        traceback.print_exception(error)
+    return one_line(error)
+
+
 def guarded(
     run: Callable[[], None],
     *,
@@ -77,8 +107,12 @@ def stop_on_signals() -> Callable[[], bool]:
     """Handle SIGTERM and Ctrl-C: the first asks the run to stop safely, a second stops at once.
 
     Returns:
-        A function that tells whether the run was asked to stop.
+        A function that tells whether the run was asked to stop. Several processes must call it at
+        the same places: it is true in all of them, or in none.
     """
+    if processes.count() > 1:  # JAX handles SIGTERM there
+        signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        return processes.StopTogether(say)
     stop = threading.Event()
 
     def ask_to_stop(*_):

@@ -12,24 +12,48 @@ import uuid
 from collections.abc import Iterator
 
 from alol_jax import paths
+from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
 
 LOCK = ".lock"
+SHARED = ".shared"  # written by process 0, read by all
 
 
 @contextlib.contextmanager
 def lock_workdir(folder: AnyPath) -> Iterator[None]:
-    """Lock the workdir for this process.
+    """Lock the workdir for this run; of several processes the first one holds the lock.
 
     A local lock ends with its process. One in a bucket is an object, which a killed run leaves: it
     is taken over if that run was on this machine, and has to be removed by hand if not.
 
     Raises:
-        UserError: another process holds the lock, or the bucket cannot be written.
+        UserError: another run holds the lock, the bucket cannot be written, or the workdir is not
+            one that all hosts share.
     """
+    paths.make_folder(folder)
+    processes.meet("making the workdir")
+    _check_shared(folder)
+    if not processes.is_first():
+        yield
+        return
     with _in_bucket(folder / LOCK) if paths.is_bucket(folder) else _local(folder / LOCK):
         yield
+
+
+def _check_shared(folder: AnyPath) -> None:
+    """Check that every process sees what process 0 writes into the workdir."""
+    if processes.count() == 1:
+        return
+    sign, mine = folder / SHARED, uuid.uuid4().hex
+    written = processes.from_first("workdir", lambda: paths.write_text(sign, mine) or mine)
+    try:
+        seen = paths.read_text(sign) == written
+    except FileNotFoundError:
+        seen = False
+    problem = f"{folder} is another one here: --workdir must be shared by all hosts, or in a bucket"
+    processes.check_all("workdir", "" if seen else problem)
+    processes.from_first("workdir", lambda: paths.remove(sign))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from alol_jax.devices import processes
 from alol_jax.errors import Interrupted
 from alol_jax.types import Watch
 
@@ -37,7 +38,8 @@ def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) 
         if watch.stopping() and count < total:
             raise Interrupted(f"{watch.label}: {count} of {total} done, to be repeated")
         now = time.monotonic()
-        if now - last_line >= SECONDS_BETWEEN_LINES and count < total and not _terminal():
+        due = now - last_line >= SECONDS_BETWEEN_LINES and count < total
+        if due and processes.is_first() and not _terminal():
             rate = (count - done) / (now - start)
             left = (total - count) / rate
             line = f"  {watch.label}: {count}/{total}, {rate:.2f}/s, {left:.0f} s left"
@@ -46,10 +48,12 @@ def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) 
 
 
 def _terminal() -> bool:
-    return sys.stderr.isatty()
+    return processes.is_first() and sys.stderr.isatty()
 
 
 def say(line: str) -> None:
-    """Print one line on stdout, above the progress bar if there is one."""
+    """Print one line on stdout, above the progress bar if there is one; only in process 0."""
+    if not processes.is_first():
+        return
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alol_jax.errors import UserError
-from alol_jax.runs.processes import map_in_processes, workers_for
+from alol_jax.runs.workers import map_in_processes, workers_for
 from alol_jax.tables.table import Table, columns_of
 
 SPLIT = "train"  # the only split of a table; the name that readers of tfds data try first

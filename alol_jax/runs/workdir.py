@@ -25,10 +25,11 @@ from typing import Any, NamedTuple, get_type_hints
 from ml_collections import ConfigDict
 
 from alol_jax import paths
+from alol_jax.devices import processes
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
-from alol_jax.types import StageContext
+from alol_jax.types import StageContext, never
 
 FORMAT = 5  # version of the folder layout; results of another version are stale
 RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
@@ -67,15 +68,19 @@ class Run:
         self.shared, self.shared_stages = shared, frozenset(shared_stages)
         paths.make_folder(folder)
 
-    def stage(self, name: str, fn: Callable[..., Any], *inputs: Any) -> Any:
+    def stage(self, name: str, fn: Callable[..., Any], *inputs: Any, once: bool = False) -> Any:
         """Return ``fn(*inputs, context=…)``, loaded from disk if made from the same inputs.
 
         Inputs are config sections, plain values, results of earlier stages, and objects with a
         ``fingerprint``. The result must depend on nothing else. A named tuple is recorded field by
         field. The result type is the return annotation of ``fn``.
 
+        Args:
+            once: of several processes only the first one runs ``fn``, which uses no devices.
+
         Raises:
-            UserError: the stored result was made from other inputs, or the stage may not run.
+            UserError: the stored result was made from other inputs, another process has other
+                inputs, or the stage may not run.
         """
         labels = [p for p in inspect.signature(fn).parameters if p != "context"]
         described = {
@@ -86,14 +91,15 @@ class Run:
         record = {"format": FORMAT, "stage": name, "inputs": described}
         final = self._place(name)
         result_type = get_type_hints(fn)["return"]
-        if self._is_finished(final, record):
-            result = load_result(_linked(final), result_type)
+        check_same(name, record)
+        if processes.from_first(name, lambda: self._is_finished(final, record)):
             self._say(f"[{name}] already done")
         else:
             self._check_allowed(name, final)
-            result = self._compute(final, record, result_type, functools.partial(fn, *inputs))
+            self._compute(final, record, functools.partial(fn, *inputs), once=once)
+        result = load_result(_linked(final), result_type)
         self._made.append((result, _digest(record)))
-        self._link(final, record)
+        processes.from_first(name, lambda: self._link(final, record))
         return result
 
     def skip(self, name: str, reason: str) -> None:
@@ -114,22 +120,27 @@ class Run:
         paths.make_folder(folder)
         _write_json(folder / LINK, {"folder": os.path.relpath(final, folder)})
 
-    def _compute(self, folder, record, result_type, fn):
+    def _compute(self, folder: AnyPath, record: Any, fn: Callable[..., Any], *, once: bool) -> None:
+        """Run a stage and save its result."""
         name = record["stage"]
         if self._stopping():
             raise Interrupted(f"before stage {name}")
-        self._begin(folder, record)
+        processes.from_first(name, lambda: self._begin(folder, record))
         self._say(f"[{name}] running")
+        alone = once and processes.count() > 1
         context = StageContext(
             folder=folder,
-            stopping=self._stopping,
+            stopping=never if alone else self._stopping,
             say=lambda line: self._say(f"[{name}] {line}"),
             tensorboard=self.config.tensorboard,
         )
         began = time.monotonic()
-        self._publish(folder, record, fn(context=context))
+        if once:
+            processes.from_first(name, lambda: save_result(folder, fn(context=context)))
+        else:
+            save_result(folder, fn(context=context))
+        processes.from_first(name, lambda: _publish(folder, record))
         self._say(f"[{name}] took {time.monotonic() - began:.1f} s")
-        return load_result(folder, result_type)
 
     def _begin(self, folder: AnyPath, record: dict[str, Any]) -> None:
         """Prepare the folder of a stage: its own work goes on, all else is dropped."""
@@ -141,13 +152,6 @@ class Run:
             paths.make_folder(folder)
             _write_json(folder / STARTED, record)
         _write_json(folder / CONFIG, json.loads(self.config.to_json()))
-
-    def _publish(self, folder: AnyPath, record: dict[str, Any], result: Any) -> None:
-        """Save the result of a stage. It counts once the record is there."""
-        save_result(folder, result)
-        _write_json(folder / RECORD, record)
-        for name in (STARTED, CHECKPOINTS):  # no longer needed
-            paths.remove(folder / name)
 
     def _is_finished(self, folder: AnyPath, record: dict[str, Any]) -> bool:
         """Whether the folder holds, or links to, the result made from these inputs."""
@@ -263,6 +267,28 @@ def _drop(folder: AnyPath) -> None:
         for name in (RECORD, STARTED):
             paths.remove(folder / name)
     paths.remove(folder)
+
+
+def _publish(folder: AnyPath, record: dict[str, Any]) -> None:
+    """Make the saved result of a stage count."""
+    _write_json(folder / RECORD, record)
+    for name in (STARTED, CHECKPOINTS):  # no longer needed
+        paths.remove(folder / name)
+
+
+def check_same(name: str, record: dict[str, Any]) -> None:
+    """Check that all processes run with the same config, or a stage with the same inputs.
+
+    Raises:
+        UserError: naming the first process that does not, and the difference.
+    """
+    records = processes.gather(name, record)
+    for number, other in enumerate(records):
+        if change := first_difference(records[0], other):
+            raise UserError(
+                f"{processes.named(number)} has {change.field} = {change.other}, process 0 has "
+                f"{change.one}: all processes need the same config, data and models"
+            )
 
 
 def _with_tuples(value: Any) -> Any:

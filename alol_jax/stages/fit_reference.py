@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from alol_jax.devices import processes
 from alol_jax.devices.sharding import place_like_params
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
@@ -50,7 +51,7 @@ def fit_reference(
         return Policy(lm.trainable(init_key), 0, (), ())
     tokens = context.folder / "tokens.arrow"
     rows, cut = tokenise(scored.train, task, lm.tokenizer, lm.limits, file=tokens)
-    tokens.unlink()  # its rows stay mapped
+    processes.from_first("tokens", tokens.unlink)  # its rows stay mapped
     context.say(f"training: {cut.summary(len(rows), lm.limits)}")
     held_out, cut = tokenise(scored.validation, task, lm.tokenizer, lm.limits)
     context.say(f"validation: {cut.summary(len(held_out), lm.limits)}")

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.rewards import reward as rewards
-from alol_jax.runs.processes import map_in_processes, workers_for
 from alol_jax.runs.progress import progress
+from alol_jax.runs.workers import map_in_processes, workers_for
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table, concatenate
 from alol_jax.types import Example, Scored, ScoredSplits, Splits, StageContext

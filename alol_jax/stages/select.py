@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax import paths
+from alol_jax.devices import processes
 from alol_jax.devices.sharding import place_params
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
@@ -47,10 +48,12 @@ def select(
         context.say(cut.summary(len(rows), lm.limits))
     if "ref_logp" in reads or "advantage" in reads:
         rows = _annotated(lm, rows, reads, heads, reference, value, context)
-        tokens.unlink()  # its rows stay mapped until they are written again, annotated
+        # Its rows stay mapped until they are written again, annotated.
+        processes.from_first("tokens", tokens.unlink)
     report = data_report(rows, cut)
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    paths.write_text(context.folder / "data_report.json", text)
+    if processes.is_first():
+        paths.write_text(context.folder / "data_report.json", text)
     context.say(f"kept {report['kept']} of {report['rows']} rows")
     return TrainingTable(rows)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.devices.sharding import place_rows
+from alol_jax.devices.sharding import fetch, own_part, place_rows
 from alol_jax.models.grid_sizes import Packed
 from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel
@@ -77,7 +77,7 @@ def annotate(
     grids = _grids(lm, packed, prompts, responses)
     for members, grid in progress(grids, watch, total=len(packed.grids)):
         out = step(params, value_params, place_rows(grid, lm.mesh))
-        grid_logps, grid_values = jax.device_get(out)
+        grid_logps, grid_values = fetch(out)
         logps.put(members, grid_logps)
         for row, examples in enumerate(members):
             values[examples] = grid_values[row, : len(examples)]
@@ -96,7 +96,8 @@ def _grids(
         return prompts[n], (responses[n],)
 
     for size, members in packed.grids:
-        yield members, to_grid(members, example, size, layout)
+        mine = own_part(members, size.rows, lm.mesh)
+        yield members, to_grid(mine, example, size, layout)
 
 
 def token_numbers(
@@ -115,7 +116,7 @@ def token_numbers(
     packed, found = lm.pack_table(prompts.lengths, responses.lengths), Responses(responses.lengths)
     grids = _grids(lm, packed, prompts, responses)
     for members, grid in progress(grids, watch, total=len(packed.grids)):
-        found.put(members, np.asarray(run(place_rows(grid, lm.mesh))))
+        found.put(members, fetch(run(place_rows(grid, lm.mesh))))
     return found.rows
 
 

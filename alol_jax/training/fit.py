@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from alol_jax.devices import processes
 from alol_jax.errors import Interrupted
 from alol_jax.objectives.logprobs import grid_logp, to_batch
 from alol_jax.runs.checkpoint import Checkpoints
@@ -241,6 +242,7 @@ def fit_best(
             state = session.train(state, fit(state, frozen, ahead, update), log)
         chosen = best(session.validations)
         state, _ = session.checkpoints.restore(chosen.step, state)
+    processes.meet(f"the end of {label}")  # the first one has written the log
     curves = read_curves(context.folder / "metrics.jsonl")
     cost = _cost(curves, session.seconds)
     if cost.tokens:

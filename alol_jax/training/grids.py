@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 
+from alol_jax.devices.sharding import own_part
 from alol_jax.models.grid_sizes import pass_cost, widths_for
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.text.packing import (
@@ -35,12 +37,14 @@ class Packer:
     Attributes:
         shape: the size.
         layout: of the arrays.
+        mesh: that shares out the rows.
         work: (real tokens, pairs of attention, grids) -> `Work`.
         copies: of a prompt in an item.
     """
 
     shape: GridShape
     layout: Layout
+    mesh: Mesh
     work: Callable[[int, float, Grids], Work]
     copies: int = 1
 
@@ -52,14 +56,20 @@ class Packer:
         return f"grids of {rows} × {width} tokens, and of half the width for the rest{shared}"
 
     def __call__(self, examples: Examples) -> tuple[tuple[Grid, ...], Work]:
-        """Return the grids, of numpy arrays, and the work of an optimizer step on them."""
+        """Return the grids, of numpy arrays, and the work of an optimizer step on them.
+
+        Of several processes each fills the rows of its own devices.
+        """
         lengths, pairs = examples.lengths(share=self.layout.share)
         packed = grids_of(lengths, self.shape)
 
         def example(n: int) -> tuple[np.ndarray, Sequence[np.ndarray]]:
             return examples.prompts[n], examples.responses[n]
 
-        grids = tuple(to_grid(rows, example, size, self.layout) for size, rows in packed)
+        grids = tuple(
+            to_grid(own_part(rows, size.rows, self.mesh), example, size, self.layout)
+            for size, rows in packed
+        )
         return grids, self.work(int(lengths.tokens.sum()), float(pairs.sum()), packed)
 
 
@@ -99,7 +109,7 @@ def make_packer(
     batches = [lengths.take(draw) for draw in draws]
     shape = cheapest(batches, shapes, pass_cost(lm.transformer.config, lm.mesh))
     layout = Layout(length, lm.transformer.attention.branches, lm.tokenizer.pad_id)
-    return Packer(shape, layout, step_work(lm), lengths.copies)
+    return Packer(shape, layout, lm.mesh, step_work(lm), lengths.copies)
 
 
 def step_work(lm: LanguageModel) -> Callable[[int, float, Grids], Work]:

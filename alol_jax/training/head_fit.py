@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import place_like_params, place_params, place_rows
+from alol_jax.devices.sharding import fetch, own_part, place_like_params, place_params, place_rows
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.transformer import Transformer
@@ -81,8 +81,8 @@ def features_of(
     example = texts_alone(rows)
 
     for size, members in progress(grids, watch, total=len(grids)):
-        grid = to_grid(members, example, size, layout)
-        found = np.asarray(hidden_of(params, place_rows(grid, lm.mesh)))
+        grid = to_grid(own_part(members, size.rows, lm.mesh), example, size, layout)
+        found = fetch(hidden_of(params, place_rows(grid, lm.mesh)))
         for row, texts in enumerate(members):
             at = 0
             for text in texts:
@@ -146,7 +146,7 @@ class HeadFitter:
         pieces = []
         for piece, chosen in _full_batches(rows, self.batch_size):
             placed = place_rows(data.padded(chosen), self.mesh)
-            pieces.append(np.asarray(self.predict(params, *placed))[: len(piece)])
+            pieces.append(fetch(self.predict(params, *placed))[: len(piece)])
         return np.concatenate(pieces)
 
 

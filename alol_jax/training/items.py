@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
 from alol_jax.tables.columns import CHUNK, Ragged
-from alol_jax.tables.files import collect
+from alol_jax.tables.files import collect, read
 from alol_jax.tables.table import Table, concatenate
 from alol_jax.text.packing import Lengths, lengths_of
 from alol_jax.text.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ def tokenise(
     Args:
         file: where the tokens of many rows go, to be mapped into memory; None keeps them in memory.
     """
-    cuts = []
+    cuts: list[Cut] = []
 
     def parts() -> Iterator[Table[Annotated]]:
         for start in range(0, max(len(rows), 1), CHUNK):
@@ -98,7 +99,16 @@ def tokenise(
             cuts.append(cut)
             yield part
 
-    table = concatenate(list(parts())) if file is None else collect(file, parts(), Annotated)
+    def collected() -> list[Cut]:
+        collect(file, parts(), Annotated)
+        return cuts
+
+    if file is None:
+        table = concatenate(list(parts()))
+    else:  # one process tokenises
+        cuts = processes.from_first("tokens", collected)
+        table = read(file, Annotated)
+        processes.meet("reading the tokens")
     return table, Cut(*map(sum, zip(*cuts, strict=True)))
 
 

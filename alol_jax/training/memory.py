@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alol_jax.devices import processes
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.transformer import Transformer
 
@@ -48,7 +49,8 @@ def fits_in_training(lm: LanguageModel, tokens: int, room: float | None = None) 
     if room is None:
         stats = [device.memory_stats() or {} for device in lm.mesh.local_devices]
         limits = [one.get("bytes_limit") for one in stats]
-        room = math.inf if None in limits else min(limits)
+        here = math.inf if None in limits else min(limits)
+        room = min(processes.gather("device memory", here))
     trained, frozen = lm.abstract()
     left = room - bytes_per_device(frozen) - ADAM * bytes_per_device(trained)
     logits = 3 * 4 * min(lm.logprob_chunk / lm.shards, tokens) * lm.transformer.config.vocab_size

@@ -8,6 +8,8 @@ import math
 import jax
 
 from alol_jax import paths
+from alol_jax.devices import processes
+from alol_jax.devices.sharding import fetch
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
 from alol_jax.types import Curve
@@ -80,16 +82,20 @@ class MetricLog:
     """The metrics of one stage, one JSON object per line: {"step": 3, "loss": 1.25, …}.
 
     `write` takes metrics that may not be computed yet. It keeps them and writes those of the
-    previous call, so that host and device work overlap. `flush` writes what is pending.
+    previous call, so that host and device work overlap. `flush` writes what is pending. Of several
+    processes the first one writes.
     """
 
     def __init__(self, path: AnyPath, *, resume_at: int, tensorboard: bool):
         """Open the log, dropping lines after step ``resume_at`` that a killed run left."""
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._file = self._board = None
+        if not processes.is_first():
+            return
         lines = [line for line in _complete_lines(path) if line["step"] <= resume_at]
         paths.make_folder(path.parent)
         kept = "".join(json.dumps(line) + "\n" for line in lines)
         self._file = paths.Appended(path, kept)
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._events = path.parent / "tensorboard"
         self._board = _board(self._events, resume_at) if tensorboard else None
 
@@ -107,14 +113,15 @@ class MetricLog:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = {name: float(value) for name, value in fetch(metrics).items()}
         if not math.isfinite(values.get("loss", 0.0)):
             raise UserError(
                 f"training diverged: the loss of step {step} is {values['loss']}; lower the "
                 "optimizer's learning_rate, or clip its gradients (max_grad_norm), and restart "
                 "this stage (--redo)"
             )
-        self._file.write(json.dumps({"step": step} | values) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step} | values) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -122,7 +129,8 @@ class MetricLog:
     def keep(self) -> None:
         """Write what is pending, and keep all of it for a run that goes on from here."""
         self.flush()
-        self._file.keep()
+        if self._file is not None:
+            self._file.keep()
         if self._board is not None:
             self._board.flush()
             paths.send(self._events)
@@ -130,7 +138,8 @@ class MetricLog:
     def close(self) -> None:
         """Keep all of it and close the log."""
         self.keep()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
             paths.send(self._events)

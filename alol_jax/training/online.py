@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import place_rows, replicated
+from alol_jax.devices.sharding import fetch, place_rows, replicated
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.logprobs import grid_logp, grid_states, to_batch
 from alol_jax.objectives.ppo import (
@@ -89,9 +89,7 @@ class PPOIteration:
         targets, moments, kl_coef, metrics = self.targets(
             state.kl_coef, state.moments, written.score, mask, *outputs
         )
-        train, steps = self._train(
-            state.train, frozen, written.examples, jax.device_get(targets), rollout
-        )
+        train, steps = self._train(state.train, frozen, written.examples, fetch(targets), rollout)
         step = jax.device_put(state.step + 1, state.step.sharding)
         metrics |= steps
         metrics["flops"] += 2 * read.forward + sum(  # of policy and anchor
@@ -120,7 +118,7 @@ class PPOIteration:
         ):
             train = new_train
             logged.append(metrics)
-        logged = jax.device_get(logged)
+        logged = fetch(logged)
         sums = set(Work().metrics())
         merge = {name: np.sum if name in sums else np.mean for name in logged[0]}
         return train, {name: merge[name]([line[name] for line in logged]) for name in merge}

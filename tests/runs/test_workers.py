@@ -7,7 +7,7 @@ import pytest
 
 from alol_jax.errors import UserError
 from alol_jax.runs import processes
-from alol_jax.runs.processes import map_in_processes, workers_for
+from alol_jax.runs.workers import map_in_processes, workers_for
 
 
 def _double(number: int) -> tuple[int, int]:

@@ -1,0 +1,318 @@
+"""The processes of a run: one per host or per GPU, started together, each with its own devices.
+
+The only file that asks which process this is. `jax.distributed` connects them, notices which one is
+gone, and agrees on the step at which all of them stop. The same program runs in every process. The
+first one, process 0, writes and prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax._src import distributed
+from jax.experimental import multihost_utils
+
+from alol_jax.errors import UserError, reason
+
+COORDINATOR_PORT = 8476  # of process 0, where --distributed names none
+HEARTBEAT_SECONDS = 20  # without a sign of life, until a process counts as gone
+START_SECONDS = 300  # until all processes of a run must have started
+MEET_SECONDS = 300  # until all must have reached the same place
+LEAVE_SECONDS = 3  # for the others to end before process 0, which connects them
+FAILED = 2  # exit code
+_FAILURES = "alol_jax/failed/"
+
+
+def start(how: str) -> None:
+    """Connect the processes of the run. Call it before JAX sees a device.
+
+    Args:
+        how: "auto" connects what a TPU pod, GKE, Slurm or Open MPI has started, and nothing
+            elsewhere; "off" connects nothing; "HOST:PORT,RANK,COUNT" is this process's rank among
+            COUNT, and where process 0 listens.
+
+    Raises:
+        UserError: ``how`` cannot be read, or the processes did not find each other.
+    """
+    if how == "off":
+        return
+    jax.config.update("jax_enable_recoverability", True)  # report a lost process, do not abort
+    place = {} if how == "auto" else _read(how)
+    try:
+        jax.distributed.initialize(
+            **place,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        if how != "auto":
+            raise UserError(f"--distributed={how}: {reason(error)}") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"--distributed={how}: process 0 and all others did not find each other within "
+            f"{START_SECONDS} s ({reason(error)}): does every process have the same COUNT and its "
+            "own RANK, and can it reach process 0?"
+        ) from error
+
+
+def _read(how: str) -> dict[str, Any]:
+    try:
+        address, rank, count = how.split(",")
+        host, _, port = address.rpartition(":")
+        place = {"process_id": int(rank), "num_processes": int(count)}
+    except ValueError:
+        raise UserError(
+            f"--distributed={how}: expected auto, off or HOST:PORT,RANK,COUNT"
+        ) from None
+    if not 0 <= place["process_id"] < place["num_processes"]:
+        raise UserError(f"--distributed={how}: RANK must be from 0 to COUNT - 1")
+    if not host or not port.isdigit():
+        raise UserError(f"--distributed={how}: {address!r} is not HOST:PORT")
+    return {"coordinator_address": address, **place}
+
+
+# Which process this is
+
+
+def count() -> int:
+    """Return the number of processes of the run."""
+    return distributed.global_state.num_processes or 1
+
+
+def rank() -> int:
+    """Return the number of this process."""
+    return distributed.global_state.process_id or 0
+
+
+def is_first() -> bool:
+    """Return whether this is process 0, which writes and prints."""
+    return rank() == 0
+
+
+def named(number: int) -> str:
+    """Name a process by its number and its host."""
+    try:
+        host = _client().blocking_key_value_get(f"alol_jax/host/{number}", 1000)
+    except RuntimeError:
+        return f"process {number}"
+    return f"process {number} ({host})"
+
+
+def _client() -> Any:
+    return distributed.global_state.client
+
+
+# Agreement
+
+
+class _Meetings:
+    """Numbers the exchanges of a run; all processes have the same ones in the same order."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def next(self, name: str) -> str:
+        self.done += 1
+        return f"alol_jax/{self.done}/{name}"
+
+
+_MEETINGS = _Meetings()
+
+
+def meet(name: str, *, seconds: float = MEET_SECONDS) -> None:
+    """Wait until all processes are here.
+
+    Raises:
+        UserError: some did not come in time; the message names them.
+    """
+    if count() == 1:
+        return
+    try:
+        _client().wait_at_barrier(_MEETINGS.next(name), int(seconds * 1000))
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        missing = [named(int(line)) for line in lines if line.isdigit()]
+        raise UserError(
+            f"{name}: waited {seconds:.0f} s for {', '.join(missing) or reason(error)}"
+        ) from error
+
+
+def gather(name: str, value: Any) -> list[Any]:
+    """Return the JSON ``value`` of every process, by its number."""
+    if count() == 1:
+        return [value]
+    key, client = _MEETINGS.next(name), _client()
+    client.key_value_set(f"{key}/{rank()}", json.dumps(value))
+    wait = int(MEET_SECONDS * 1000)
+    found = []
+    for number in range(count()):
+        try:
+            found.append(json.loads(client.blocking_key_value_get(f"{key}/{number}", wait)))
+        except RuntimeError as error:
+            raise UserError(f"{name}: waited {MEET_SECONDS} s for {named(number)}") from error
+    return found
+
+
+def from_first(name: str, make: Callable[[], Any]) -> Any:
+    """Return the JSON value that ``make`` gives in process 0, where alone it is called.
+
+    The others wait for as long as it takes.
+
+    Raises:
+        UserError: ``make`` raised it; in every process.
+    """
+    if count() == 1:
+        return make()
+    key, client = _MEETINGS.next(name), _client()
+    if is_first():
+        try:
+            found = {"value": make()}
+        except (UserError, OSError) as error:
+            client.key_value_set(key, json.dumps({"error": str(error)}))
+            raise
+        client.key_value_set(key, json.dumps(found))
+        return found["value"]
+    while (said := _within(client, key, seconds=60)) is None:
+        pass
+    found = json.loads(said)
+    if "error" in found:
+        raise UserError(found["error"])
+    return found["value"]
+
+
+def _within(client: Any, key: str, *, seconds: float) -> str | None:
+    try:
+        return client.blocking_key_value_get(key, int(seconds * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" in str(error):
+            return None
+        raise
+
+
+def check_all(name: str, problem: str) -> None:
+    """Raise the first problem of any process in all of them, with its name; "" is none.
+
+    Raises:
+        UserError: a process has a problem.
+    """
+    for number, found in enumerate(gather(name, problem)):
+        if found:
+            raise UserError(f"{named(number)}: {found}" if count() > 1 else found)
+
+
+class StopTogether:
+    """Tells whether the run should stop; true in all processes at the same call, or in none.
+
+    SIGTERM in any process is enough, as JAX's preemption service hands it on.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._calls, self._stop, self._say = 0, False, say
+
+    def __call__(self) -> bool:
+        if not self._stop:
+            self._stop = multihost_utils.reached_preemption_sync_point(self._calls)
+            self._calls += 1
+            if self._stop:
+                self._say("stopping at this point; all processes were asked to")
+        return self._stop
+
+
+# Failure
+
+
+@contextlib.contextmanager
+def together(words: Callable[[BaseException], str]) -> Iterator[None]:
+    """Run a program so that all processes end if one of them fails or is lost.
+
+    Process 0 prints one line that names the process and what it said, and all exit with code 2.
+
+    Args:
+        words: of an error, in one line; "" for errors that end a program as they should.
+    """
+    if count() == 1:
+        yield
+        return
+    _client().key_value_set(f"alol_jax/host/{rank()}", socket.gethostname())
+    ending = threading.Event()
+    watchers = [
+        threading.Thread(target=watch, args=(ending,), daemon=True)
+        for watch in (_watch_failures, _watch_lost)
+    ]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        yield
+        _leave(ending, watchers)
+    except BaseException as error:
+        said = words(error)
+        if not said:
+            _leave(ending, watchers)
+            raise
+        if not isinstance(error, (UserError, OSError)):  # another process may be gone:
+            time.sleep(HEARTBEAT_SECONDS + 10)  # then a watcher ends this one
+        ending.set()
+        _client().key_value_set(f"{_FAILURES}{rank()}", said)
+        _end(f"error: {said}" if is_first() else "")
+
+
+def _leave(ending: threading.Event, watchers: list[threading.Thread]) -> None:
+    """Leave the run with all others; process 0, which connects them, as the last one."""
+    meet("the end of the run")
+    ending.set()
+    if is_first():
+        time.sleep(LEAVE_SECONDS)
+    jax.distributed.shutdown()  # which ends a watcher's call
+    for watcher in watchers:
+        watcher.join(LEAVE_SECONDS)
+
+
+def _watch_failures(ending: threading.Event) -> None:
+    """End this process once another one has failed."""
+    client = _client()
+    while not ending.wait(0.5):
+        try:
+            failures = client.key_value_dir_get(_FAILURES)
+        except RuntimeError:
+            return  # process 0 is gone, and JAX ends this one
+        if not failures or ending.wait(1.0):  # this process may fail as well, and say so itself
+            continue
+        key, said = min(failures)
+        number = int(key.rpartition("/")[2])
+        _end(f"error: {named(number)}: {said}" if is_first() else "")
+
+
+def _watch_lost(ending: threading.Event) -> None:
+    """End this process once another one is gone."""
+    everyone, client = list(range(count())), _client()
+    while not ending.wait(0.5):
+        try:
+            live = client.get_live_nodes(everyone)  # waits for all that are not gone
+        except RuntimeError:
+            return
+        lost = [number for number in everyone if number not in live]
+        if not lost or ending.wait(1.0):
+            continue
+        names = ", ".join(map(named, lost))
+        line = f"error: {names} ended: run the same command again to go on"
+        _end(line if rank() == min(live) else "")
+
+
+def _end(line: str) -> None:
+    """Print the line, if any, and end the process at once; process 0 after the others."""
+    if line:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    if is_first():
+        time.sleep(LEAVE_SECONDS)
+    sys.stdout.flush()
+    os._exit(FAILED)
