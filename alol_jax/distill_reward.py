@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict
 
 from alol_jax.devices.sharding import make_mesh
@@ -260,7 +260,6 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unexpected argument {arguments[1]!r}: settings go as --config.x.y=value")
     if CONFIG.value is None or not _OUT.value:
         raise UserError("--config and --out are needed: see README.md for a command to copy")
-    logging.set_verbosity(logging.WARNING)  # optax logs a warm-up of 0
     started, config = time.monotonic(), CONFIG.value
     lm = open_language_model(config.model, make_mesh(**config.mesh))
     _, found = distil(config, lm, path_of(_OUT.value))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
@@ -158,7 +158,6 @@ def main(arguments: list[str]) -> None:
         if name not in STAGES:
             raise UserError.unknown(f"--stages: {name!r} is not a stage", name, STAGES)
     stopping = stop_on_signals()
-    logging.set_verbosity(logging.WARNING)  # orbax logs every file
     started = time.monotonic()
     run = Run(
         workdir_of(WORKDIR.value),

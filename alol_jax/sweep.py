@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax import paths
@@ -243,7 +243,6 @@ def main(arguments: list[str]) -> None:
     before = earlier_runs(workdir)
     check_against(_AGAINST.value, objectives, seeds, before)
     check_out(workdir / "compare")
-    logging.set_verbosity(logging.WARNING)  # orbax logs every file
     flag = flags.FLAGS["config"]
     file, overrides = config_flags.get_config_filename(flag), flag.override_values
     folders = sweep(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.errors import UserError
@@ -43,7 +43,6 @@ def main(arguments: list[str]) -> None:
             raise UserError.unknown(f"--programs: {name!r} is not a program", name, NAMES)
     topology = read_topology(_TOPOLOGY.value)
     prepare()
-    logging.set_verbosity(logging.WARNING)
     setting = Setting(ConfigDict(_CONFIG.value.to_dict()), topology, _CHIPS.value or topology.chips)
     log = (lambda line: None) if _JSON.value else say
     lm = setting.open()

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 
 from alol_jax.devices import processes
 from alol_jax.devices.compile_cache import use_compile_cache
@@ -55,6 +55,7 @@ def cached(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     """Return ``program``, started with the compilation cache that ``--compile_cache`` asks for."""
 
     def run(arguments: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # orbax logs every file, jax every connection
         use_compile_cache(_COMPILE_CACHE.value, say=say)
         program(arguments)
 

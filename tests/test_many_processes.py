@@ -1,0 +1,213 @@
+"""Runs in several real processes: the same results as in one, and an end of all if one fails."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alol_jax.runs.checkpoint import load_params
+from alol_jax.runs.workdir import finished_stage
+from alol_jax.tables import files
+from alol_jax.types import Annotated, Scored
+from tests.many_processes import ended, run_together, started
+from tests.running import SMALL, run_here
+
+WEIGHTS = ("03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained")
+TABLES = {
+    "02_score/train.arrow": Scored,
+    "04_generate/rows.arrow": Scored,
+    "06_select/rows.arrow": Annotated,
+    "08_evaluate/policy.arrow": Scored,
+}
+WORK = ("computed_tokens", "flops", "step")  # of the grids, which have a row for every device
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process with as many devices as the two have."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert run_here(folder, *SMALL, devices=2).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    return folder, run_together(folder, 2, *SMALL)
+
+
+def losses(folder: Path, stage: str) -> list[dict[str, float]]:
+    lines = (folder / stage / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in WORK} for line in lines]
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    for stage in ("03_fit_reference", "07_fit_policy"):
+        for ours, theirs in zip(losses(one, stage), losses(other, stage), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    for name in WEIGHTS:
+        ours, theirs = load_params(one / name), load_params(other / name)
+        assert ours.keys() == theirs.keys()
+        for path in ours:
+            np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-5, atol=1e-5)
+    for name, row_type in TABLES.items():
+        ours, theirs = files.read(one / name, row_type), files.read(other / name, row_type)
+        assert list(ours["example_id"]) == list(theirs["example_id"])
+        np.testing.assert_allclose(ours["reward"], theirs["reward"], atol=1e-6)
+    ours, theirs = (json.loads((f / "09_report/results.json").read_text()) for f in (one, other))
+    assert_close(ours, theirs)
+
+
+def assert_close(ours, theirs):
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_close(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+    elif isinstance(ours, float):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    else:
+        assert ours == theirs
+
+
+def test_two_processes_give_the_results_of_one(alone, pair):
+    folder, processes = pair
+    assert [process.code for process in processes] == [0, 0], processes[0].err
+    assert_same_results(alone, folder)
+
+
+def test_the_first_process_alone_prints(pair):
+    _, processes = pair
+    assert "done in" in processes[0].out
+    said = [line for line in processes[1].out.splitlines() if not line.startswith("[Gloo]")]
+    assert said == []
+    assert processes[1].err == ""
+
+
+def test_a_process_with_another_config_ends_all_of_them(tmp_path):
+    own = ((), ("--config.seed=5",))
+    processes = run_together(tmp_path / "run", 2, *SMALL, own=own)
+    assert [process.code for process in processes] == [2, 2]
+    assert "process 1 (" in processes[0].error
+    assert "seed = 5, process 0 has " in processes[0].error
+    assert processes[1].error == ""
+
+
+@pytest.mark.slow
+def test_four_processes_give_the_results_of_one(tmp_path):
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    assert run_here(alone, *SMALL, devices=4).returncode == 0
+    processes = run_together(run, 4, *SMALL)
+    assert [process.code for process in processes] == [0] * 4, processes[0].err
+    assert_same_results(alone, run)
+
+
+@pytest.mark.slow
+def test_a_sharded_model_gives_the_same_results_too(alone, tmp_path):
+    mesh = ("--config.mesh.data=1", "--config.mesh.fsdp=2")
+    processes = run_together(tmp_path / "run", 2, *SMALL, *mesh)
+    assert [process.code for process in processes] == [0, 0], processes[0].err
+    assert_same_results(alone, tmp_path / "run")
+
+
+def wait_for(file: Path, processes) -> None:
+    until = time.monotonic() + 120
+    while not file.exists():
+        assert time.monotonic() < until, f"{file} did not come"
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_lost_process_ends_the_others_and_the_run_goes_on_bitwise(lost, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert [process.code for process in run_together(whole, 3, *SMALL)] == [0] * 3
+    with started(cut, 3, *SMALL) as processes:
+        wait_for(cut / "03_fit_reference" / "checkpoints", processes)
+        processes[lost].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        found = ended(processes)
+    assert time.monotonic() - began < 60
+    assert [process.code for process in found] == [
+        -signal.SIGKILL if rank == lost else 2 for rank in range(3)
+    ]
+    assert f"process {lost} (" in found[0].error and "ended" in found[0].error
+    assert [process.code for process in run_together(cut, 3, *SMALL)] == [0] * 3
+    assert_bitwise(whole, cut)
+
+
+def assert_bitwise(one: Path, other: Path) -> None:
+    for name in WEIGHTS:
+        ours, theirs = load_params(one / name), load_params(other / name)
+        assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
+    for name in TABLES:
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_goes_on(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert [process.code for process in run_together(whole, 2, *SMALL)] == [0, 0]
+    with started(cut, 2, *SMALL) as processes:
+        wait_for(cut / "03_fit_reference" / "checkpoints", processes)
+        processes[1].send_signal(signal.SIGTERM)
+        found = ended(processes)
+    assert [process.code for process in found] == [143, 143], found[0].err
+    assert "run the same command again" in found[0].err
+    assert [process.code for process in run_together(cut, 2, *SMALL)] == [0, 0]
+    assert_bitwise(whole, cut)
+
+
+@pytest.mark.slow
+def test_a_run_begun_with_two_processes_goes_on_with_one(alone, pair, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(pair[0], folder)
+    for name in ("07_fit_policy", "08_evaluate", "09_report"):
+        shutil.rmtree(folder / name)
+    result = run_here(folder, *SMALL, devices=2)
+    assert result.returncode == 0, result.stderr
+    assert "[select] already done" in result.stdout
+    assert finished_stage(folder, "fit_policy") is not None
+    assert_same_results(alone, folder)
+
+
+@pytest.mark.slow
+def test_other_data_on_one_host_is_refused_by_name(tmp_path):
+    rows = [{"prompt": f"p{n}", "response": "good", "reward": 1.0 + n % 3} for n in range(40)]
+    own = []
+    for rank in range(2):
+        file = tmp_path / str(rank) / "rows.jsonl"
+        file.parent.mkdir()
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows[rank:]))
+        own.append((f"--config.task.train_file={file}",))
+    processes = run_together(tmp_path / "run", 2, config="configs/jsonl.py:debug", own=own)
+    assert [process.code for process in processes] == [2, 2]
+    assert "process 1 (" in processes[0].error
+
+
+@pytest.mark.slow
+def test_a_mesh_that_the_devices_do_not_divide_is_refused(tmp_path):
+    processes = run_together(tmp_path / "run", 2, *SMALL, "--config.mesh.fsdp=3")
+    assert [process.code for process in processes] == [2, 2]
+    assert "does not fit 2 devices" in processes[0].error
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_the_first_host_is_one_line(tmp_path):
+    if os.geteuid() == 0:
+        workdir = Path("/dev/full/run")
+    else:
+        workdir = tmp_path / "run"
+        workdir.mkdir(mode=0o500)
+    processes = run_together(workdir, 2, *SMALL)
+    assert [process.code for process in processes] == [2, 2]
+    assert str(workdir) in processes[0].error
