@@ -111,11 +111,13 @@ def test_four_processes_give_the_results_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sharded_model_gives_the_same_results_too(alone, tmp_path):
-    mesh = ("--config.mesh.data=1", "--config.mesh.fsdp=2")
-    processes = run_together(tmp_path / "run", 2, *SMALL, *mesh)
+def test_a_model_in_parts_on_two_processes_gives_the_results_of_one(tmp_path):
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    parts = (*SMALL, "--config.mesh.data=1", "--config.mesh.fsdp=2")
+    assert run_here(alone, *parts, devices=2).returncode == 0
+    processes = run_together(run, 2, *parts)
     assert [process.code for process in processes] == [0, 0], processes[0].err
-    assert_same_results(alone, tmp_path / "run")
+    assert_same_results(alone, run)
 
 
 def wait_for(file: Path, processes) -> None:
@@ -127,22 +129,18 @@ def wait_for(file: Path, processes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [1, 2])
-def test_a_lost_process_ends_the_others_and_the_run_goes_on_bitwise(lost, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert [process.code for process in run_together(whole, 3, *SMALL)] == [0] * 3
-    with started(cut, 3, *SMALL) as processes:
+def test_a_lost_process_ends_the_other_and_the_run_goes_on_bitwise(pair, tmp_path):
+    cut = tmp_path / "cut"
+    with started(cut, 2, *SMALL) as processes:
         wait_for(cut / "03_fit_reference" / "checkpoints", processes)
-        processes[lost].send_signal(signal.SIGKILL)
+        processes[1].send_signal(signal.SIGKILL)
         began = time.monotonic()
         found = ended(processes)
     assert time.monotonic() - began < 60
-    assert [process.code for process in found] == [
-        -signal.SIGKILL if rank == lost else 2 for rank in range(3)
-    ]
-    assert f"process {lost} (" in found[0].error and "ended" in found[0].error
-    assert [process.code for process in run_together(cut, 3, *SMALL)] == [0] * 3
-    assert_bitwise(whole, cut)
+    assert [process.code for process in found] == [2, -signal.SIGKILL]
+    assert "process 1 (" in found[0].error and "ended" in found[0].error
+    assert [process.code for process in run_together(cut, 2, *SMALL)] == [0, 0]
+    assert_bitwise(pair[0], cut)
 
 
 def assert_bitwise(one: Path, other: Path) -> None:
@@ -154,9 +152,8 @@ def assert_bitwise(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_goes_on(tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert [process.code for process in run_together(whole, 2, *SMALL)] == [0, 0]
+def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_goes_on(pair, tmp_path):
+    cut = tmp_path / "cut"
     with started(cut, 2, *SMALL) as processes:
         wait_for(cut / "03_fit_reference" / "checkpoints", processes)
         processes[1].send_signal(signal.SIGTERM)
@@ -164,7 +161,7 @@ def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_goes_on(tmp_pa
     assert [process.code for process in found] == [143, 143], found[0].err
     assert "run the same command again" in found[0].err
     assert [process.code for process in run_together(cut, 2, *SMALL)] == [0, 0]
-    assert_bitwise(whole, cut)
+    assert_bitwise(pair[0], cut)
 
 
 @pytest.mark.slow

@@ -8,12 +8,14 @@ first one, process 0, writes and prints.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,20 +50,50 @@ def start(how: str) -> None:
     jax.config.update("jax_enable_recoverability", True)  # report a lost process, do not abort
     place = {} if how == "auto" else _read(how)
     try:
-        jax.distributed.initialize(
-            **place,
-            initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        with _errors_raised():
+            jax.distributed.initialize(
+                **place,
+                initialization_timeout=START_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            )
     except ValueError as error:
-        if how != "auto":
+        if how != "auto" or "coordinator_address" not in str(error):
             raise UserError(f"--distributed={how}: {reason(error)}") from error
+        return  # nothing has started several processes
     except RuntimeError as error:
         raise UserError(
-            f"--distributed={how}: process 0 and all others did not find each other within "
-            f"{START_SECONDS} s ({reason(error)}): does every process have the same COUNT and its "
-            "own RANK, and can it reach process 0?"
+            f"--distributed={how}: the processes did not find each other within {START_SECONDS} s: "
+            "can this one reach the port of process 0, is the port free there, has every process "
+            "the same COUNT, and none the RANK of another?"
         ) from error
+
+
+@contextlib.contextmanager
+def _errors_raised() -> Iterator[None]:
+    """Let jaxlib raise RuntimeError where it cannot connect; by itself it aborts the process.
+
+    It does so for a client with a callback for lost connections, which JAX makes without one.
+    """
+    library = distributed._jax
+    make = functools.partial(
+        library.get_distributed_runtime_client, missed_heartbeat_callback=lambda *_: None
+    )
+    names = vars(library) | {"get_distributed_runtime_client": make}
+    distributed._jax = types.SimpleNamespace(**names)
+    try:
+        yield
+    finally:
+        distributed._jax = library
+
+
+def _check_count() -> None:
+    """Raise UserError if process 0 was started with another COUNT."""
+    key, client = "alol_jax/count", _client()
+    if is_first():
+        client.key_value_set(key, str(count()))
+    theirs = int(client.blocking_key_value_get(key, 1000 * START_SECONDS))
+    if theirs != count():
+        raise UserError(f"--distributed: COUNT is {count()} here, and {theirs} in process 0")
 
 
 def _read(how: str) -> dict[str, Any]:
@@ -251,6 +283,7 @@ def together(words: Callable[[BaseException], str]) -> Iterator[None]:
     for watcher in watchers:
         watcher.start()
     try:
+        _check_count()
         yield
         _leave(ending, watchers)
     except BaseException as error:
