@@ -10,11 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import socket
-import sys
-import threading
-import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,9 +24,6 @@ COORDINATOR_PORT = 8476  # of process 0, where --distributed names none
 HEARTBEAT_SECONDS = 20  # without a sign of life, until a process counts as gone
 START_SECONDS = 300  # until all processes of a run must have started
 MEET_SECONDS = 300  # until all must have reached the same place
-LEAVE_SECONDS = 3  # for the others to end before process 0, which connects them
-FAILED = 2  # exit code
-_FAILURES = "alol_jax/failed/"
 
 
 def start(how: str) -> None:
@@ -47,8 +39,8 @@ def start(how: str) -> None:
     """
     if how == "off":
         return
-    jax.config.update("jax_enable_recoverability", True)  # report a lost process, do not abort
     place = {} if how == "auto" else _read(how)
+    jax.config.update("jax_enable_recoverability", True)  # report a lost process, do not abort
     try:
         with _errors_raised():
             jax.distributed.initialize(
@@ -84,16 +76,6 @@ def _errors_raised() -> Iterator[None]:
         yield
     finally:
         distributed._jax = library
-
-
-def _check_count() -> None:
-    """Raise UserError if process 0 was started with another COUNT."""
-    key, client = "alol_jax/count", _client()
-    if is_first():
-        client.key_value_set(key, str(count()))
-    theirs = int(client.blocking_key_value_get(key, 1000 * START_SECONDS))
-    if theirs != count():
-        raise UserError(f"--distributed: COUNT is {count()} here, and {theirs} in process 0")
 
 
 def _read(how: str) -> dict[str, Any]:
@@ -133,13 +115,14 @@ def is_first() -> bool:
 def named(number: int) -> str:
     """Name a process by its number and its host."""
     try:
-        host = _client().blocking_key_value_get(f"alol_jax/host/{number}", 1000)
+        host = client().blocking_key_value_get(f"alol_jax/host/{number}", 1000)
     except RuntimeError:
         return f"process {number}"
     return f"process {number} ({host})"
 
 
-def _client() -> Any:
+def client() -> Any:
+    """Return JAX's connection to process 0."""
     return distributed.global_state.client
 
 
@@ -169,7 +152,7 @@ def meet(name: str, *, seconds: float = MEET_SECONDS) -> None:
     if count() == 1:
         return
     try:
-        _client().wait_at_barrier(_MEETINGS.next(name), int(seconds * 1000))
+        client().wait_at_barrier(_MEETINGS.next(name), int(seconds * 1000))
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         missing = [named(int(line)) for line in lines if line.isdigit()]
@@ -182,13 +165,13 @@ def gather(name: str, value: Any) -> list[Any]:
     """Return the JSON ``value`` of every process, by its number."""
     if count() == 1:
         return [value]
-    key, client = _MEETINGS.next(name), _client()
-    client.key_value_set(f"{key}/{rank()}", json.dumps(value))
+    key, service = _MEETINGS.next(name), client()
+    service.key_value_set(f"{key}/{rank()}", json.dumps(value))
     wait = int(MEET_SECONDS * 1000)
     found = []
     for number in range(count()):
         try:
-            found.append(json.loads(client.blocking_key_value_get(f"{key}/{number}", wait)))
+            found.append(json.loads(service.blocking_key_value_get(f"{key}/{number}", wait)))
         except RuntimeError as error:
             raise UserError(f"{name}: waited {MEET_SECONDS} s for {named(number)}") from error
     return found
@@ -204,16 +187,16 @@ def from_first(name: str, make: Callable[[], Any]) -> Any:
     """
     if count() == 1:
         return make()
-    key, client = _MEETINGS.next(name), _client()
+    key, service = _MEETINGS.next(name), client()
     if is_first():
         try:
             found = {"value": make()}
         except (UserError, OSError) as error:
-            client.key_value_set(key, json.dumps({"error": str(error)}))
+            service.key_value_set(key, json.dumps({"error": str(error)}))
             raise
-        client.key_value_set(key, json.dumps(found))
+        service.key_value_set(key, json.dumps(found))
         return found["value"]
-    while (said := _within(client, key, seconds=60)) is None:
+    while (said := _within(key, seconds=60)) is None:
         pass
     found = json.loads(said)
     if "error" in found:
@@ -221,9 +204,9 @@ def from_first(name: str, make: Callable[[], Any]) -> Any:
     return found["value"]
 
 
-def _within(client: Any, key: str, *, seconds: float) -> str | None:
+def _within(key: str, *, seconds: float) -> str | None:
     try:
-        return client.blocking_key_value_get(key, int(seconds * 1000))
+        return client().blocking_key_value_get(key, int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
         if "DEADLINE_EXCEEDED" in str(error):
             return None
@@ -257,95 +240,3 @@ class StopTogether:
             if self._stop:
                 self._say("stopping at this point; all processes were asked to")
         return self._stop
-
-
-# Failure
-
-
-@contextlib.contextmanager
-def together(words: Callable[[BaseException], str]) -> Iterator[None]:
-    """Run a program so that all processes end if one of them fails or is lost.
-
-    Process 0 prints one line that names the process and what it said, and all exit with code 2.
-
-    Args:
-        words: of an error, in one line; "" for errors that end a program as they should.
-    """
-    if count() == 1:
-        yield
-        return
-    _client().key_value_set(f"alol_jax/host/{rank()}", socket.gethostname())
-    ending = threading.Event()
-    watchers = [
-        threading.Thread(target=watch, args=(ending,), daemon=True)
-        for watch in (_watch_failures, _watch_lost)
-    ]
-    for watcher in watchers:
-        watcher.start()
-    try:
-        _check_count()
-        yield
-        _leave(ending, watchers)
-    except BaseException as error:
-        said = words(error)
-        if not said:
-            _leave(ending, watchers)
-            raise
-        if not isinstance(error, (UserError, OSError)):  # another process may be gone:
-            time.sleep(HEARTBEAT_SECONDS + 10)  # then a watcher ends this one
-        ending.set()
-        _client().key_value_set(f"{_FAILURES}{rank()}", said)
-        _end(f"error: {said}" if is_first() else "")
-
-
-def _leave(ending: threading.Event, watchers: list[threading.Thread]) -> None:
-    """Leave the run with all others; process 0, which connects them, as the last one."""
-    meet("the end of the run")
-    ending.set()
-    if is_first():
-        time.sleep(LEAVE_SECONDS)
-    jax.distributed.shutdown()  # which ends a watcher's call
-    for watcher in watchers:
-        watcher.join(LEAVE_SECONDS)
-
-
-def _watch_failures(ending: threading.Event) -> None:
-    """End this process once another one has failed."""
-    client = _client()
-    while not ending.wait(0.5):
-        try:
-            failures = client.key_value_dir_get(_FAILURES)
-        except RuntimeError:
-            return  # process 0 is gone, and JAX ends this one
-        if not failures or ending.wait(1.0):  # this process may fail as well, and say so itself
-            continue
-        key, said = min(failures)
-        number = int(key.rpartition("/")[2])
-        _end(f"error: {named(number)}: {said}" if is_first() else "")
-
-
-def _watch_lost(ending: threading.Event) -> None:
-    """End this process once another one is gone."""
-    everyone, client = list(range(count())), _client()
-    while not ending.wait(0.5):
-        try:
-            live = client.get_live_nodes(everyone)  # waits for all that are not gone
-        except RuntimeError:
-            return
-        lost = [number for number in everyone if number not in live]
-        if not lost or ending.wait(1.0):
-            continue
-        names = ", ".join(map(named, lost))
-        line = f"error: {names} ended: run the same command again to go on"
-        _end(line if rank() == min(live) else "")
-
-
-def _end(line: str) -> None:
-    """Print the line, if any, and end the process at once; process 0 after the others."""
-    if line:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    if is_first():
-        time.sleep(LEAVE_SECONDS)
-    sys.stdout.flush()
-    os._exit(FAILED)

@@ -15,6 +15,7 @@ from absl import flags, logging
 
 from alol_jax.devices import processes
 from alol_jax.devices.compile_cache import use_compile_cache
+from alol_jax.devices.together import together
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.runs.progress import say
 
@@ -67,7 +68,7 @@ def connected(program: Callable[[list[str]], None]) -> Callable[[list[str]], Non
 
     def run(arguments: list[str]) -> None:
         processes.start(_DISTRIBUTED.value)
-        with processes.together(_failure):
+        with together(_failure):
             program(arguments)
 
     return run
