@@ -89,7 +89,7 @@ def beam_search(
         return (loop[0] < length) & ~jnp.all(loop[-1])
 
     ids = jnp.zeros((rows, n, length), jnp.int32)
-    empty = jnp.full((rows, n), NEVER)
+    empty = jnp.full((rows, n), NEVER, jnp.float32)
     start = (
         jnp.int32(0),
         jnp.repeat(hidden, n, axis=0),  # the beams of a row are adjacent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -164,7 +165,10 @@ def next_token(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Ar
     """Choose tokens i32[B] from penalised logits f32[B, V], with one key per row."""
     if sampling.temperature == 0.0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return draw(filter_logits(logits, sampling), jax.vmap(jax.random.uniform)(keys))
+    return draw(
+        filter_logits(logits, sampling),
+        jax.vmap(functools.partial(jax.random.uniform, dtype=jnp.float32))(keys),
+    )
 
 
 def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:

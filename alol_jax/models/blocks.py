@@ -61,7 +61,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Apply inverted dropout; the identity if there is no key or the rate is 0."""
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    keep = jax.random.bernoulli(key, jnp.float32(1.0 - rate), x.shape)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
@@ -112,18 +112,20 @@ class Linear(nnx.Module):
     def __init__(self, width: int, out: int, parts: Projection, rngs: nnx.Rngs):
         self.lora, self.nf4 = parts.lora, parts.nf4
         if self.nf4 is None:
-            self.kernel = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width, out)))
+            self.kernel = nnx.Param(
+                nnx.initializers.normal(0.02)(rngs.params(), (width, out), jnp.float32)
+            )
         else:
             for name, leaf in quantised_shapes((width, out), self.nf4).items():
                 setattr(self, name, nnx.Param(jnp.zeros(leaf.shape, leaf.dtype)))
-        self.bias = nnx.Param(jnp.zeros((out,))) if parts.bias else None
+        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if parts.bias else None
         if self.lora is not None:
             limit = width**-0.5
             shape = (width, self.lora.rank)
             self.lora_a = nnx.Param(
-                jax.random.uniform(rngs.params(), shape, minval=-limit, maxval=limit)
+                jax.random.uniform(rngs.params(), shape, jnp.float32, -limit, limit)
             )
-            self.lora_b = nnx.Param(jnp.zeros((self.lora.rank, out)))
+            self.lora_b = nnx.Param(jnp.zeros((self.lora.rank, out), jnp.float32))
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         y = self._product(x)
@@ -146,7 +148,7 @@ class RMSNorm(nnx.Module):
     """x / √(mean x² + ε) · scale, the mean in float32."""
 
     def __init__(self, width: int, epsilon: float):
-        self.scale = nnx.Param(jnp.ones((width,)))
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -159,8 +161,8 @@ class LayerNorm(nnx.Module):
     """(x − mean x) / √(var x + ε) · scale + bias, mean and variance in float32."""
 
     def __init__(self, width: int, epsilon: float):
-        self.scale = nnx.Param(jnp.ones((width,)))
-        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -192,7 +194,7 @@ def apply_rotary(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Arra
         positions: i32[B, T].
     """
     rotary_part = x[..., : rotary.width].astype(jnp.float32)
-    frequency = jnp.array(rotary.frequencies())
+    frequency = jnp.array(rotary.frequencies(), jnp.float32)
     angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = jnp.split(rotary_part, 2, axis=-1)

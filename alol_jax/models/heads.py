@@ -26,8 +26,8 @@ class Affine(nnx.Module):
     """x W + b."""
 
     def __init__(self, width: int, out: int, init, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(init(rngs.params(), (width, out)))
-        self.bias = nnx.Param(jnp.zeros((out,)))
+        self.kernel = nnx.Param(init(rngs.params(), (width, out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32))
 
     def __call__(self, x):
         return x @ self.kernel[...] + jnp.expand_dims(self.bias[...], range(x.ndim - 1))
@@ -38,7 +38,7 @@ class AttentionPooling(nnx.Module):
 
     def __init__(self, width: int, heads: int, rate: float, rngs: nnx.Rngs):
         self.heads, self.rate = heads, rate
-        self.query = nnx.Param(jax.random.normal(rngs.params(), (width,)))
+        self.query = nnx.Param(jax.random.normal(rngs.params(), (width,), jnp.float32))
         xavier = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
         torch_linear = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         self.q_proj = Affine(width, width, xavier, rngs)
@@ -104,9 +104,9 @@ class ValueHead:
         packed input projection Xavier-uniform over [3D, D] (bound √(6/4D)), the output projection
         U(±1/√D), the query N(0, 1).
         """
-        share = min(max(mean_reward / self.max_value, 1e-3), 1 - 1e-3)
+        share = jnp.float32(min(max(mean_reward / self.max_value, 1e-3), 1 - 1e-3))
         bias = jnp.log(share) - jnp.log1p(-share)
-        return initialise(self._build, key) | {"summary/bias": jnp.full((1,), bias, jnp.float32)}
+        return initialise(self._build, key) | {"summary/bias": jnp.full((1,), bias)}
 
     def __call__(
         self, params: Params, hidden: jax.Array, mask: jax.Array, key: jax.Array | None = None

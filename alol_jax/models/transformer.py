@@ -168,17 +168,17 @@ class Transformer:
             jax.random.split(layer_key, c.layers)
         )
         params = {f"layers/{path}": leaf for path, leaf in layers.items()}
-        params["embed/embedding"] = 0.02 * jax.random.normal(embed_key, (c.vocab_size, c.width))
+        params["embed/embedding"] = _normal(embed_key, c.vocab_size, c.width)
         if c.rotary is None:
             rows = c.max_positions + c.position_offset
-            params["positions/embedding"] = 0.02 * jax.random.normal(position_key, (rows, c.width))
+            params["positions/embedding"] = _normal(position_key, rows, c.width)
         if c.token_types:
-            params["token_types/embedding"] = jnp.zeros((c.token_types, c.width))
+            params["token_types/embedding"] = jnp.zeros((c.token_types, c.width), jnp.float32)
         norm = initialise(lambda rngs: make_norm(c), key)
         place = "embed_norm" if c.post_norm else "final_norm"
         params |= {f"{place}/{path}": leaf for path, leaf in norm.items()}
         if not c.tied_embeddings:
-            params["head/kernel"] = 0.02 * jax.random.normal(head_key, (c.width, c.vocab_size))
+            params["head/kernel"] = _normal(head_key, c.width, c.vocab_size)
         return params if self.nf4 is None else quantise_params(params, self.nf4)
 
     def hidden(
@@ -248,7 +248,7 @@ class Transformer:
             own = (
                 at(x, places.reshape(groups, -1)).reshape(rows, width, *x.shape[2:]) for x in (k, v)
             )
-            return mixed, _write(store, tuple(own), layer, 0)
+            return mixed, _write(store, tuple(own), layer, jnp.int32(0))
 
         empty = self.empty_cache(rows, width, room)
         store = (empty.k, empty.v)
@@ -300,7 +300,7 @@ class Transformer:
         """
         x = self._embed(params, tokens, positions)
         stacked = subtree(params, "layers")
-        indices = jnp.arange(self.config.layers)
+        indices = jnp.arange(self.config.layers, dtype=jnp.int32)
 
         def layer(carried, inputs):
             (x, store), (leaves, index) = carried, inputs
@@ -356,10 +356,16 @@ def quantise_params(params: Params, nf4: NF4) -> Params:
     return found
 
 
+def _normal(key: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Draw f32[rows, columns] from N(0, 0.02²)."""
+    return 0.02 * jax.random.normal(key, (rows, columns), jnp.float32)
+
+
 def _write(store, new, layer, slot):
     """Write keys and values [B, T, G, H] of a layer into a `Cache`'s, from ``slot`` on."""
     keys, values = jnp.transpose(new[0], (0, 2, 3, 1)), jnp.transpose(new[1], (0, 2, 1, 3))
+    zero = jnp.int32(0)
     return (
-        jax.lax.dynamic_update_slice(store[0], keys[None], (layer, 0, 0, 0, slot)),
-        jax.lax.dynamic_update_slice(store[1], values[None], (layer, 0, 0, slot, 0)),
+        jax.lax.dynamic_update_slice(store[0], keys[None], (layer, zero, zero, zero, slot)),
+        jax.lax.dynamic_update_slice(store[1], values[None], (layer, zero, zero, slot, zero)),
     )

@@ -105,8 +105,9 @@ def ppo_token_rewards(
     chex.assert_rank([score, mask], [1, 2])
     chex.assert_equal_shape_prefix([score, mask], 1)
     penalty = kl_coef * (masked(logp, mask) - masked(ref_logp, mask))
-    places = jnp.where(jnp.asarray(mask) > 0, jnp.arange(mask.shape[1])[None], -1)
-    last = jnp.arange(mask.shape[1])[None] == jnp.max(places, axis=1, keepdims=True)
+    columns = jnp.arange(mask.shape[1], dtype=jnp.int32)[None]
+    places = jnp.where(jnp.asarray(mask) > 0, columns, -1)
+    last = columns == jnp.max(places, axis=1, keepdims=True)
     at_last = jnp.where(last, jnp.asarray(score, jnp.float32)[:, None], 0.0)
     return jax.lax.stop_gradient(at_last - penalty)
 

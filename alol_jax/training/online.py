@@ -52,7 +52,10 @@ class OnlineState(NamedTuple):
 
 def init_values(lm: LanguageModel) -> Params:
     """Leaves of a value head that gives every token the value 0."""
-    return {"value/kernel": jnp.zeros((lm.transformer.config.width,)), "value/bias": jnp.zeros(())}
+    return {
+        "value/kernel": jnp.zeros((lm.transformer.config.width,), jnp.float32),
+        "value/bias": jnp.zeros((), jnp.float32),
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

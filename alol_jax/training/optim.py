@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import jax
 import optax
 
 from alol_jax.errors import UserError
@@ -61,17 +62,33 @@ def make_optimizer(options: ConfigDict, *, steps: int) -> optax.GradientTransfor
             f"there is no schedule {options.schedule!r}", options.schedule, SCHEDULES
         )
     clip = optax.clip_by_global_norm(options.max_grad_norm)
-    return optax.chain(
-        clip if options.max_grad_norm > 0 else optax.identity(),
-        optax.adamw(
-            SCHEDULES[options.schedule](options.learning_rate, options.warmup, steps),
-            b1=options.b1,
-            b2=options.b2,
-            eps=options.epsilon,
-            weight_decay=options.weight_decay,
-            mask=_matrices,
-        ),
+    return _in_float32(
+        optax.chain(
+            clip if options.max_grad_norm > 0 else optax.identity(),
+            optax.adamw(
+                SCHEDULES[options.schedule](options.learning_rate, options.warmup, steps),
+                b1=options.b1,
+                b2=options.b2,
+                eps=options.epsilon,
+                weight_decay=options.weight_decay,
+                mask=_matrices,
+            ),
+        )
     )
+
+
+def _in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return ``tx``, traced with 64-bit types off.
+
+    With ``JAX_ENABLE_X64``, optax computes schedule and bias correction in float64 from the int32
+    step, and the last bits of the parameters change.
+    """
+
+    def update(updates, state, params=None):
+        with jax.enable_x64(False):
+            return tx.update(updates, state, params)
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def _matrices(params: Params) -> dict[str, bool]:
