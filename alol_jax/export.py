@@ -16,6 +16,7 @@ import jax
 
 from alol_jax import paths
 from alol_jax.devices.compile_cache import use_compile_cache
+from alol_jax.devices.opening import open_devices
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
 from alol_jax.models.families.registry import ARCHITECTURES
@@ -87,7 +88,7 @@ def export(options: Options) -> None:
     config.model.adapter = options.adapter or config.model.adapter
     config.model.attention = "xla"  # available everywhere; nothing is computed with it
     lm = open_language_model(
-        config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+        config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=open_devices()[:1])
     )
     _check_base(lm, stage, config.model.path)
     policy = load_result(stage.folder, Policy)

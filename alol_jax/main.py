@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
 from alol_jax.decoding.answers import Setup
+from alol_jax.devices.opening import open_devices
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.models.language_model import LanguageModel, open_language_model
@@ -169,7 +170,7 @@ def main(arguments: list[str]) -> None:
         say=say,
     )
     check_same("config", json.loads(CONFIG.value.to_json()))
-    devices = jax.devices()
+    devices = open_devices()
     say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
     with lock_workdir(run.folder):
         evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))

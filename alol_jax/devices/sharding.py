@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alol_jax.devices import processes
+from alol_jax.devices.opening import open_devices
 from alol_jax.errors import UserError
 from alol_jax.types import Params
 
@@ -47,9 +48,10 @@ def make_mesh(
     """Return the mesh over ``devices`` (default: all); an axis of −1 takes the remaining devices.
 
     Raises:
-        UserError: the product of the sizes is not the number of devices.
+        UserError: the product of the sizes is not the number of devices; or see `open_devices`.
     """
-    sizes, count = [data, fsdp, tensor], len(jax.devices() if devices is None else devices)
+    devices = open_devices() if devices is None else devices
+    sizes, count = [data, fsdp, tensor], len(devices)
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) == 1 and known > 0:
         sizes[sizes.index(-1)] = count // known
