@@ -18,6 +18,7 @@ from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.together import together
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.runs.progress import say
+from alol_jax.runs.terminal import on_closed_pipe, print_plainly
 
 BAD_INPUT = 2  # exit code
 STOPPED = 143  # exit code of a run that was asked to stop
@@ -91,12 +92,18 @@ def guarded(
 ) -> int:
     """Call ``run`` and return the exit code. Print user errors as one line on stderr; code 2.
 
+    If nobody reads stdout any more (``… | head``), the program ends without a word; a program that
+    uses `stop_on_signals` stops safely.
+
     Args:
         debug: whether to raise the error instead.
         writing: what was being written, for a file-system error that names no file.
     """
+    print_plainly()
+    on_closed_pipe(lambda: sys.exit(STOPPED))
     try:
         run()
+        sys.stdout.flush()
     except (UserError, OSError) as error:
         if debug():
             raise
@@ -107,6 +114,8 @@ def guarded(
 
 def stop_on_signals() -> Callable[[], bool]:
     """Handle SIGTERM and Ctrl-C: the first asks the run to stop safely, a second stops at once.
+
+    A closed pipe at stdout or stderr asks it to stop, too.
 
     Returns:
         A function that tells whether the run was asked to stop. Several processes must call it at
@@ -123,6 +132,7 @@ def stop_on_signals() -> Callable[[], bool]:
         stop.set()
         say("stopping at the next safe point; interrupt again to stop at once")
 
+    on_closed_pipe(stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
     return stop.is_set
