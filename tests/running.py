@@ -48,12 +48,14 @@ def environment(*, devices: int = 1) -> dict[str, str]:
     }
 
 
-def run(workdir: Path, *arguments: str, config: str = DEBUG) -> subprocess.CompletedProcess:
-    """Runs to the end and returns what it printed."""
+def run(
+    workdir: Path, *arguments: str, config: str = DEBUG, **variables: str
+) -> subprocess.CompletedProcess:
+    """Runs to the end and returns what it printed; with other environment variables."""
     return subprocess.run(
         command(workdir, *arguments, config=config),
         cwd=ROOT,
-        env=environment(),
+        env=environment() | variables,
         capture_output=True,
         text=True,
         timeout=600,

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from alol_jax.devices.hardware import accelerators
 from alol_jax.errors import UserError
 from alol_jax.runs.command_line import FORMER
 from alol_jax.runs.lock import lock_workdir
@@ -120,6 +121,20 @@ def test_a_bad_row_is_one_line_with_file_and_line(bad, said, tmp_path):
     file.write_text("\n".join([*map(json.dumps, GOOD), bad]) + "\n")
     line = refused(run_here(tmp_path / "r", f"--config.task.train_file={file}", config=JSONL))
     assert str(file) in line and "line 81" in line and said in line
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"], ids="asked for {}".format)
+def test_a_platform_that_is_not_here_is_refused(platform, tmp_path):
+    if platform in accelerators():
+        pytest.skip("it is here")
+    line = refused(run(tmp_path / "run", JAX_PLATFORMS=platform))
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}: this machine has")
+
+
+def test_a_terminal_without_unicode_sees_the_run(tmp_path):
+    result = run(tmp_path / "run", "--stages=load", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.startswith("1 x cpu (cpu), ")
 
 
 def test_a_missing_data_file_is_named(tmp_path):

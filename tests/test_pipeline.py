@@ -185,6 +185,39 @@ def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, tmp_pa
     assert final_arrays(tmp_path / "run", FITS[:1]) == final_arrays(workdir, FITS[:1])
 
 
+def test_a_run_whose_reader_leaves_stops_without_an_error_and_goes_on_later(undisturbed, tmp_path):
+    workdir, _ = undisturbed
+    first = "--stages=load,score,fit_reference"
+    piped = subprocess.run(
+        ["bash", "-c", '"$@" | head -n 1; exit "${PIPESTATUS[0]}"', "piped"]
+        + command(tmp_path / "run", *SMALL, first),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert piped.returncode == 143 and piped.stdout.startswith("1 × cpu (cpu), ")
+    assert piped.stderr.startswith("stopped: ") and len(piped.stderr.splitlines()) == 1
+    assert run(tmp_path / "run", *SMALL, first).returncode == 0
+    assert final_arrays(tmp_path / "run", FITS[:1]) == final_arrays(workdir, FITS[:1])
+
+
+def test_64_bit_types_change_no_digit(undisturbed, tmp_path):
+    workdir, first = undisturbed
+    result = run(tmp_path / "run", *SMALL, JAX_ENABLE_X64="1")
+    assert result.returncode == 0, result.stderr
+    assert final_arrays(tmp_path / "run") == final_arrays(workdir)
+    logs = ["03_fit_reference/metrics.jsonl", "07_fit_policy/metrics.jsonl"]
+    for file in (
+        *logs,
+        "06_select/rows.arrow",
+        "08_evaluate/policy.arrow",
+        "09_report/results.csv",
+    ):
+        assert (tmp_path / "run" / file).read_bytes() == (workdir / file).read_bytes(), file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nll", "dpo"])
 def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_path):
