@@ -29,7 +29,17 @@ FLOORS: dict[str, int] = {
     "stages": 11,
     "programs": 12,
 }
-PROGRAMS = ("main", "sweep", "compare", "export", "distill_reward", "checks", "plan", "prepare")
+PROGRAMS = (
+    "main",
+    "sweep",
+    "compare",
+    "export",
+    "distill_reward",
+    "doctor",
+    "checks",
+    "plan",
+    "prepare",
+)
 
 # What a room or a file may not import although it stands lower.
 CLOSED: dict[str, tuple[str, ...]] = {
@@ -55,6 +65,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tensorflow_datasets": ("runs.tfds", "tasks.tfds_source"),
     "pyarrow": ("tables.columns", "tables.table", "tables.files", "tasks.columnar"),
     "loky": ("runs.workers",),
+    "packaging": ("doctor.packages",),
     "array_record": ("runs.tfds",),
     "datasets": ("tasks.sources",),
     "yaml": ("tasks.smalltalk",),

@@ -33,6 +33,20 @@ def cached(name: str, files: HubFiles) -> Path | None:
     return None
 
 
+def has_token() -> bool:
+    """Return whether a token of the hub is stored on this machine."""
+    import huggingface_hub
+
+    return huggingface_hub.get_token() is not None
+
+
+def cache_folder() -> Path:
+    """Return the folder that downloads of the hub go to."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def facts(name: str, files: HubFiles) -> Facts:
     """Ask the hub for the size of the files and for the licence."""
     import huggingface_hub
