@@ -66,6 +66,16 @@ def test_greedy_is_the_argmax_of_a_full_forward_pass_for_every_token(model, para
 
 
 @pytest.mark.parametrize("sampling", MODES.values(), ids=MODES)
+def test_64_bit_types_change_no_answer(model, params, sampling):
+    ids, lengths = decode(model, params, PROMPTS, sampling, width=7)
+    with jax.enable_x64(True):
+        wide, wide_lengths = decode(model, params, PROMPTS, sampling, width=7)
+    assert wide.dtype == ids.dtype and wide_lengths.dtype == lengths.dtype
+    np.testing.assert_array_equal(wide, ids)
+    np.testing.assert_array_equal(wide_lengths, lengths)
+
+
+@pytest.mark.parametrize("sampling", MODES.values(), ids=MODES)
 def test_a_row_does_not_depend_on_the_batch_or_the_padding_around_it(model, params, sampling):
     together, lengths = decode(model, params, PROMPTS, sampling, width=7)
     for row in (0, 2):
