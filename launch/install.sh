@@ -35,7 +35,7 @@ find_uv() { # prints where uv is, after installing it if need be
     fi
   done
   echo "error: no Python ≥ 3.11 with the venv module, no uv, and no pip that installs uv; install" \
-    "one of them (sudo apt-get install python3-pip), or set PYTHON=/path/to/python" >&2
+    "one of them (sudo apt-get install python3-venv python3-pip), or set PYTHON=/path/to/python" >&2
   return 2
 }
 

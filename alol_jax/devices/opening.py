@@ -13,6 +13,7 @@ import jax
 from alol_jax.devices.hardware import GPU, NAMES, ROOT, TPU, accelerators
 from alol_jax.errors import UserError, reason
 
+NOTHING = "it finds no device"
 ON_THE_CPU = "JAX_PLATFORMS=cpu computes on the CPU"
 
 
@@ -34,10 +35,11 @@ def open_devices(root: Path = ROOT) -> list[jax.Device]:
     asked = os.environ.get("JAX_PLATFORMS", "")  # JAX itself may have set the other
     try:
         devices = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter if "cuda" finds no GPU
-        raise UserError(explain(asked, here, reason(error))) from error
+    except (RuntimeError, AssertionError) as error:  # the latter if JAX finds no GPU for "cuda"
+        why = reason(error) if str(error) else NOTHING
+        raise UserError(explain(asked, here, why)) from error
     if here and devices[0].platform == "cpu" and wanted[0] != "cpu":
-        raise UserError(explain(asked, here, "JAX sees no accelerator"))
+        raise UserError(explain(asked, here, NOTHING))
     return devices
 
 
@@ -70,7 +72,7 @@ def explain(asked: str, here: Sequence[str], why: str) -> str:
     platforms = {GPU if platform == "gpu" else platform for platform in asked.split(",")}
     if asked and not platforms & set(here):
         return f"JAX_PLATFORMS={asked}: this machine has {has}; unset it to use what is here"
-    why = re.sub(r" \((set|you may need to).*", "", why)  # JAX's advice on JAX_PLATFORMS
+    why = re.sub(r"\.? \((set|you may need to).*", "", why)  # JAX's advice on JAX_PLATFORMS
     if not here:
         return f"JAX opens no device: {why}; {ON_THE_CPU}"
     extra = "jax[tpu]" if here[0] == TPU else "jax[cuda13] or jax[cuda12]"

@@ -69,14 +69,14 @@ def machine(tmp_path):
     for tool in TOOLS:
         (path / tool).symlink_to(shutil.which(tool))
 
-    def install(**programs):
+    def install(variables=None, **programs):
         for name, text in programs.items():
             (path / name.replace("_", "-")).write_text(text)
             (path / name.replace("_", "-")).chmod(0o755)
         return subprocess.run(
             ["bash", "-c", "source launch/install.sh requirements.txt; command -v python"],
             cwd=project,
-            env={"PATH": str(path)},
+            env={"PATH": str(path)} | (variables or {}),
             capture_output=True,
             text=True,
         )
@@ -139,3 +139,5 @@ def test_a_driver_that_is_too_old_stops_the_installation(machine):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: the NVIDIA driver is 470.82.01: ")
     assert not (machine.project / "installed").exists()
+    again = machine({"JAX_PLATFORMS": "cpu"})
+    assert again.returncode == 0 and "and jax: JAX_PLATFORMS=cpu" in again.stdout
