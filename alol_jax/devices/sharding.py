@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -47,8 +47,12 @@ def make_mesh(
 ) -> Mesh:
     """Return the mesh over ``devices`` (default: all); an axis of −1 takes the remaining devices.
 
+    Over several TPU slices, ``data`` goes across them and the other axes stay inside: the network
+    between slices is much slower.
+
     Raises:
-        UserError: the product of the sizes is not the number of devices; or see `open_devices`.
+        UserError: the product of the sizes is not the number of devices, or ``data`` is not a
+            multiple of the number of TPU slices; or see `open_devices`.
     """
     devices = open_devices() if devices is None else devices
     sizes, count = [data, fsdp, tensor], len(devices)
@@ -60,7 +64,28 @@ def make_mesh(
             f"config.mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} "
             f"devices: the product must be {count} (one of them may be -1)"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    if devices[0].platform == "tpu":
+        return Mesh(_across_slices(sizes, slices, devices), AXES, axis_types=types)
+    # Elsewhere a slice is a host. Devices are ordered by host, so that the last axes stay inside.
+    return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES, axis_types=types)
+
+
+def _across_slices(sizes: list[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices of several TPU slices, shaped like the mesh, with ``data`` across slices."""
+    data, fsdp, tensor = sizes
+    if data % slices:
+        raise UserError(
+            f"config.mesh data={data} must be a multiple of the {slices} TPU slices: fsdp and "
+            "tensor stay inside a slice"
+        )
+    inside = (data // slices, fsdp, tensor)
+    return mesh_utils.create_hybrid_device_mesh(
+        inside, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def shards(mesh: Mesh) -> int:

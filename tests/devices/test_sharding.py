@@ -140,6 +140,55 @@ def test_sizes_that_do_not_fit_the_devices_are_one_clear_line(sizes):
         make_mesh(**dict(zip(AXES, sizes, strict=True)))
 
 
+# Several slices: stand-ins for devices, which have what a mesh asks of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str
+    process_index: int = 0
+    core_on_chip: int = 0
+    device_kind: str = "TPU v5 lite"
+
+
+def slices_of(platform, slices=2):
+    """So many slices of 2 × 4 chips, not in the order of the slices."""
+    chips = [(x, y, 0) for y in range(4) for x in range(2)]
+    return [
+        Device(8 * number + index, number, place, platform)
+        for index, place in enumerate(chips)
+        for number in reversed(range(slices))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [((-1, 8, 1), (2, 8, 1)), ((-1, 1, 1), (16, 1, 1)), ((2, 2, -1), (2, 2, 4))],
+)
+def test_only_the_data_axis_goes_across_tpu_slices(sizes, shape):
+    devices = slices_of("tpu")
+    made = make_mesh(**dict(zip(AXES, sizes, strict=True)), devices=devices).devices
+    assert made.shape == shape and set(made.flat) == set(devices)
+    for number, part in enumerate(np.split(made, 2)):
+        assert {device.slice_index for device in part.flat} == {number}
+
+
+@pytest.mark.parametrize("sizes", [(1, 16, 1), (1, 8, 2), (1, 1, -1)])
+def test_a_mesh_that_would_cut_weights_across_tpu_slices_is_one_clear_line(sizes):
+    with pytest.raises(UserError, match=r"^config\.mesh data=1 must be a multiple of the 2 TPU"):
+        make_mesh(**dict(zip(AXES, sizes, strict=True)), devices=slices_of("tpu"))
+
+
+def test_on_hosts_with_gpus_the_last_axes_stay_inside_a_host():
+    devices = sorted(slices_of("gpu"), key=lambda device: device.id)
+    made = make_mesh(data=2, fsdp=4, tensor=2, devices=devices).devices
+    assert [device.id for device in made.flat] == list(range(16))
+    assert make_mesh(data=1, fsdp=16, tensor=1, devices=devices).devices.shape == (1, 16, 1)
+
+
 # placing
 
 
