@@ -8,4 +8,5 @@ workdir=${WORKDIR:-$root/runs/quickstart}
 [[ $workdir == /* ]] || workdir=$PWD/$workdir
 cd "$root"
 source launch/install.sh requirements.txt
+source launch/xla_flags.sh
 exec python -m alol_jax.main --config=configs/quickstart.py --workdir="$workdir" "$@"
