@@ -27,6 +27,7 @@ from alol_jax.runs.progress import say
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, like v5e:2x4 or v5p:2x2x1.")
+_SLICES = flags.DEFINE_integer("slices", 1, "So many of the topology, side by side.", lower_bound=1)
 _CHIPS = flags.DEFINE_integer("chips", 0, "Use only the first chips of the topology; 0 = all.")
 _PROGRAMS = flags.DEFINE_list("programs", list(NAMES), "The programs to compile.")
 _DATA = flags.DEFINE_bool("data", False, "Read the training rows, and count real tokens.")
@@ -43,7 +44,9 @@ def main(arguments: list[str]) -> None:
             raise UserError.unknown(f"--programs: {name!r} is not a program", name, NAMES)
     topology = read_topology(_TOPOLOGY.value)
     prepare()
-    setting = Setting(ConfigDict(_CONFIG.value.to_dict()), topology, _CHIPS.value or topology.chips)
+    slices, config = _SLICES.value, ConfigDict(_CONFIG.value.to_dict())
+    chips = _CHIPS.value or topology.chips * slices
+    setting = Setting(config, topology, chips, slices=slices)
     log = (lambda line: None) if _JSON.value else say
     lm = setting.open()
     for note in lm.notes:

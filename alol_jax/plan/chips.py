@@ -3,8 +3,9 @@
 Numbers are per chip, from Google Cloud's public pages https://cloud.google.com/tpu/docs/v4, /v5e,
 /v5p and /v6e (peak bf16 compute, HBM bandwidth). The interconnect is what one chip can send: the
 all-reduce bandwidth of a pod divided by its chips (v4: 1.1 PB/s / 4096, v5e: 51.2 TB/s / 256,
-v6e: 102.4 TB/s / 256), and 4800 Gbps for v5p. ``usable`` is the HBM that XLA leaves to a program,
-taken from the compiler's message when a program is too large (libtpu 0.0.52).
+v6e: 102.4 TB/s / 256), and 4800 Gbps for v5p. Between slices, a chip has its share of
+its host's network (v5e: 2 × 100 Gbps / 8, v6e: 4 × 200 Gbps / 8). ``usable`` is the HBM that XLA
+leaves to a program, taken from the compiler's message when a program is too large (libtpu 0.0.52).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Chip(NamedTuple):
     usable: float  # bytes of HBM available to a program
     flops: float  # bf16 FLOP/s
     bandwidth: float  # bytes/s between HBM and the chip
-    interconnect: float  # bytes/s that a chip can send to others
+    interconnect: float  # bytes/s that a chip can send to others of its slice
+    outside: float | None  # bytes/s that a chip can send to other slices; None: not published
     dimensions: int  # of a topology
     slices: tuple[str, ...]  # usual topologies, ascending
     settings: dict[str, str]  # topology options with which one device is one chip
@@ -34,10 +36,12 @@ _PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SPACE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 
 CHIPS: dict[str, Chip] = {
-    "v4": Chip(30.75 * GIB, 275e12, 1200e9, 268e9, 3, _SPACE, {"chip_config_name": "megacore"}),
-    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 2, _PLANE, {}),
-    "v5p": Chip(95.73 * GIB, 459e12, 2765e9, 600e9, 3, _SPACE, {}),
-    "v6e": Chip(31.24 * GIB, 918e12, 1638e9, 400e9, 2, _PLANE, {}),
+    "v4": Chip(
+        30.75 * GIB, 275e12, 1200e9, 268e9, None, 3, _SPACE, {"chip_config_name": "megacore"}
+    ),
+    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 200e9, 3.125e9, 2, _PLANE, {}),
+    "v5p": Chip(95.73 * GIB, 459e12, 2765e9, 600e9, None, 3, _SPACE, {}),
+    "v6e": Chip(31.24 * GIB, 918e12, 1638e9, 400e9, 12.5e9, 2, _PLANE, {}),
 }
 
 

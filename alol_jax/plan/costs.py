@@ -64,16 +64,21 @@ class Cost(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """The bottleneck: compute, memory or network."""
+        """The bottleneck: compute, memory, network or slices."""
         return max(self.times, key=self.times.get)
 
     @property
     def times(self) -> dict[str, float]:
-        """Seconds that compute, memory and network are busy; unknown ones are left out."""
+        """Seconds that compute, memory, the network and that between slices are busy.
+
+        Unknown ones are left out.
+        """
         times = {"compute": self.flops / self.chip.flops}
         if self.traffic is not None:
             times["memory"] = self.traffic.memory / self.chip.bandwidth
             times["network"] = self.traffic.network / self.chip.interconnect
+            if self.traffic.outside and self.chip.outside:
+                times["slices"] = self.traffic.outside / self.chip.outside
         return times
 
 

@@ -72,18 +72,20 @@ def with_quantisation(setting: Setting) -> tuple[str, Setting] | None:
 def with_more_chips(setting: Setting) -> tuple[str, Setting] | None:
     """Shard over all chips of the topology, or over the next larger topology."""
     topology = setting.topology
+    slices = setting.slices
     larger = topology if setting.chips < topology.chips else topology.larger
     if larger is None:
         return None
     tensor = max(setting.config.mesh.tensor, 1)
-    rows = larger.chips // tensor
+    chips = larger.chips * slices
+    rows = chips // tensor
     slots = -(-setting.config.decode.batch_size // rows) * rows
-    mesh = {"mesh__data": 1, "mesh__fsdp": -1, "mesh__tensor": tensor}
+    mesh = {"mesh__data": slices, "mesh__fsdp": -1, "mesh__tensor": tensor}
     changed = _changed(setting, decode__batch_size=slots, **mesh)
-    change = f"--topology={larger.name} with config.mesh data=1, fsdp=-1"
+    change = f"--topology={larger.name} with config.mesh data={slices}, fsdp=-1"
     if slots != setting.config.decode.batch_size:
         change += f", config.decode.batch_size={slots}"
-    return change, dataclasses.replace(changed, topology=larger, chips=larger.chips)
+    return change, dataclasses.replace(changed, topology=larger, chips=chips)
 
 
 class Knob(NamedTuple):

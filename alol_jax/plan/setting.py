@@ -36,7 +36,7 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A config on the first ``chips`` chips of a topology.
+    """A config on the first ``chips`` chips of a topology, or on all chips of several such slices.
 
     ``lengths`` are those of the data, if it was read.
     """
@@ -45,6 +45,7 @@ class Setting:
     topology: Slice
     chips: int
     lengths: Lengths | None = None
+    slices: int = 1
 
     def open(self) -> LanguageModel:
         """Open the model on the mesh of these chips.
@@ -52,12 +53,14 @@ class Setting:
         Raises:
             UserError: the topology has fewer chips, or the config cannot be sharded over them.
         """
-        where = self.topology
-        if not 0 < self.chips <= where.chips:
-            raise UserError(f"--chips={self.chips}: {where.name} has {where.chips} chips")
+        where, whole = self.topology, self.topology.chips * self.slices
+        if not 0 < self.chips <= whole or (self.slices > 1 and self.chips != whole):
+            of = where.name if self.slices == 1 else f"{self.slices} × {where.name}, used whole,"
+            raise UserError(f"--chips={self.chips}: {of} has {whole} chips")
+        settings = where.settings | ({"num_slices": self.slices} if self.slices > 1 else {})
         try:
             described = topologies.get_topology_desc(
-                platform="tpu", topology_name=where.name, **where.settings
+                platform="tpu", topology_name=where.name, **settings
             )
         except jax.errors.JaxRuntimeError as error:
             usual = ", ".join(f"{where.kind}:{shape}" for shape in where.chip.slices)

@@ -9,15 +9,19 @@ from alol_jax.plan.costs import Cost
 from alol_jax.plan.data import Epoch
 from alol_jax.plan.setting import Setting
 
+_OUTSIDE = 10  # the column for several slices
+
 
 def table(costs: list[Cost]) -> str:
     """One line per program, all numbers per chip; unknown ones are "-"."""
     head = (
         "per chip", "weights", "optimizer", "activations", "other", "peak GiB", "TFLOP", "GB moved",
-        "GB sent", "waited for", "seconds", "tokens/s", "bound", "compiled in",
+        "GB sent", "waited for", "GB outside", "seconds", "tokens/s", "bound", "compiled in",
     )  # fmt: skip
     rows = [head, *(_line(cost) for cost in costs)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    if not any(cost.traffic and cost.traffic.outside for cost in costs):  # one slice
+        rows = [(*row[:_OUTSIDE], *row[_OUTSIDE + 1 :]) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if place == 0 else cell.rjust(width)
@@ -28,12 +32,12 @@ def table(costs: list[Cost]) -> str:
 
 
 def _line(cost: Cost) -> tuple[str, ...]:
-    sizes, moved = ["-"] * 4, ["-"] * 3
+    sizes, moved = ["-"] * 4, ["-"] * 4
     if (m := cost.memory) is not None:
         parts = (m.weights, m.optimizer, m.activations, m.batch + m.program)
         sizes = [f"{part / GIB:.2f}" for part in parts]
     if (traffic := cost.traffic) is not None:
-        parts = (traffic.memory, traffic.network, traffic.waited)
+        parts = (traffic.memory, traffic.network, traffic.waited, traffic.outside)
         moved = [f"{size / 1e9:.3g}" for size in parts]
     return (
         cost.name,
@@ -67,7 +71,8 @@ def verdict(setting: Setting, costs: list[Cost], knob: str) -> str:
     """Say in one line whether it fits, and what would help."""
     worst = max(costs, key=lambda cost: cost.peak)
     memory = f"{worst.name} needs {in_gib(worst.peak)} of {in_gib(worst.chip.usable)} per chip"
-    on = f"{setting.chips} × {setting.topology.kind} ({setting.topology.name})"
+    several = f"{setting.slices} × " if setting.slices > 1 else ""
+    on = f"{setting.chips} × {setting.topology.kind} ({several}{setting.topology.name})"
     if all(cost.fits for cost in costs):
         return f"fits on {on}: {memory}"
     helps = f"fits with {knob}" if knob else "nothing that was tried makes it fit"
@@ -88,6 +93,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
             "moved_bytes": cost.traffic and cost.traffic.memory,
             "sent_bytes": cost.traffic and cost.traffic.collectives,
             "waited_bytes": cost.traffic and cost.traffic.waited,
+            "outside_bytes": cost.traffic and cost.traffic.outside,
             "times": cost.times,
             "seconds": cost.seconds,
             "grid": [cost.rows, cost.width],
@@ -98,6 +104,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
     ]
     found = {
         "topology": setting.topology.name,
+        "slices": setting.slices,
         "chips": setting.chips,
         "model": setting.config.model.to_dict(),
         "mesh": setting.config.mesh.to_dict(),

@@ -2,7 +2,8 @@
 
 Read from the HLO text of XLA's scheduled program for one device. A loop body counts once per
 iteration, taken from the constant in the loop condition (XLA's cost analysis counts it once).
-Arrays that the compiler keeps in on-chip memory (a layout with ``S(1)``) are free.
+Arrays that the compiler keeps in on-chip memory (a layout with ``S(1)``) are free. Between TPU
+slices data goes through the hosts, by a ``send`` that names its collective.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ class Traffic(NamedTuple):
     """Bytes moved per device and call."""
 
     memory: float  # read from and written to HBM
-    collectives: dict[str, float]  # sent to other devices, by operation
+    collectives: dict[str, float]  # sent to other devices of the slice, by operation
     waited: float = 0.0  # of what is sent, the bytes during which nothing is computed
+    outside: float = 0.0  # sent to other slices
 
     @property
     def network(self) -> float:
@@ -73,11 +75,12 @@ Computation = dict[str, Instruction]
 def traffic_of(text: str) -> Traffic:
     """The traffic of one call of a compiled program."""
     computations, entry = parse(text)
-    memory = 0.0
+    memory = outside = 0.0
     channels: dict[str, _Sent] = {}
     for name, times in _executed(computations, entry):
         for instruction in computations[name].values():
             memory += times * _moved(instruction, computations[name], computations)
+            outside += times * _sent_outside(instruction, computations[name])
             for channel, one in _sent(instruction, computations[name], computations):
                 one = one._replace(times=times)
                 # An asynchronous collective is in pieces, some in a loop: count it once.
@@ -86,7 +89,7 @@ def traffic_of(text: str) -> Traffic:
     for one in channels.values():
         sent[one.kind] += one.times * one.size
     waited = sum(one.times * one.size for one in channels.values() if one.alone)
-    return Traffic(memory, {kind: size for kind, size in sent.items() if size}, waited)
+    return Traffic(memory, {kind: size for kind, size in sent.items() if size}, waited, outside)
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
@@ -294,6 +297,16 @@ def _sent(
             for inner in computations[name].values():
                 for channel, sent in _sent(inner, computations[name], computations):
                     yield channel, sent._replace(alone=False)
+
+
+def _sent_outside(one: Instruction, around: Computation) -> float:
+    """Bytes that an instruction sends to other slices."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.rest)
+    if one.opcode != "send" or not kind:
+        return 0.0
+    slices = re.search(r'_xla_megascale_target="\{([\d,]+)\}', one.rest)[1].count(",") + 1
+    size = size_of(around[one.operands[0]].type, everywhere=True)
+    return size * COLLECTIVES[kind[1].lower().replace("_", "-")](slices)
 
 
 def _group_size(rest: str) -> int:
