@@ -21,7 +21,7 @@ from alol_jax.plan.data import read_lengths
 from alol_jax.plan.knobs import advice
 from alol_jax.plan.programs import NAMES
 from alol_jax.plan.setting import Setting, prepare
-from alol_jax.plan.summary import as_json, epoch_line, table, verdict
+from alol_jax.plan.summary import as_json, chip_hours_line, epoch_line, table, verdict
 from alol_jax.runs.command_line import cached, guarded, parse
 from alol_jax.runs.progress import say
 
@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> None:
         say(as_json(setting, costs, knob))
     else:
         say(table(costs))
+        say(chip_hours_line(setting, costs))
         if setting.epoch is not None:
             say(epoch_line(setting.epoch, costs))
         say(verdict(setting, costs, knob))

@@ -67,6 +67,29 @@ def epoch_line(epoch: Epoch, costs: list[Cost]) -> str:
     return f"{line}: at most {rate:,.0f} of them per second, an epoch of at least {seconds:,.1f} s"
 
 
+def chip_hours(setting: Setting, costs: list[Cost]) -> dict[str, float]:
+    """Program -> the least chip-hours for a million tokens, or for a thousand answers (decode)."""
+    hours = {}
+    for cost in costs:
+        if cost.traffic is not None:
+            unit = (
+                cost.rows * cost.width / 1e6
+                if cost.rows
+                else setting.config.decode.batch_size / 1e3
+            )
+            hours[cost.name] = setting.chips * cost.seconds / 3600 / unit
+    return hours
+
+
+def chip_hours_line(setting: Setting, costs: list[Cost]) -> str:
+    """The chip-hours of each program in words. Tokens are those of a grid, padding included."""
+    told = (
+        f"{name} {hours:.3g} per {'thousand answers' if name == 'decode' else 'million tokens'}"
+        for name, hours in chip_hours(setting, costs).items()
+    )
+    return "chip-hours, at least: " + (", ".join(told) or "-")
+
+
 def verdict(setting: Setting, costs: list[Cost], knob: str) -> str:
     """Say in one line whether it fits, and what would help."""
     worst = max(costs, key=lambda cost: cost.peak)
@@ -110,6 +133,7 @@ def as_json(setting: Setting, costs: list[Cost], knob: str) -> str:
         "mesh": setting.config.mesh.to_dict(),
         "slots": setting.config.decode.batch_size,
         "programs": programs,
+        "chip_hours": chip_hours(setting, costs),
         "epoch": epoch,
         "fits": all(cost.fits for cost in costs),
         "knob": knob,

@@ -17,7 +17,7 @@ from alol_jax.plan.costs import Cost, Memory, bytes_needed
 from alol_jax.plan.knobs import KNOBS, advice
 from alol_jax.plan.programs import largest_grid, programs_of
 from alol_jax.plan.setting import Setting, prepare
-from alol_jax.plan.summary import as_json, table, verdict
+from alol_jax.plan.summary import as_json, chip_hours, chip_hours_line, table, verdict
 from alol_jax.plan.traffic import Traffic
 from configs import jsonl, quickstart
 from tests.running import ROOT, refused
@@ -221,6 +221,19 @@ def test_the_verdict_names_the_largest_program_and_what_helps():
         setting, too_large, "config.model.remat=full"
     )
     assert "nothing that was tried" in verdict(setting, too_large, "")
+
+
+def test_chip_hours_are_per_million_tokens_of_a_grid_and_per_thousand_answers():
+    setting = Setting(debug_config(**{"decode.batch_size": 16}), V5E, 8)
+    traffic = Traffic(CHIPS["v5e"].bandwidth, {})  # a second
+    step = cost(traffic=traffic)._replace(rows=100, width=1000)
+    found = chip_hours(setting, [step, cost("decode", traffic=traffic), cost("select")])
+    assert found == {
+        "policy step": pytest.approx(8 / 3600 * 10),
+        "decode": pytest.approx(8 / 3600 * 1000 / 16),
+    }
+    line = chip_hours_line(setting, [step, cost("decode", traffic=traffic)])
+    assert line.endswith("policy step 0.0222 per million tokens, decode 0.139 per thousand answers")
 
 
 BIG = {
