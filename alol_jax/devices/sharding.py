@@ -64,19 +64,19 @@ def make_mesh(
             f"config.mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} "
             f"devices: the product must be {count} (one of them may be -1)"
         )
-    types = (AxisType.Auto,) * len(AXES)
-    slices = len({getattr(device, "slice_index", None) for device in devices})
-    if slices == 1:
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
-    if devices[0].platform == "tpu":
-        return Mesh(_across_slices(sizes, slices, devices), AXES, axis_types=types)
-    # Elsewhere a slice is a host. Devices are ordered by host, so that the last axes stay inside.
-    return Mesh(mesh_utils.create_device_mesh(sizes, devices), AXES, axis_types=types)
+    return Mesh(_arranged(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _across_slices(sizes: list[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """The devices of several TPU slices, shaped like the mesh, with ``data`` across slices."""
+def _arranged(sizes: list[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices in the shape of the mesh; on TPUs by where the chips are.
+
+    An axis may be a part of a pod's side, like 8 of 16 chips, which `jax.make_mesh` refuses.
+    """
     data, fsdp, tensor = sizes
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    # Elsewhere a slice is a host. Devices are ordered by host, so that the last axes stay inside.
+    if slices == 1 or devices[0].platform != "tpu":
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     if data % slices:
         raise UserError(
             f"config.mesh data={data} must be a multiple of the {slices} TPU slices: fsdp and "

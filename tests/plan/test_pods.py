@@ -46,6 +46,16 @@ def test_a_step_compiles_for_a_pod(topology):
 
 
 @pytest.mark.tpu
+@pytest.mark.parametrize("sizes", [(-1, 8, 1), (-1, 2, 2), (1, -1, 4), (-1, 1, 1)])
+@pytest.mark.parametrize("topology", ["v5e:16x16", "v5p:4x4x4", "v6e:16x16"])
+def test_an_axis_of_the_mesh_may_be_a_part_of_a_pods_side(topology, sizes):
+    prepare()
+    described = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    made = make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2], devices=described)
+    assert set(made.devices.flat) == set(described)
+
+
+@pytest.mark.tpu
 def test_what_is_summed_over_two_slices_goes_outside_once():
     """A gradient of 2 MiB, of which each of the 8 chips of a slice has its eighth."""
     prepare()
