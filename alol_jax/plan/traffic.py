@@ -311,12 +311,16 @@ def _sent_outside(one: Instruction, around: Computation) -> float:
 
 def _group_size(rest: str) -> int:
     """The number of devices in a collective's group; 1 if not given (a permutation)."""
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
-    if listed:
+    groups = re.search(r"replica_groups=(.*)", rest)
+    if not groups:
+        return 1
+    if listed := re.match(r"\{\{([\d,]+)\}", groups[1]):
         return len(listed[1].split(","))
-    table = re.search(r"replica_groups=\[(\d+),(\d+)\]", rest)
-    if table:
+    if table := re.match(r"\[(\d+),(\d+)\]", groups[1]):
         return int(table[2])
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest)
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1])) if named else {}
-    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2])) if named else 1
+    # On a pod the mesh may list its devices: mesh['a'=8,'b'=32], device_ids=(…) {'b'}
+    named = re.match(r"mesh\[([^\]]*)\](?:, device_ids=\(.*?\))? \{([^}]*)\}", groups[1])
+    if not named:
+        raise ValueError(f"groups of devices in a form that is not known: {groups[1][:80]}")
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))

@@ -181,3 +181,33 @@ def test_a_program_is_read_with_its_entry():
 def test_every_collective_has_a_price_for_every_group():
     assert all(price(8) > 0 for price in COLLECTIVES.values())
     assert all(price(2) <= price(8) for price in COLLECTIVES.values())
+
+
+def gathered(groups: str) -> str:
+    """A program that gathers 1 KiB in these groups of devices."""
+    return (
+        "ENTRY %main (p: f32[256]) -> f32[2048] {\n"
+        "  %p = f32[256]{0} parameter(0)\n"
+        f"  ROOT %g = f32[2048]{{0}} all-gather(%p), channel_id=1, replica_groups={groups}, "
+        "dimensions={0}\n}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("[32,8]<=[256]", 8),
+        ("[128,2]<=[32,4,2]T(1,0,2)", 2),
+        ("mesh['a'=2,'b'=4] {'a','b'}", 8),
+        ("mesh['a'=1,'b'=8,'c'=32], device_ids=([32,8]T(1,0)) {'b'}", 8),  # on a pod
+    ],
+)
+def test_the_groups_of_a_collective_are_read_in_every_form(groups, devices):
+    assert traffic_of(gathered(groups)).network == (devices - 1) * KIB
+
+
+@pytest.mark.parametrize("groups", ["{}", "pod['a'=2] {'a'}"])
+def test_groups_in_another_form_are_an_error(groups):
+    with pytest.raises(ValueError, match="in a form that is not known"):
+        traffic_of(gathered(groups))
