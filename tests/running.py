@@ -79,7 +79,7 @@ def run_here(
         flagsaver.flagsaver(),
         mock.patch.object(sys, "argv", words),
         mock.patch("alol_jax.main.make_mesh", make),
-        mock.patch("signal.signal"),
+        mock.patch("alol_jax.main.stop_on_signals", return_value=lambda: False),
         warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # ml_collections'
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -22,6 +23,7 @@ from alol_jax.runs.terminal import on_closed_pipe, print_plainly
 
 BAD_INPUT = 2  # exit code
 STOPPED = 143  # exit code of a run that was asked to stop
+GRACE_SECONDS = 8.0  # from SIGTERM to a safe point; clouds that take a machine back wait 10 or more
 
 _COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache", "", "Folder for compiled programs; 'off' keeps none. Default: user's cache."
@@ -112,10 +114,14 @@ def guarded(
     return 0
 
 
-def stop_on_signals() -> Callable[[], bool]:
+def stop_on_signals(grace: float = GRACE_SECONDS) -> Callable[[], bool]:
     """Handle SIGTERM and Ctrl-C: the first asks the run to stop safely, a second stops at once.
 
     A closed pipe at stdout or stderr asks it to stop, too.
+
+    If the run does not ask within ``grace`` seconds of SIGTERM whether to stop, because it compiles
+    or is in a long step, the process ends without saving. That loses what kill -9 loses: what was
+    done since the last checkpoint.
 
     Returns:
         A function that tells whether the run was asked to stop. Several processes must call it at
@@ -124,7 +130,7 @@ def stop_on_signals() -> Callable[[], bool]:
     if processes.count() > 1:  # JAX handles SIGTERM there
         signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         return processes.StopTogether(say)
-    stop = threading.Event()
+    stop, noticed = threading.Event(), threading.Event()
 
     def ask_to_stop(*_):
         if stop.is_set():
@@ -132,10 +138,38 @@ def stop_on_signals() -> Callable[[], bool]:
         stop.set()
         say("stopping at the next safe point; interrupt again to stop at once")
 
+    def stopping() -> bool:
+        if stop.is_set():
+            noticed.set()
+        return stop.is_set()
+
+    # Python runs a handler only between two of its own instructions, so not while XLA compiles.
+    # The number of a signal is written to this pair at once.
+    heard, written = socket.socketpair()
+    written.setblocking(False)
+    threading.Thread(target=_end_late, args=(heard, written, noticed, grace), daemon=True).start()
+    signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
     on_closed_pipe(stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
-    return stop.is_set
+    return stopping
+
+
+def _end_late(
+    heard: socket.socket, written: socket.socket, noticed: threading.Event, grace: float
+) -> None:
+    """End the process if it does not notice a SIGTERM within ``grace`` seconds.
+
+    Never returns, so ``written``, of which Python knows only the number, is never closed.
+    """
+    while True:
+        if signal.SIGTERM in heard.recv(1) and not noticed.wait(grace):
+            sys.stderr.write(
+                f"stopped: no safe point within {grace:.0f} s, so not saved; run the same command "
+                "again to resume from the last checkpoint\n"
+            )
+            sys.stderr.flush()
+            os._exit(STOPPED)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -35,6 +35,9 @@ from alol_jax.types import (
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+SECONDS_TO_LEAVE = 10.0  # after SIGTERM, where a cloud takes its machine back
+SLOW_DISK = 100e6  # bytes per second; a network disk or a bucket is about this fast
+
 Metrics = dict[str, jax.Array]
 Forward = Callable[[Params, Any, Any, Any, jax.Array], Any]
 """(trained, frozen, grid, targets of the batch, key) -> outputs for all items of the batch, 0 for
@@ -232,6 +235,9 @@ def fit_best(
     Raises:
         Interrupted: the run was asked to stop; the step reached has been saved.
     """
+    long_save = long_save_warning(state, plan)
+    if long_save:
+        context.say(long_save)
     with contextlib.closing(_Session(plan, validator, context)) as session:
         start, state = session.start(state)
         log = MetricLog(
@@ -248,6 +254,19 @@ def fit_best(
     if cost.tokens:
         context.say(f"{label}: {cost.summary()}")
     return Policy(state.trained, chosen.step, tuple(session.validations), curves, cost)
+
+
+def long_save_warning(state: Any, plan: Plan) -> str:
+    """Return a line if saving ``state`` may outlast the seconds that SIGTERM leaves; else ""."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    seconds = size / SLOW_DISK
+    if seconds <= SECONDS_TO_LEAVE:
+        return ""
+    return (
+        f"a checkpoint has {size / 2**30:.1f} GiB, {seconds:.0f} s at {SLOW_DISK / 1e6:.0f} MB/s: "
+        f"a machine taken away sooner after SIGTERM loses up to {plan.checkpoint_every} steps "
+        "(checkpoint_every)"
+    )
 
 
 def _cost(curves: Sequence[Curve], seconds: float) -> Cost:

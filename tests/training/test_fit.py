@@ -20,6 +20,7 @@ from alol_jax.training.fit import (
     fit,
     fit_best,
     init_state,
+    long_save_warning,
     make_update,
     plan_epochs,
 )
@@ -184,6 +185,22 @@ def test_a_plan_counts_steps_and_spreads_validations_up_to_the_last():
     assert plan_epochs(options, 1) == Plan(1, frozenset({1}), 9)
     options.validations = 0
     assert plan_epochs(options, 30).validate_at == {10}
+
+
+def test_a_save_that_may_outlast_the_notice_of_a_cloud_is_said_beforehand():
+    plan, million = Plan(10, frozenset({10}), 7), np.zeros(1_000_000, np.float32)
+    small = {"kernel": np.zeros((4, 4), np.float32)}
+    assert long_save_warning([small, *[million] * 249], plan) == ""
+    said = long_save_warning([small, *[million] * 300], plan)
+    assert said.startswith("a checkpoint has 1.1 GiB, 12 s at 100 MB/s")
+    assert said.endswith("loses up to 7 steps (checkpoint_every)")
+
+
+def test_a_fit_says_so_at_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("alol_jax.training.fit.SLOW_DISK", 1.0)
+    said = []
+    _run(tmp_path, said=said)
+    assert said[0].startswith("a checkpoint has 0.0 GiB")
 
 
 def test_the_first_of_equally_good_validations_is_the_best():
