@@ -12,7 +12,7 @@ export JAX_PLATFORMS=cpu
 # Two workers, each with whole modules: what a module makes once is not made twice.
 two=(-n 2 --dist loadscope --no-loadscope-reorder)
 case "${1:-}" in
-"") exec python -m pytest "${two[@]}" -m "not slow and not tpu" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
+"") exec python -m pytest "${two[@]}" -m "not slow and not tpu and not network" --cov=alol_jax --cov-report=term --cov-fail-under=85 ;;
 --all) shift && exec python -m pytest "${two[@]}" "$@" ;;
 *) exec python -m pytest "$@" ;;
 esac
