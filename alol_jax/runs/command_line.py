@@ -149,6 +149,7 @@ def stop_on_signals(grace: float = GRACE_SECONDS) -> Callable[[], bool]:
     written.setblocking(False)
     threading.Thread(target=_end_late, args=(heard, written, noticed, grace), daemon=True).start()
     signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # its signals are its own
     on_closed_pipe(stop.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -48,7 +49,9 @@ def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) 
 
 
 def _terminal() -> bool:
-    return processes.is_first() and sys.stderr.isatty()
+    """Whether stderr is a terminal that can draw a bar over the one before."""
+    drawn = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return drawn and processes.is_first()
 
 
 def say(line: str) -> None:

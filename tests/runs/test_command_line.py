@@ -32,6 +32,20 @@ print("ready", flush=True)
 while True:
     time.sleep(0.01)
 """
+FORKING = """
+import os, signal, time
+from alol_jax.runs.command_line import stop_on_signals
+stopping = stop_on_signals(grace=0.2)
+print("ready", flush=True)
+child = os.fork()
+if child == 0:
+    time.sleep(60.0)
+time.sleep(0.2)
+os.kill(child, signal.SIGTERM)
+time.sleep(1.0)
+os.kill(child, signal.SIGKILL)
+print("alive", stopping(), flush=True)
+"""
 
 
 def _started(program):
@@ -70,3 +84,9 @@ def test_a_second_signal_stops_at_once():
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
+
+
+def test_a_signal_of_a_child_process_does_not_end_its_parent():
+    process = _started(FORKING)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.endswith("alive False\n")

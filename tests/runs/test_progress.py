@@ -29,10 +29,18 @@ def test_every_item_is_yielded_in_order(terminal, monkeypatch, capsys):
 
 def test_a_terminal_sees_a_bar_that_begins_where_the_run_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     ahead = progress(range(2), Watch("fit"), total=9, done=7)
     next(ahead)
     assert re.search(r"fit: .*7/9", capsys.readouterr().err)
     assert list(ahead) == [1]
+
+
+def test_a_dumb_terminal_gets_plain_lines(clock, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    assert list(progress(range(4), Watch("fit"), total=4)) == list(range(4))
+    assert capsys.readouterr().err.splitlines() == ["  fit: 3/4, 0.25/s, 4 s left"]
 
 
 def test_plain_lines_come_every_so_often_and_count_what_was_done_before(clock, capsys):
