@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,7 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> AnyPat
             raise UserError(f"--compile_cache: {path}: {error.strerror}") from error
         say(f"compiled programs are not kept: {path}: {error.strerror} (--compile_cache=DIR)")
         return None
+    drop_unfinished(path)
     jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(path))
     # Nothing is evicted from a bucket: that needs locks.
@@ -57,6 +59,19 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> AnyPat
     # Also what compiles fast: a start compiles dozens of small programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return path
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Delete programs without a time of access, which a killed process was about to write.
+
+    JAX writes the program first, then that time. It does not replace such a program, and keeps no
+    further one as long as it is there.
+    """
+    with (folder / ".lockfile").open("a") as lock:  # the one that JAX holds while it writes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for program in folder.glob("*-cache"):
+            if not program.with_name(program.name.removesuffix("cache") + "atime").exists():
+                program.unlink()
 
 
 def default_folder() -> Path:

@@ -49,6 +49,17 @@ def test_a_second_process_reads_what_the_first_one_compiled(tmp_path):
     assert started("", XDG_CACHE_HOME=str(tmp_path)) == f"{tmp_path}/alol_jax/compiled True"
 
 
+def test_what_a_killed_process_left_of_a_program_is_written_again(tmp_path):
+    started(str(tmp_path))
+    (program,) = (path for path in tmp_path.glob("*-cache") if path.name.startswith("jit__lambda"))
+    access = program.with_name(program.name.removesuffix("cache") + "atime")
+    whole = program.read_bytes()
+    program.write_bytes(whole[: len(whole) // 2])
+    access.unlink()
+    assert started(str(tmp_path)).endswith("True")  # the other programs
+    assert len(program.read_bytes()) > len(whole) // 2 and access.exists()
+
+
 def test_off_keeps_nothing(tmp_path):
     assert started("off", XDG_CACHE_HOME=str(tmp_path)) == "None False"
     assert list(tmp_path.iterdir()) == []
