@@ -253,7 +253,7 @@ def circumstances(job: Job, process: Process) -> dict[str, Any]:
     return {
         "command": [
             "python",
-            *job._replace(folder=Path(), cache=Path("compiled")).command("W")[1:],
+            *job._replace(folder=Path(), cache=Path("compiled")).command("WORKDIR")[1:],
         ],
         "device": process.lines[0].partition(",")[0],
         "versions": {"python": platform.python_version(), **versions},
