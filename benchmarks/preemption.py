@@ -183,7 +183,7 @@ class Disturbed(NamedTuple):
 
 
 def disturb(job: Job, moments: Sequence[Moment]) -> Disturbed:
-    """Kill a run at every moment, and another one if that ends before all kills are spent."""
+    """Kill a run at every moment; if it ends too early for one, another run, at half its seconds."""
     done = Disturbed([], 0, 0, [])
     waiting = list(moments)
     while waiting or not done.found:
@@ -199,10 +199,10 @@ def disturb(job: Job, moments: Sequence[Moment]) -> Disturbed:
             if kill:
                 done.kills.append(kill)
                 waiting.pop(0)
-                print(
-                    f"{len(done.kills)}: {kill.signal} in {kill.stage}, {kill.seconds} s",
-                    flush=True,
-                )
+                line = f"{len(done.kills)}: {kill.signal} in {kill.stage}, {kill.seconds} s"
+                print(line, flush=True)
+            elif waiting:  # the stage takes less time than before
+                waiting[0] = waiting[0]._replace(seconds=waiting[0].seconds / 2)
         done.found.append(digests(job.folder / name))
     return done
 

@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
+
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 DEBUG = "configs/quickstart.py:debug"
@@ -20,6 +23,9 @@ SMALL = (  # fewer rows than :debug, enough for every stage
     "--config.model.lora.rank=2",
     "--config.model.lora.dropout=0.1",
 )
+# They take longer to compile than all the rest; from jaxlib 0.12 on they cannot be switched off.
+HAS_SWITCH = Version(version("jaxlib")) < Version("0.12")
+NO_EMITTERS = ("--xla_cpu_use_fusion_emitters=false",) if HAS_SWITCH else ()
 
 
 def command(workdir: Path, *arguments: str, config: str = DEBUG) -> list[str]:
@@ -35,7 +41,7 @@ def environment(*, devices: int = 1) -> dict[str, str]:
         f"--xla_force_host_platform_device_count={devices}",
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",  # they take longer to compile than all the rest
+        *NO_EMITTERS,
         "--xla_cpu_parallel_codegen_split_count=1",  # no threads for programs this small
     )
     kept = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
