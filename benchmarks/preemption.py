@@ -183,7 +183,7 @@ class Disturbed(NamedTuple):
 
 
 def disturb(job: Job, moments: Sequence[Moment]) -> Disturbed:
-    """Kill a run at every moment; if it ends too early for one, another run, at half its seconds."""
+    """Kill a run at every moment. If it ends before one, kill another run, at half the seconds."""
     done = Disturbed([], 0, 0, [])
     waiting = list(moments)
     while waiting or not done.found:
