@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,9 +19,9 @@ import jax
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from alol_jax.devices.hardware import COORDINATOR_PORT
 from alol_jax.errors import UserError, reason
 
-COORDINATOR_PORT = 8476  # of process 0, where --distributed names none
 HEARTBEAT_SECONDS = 20  # without a sign of life, until a process counts as gone
 START_SECONDS = 300  # until all processes of a run must have started
 MEET_SECONDS = 300  # until all must have reached the same place
@@ -30,7 +31,8 @@ def start(how: str) -> None:
     """Connect the processes of the run. Call it before JAX sees a device.
 
     Args:
-        how: "auto" connects what a TPU pod, GKE, Slurm or Open MPI has started, and nothing
+        how: "auto" connects what a TPU pod, GKE, Slurm or Open MPI has started, at port
+            ``JAX_COORDINATOR_PORT`` of process 0 (default: `COORDINATOR_PORT`), and nothing
             elsewhere; "off" connects nothing; "HOST:PORT,RANK,COUNT" is this process's rank among
             COUNT, and where process 0 listens.
 
@@ -40,6 +42,7 @@ def start(how: str) -> None:
     if how == "off":
         return
     place = {} if how == "auto" else _read(how)
+    os.environ.setdefault("JAX_COORDINATOR_PORT", str(COORDINATOR_PORT))  # for "auto"
     jax.config.update("jax_enable_recoverability", True)  # report a lost process, do not abort
     try:
         with _errors_raised():
