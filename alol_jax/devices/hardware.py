@@ -18,7 +18,9 @@ TPU, GPU = "tpu", "cuda"  # as in JAX_PLATFORMS
 NAMES = {TPU: "a TPU", GPU: "an NVIDIA GPU"}
 
 GOOGLE = "0x1ae0"  # PCI vendor; its network and disk controllers have the same
-TPU_DEVICES = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")  # v2 to v7
+TPU_DEVICES = (  # v2 to v8
+    *("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076", "0x007c", "0x0083"),
+)
 PASS_THROUGH = "vfio-pci"  # the kernel driver through which libtpu reaches newer TPUs
 GPU_FILES = ("dev/nvidia[0-9]*", "dev/dxg")  # dxg: in WSL 2
 
