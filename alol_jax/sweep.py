@@ -26,6 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from alol_jax import paths
 from alol_jax.checks import COLUMNS, check
 from alol_jax.compare import check_out, compare
+from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
 from alol_jax.objectives.registry import get_objective
@@ -253,8 +254,9 @@ def main(arguments: list[str]) -> None:
         redo=REDO.value,
         stopping=stop_on_signals(),
     )
-    runs = comparable_runs(folders, before)
-    compare(runs, workdir / "compare", against=_AGAINST.value, say=say)
+    if processes.is_first():
+        runs = comparable_runs(folders, before)
+        compare(runs, workdir / "compare", against=_AGAINST.value, say=say)
 
 
 if __name__ == "__main__":
