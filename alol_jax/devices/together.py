@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 import jax
@@ -22,7 +23,7 @@ from alol_jax.devices.processes import (
     named,
     rank,
 )
-from alol_jax.errors import UserError
+from alol_jax.errors import Finished, Interrupted, UserError
 
 LEAVE_SECONDS = 3  # for the others to end before process 0, which connects them
 FAILED = 2  # exit code
@@ -30,13 +31,13 @@ FAILURES = "alol_jax/failed/"
 
 
 @contextlib.contextmanager
-def together(words: Callable[[BaseException], str]) -> Iterator[None]:
+def together(words: Callable[[Exception], str]) -> Iterator[None]:
     """Run a program so that all processes end if one of them fails or is lost.
 
     Process 0 prints one line that names the process and what it said, and all exit with code 2.
 
     Args:
-        words: of an error, in one line; "" for errors that end a program as they should.
+        words: of an error, in one line.
     """
     if count() == 1:
         yield
@@ -53,16 +54,16 @@ def together(words: Callable[[BaseException], str]) -> Iterator[None]:
         _check_count()
         yield
         _leave(ending, watchers)
+    except (Finished, Interrupted, SystemExit):
+        _leave(ending, watchers)
+        raise
     except BaseException as error:
-        said = words(error)
-        if not said:
-            _leave(ending, watchers)
-            raise
         if not isinstance(error, (UserError, OSError)):  # another process may be gone:
             time.sleep(HEARTBEAT_SECONDS + 10)  # then a watcher ends this one
+            traceback.print_exception(error)
         ending.set()
-        client().key_value_set(f"{FAILURES}{rank()}", said)
-        _end(f"error: {said}" if is_first() else "")
+        client().key_value_set(f"{FAILURES}{rank()}", words(error))
+        _end(f"error: {words(error)}" if is_first() else "")
 
 
 def _check_count() -> None:

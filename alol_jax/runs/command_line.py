@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from absl import flags, logging
 from alol_jax.devices import processes
 from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.together import together
-from alol_jax.errors import Finished, Interrupted, UserError
+from alol_jax.errors import UserError
 from alol_jax.runs.progress import say
 from alol_jax.runs.terminal import on_closed_pipe, print_plainly
 
@@ -71,19 +70,10 @@ def connected(program: Callable[[list[str]], None]) -> Callable[[list[str]], Non
 
     def run(arguments: list[str]) -> None:
         processes.start(_DISTRIBUTED.value)
-        with together(_failure):
+        with together(one_line):
             program(arguments)
 
     return run
-
-
-def _failure(error: BaseException) -> str:
-    """The error in one line; "" for what ends a program as it should."""
-    if isinstance(error, (Finished, Interrupted, SystemExit)):
-        return ""
-    if not isinstance(error, (UserError, OSError)):
-        traceback.print_exception(error)
-    return one_line(error)
 
 
 def guarded(
