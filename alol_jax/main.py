@@ -27,7 +27,15 @@ from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
-from alol_jax.runs.command_line import STOPPED, cached, connected, guarded, parse, stop_on_signals
+from alol_jax.runs.command_line import (
+    STOPPED,
+    cached,
+    connected,
+    guarded,
+    leave,
+    parse,
+    stop_on_signals,
+)
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, check_same
@@ -189,7 +197,7 @@ def entry(program: Callable[[list[str]], None]) -> None:
             say(str(finished))
         except Interrupted as stopped:
             print(f"stopped: {stopped}; run the same command again to resume", file=sys.stderr)
-            sys.exit(STOPPED)
+            leave(STOPPED)
 
     sys.exit(
         guarded(
