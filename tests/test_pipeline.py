@@ -170,19 +170,20 @@ def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(und
     assert fitted[0].validations == fitted[1].validations
 
 
-def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(undisturbed, tmp_path):
-    workdir, _ = undisturbed
-    first = "--stages=load,score,fit_reference"  # nothing after it knows of the interruption
-    process = start(tmp_path / "run", first)
-    assert wait_for(process, "[fit_reference] step 0/")
+def test_sigterm_saves_says_how_to_go_on_and_changes_nothing(tmp_path):
+    longer = ("--config.reference.epochs=2", "--stages=load,score,fit_reference")
+    whole = run(tmp_path / "whole", *SMALL, *longer).stdout
+    middle = re.findall(r"\[fit_reference\] step \d+/", whole)[1]  # by then all is compiled
+    process = start(tmp_path / "run", *longer)
+    assert wait_for(process, middle)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143
     assert "saved at step" in said and "run the same command again to resume" in said
     assert "Traceback" not in said
-    result = run(tmp_path / "run", *SMALL, first)
+    result = run(tmp_path / "run", *SMALL, *longer)
     assert "resuming at step" in result.stdout
-    assert final_arrays(tmp_path / "run", FITS[:1]) == final_arrays(workdir, FITS[:1])
+    assert final_arrays(tmp_path / "run", FITS[:1]) == final_arrays(tmp_path / "whole", FITS[:1])
 
 
 def test_a_run_whose_reader_leaves_stops_without_an_error_and_goes_on_later(undisturbed, tmp_path):
