@@ -157,14 +157,16 @@ def draw_moments(
 ) -> list[Moment]:
     """Draw ``count`` moments, uniform over the time of a run, in order.
 
-    If there are enough, each stage gets one of them first.
+    If there are enough, each stage gets one of them first, in the half of its time that a faster
+    machine still spends on it.
 
     Args:
         stages: each stage with the second at which it was entered; the last is the end of the run.
     """
     starts = np.array([second for _, second in stages])
     named = [n for n, (stage, _) in enumerate(stages[:-1]) if stage != BETWEEN]
-    drawn = [rng.uniform(starts[n], starts[n + 1]) for n in named] if count >= len(named) else []
+    halves = [rng.uniform(starts[n], (starts[n] + starts[n + 1]) / 2) for n in named]
+    drawn = halves if count >= len(named) else []
     drawn += list(rng.uniform(starts[0], starts[-1], count - len(drawn)))
     found = []
     for at in sorted(drawn):
