@@ -43,7 +43,8 @@ ROOT = Path(__file__).parents[1]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 LONGEST = 10.0  # seconds from SIGTERM to the end of the process
 START, BETWEEN, EXIT = "start-up", "between stages", "exit"  # besides the stages' names
-ENDED = (-signal.SIGKILL, -signal.SIGTERM, 143)  # -SIGTERM: before the program handles it
+# Exit codes: -SIGTERM before the program handles it; 0 if its last stage ends in the time to leave.
+ENDED = {"SIGKILL": (-signal.SIGKILL,), "SIGTERM": (-signal.SIGTERM, 143, 0)}
 UNDISTURBED = ("compiling", "undisturbed")  # two runs that nobody kills
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
@@ -71,7 +72,7 @@ class Moment(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """A kill that ended a process."""
+    """A signal that ended a process."""
 
     stage: str  # in which the process was
     signal: str
@@ -132,7 +133,7 @@ class Process:
             self._process.send_signal(number)
             code = self.wait()
             seconds = time.monotonic() - sent
-            if code in ENDED:
+            if code in ENDED[number.name]:
                 said = self._errors[-1].strip() if self._errors else ""
                 return Kill(stage, number.name, int(code), round(seconds, 2), said)
         self.finish()
@@ -197,7 +198,7 @@ def disturb(job: Job, moments: Sequence[Moment]) -> Disturbed:
             kill = process.kill_at(waiting[0], number) if waiting else process.finish()
             resumed = sum("resuming at step" in line for line in process.lines)
             done = done._replace(starts=done.starts + 1, resumed=done.resumed + resumed)
-            ended = kill is None
+            ended = kill is None or kill.code == 0
             if kill:
                 done.kills.append(kill)
                 waiting.pop(0)
