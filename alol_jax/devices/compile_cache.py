@@ -51,7 +51,8 @@ def use_compile_cache(folder: str = "", *, say: Callable[[str], None]) -> AnyPat
             raise UserError(f"--compile_cache: {path}: {error.strerror}") from error
         say(f"compiled programs are not kept: {path}: {error.strerror} (--compile_cache=DIR)")
         return None
-    drop_unfinished(path)
+    if not paths.is_bucket(path):
+        drop_unfinished(path)
     jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(path))
     # Nothing is evicted from a bucket: that needs locks.
