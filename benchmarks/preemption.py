@@ -37,7 +37,7 @@ CONFIG = flags.DEFINE_string("config", "configs/quickstart.py:debug", "The confi
 WORKDIR = flags.DEFINE_string("workdir", "runs/preemption", "Made anew; gets the certificate.")
 KILLS = flags.DEFINE_integer("kills", 25, "How often to kill.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-COMPILE_CACHE = flags.DEFINE_string("compile_cache", "", "Compiled programs; '' = in the workdir.")
+COMPILED = flags.DEFINE_string("compiled", "", "Folder of compiled programs; '' = in the workdir.")
 
 ROOT = Path(__file__).parents[1]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -269,7 +269,7 @@ def main(arguments: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # this process; the accelerator is for the runs
     logging.set_verbosity(logging.WARNING)
     folder = Path(WORKDIR.value).absolute()
-    cache = Path(COMPILE_CACHE.value).absolute() if COMPILE_CACHE.value else folder / "compiled"
+    cache = Path(COMPILED.value).absolute() if COMPILED.value else folder / "compiled"
     job = Job(folder, CONFIG.value, cache, tuple(arguments[1:]))
     if folder.exists():
         shutil.rmtree(folder)

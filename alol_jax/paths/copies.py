@@ -13,10 +13,9 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.paths.store import (
@@ -29,6 +28,9 @@ from alol_jax.paths.store import (
     remove,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def local_copy(path: AnyPath | str, wanted: Sequence[str] = ("*",)) -> pathlib.Path:
@@ -73,9 +75,9 @@ def with_local_copies(options: ConfigDict) -> ConfigDict:
             return str(local_copy(value)) if value.startswith(_PREFIXES) else value
         if isinstance(value, (tuple, list)):
             return type(value)(map(local, value))
-        return with_local_copies(value) if isinstance(value, ConfigDict) else value
+        return with_local_copies(value) if isinstance(value, type(options)) else value
 
-    return ConfigDict({key: local(value) for key, value in options.items()})
+    return type(options)({key: local(value) for key, value in options.items()})
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def test_two_kills_leave_the_results_of_an_undisturbed_run(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.preemption", "--kills=2"),
-            f"--compile_cache={cache}",
+            f"--compiled={cache}",
             *(f"--workdir={tmp_path / 'runs'}", "--", *SMALL),
         ],
         cwd=ROOT,

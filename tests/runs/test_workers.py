@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.runs import processes
+from alol_jax.runs import workers as pool
 from alol_jax.runs.workers import map_in_processes, workers_for
 
 
@@ -34,7 +34,7 @@ def test_results_come_in_order_from_other_processes_and_few_pieces_are_made_ahea
 
     found = map_in_processes(_double, pieces(), workers=2)
     first = next(found)
-    assert len(made) <= 2 * processes.AHEAD + 1
+    assert len(made) <= 2 * pool.AHEAD + 1
     every = [first, *found]
     assert [value for value, _ in every] == [2 * number for number in range(40)]
     assert os.getpid() not in {process for _, process in every}
@@ -54,5 +54,5 @@ def test_an_error_in_a_worker_is_the_error():
 
 
 def test_few_pieces_are_worth_no_process(monkeypatch):
-    monkeypatch.setattr(processes, "cpu_count", lambda: 8)
+    monkeypatch.setattr(pool, "cpu_count", lambda: 8)
     assert [workers_for(n) for n in (0, 1, 3, 8, 100)] == [1, 1, 1, 4, 8]
