@@ -10,7 +10,7 @@ import pytest
 
 from alol_jax.runs.artifacts import save_result
 from alol_jax.types import Cost, Policy
-from benchmarks.preemption import BETWEEN, EXIT, Disturbed, Kill, certificate, draw_moments
+from benchmarks.preemption.disturb import BETWEEN, EXIT, Disturbed, Kill, certificate, draw_moments
 from benchmarks.run_results import digests
 from tests.running import ROOT, SMALL, environment
 
@@ -104,7 +104,7 @@ def test_two_kills_leave_the_results_of_an_undisturbed_run(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.preemption", "--kills=2"),
-            f"--compiled={cache}",
+            f"--compile_cache={cache}",
             *(f"--workdir={tmp_path / 'runs'}", "--", *SMALL),
         ],
         cwd=ROOT,

@@ -1,0 +1,1 @@
+"""Kills a run at random moments: `__main__` is the program, `disturb` does it."""
