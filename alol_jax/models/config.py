@@ -1,6 +1,6 @@
 """Model architectures: `ModelConfig`, the list of all supported choices, and the presets.
 
-Llama, GPT-NeoX, GPT-2 and RoBERTa are the same transformer with different values.
+Llama, GPT-NeoX, GPT-2, BERT and RoBERTa are the same transformer with different values.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _llama(width, layers, heads, mlp_width, *, theta=1e4, scaling=None, kv_heads
 
 
 def _biased(family, width, layers, heads):
-    """What GPT-2, GPT-NeoX and RoBERTa share, with the positions and activation of GPT-2."""
+    """What GPT-2, GPT-NeoX, BERT and RoBERTa share, with the positions and activation of GPT-2."""
     return ModelConfig(
         family=family,
         vocab_size=50_257,
@@ -189,15 +189,27 @@ def _gpt_neox(width, layers, heads):
     )
 
 
-def _roberta(width, layers, heads):
-    """A RoBERTa (Liu et al. 2019, arXiv 1907.11692) of a given size."""
+def _bert(width, layers, heads):
+    """A BERT (Devlin et al. 2019, arXiv 1810.04805) of a given size."""
     return dataclasses.replace(
-        _biased("roberta", width, layers, heads),
-        vocab_size=50_265,
+        _biased("bert", width, layers, heads),
+        vocab_size=30_522,
         max_positions=512,
+        norm_epsilon=1e-12,
         activation="gelu",
         post_norm=True,
         causal=False,
+        token_types=2,
+    )
+
+
+def _roberta(width, layers, heads):
+    """A RoBERTa (Liu et al. 2019, arXiv 1907.11692) of a given size."""
+    return dataclasses.replace(
+        _bert(width, layers, heads),
+        family="roberta",
+        vocab_size=50_265,
+        norm_epsilon=1e-5,
         position_offset=2,
         token_types=1,
     )
@@ -242,6 +254,8 @@ PRESETS: dict[str, ModelConfig] = {
     "gpt2": _gpt2(768, 12, 12),
     "gpt2-medium": _gpt2(1024, 24, 16),  # DialoGPT-medium too
     "gpt2-xl": _gpt2(1600, 48, 25),
+    "minilm-l6": _bert(384, 6, 12),  # Wang et al. 2020, arXiv 2002.10957
+    "bert-base": _bert(768, 12, 12),
     "roberta-base": _roberta(768, 12, 12),
     "roberta-large": _roberta(1024, 24, 16),
 }

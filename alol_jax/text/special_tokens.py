@@ -39,7 +39,10 @@ def with_special_tokens_renamed(
     if model["unk_token"] in gone:
         model["unk_token"] = mark + model["unk_token"]
     model["vocab"] = {name: i for name, i in vocabulary.items() if name not in gone}
-    model["merges"] = [
-        (left, right) for left, right in model["merges"] if not {left, right, left + right} & gone
-    ]
+    if "merges" in model:  # WordPiece has none
+        model["merges"] = [
+            (left, right)
+            for left, right in model["merges"]
+            if not {left, right, left + right} & gone
+        ]
     return tokenizers.Tokenizer.from_str(json.dumps(state))

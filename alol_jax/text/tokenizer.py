@@ -37,7 +37,7 @@ class SpecialToken(str):
 
 
 class Tokenizer:
-    """A BPE tokenizer that encodes prompts, responses, single texts and pairs.
+    """A BPE or WordPiece tokenizer that encodes prompts, responses, single texts and pairs.
 
     Characters that the vocabulary cannot represent (SmolLM2 lacks 21 rare bytes) are dropped, as
     in the model's own tokenizer.
@@ -63,7 +63,7 @@ class Tokenizer:
     ) -> None:
         """
         Args:
-          backend: a BPE tokenizer of the `tokenizers` library.
+          backend: a BPE or WordPiece tokenizer of the `tokenizers` library.
           eos_id: see above.
           pad_id: see above; None if there is none.
           bos_id: id of the begin token; None if there is none.

@@ -55,10 +55,11 @@ def from_directory(path: Path) -> Tokenizer:
     * vocab.json with merges.txt, of GPT-2, GPT-NeoX or RoBERTa.
 
     Special tokens come from tokenizer_config.json, then special_tokens_map.json, then, except for
-    tokenizer.json, the defaults of the family. Nothing is downloaded, and no remote code is run.
+    tokenizer.json, the defaults of the family. The begin and end tokens of a WordPiece (BERT) are
+    its cls_token and sep_token. Nothing is downloaded, and no remote code is run.
 
     Raises:
-      UserError: files are missing, damaged or not BPE; there is no end token; a package is missing;
+      UserError: files are missing, damaged or neither BPE nor WordPiece; there is no end token; a package is missing;
         or the tokenizer adds something other than a begin token in front.
     """
     settings = _json_object(path / "tokenizer_config.json")
@@ -68,24 +69,30 @@ def from_directory(path: Path) -> Tokenizer:
         if name.endswith("_token") and settings.get(name) is None
     }
     files = _read(path, settings, elsewhere)
-    backend, bos_id = files.backend_tokenizer, files.bos_token_id
-    if not isinstance(backend.model, models.BPE):
+    backend = files.backend_tokenizer
+    if not isinstance(backend.model, models.BPE | models.WordPiece):
         raise UserError(
-            f"{path}: the tokenizer is a {type(backend.model).__name__}, only BPE is supported: "
-            "use a model of the families Llama, GPT-NeoX, GPT-2 or RoBERTa"
+            f"{path}: the tokenizer is a {type(backend.model).__name__}, only BPE and WordPiece "
+            "are supported: use a model of the families Llama, GPT-NeoX, GPT-2, BERT or RoBERTa"
         )
-    if files.eos_token_id is None:
-        raise UserError(f"{path}/tokenizer_config.json names no eos_token: add it")
+    # BERT's names of the tokens around a text
+    framed = isinstance(backend.model, models.WordPiece)
+    begin, end = ("cls", "sep") if framed else ("bos", "eos")
+    bos_id, eos_id = (getattr(files, f"{name}_token_id") for name in (begin, end))
+    if eos_id is None:
+        raise UserError(f"{path}/tokenizer_config.json names no {end}_token: add it")
     backend.no_truncation()  # some files still hold the settings of their last training run
     backend.no_padding()
     bare = backend.encode("x", add_special_tokens=False).ids
     full = backend.encode("x").ids
     head = next(full[:i] for i in range(len(full) + 1) if full[i : i + len(bare)] == bare)
     if head not in ([], [bos_id]):
-        raise UserError(f"{path}: the tokenizer adds the tokens {head} in front, not a bos_token")
+        raise UserError(
+            f"{path}: the tokenizer adds the tokens {head} in front, not a {begin}_token"
+        )
     return Tokenizer(
         backend,
-        eos_id=files.eos_token_id,
+        eos_id=eos_id,
         pad_id=files.pad_token_id,
         bos_id=bos_id,
         adds_bos=bool(head),

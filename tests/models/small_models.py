@@ -40,6 +40,9 @@ SMALLS = {
     "gpt2": dataclasses.replace(
         _BIASED, family="gpt2", rotary=None, activation="gelu_tanh", tied_embeddings=True
     ),
+    "bert": dataclasses.replace(
+        _BIASED, family="bert", rotary=None, post_norm=True, causal=False, token_types=2
+    ),
     "roberta": dataclasses.replace(
         _BIASED,
         family="roberta",

@@ -78,6 +78,7 @@ CLASSES = {
     "LlamaForSequenceClassification": "llama: grouped heads of another width, untied",
     "GPTNeoXForSequenceClassification": "gpt_neox: parallel, a quarter of a head turns",
     "GPT2ForSequenceClassification": "gpt2: tied",
+    "BertForSequenceClassification": "bert: two segments",
     "RobertaForSequenceClassification": "roberta: two segments, tanh gelu, another padding id",
 }
 
@@ -89,7 +90,7 @@ def pair(request, tmp_path_factory):
 
     config = (CAUSAL | ENCODERS)[CLASSES[request.param]]()
     config.num_labels = 3
-    if not request.param.startswith("Roberta"):
+    if request.param not in ("BertForSequenceClassification", "RobertaForSequenceClassification"):
         config.pad_token_id = PAD
     theirs = random_torch(config, getattr(transformers, request.param))
     folder = tmp_path_factory.mktemp("classifier")

@@ -47,18 +47,25 @@ def _gpt2(**changes):
     return GPT2Config(**SIZES, **fields | changes)
 
 
-def _roberta(**changes):
-    from transformers import RobertaConfig
+def _encoder(kind, **changes):
+    import transformers
 
     fields = {
         "hidden_size": 48,
         "intermediate_size": 80,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "max_position_embeddings": 66,
-        "type_vocab_size": 1,
     }
-    return RobertaConfig(**SIZES, **fields | changes)
+    return getattr(transformers, kind)(**SIZES, **fields | changes)
+
+
+def _bert(**changes):
+    return _encoder("BertConfig", max_position_embeddings=64, **changes)
+
+
+def _roberta(**changes):
+    fields = {"max_position_embeddings": 66, "type_vocab_size": 1}
+    return _encoder("RobertaConfig", **fields | changes)
 
 
 CAUSAL = {
@@ -91,6 +98,8 @@ CAUSAL = {
     ),
 }
 ENCODERS = {
+    "bert: two segments": lambda: _bert(),
+    "bert: one segment, tanh gelu": lambda: _bert(type_vocab_size=1, hidden_act="gelu_new"),
     "roberta: one segment": lambda: _roberta(),
     "roberta: two segments, tanh gelu, another padding id": lambda: _roberta(
         type_vocab_size=2, hidden_act="gelu_new", pad_token_id=4, max_position_embeddings=69

@@ -167,7 +167,7 @@ def unmerged(folder):
             lambda f: of_nobody(roberta_parts(f)),
             r"config.json \('opt'\) says which class",
         ),
-        (words, "the tokenizer is a WordLevel, only BPE is supported"),
+        (words, "the tokenizer is a WordLevel, only BPE and WordPiece are supported"),
         (
             lambda f: write(f, None, "roberta", **vocabulary_files(gpt2_backend())),
             "vocab.json lacks '</s>', '<mask>', '<pad>', '<s>', '<unk>', which RobertaTokenizer",

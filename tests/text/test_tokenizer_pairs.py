@@ -1,5 +1,6 @@
 """Single texts and pairs as models that read whole texts want them."""
 
+import json
 import random
 
 import pytest
@@ -7,14 +8,14 @@ import transformers
 
 from alol_jax.errors import UserError
 from alol_jax.text.tokenizer_files import byte_level, from_directory
-from tests.text.tokenizer_kinds import KINDS, TEXTS
+from tests.text.tokenizer_kinds import KINDS, TEXTS, bert
 
-FRAMED = ("roberta", "llama", "llama3")
+FRAMED = {name: KINDS[name] for name in ("roberta", "llama", "llama3")} | {"bert": bert}
 
 
 @pytest.fixture(scope="module", params=FRAMED)
 def both(request, tmp_path_factory):
-    folder = KINDS[request.param](tmp_path_factory.mktemp("pairs") / "t")
+    folder = FRAMED[request.param](tmp_path_factory.mktemp("pairs") / "t")
     written = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder))
     return from_directory(folder), written
 
@@ -47,6 +48,30 @@ def test_roberta_puts_its_tokens_around_and_between(tmp_path):
     assert ours.encode_single("hello", limit=99) == (0, *a, 2)
     assert ours.encode_pair("hello", " there", limit=99) == (0, *a, 2, 2, *b, 2)
     assert ours.encode_pair("hello", "", limit=99) == (0, *a, 2, 2, 2)
+
+
+def test_bert_puts_its_tokens_around_and_between_in_lower_case(tmp_path):
+    ours = from_directory(bert(tmp_path / "t"))
+    a, b = ours.encode("the cat"), ours.encode("sat")
+    assert ours.encode_single("The  CAT", limit=99) == (2, *a, 3)
+    assert ours.encode_pair("the cat", "sat", limit=99) == (2, *a, 3, *b, 3)
+    assert (ours.eos, ours.eos_id, ours.pad_id) == ("[SEP]", 3, 0)
+
+
+def test_berts_special_tokens_in_texts_are_spelled_out_and_its_unknown_one_is_used(tmp_path):
+    ours = from_directory(bert(tmp_path / "t"))
+    spelled = ours.encode_single("a [SEP] b [CLS][UNK]", limit=99)
+    assert spelled[0] == 2 and spelled[-1] == 3 and not {2, 3, 4} & set(spelled[1:-1])
+    assert ours.encode_single("\u65e5", limit=99) == (2, 1, 3)
+
+
+def test_a_bert_without_the_name_of_its_end_token_is_one_clear_line(tmp_path):
+    folder = bert(tmp_path / "t")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["sep_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="tokenizer_config.json names no sep_token: add it"):
+        from_directory(folder)
 
 
 def test_special_tokens_in_texts_are_spelled_out(tmp_path):

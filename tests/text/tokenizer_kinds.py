@@ -115,6 +115,29 @@ def roberta_parts(folder):
     return write(folder, {"model_max_length": 512}, "roberta", **parts)
 
 
+def bert(folder):
+    """A WordPiece in lower case, with the length of its last training run, as published."""
+    backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=150, special_tokens=special, show_progress=False
+    )
+    backend.train_from_iterator(SENTENCES * 3, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    backend.enable_truncation(8)
+    backend.enable_padding(length=8)
+    named = {f"{name[1:-1].lower()}_token": name for name in special}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, **named}
+    return write(folder, settings, "bert", tokenizer__json=backend.to_str())
+
+
 def neox(folder):
     backend = byte_level(400, ["<|endoftext|>", "<|padding|>"])
     backend.normalizer = normalizers.NFC()

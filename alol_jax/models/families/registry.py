@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
+from alol_jax.models.families.bert import BERT
 from alol_jax.models.families.family import Architecture, Family
 from alol_jax.models.families.gpt2 import GPT2
 from alol_jax.models.families.gpt_neox import GPT_NEOX
 from alol_jax.models.families.llama import LLAMA
 from alol_jax.models.families.roberta import ROBERTA
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, GPT_NEOX, GPT2, ROBERTA)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (LLAMA, GPT_NEOX, GPT2, BERT, ROBERTA)
+}
 """`ModelConfig.family` -> the family."""
 
 MODEL_TYPES: dict[str, Family] = {

