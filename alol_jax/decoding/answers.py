@@ -31,8 +31,8 @@ class Setup(NamedTuple):
     seed: int
 
     def reward(self, scored: ScoredSplits) -> Reward:
-        """Return the reward, fitting what needs it (tf-idf) to the training responses."""
-        return self.scoring.reward(scored.train["response"])
+        """Return the reward, with what its components need of the data."""
+        return self.scoring.reward(scored.train["response"], scored.gold)
 
     def deterministic_sampler(self) -> Sampler:
         """Return a sampler for greedy decoding or beam search, as set by ``config.decode``."""
@@ -113,6 +113,8 @@ class Sampler:
             watch.say(line)
         responses = self.texts(answers)
         if reward.names:
+            for note in reward.notes(rows["prompt"], responses):
+                watch.say(note)
             return reward.score_rows(rows, responses)
         return rows.replace(
             response=Texts.of(responses),

@@ -193,13 +193,14 @@ class Classifier:
         segments: jax.Array,
         positions: jax.Array | None,
         mask: jax.Array,
+        types: jax.Array | None = None,
     ) -> jax.Array:
         """Return the logits of each text.
 
         Args:
             params: from `init` or a checkpoint.
             tokens: i32[B, T], several texts in a row.
-            segments, positions: as in `Transformer.hidden`.
+            segments, positions, types: as in `Transformer.hidden`.
             mask: bool[B, S, T], the tokens of each of the S texts of a row.
 
         Returns:
@@ -207,7 +208,7 @@ class Classifier:
             an utterance).
         """
         chosen = mask if self.end is None else mask & (tokens == self.end)[:, None]
-        hidden = self.body.hidden(params, tokens, segments, positions=positions)
+        hidden = self.body.hidden(params, tokens, segments, positions=positions, types=types)
         logits = self._apply(params, POOLINGS[self.pooling](hidden.astype(jnp.float32), chosen))
         return jnp.where(jnp.any(chosen, axis=-1, keepdims=True), logits, jnp.nan)
 

@@ -104,7 +104,7 @@ class ModelConfig:
     post_norm: bool = False  # norms after each residual sum and the embeddings; no final norm
     causal: bool = True
     position_offset: int = 0  # row of the first position's embedding
-    token_types: int = 0  # rows of the token-type embedding; row 0 is added to every token
+    token_types: int = 0  # rows of the token-type embedding, added to the tokens
 
     def __post_init__(self) -> None:
         for name in (

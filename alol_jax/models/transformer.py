@@ -190,6 +190,7 @@ class Transformer:
         *,
         positions: jax.Array | None = None,
         branch: jax.Array | None = None,
+        types: jax.Array | None = None,
     ) -> jax.Array:
         """Return the hidden states after the final norm.
 
@@ -202,6 +203,7 @@ class Transformer:
             positions: i32[B, T]; None counts the real tokens of a row, which is then one text.
             branch: i32[B, T], see `Grid`; None if no prompt has several responses. For causal
                 models.
+            types: i32[B, T], the token types; None: all are 0. Ignored by models without.
 
         Returns:
             dtype[B, T, D].
@@ -214,7 +216,7 @@ class Transformer:
             causal = self.config.causal
             return self.attention(q, k, v, segments, causal=causal, branch=branch), None
 
-        x, _ = self._layers(params, tokens, positions, None, attend, key)
+        x, _ = self._layers(params, tokens, positions, None, attend, key, types)
         return x
 
     def unembedding(self, params: Params) -> jax.Array:
@@ -292,13 +294,13 @@ class Transformer:
         slot = jnp.where(after == filled.shape[1], cache.first, after)
         return x[:, 0], Cache(k, v, filled, slot, cache.first, cache.position + 1)
 
-    def _layers(self, params, tokens, positions, store, attend, key):
+    def _layers(self, params, tokens, positions, store, attend, key, types=None):
         """Apply the embedding, a scan over the blocks, and the final norm.
 
         ``store`` (the cache) is carried from layer to layer and returned. A scan updates a carry in
         place, but would need two buffers for an array that it scans over.
         """
-        x = self._embed(params, tokens, positions)
+        x = self._embed(params, tokens, positions, types)
         stacked = subtree(params, "layers")
         indices = jnp.arange(self.config.layers, dtype=jnp.int32)
 
@@ -318,14 +320,15 @@ class Transformer:
             return x, store
         return bind(self._norm, subtree(params, "final_norm"))(x), store
 
-    def _embed(self, params, tokens, positions):
+    def _embed(self, params, tokens, positions, types):
         """Return the input [B, T, D] of the first block."""
         x = jnp.take(params["embed/embedding"], tokens, axis=0)
         if self.config.rotary is None:
             rows = positions + self.config.position_offset
             x = x + jnp.take(params["positions/embedding"], rows, axis=0)
         if self.config.token_types:
-            x = x + params["token_types/embedding"][:1, None]
+            kinds = params["token_types/embedding"]
+            x = x + (kinds[:1, None] if types is None else jnp.take(kinds, types, axis=0))
         x = x.astype(self.dtype)
         if self.config.post_norm:
             x = bind(self._norm, subtree(params, "embed_norm"))(x)

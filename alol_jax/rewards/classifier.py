@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -22,7 +23,7 @@ from alol_jax.models.grid_sizes import platform_of
 from alol_jax.models.heads import slot_mask
 from alol_jax.models.language_model import DTYPES, LanguageModel
 from alol_jax.models.transformer import Transformer
-from alol_jax.rewards.forms import Form, form_of
+from alol_jax.rewards.forms import Form, form_of, pair
 from alol_jax.rewards.packed import score_texts
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
@@ -68,6 +69,13 @@ class ClassifierScorer:
             "tokenizer": self.tokenizer.fingerprint(),
         }
 
+    @property
+    def _end(self) -> int | None:
+        """The id after which a pair's second text begins, if that has a token type of its own."""
+        types = self.stored.classifier.body.config.token_types
+        typed = self.form is pair and 0 < self.tokenizer.second_type < types
+        return self.tokenizer.eos_id if typed else None
+
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Score responses: f64[rows] in [0, 1], or NaN where the model gives NaN."""
         limit = self.options["max_tokens"]
@@ -75,7 +83,7 @@ class ClassifierScorer:
             self.form(self.tokenizer, self.read(prompt, response), limit)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        score = _scorer(self.stored.classifier, self.options["score"])
+        score = _scorer(self.stored.classifier, self.options["score"], self._end)
         return score_texts(
             functools.partial(score, self.stored.params),
             rows,
@@ -87,17 +95,29 @@ class ClassifierScorer:
 
 
 @functools.lru_cache(maxsize=16)
-def _scorer(classifier: Classifier, score: str) -> Callable[[Params, Grid], jax.Array]:
-    """Return a jitted (params, grid of texts) -> f32[rows, S]."""
+def _scorer(
+    classifier: Classifier, score: str, end: int | None
+) -> Callable[[Params, Grid], jax.Array]:
+    """Return a jitted (params, grid of texts) -> f32[rows, S]; for ``end`` see `_types`."""
 
     @jax.jit
     def scorer(params, grid):
-        logits = classifier(params, grid.ids, grid.segment, grid.position, slot_mask(grid))
+        types = None if end is None else _types(grid, end)
+        read = (grid.ids, grid.segment, grid.position, slot_mask(grid), types)
+        logits = classifier(params, *read)
         if score == SIGMOID:
             return jax.nn.sigmoid(logits[..., 0])
         return classifier.scores(logits)[..., label_of(classifier.labels, score)]
 
     return scorer
+
+
+def _types(grid: Grid, end: int) -> jax.Array:
+    """Return i32[rows, T], 1 on the tokens of a text after its first ``end``, else 0."""
+    ends = (grid.ids == end).astype(jnp.int32)
+    before = jnp.cumsum(ends, axis=1) - ends  # in the row, so minus those of the texts before
+    start = jax.lax.cummax(jnp.where(grid.position == 0, before, 0), axis=1)
+    return (before > start).astype(jnp.int32)
 
 
 def open_scorer(

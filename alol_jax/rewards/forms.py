@@ -71,8 +71,9 @@ FORMS: dict[str, Form] = {
 }
 
 
-SIMILARITY = "similarity"
-"""Stands in ``reads`` for a sentence encoder, which reads two texts apart (`similarity`)."""
+RELEVANCE, SIMILARITY = "relevance", "similarity"
+COSINES = (RELEVANCE, SIMILARITY)
+"""Stand in ``reads`` for a sentence encoder, which reads texts one by one (`cosine`)."""
 
 
 def form_of(name: str, where: str) -> Form:
@@ -82,5 +83,5 @@ def form_of(name: str, where: str) -> Form:
         UserError: there is no such form; the message begins with ``where``.
     """
     if name not in FORMS:
-        raise UserError.unknown(f"{where}: no form {name!r}", name, (*FORMS, SIMILARITY))
+        raise UserError.unknown(f"{where}: no form {name!r}", name, (*FORMS, *COSINES))
     return FORMS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,9 +12,9 @@ from ml_collections import ConfigDict
 from alol_jax import paths
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.classifier import open_scorer
+from alol_jax.rewards.cosine import Encoder, open_cosine
 from alol_jax.rewards.distilled import DESCRIPTION, open_distilled
-from alol_jax.rewards.forms import SIMILARITY
-from alol_jax.rewards.similarity import open_similarity
+from alol_jax.rewards.forms import COSINES
 from alol_jax.types import Exchange
 
 Read = Callable[[str, str], Exchange]
@@ -43,15 +44,20 @@ def open_reward_models(
         UserError: a model cannot be read, or its options do not fit it.
     """
     models: dict[str, RewardModel] = {}
+    encoders: dict[tuple[str, int, str], Encoder] = {}
     for name, wanted in options.items():
         if name in used:
             where = f"config.reward_models.{name}"
-            models[name] = _opener(wanted)(wanted, where, read, lm)
+            models[name] = _opener(wanted, encoders)(wanted, where, read, lm)
     return models
 
 
-def _opener(wanted: ConfigDict) -> Callable[..., RewardModel]:
+def _opener(
+    wanted: ConfigDict, encoders: dict[tuple[str, int, str], Encoder]
+) -> Callable[..., RewardModel]:
     """What opens a model: a distilled one is known by its folder, an encoder by what it reads."""
     if paths.exists(paths.path_of(wanted.path) / DESCRIPTION):
         return open_distilled
-    return open_similarity if wanted.reads == SIMILARITY else open_scorer
+    if wanted.reads in COSINES:
+        return functools.partial(open_cosine, opened=encoders)
+    return open_scorer

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.rewards import lexical, text
+from alol_jax.rewards.cosine import CosineScorer
 from alol_jax.rewards.opening import RewardModel
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
-from alol_jax.types import RewardSpec, Scored
+from alol_jax.types import Gold, RewardSpec, Scored
 
 SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
     "vader_positivity": text.vader_positivity,
@@ -32,6 +33,11 @@ SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
 TOLERANCE = 1e-6  # rounding error allowed at the bounds of a score
 
 
+def nothing_to_note(prompts: Sequence[str], responses: Sequence[str]) -> tuple[str, ...]:
+    """Return no notes."""
+    return ()
+
+
 class Component(NamedTuple):
     """One summand of the reward, ready to score."""
 
@@ -41,6 +47,8 @@ class Component(NamedTuple):
     scorer: str  # for error messages
     score: Callable[[Sequence[str], Sequence[str]], np.ndarray]  # prompts, responses -> f64[rows]
     words_only: bool = False  # computed by Python alone, so other processes can do it
+    # prompts, responses -> what happened to them, with counts; one sentence each
+    notes: Callable[[Sequence[str], Sequence[str]], tuple[str, ...]] = nothing_to_note
 
 
 Runner = Callable[[Component, Sequence[str], Sequence[str]], np.ndarray]
@@ -97,6 +105,14 @@ class Reward:
         components = np.stack(columns, axis=1)
         return components, components @ np.array(self.weights, np.float64)
 
+    def notes(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[str, ...]:
+        """Return what the components did with these texts, with counts; one sentence each."""
+        return tuple(
+            f"{component.name}: {note}"
+            for component in self.components
+            for note in component.notes(prompts, responses)
+        )
+
     def score_rows(
         self, rows: Table[Scored], responses: Sequence[str], *, run: Runner = at_once
     ) -> Table[Scored]:
@@ -112,7 +128,7 @@ class Reward:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scoring:
-    """The definition of the reward, before anything is fitted to the training responses.
+    """The definition of the reward, before it has seen any data.
 
     Attributes:
         specs: the components that the task declares.
@@ -149,22 +165,39 @@ class Scoring:
             },
         }
 
-    def reward(self, train_responses: Sequence[str]) -> Reward:
-        """Return the reward. The tf-idf component is fitted to the training responses."""
+    @property
+    def compares(self) -> bool:
+        """Whether a component reads the gold responses of the prompts."""
+        return any(
+            isinstance(model, CosineScorer) and model.compares and self.weights[name] > 0
+            for name, model in self.models.items()
+        )
+
+    def reward(self, train_responses: Sequence[str], gold: Iterable[Gold] = ()) -> Reward:
+        """Return the reward.
+
+        Args:
+            train_responses: what the tf-idf component is fitted to.
+            gold: the gold responses of the prompts that will be scored, if any component
+                `compares`.
+        """
         named = [
             (spec.name, lambda weight, spec=spec: _text_component(spec, weight, train_responses))
             for spec in self.specs
         ]
         named += [
-            (name, lambda weight, name=name: self._model_component(name, weight))
+            (name, lambda weight, name=name: self._model_component(name, weight, gold))
             for name in self.models
         ]
         weighted = [(make, float(self.weights[name])) for name, make in named]
         return Reward(tuple(make(weight) for make, weight in weighted if weight > 0))
 
-    def _model_component(self, name: str, weight: float) -> Component:
+    def _model_component(self, name: str, weight: float, gold: Iterable[Gold]) -> Component:
         model = self.models[name]
-        return Component(name, weight, 1.0, model.path, model)
+        if not isinstance(model, CosineScorer):
+            return Component(name, weight, 1.0, model.path, model)
+        model = model.with_gold(gold)
+        return Component(name, weight, 1.0, model.path, model, notes=model.notes)
 
 
 def check_weights(

@@ -12,6 +12,7 @@ import numpy as np
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.paths import with_local_copies
+from alol_jax.rewards.gold import gold_of
 from alol_jax.tables.columns import Ragged, Texts, first_shared
 from alol_jax.tables.table import Table
 from alol_jax.text.long_texts import (
@@ -103,7 +104,8 @@ def swap_responses(splits: Splits, share: float) -> Splits:
 
     The chosen responses are rotated among their prompts, so that each gets another prompt (unless
     one prompt has more than half of them). All stored training rewards are dropped: those of the
-    moved responses belong to other prompts, and stored and computed rewards must not be mixed.
+    moved responses belong to other prompts, and stored and computed rewards must not be mixed. The
+    gold responses stay with their prompts.
 
     Args:
         share: of the training responses, from 0 (no change) to 1.
@@ -125,7 +127,9 @@ def swap_responses(splits: Splits, share: float) -> Splits:
         rewards=Ragged.empty(len(train), np.float64),
     )
     note = f"{len(chosen)} of {len(owner)} training responses were given to other prompts."
-    return dataclasses.replace(splits, train=train, notes=(*splits.notes, note))
+    return dataclasses.replace(
+        splits, train=train, notes=(*splits.notes, note), gold=gold_of(splits.train)
+    )
 
 
 def _check_examples(split: str, examples: Table[Example]) -> None:

@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.rewards import reward as rewards
+from alol_jax.rewards.gold import gold_of
 from alol_jax.runs.progress import progress
 from alol_jax.runs.workers import map_in_processes, workers_for
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table, concatenate
-from alol_jax.types import Example, Scored, ScoredSplits, Splits, StageContext
+from alol_jax.types import Example, Gold, Scored, ScoredSplits, Splits, StageContext
 
 CHUNK = 256  # rows scored between progress updates and checks for a stop request
 POOLED = 4096  # the same, if several processes share the work
@@ -43,7 +44,8 @@ def score(
             training reward is above 0.
     """
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    reward = scoring.reward(splits.train["responses"].flat)
+    gold = _gold(splits, train=scoring.compares)
+    reward = scoring.reward(splits.train["responses"].flat, gold)
     rows = {name: rows_of(examples) for name, examples in named.items()}
     stored = {name: _stored(name, examples) for name, examples in named.items()}
     if reward.names:
@@ -52,12 +54,12 @@ def score(
                 _check_stored(name, rows[name], stored[name], reward, options, context)
             if name not in options.stored:
                 stored[name] = np.full(len(rows[name]), np.nan)
-        scored = _score_rows(rows, stored, reward, context)
+        scored, notes = _score_rows(rows, stored, reward, context)
         max_reward = reward.max_reward
     else:
         for name in named:
             _check_all_stored(name, rows[name], stored[name])
-        scored = {name: rows[name].replace(reward=stored[name]) for name in named}
+        scored, notes = {name: rows[name].replace(reward=stored[name]) for name in named}, ()
         max_reward = float(stored["train"].max(initial=0.0))
         if max_reward <= 0:
             raise UserError("no stored training reward is above 0: there is nothing to learn from")
@@ -71,8 +73,17 @@ def score(
         test=scored["test"],
         component_names=reward.names,
         max_reward=max_reward,
-        notes=splits.notes,
+        notes=(*splits.notes, *notes),
+        gold=gold,
     )
+
+
+def _gold(splits: Splits, *, train: bool) -> Table[Gold]:
+    """The gold responses of the prompts, of those of ``train`` only if it is true."""
+    tables = [gold_of(splits.validation), gold_of(splits.test)]
+    if train:
+        tables.append(splits.gold if len(splits.gold) else gold_of(splits.train))
+    return concatenate(tables)
 
 
 def _best(split: str, rows: Table[Scored], context: StageContext) -> Table[Scored]:
@@ -199,12 +210,13 @@ def _score_rows(
     stored: Mapping[str, np.ndarray],
     reward: rewards.Reward,
     context: StageContext,
-) -> dict[str, Table[Scored]]:
-    """Score every row that has no stored score to use."""
+) -> tuple[dict[str, Table[Scored]], tuple[str, ...]]:
+    """Score every row that has no stored score to use; also return the notes of the reward."""
     every, known = concatenate(list(rows.values())), np.concatenate(list(stored.values()))
     unscored = np.flatnonzero(np.isnan(known))
     components = np.zeros((len(every), len(reward.names)))
     total = np.zeros(len(every))
+    notes: tuple[str, ...] = ()
     if len(unscored) < len(every):
         used = ~np.isnan(known)
         components[used, 0] = known[used]
@@ -214,10 +226,13 @@ def _score_rows(
         run = functools.partial(_in_pieces, context)
         found = reward.score(todo["prompt"], todo["response"], run=run)
         components[unscored], total[unscored] = found
+        notes = reward.notes(todo["prompt"], todo["response"])
+    for note in notes:
+        context.say(note)
     counts = np.full(len(every), len(reward.names))
     scored = every.replace(components=Ragged.of(components.reshape(-1), counts), reward=total)
     ends = np.cumsum([0, *map(len, rows.values())])
-    return {name: scored[ends[n] : ends[n + 1]] for n, name in enumerate(rows)}
+    return {name: scored[ends[n] : ends[n + 1]] for n, name in enumerate(rows)}, notes
 
 
 def _in_pieces(

@@ -254,6 +254,12 @@ class Tokenizer:
         return (*self._bos, *ids[-room:])
 
     @property
+    def second_type(self) -> int:
+        """The token type of the second text of a pair: 1 in BERT, 0 in RoBERTa."""
+        a, b = (_encoding(self._plain, text) for text in "ab")
+        return max(self._plain.post_process(a, b).type_ids)
+
+    @property
     def eos(self) -> str:
         """The text of the end token."""
         return self._parsing.id_to_token(self.eos_id)

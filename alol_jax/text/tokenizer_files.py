@@ -59,8 +59,8 @@ def from_directory(path: Path) -> Tokenizer:
     its cls_token and sep_token. Nothing is downloaded, and no remote code is run.
 
     Raises:
-      UserError: files are missing, damaged or neither BPE nor WordPiece; there is no end token; a package is missing;
-        or the tokenizer adds something other than a begin token in front.
+      UserError: files are missing, damaged or neither BPE nor WordPiece; there is no end token; a
+        package is missing; or the tokenizer adds something other than a begin token in front.
     """
     settings = _json_object(path / "tokenizer_config.json")
     elsewhere = {

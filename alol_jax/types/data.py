@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from alol_jax.tables.table import Table
+from alol_jax.tables.table import Table
 
 
 class Limits(NamedTuple):
@@ -30,6 +29,18 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gold:
+    """The best responses to a prompt in the data."""
+
+    prompt: str
+    responses: tuple[str, ...]
+
+
+def _no_gold() -> Table[Gold]:
+    return Table.of((), Gold)
+
+
+@dataclasses.dataclass(frozen=True)
 class Splits:
     """Result of ``load``. No prompt is in two splits."""
 
@@ -37,6 +48,8 @@ class Splits:
     validation: Table[Example]
     test: Table[Example]
     notes: tuple[str, ...]  # what was dropped or merged, with counts; one sentence each
+    # of the training prompts, if ``train`` has other responses than the data
+    gold: Table[Gold] = dataclasses.field(default_factory=_no_gold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +78,8 @@ class ScoredSplits:
     component_names: tuple[str, ...]
     max_reward: float  # the largest possible reward, which bounds the value head
     notes: tuple[str, ...]
+    # of the validation and test prompts, and of the training prompts if the reward reads them
+    gold: Table[Gold] = dataclasses.field(default_factory=_no_gold)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,8 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
     tokens, mask = padded(side)
     offset = stored.checkpoint.config.position_offset
     with torch.no_grad():
-        if offset and side == "left":  # PyTorch's RoBERTa reads the first column, padding or not
+        if stored.classifier.pooling == "first" and side == "left":
+            # PyTorch's encoders read the first column, padding or not
             rows = [
                 theirs(**torch_inputs(np.array([text]), np.ones((1, len(text)), int), offset))
                 for text in TEXTS

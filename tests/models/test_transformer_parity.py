@@ -130,28 +130,62 @@ def test_gradients_of_the_response_nll_are_pytorchs(pair, count):
     assert not named
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoders_states_are_pytorchs_whatever_the_padding(name, side, tmp_path):
-    import torch
-    from transformers import RobertaModel
+@pytest.fixture(scope="module", params=ENCODERS)
+def encoder(request, tmp_path_factory):
+    """A random encoder of PyTorch, and what our reader makes of its saved files."""
+    from transformers import AutoModel
 
-    theirs = random_torch(ENCODERS[name](), RobertaModel)
-    checkpoint, params = saved_and_opened(theirs, tmp_path)
-    ids = np.random.default_rng(0).integers(5, 53, (3, 12))
-    mask = np.arange(12)[None] < np.array([[12], [7], [3]])
-    ids, mask = (x if side == "right" else x[:, ::-1].copy() for x in (ids, mask))
-    ours = jax.jit(small(checkpoint.config).hidden)(params, ids, mask)
-    offset = checkpoint.config.position_offset
-    positions = torch.tensor(np.maximum(np.cumsum(mask, 1) - 1, 0) + offset)
+    theirs = random_torch(ENCODERS[request.param](), AutoModel.from_config)
+    checkpoint, params = saved_and_opened(theirs, tmp_path_factory.mktemp("encoder"))
+    return theirs, small(checkpoint.config), params
+
+
+def their_states(encoder, ids, mask, types):
+    """PyTorch's hidden states, with positions that count real tokens."""
+    import torch
+
+    theirs, model, _ = encoder
+    positions = np.maximum(np.cumsum(mask, 1) - 1, 0) + model.config.position_offset
     with torch.no_grad():
-        expected = theirs(
+        return theirs(
             input_ids=torch.tensor(ids),
             attention_mask=torch.tensor(mask).long(),
-            position_ids=positions,
+            position_ids=torch.tensor(positions),
+            token_type_ids=torch.tensor(types),
         ).last_hidden_state.numpy()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_an_encoders_states_are_pytorchs_whatever_the_padding(encoder, side):
+    _, model, params = encoder
+    draw = np.random.default_rng(0)
+    ids, mask = draw.integers(5, 53, (3, 12)), np.arange(12)[None] < np.array([[12], [7], [3]])
+    ids, mask = (x if side == "right" else x[:, ::-1].copy() for x in (ids, mask))
+    expected = their_states(encoder, ids, mask, np.zeros_like(ids))
+    ours = jax.jit(model.hidden)(params, ids, mask)
     np.testing.assert_allclose(ours[mask], expected[mask], rtol=0, atol=1e-4)
+    if model.config.token_types > 1:
+        types = draw.integers(0, 2, ids.shape)
+        typed = their_states(encoder, ids, mask, types)
+        assert np.abs(typed - expected)[mask].max() > 0.1
+        ours = jax.jit(model.hidden)(params, ids, mask, types=types)
+        np.testing.assert_allclose(ours[mask], typed[mask], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parity
+def test_an_encoders_states_of_texts_side_by_side_are_pytorchs_of_each_alone(encoder):
+    _, model, params = encoder
+    draw, lengths = np.random.default_rng(1), (5, 8, 1)
+    texts = [draw.integers(5, 53, n) for n in lengths]
+    ids = np.concatenate([*texts, [0, 0]])[None]
+    segments = np.repeat([1, 2, 3, 0], [*lengths, 2])[None]
+    positions = np.concatenate([*map(np.arange, lengths), [0, 0]])[None]
+    ours = jax.jit(model.hidden)(params, ids, segments, positions=positions)
+    for n, text in enumerate(texts):
+        one = text[None]
+        expected = their_states(encoder, one, np.ones_like(one), np.zeros_like(one))
+        np.testing.assert_allclose(ours[segments == n + 1], expected[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parity

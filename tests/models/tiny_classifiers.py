@@ -38,9 +38,7 @@ CLASSIFIERS = {
         _body("gpt_neox"), "linear", "last", _named(3), _SINGLE
     ),
     "GPT2ForSequenceClassification": Classifier(_body("gpt2"), "linear", "last", _named(1), _MULTI),
-    "BertForSequenceClassification": Classifier(
-        _body("bert"), "tanh", "first", _named(2), _SINGLE
-    ),
+    "BertForSequenceClassification": Classifier(_body("bert"), "tanh", "first", _named(2), _SINGLE),
     "RobertaForSequenceClassification": Classifier(
         _body("roberta"), "tanh", "first", _named(2), _SINGLE
     ),
