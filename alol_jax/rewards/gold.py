@@ -12,11 +12,15 @@ from alol_jax.types import Example, Gold
 
 
 def gold_of(examples: Table[Example]) -> Table[Gold]:
-    """Return the responses to each prompt with the highest stored reward; all if none is stored."""
+    """Return the responses to each prompt with the highest stored reward.
+
+    Without one reward for each response, all are returned.
+    """
     responses, rewards = examples["responses"], examples["rewards"]
     owner = np.repeat(np.arange(len(examples)), responses.lengths)
     stored = np.zeros(len(owner))
-    stored[np.repeat(rewards.lengths > 0, responses.lengths)] = rewards.flat
+    has = rewards.lengths == responses.lengths
+    stored[np.repeat(has, responses.lengths)] = rewards.flat[np.repeat(has, rewards.lengths)]
     most = np.full(len(examples), -np.inf)
     np.maximum.at(most, owner, stored)
     best = np.flatnonzero(stored == most[owner])

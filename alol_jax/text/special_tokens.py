@@ -1,4 +1,4 @@
-"""Finding special tokens in a text, and a tokenizer that reads them as plain text."""
+"""Special tokens in a text: finding them, and reading them as plain text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 
 import tokenizers
+
+from alol_jax.errors import UserError
 
 
 def any_of(names: Iterable[str]) -> re.Pattern[str]:
@@ -46,3 +48,15 @@ def with_special_tokens_renamed(
             if not {left, right, left + right} & gone
         ]
     return tokenizers.Tokenizer.from_str(json.dumps(state))
+
+
+def encoding_of(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+    """Encode a text without adding special tokens.
+
+    Raises:
+      UserError: it is not valid Unicode.
+    """
+    try:
+        return backend.encode(text, add_special_tokens=False)
+    except TypeError as error:  # what the library raises for half a surrogate pair
+        raise UserError(f"{text!r} is not valid Unicode text: drop or repair the row") from error

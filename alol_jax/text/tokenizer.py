@@ -23,7 +23,7 @@ import tokenizers
 from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
-from alol_jax.text.special_tokens import any_of, with_special_tokens_renamed
+from alol_jax.text.special_tokens import any_of, encoding_of, with_special_tokens_renamed
 
 BATCH = 8192  # texts that are encoded together
 _PROMPT = "{prompt}"
@@ -91,7 +91,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encode ``text``, parsing special tokens; none are added."""
-        return _encoding(self._parsing, text).ids
+        return encoding_of(self._parsing, text).ids
 
     def encode_prompt(self, template: str, text: str, *, limit: int) -> tuple[int, ...]:
         """Encode ``template`` with ``{prompt}`` replaced by ``text``.
@@ -195,7 +195,7 @@ class Tokenizer:
         Raises:
           UserError: the limit leaves no room for text.
         """
-        encoding = _encoding(self._plain, text)
+        encoding = encoding_of(self._plain, text)
         encoding.truncate(self._room(limit, pair=False))
         return self._real(self._plain.post_process(encoding).ids)
 
@@ -217,7 +217,7 @@ class Tokenizer:
                 "model that reads pairs"
             )
         room = self._room(limit, pair=True)
-        a, b = _encoding(self._plain, first), _encoding(self._plain, second)
+        a, b = encoding_of(self._plain, first), encoding_of(self._plain, second)
         if len(a) + len(b) > room:
             small = min(len(a), len(b), room // 2)
             kept = (room - small, small) if len(a) > len(b) else (small, room - small)
@@ -256,7 +256,7 @@ class Tokenizer:
     @property
     def second_type(self) -> int:
         """The token type of the second text of a pair: 1 in BERT, 0 in RoBERTa."""
-        a, b = (_encoding(self._plain, text) for text in "ab")
+        a, b = (encoding_of(self._plain, text) for text in "ab")
         return max(self._plain.post_process(a, b).type_ids)
 
     @property
@@ -383,7 +383,7 @@ class Tokenizer:
         try:
             encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
-            encodings = [_encoding(self._plain, text) for text in texts]  # names the text
+            encodings = [encoding_of(self._plain, text) for text in texts]  # names the text
         ids, lengths = flat_ids.flat([encoding.ids for encoding in encodings])
         return Ragged.of(self._named(ids), lengths)
 
@@ -397,10 +397,3 @@ class Tokenizer:
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
     return (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
-
-
-def _encoding(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
-    try:
-        return backend.encode(text, add_special_tokens=False)
-    except TypeError as error:  # what the library raises for half a surrogate pair
-        raise UserError(f"{text!r} is not valid Unicode text: drop or repair the row") from error

@@ -1,4 +1,4 @@
-"""Sentence similarity: the cosine of means, whatever lies beside; what is refused; parity."""
+"""Relevance and similarity: cosines of means, whatever lies beside; what is refused; parity."""
 
 import json
 
@@ -8,7 +8,8 @@ import pytest
 
 from alol_jax.errors import UserError
 from alol_jax.rewards.opening import open_reward_models
-from alol_jax.types import Exchange
+from alol_jax.rewards.reward import Scoring
+from alol_jax.types import Exchange, Gold
 from configs import common
 from tests.models.tiny_classifiers import CLASSIFIERS, random_classifier, write_classifier
 from tests.rewards.test_classifier import EOS, tokenizer_beside
@@ -55,7 +56,7 @@ def folder(tmp_path_factory):
 
 
 def opened(folder, *, lm=None, **changes):
-    chosen = common.reward_model(str(folder), reads="similarity")
+    chosen = common.reward_model(str(folder), reads="relevance")
     chosen.update({"max_tokens": 64} | changes)
     lm = tiny_lm() if lm is None else lm
     return open_reward_models({"sim": chosen}, ["sim"], read, lm)["sim"]
@@ -63,21 +64,99 @@ def opened(folder, *, lm=None, **changes):
 
 def unit_of(model, text, limit=60):
     """The mean of a text's hidden states, alone in its row, of length 1."""
-    ids = np.array([model.tokenizer.encode_single(text, limit=limit)])
-    hidden = jax.jit(model.stored.body.hidden)(model.stored.params, ids, np.ones_like(ids))
+    encoder = model.encoder
+    ids = np.array([encoder.tokenizer.encode_single(text, limit=limit)])
+    hidden = jax.jit(encoder.stored.body.hidden)(encoder.stored.params, ids, np.ones_like(ids))
     mean = np.asarray(hidden, np.float64)[0].mean(axis=0)
     return mean / np.sqrt(np.sum(mean**2))
 
 
-def test_a_score_is_the_shifted_cosine_of_the_means(folder):
+def test_relevance_is_the_cosine_of_prompt_and_response_clipped_at_zero(folder):
     model = opened(folder)
     scores = model(PROMPTS, RESPONSES)
     assert scores.dtype == np.float64 and scores.shape == (4,)
-    for prompt, response, score in zip(PROMPTS, RESPONSES, scores, strict=True):
-        cosine = unit_of(model, prompt) @ unit_of(model, response)
-        assert score == pytest.approx((1 + cosine) / 2, abs=1e-6)
+    cosines = [
+        unit_of(model, prompt) @ unit_of(model, response)
+        for prompt, response in zip(PROMPTS, RESPONSES, strict=True)
+    ]
+    np.testing.assert_allclose(scores, np.maximum(cosines, 0), atol=1e-6)
     assert scores[1] == pytest.approx(1.0) and scores[[0, 2, 3]].max() < 0.999
-    assert len(set(scores.round(5))) == 4 and scores.min() >= 0
+    assert len(set(scores.round(5))) == 4
+
+
+def test_texts_that_point_away_from_each_other_score_zero(folder, monkeypatch):
+    model = opened(folder)
+    units = {"up": [1.0, 0.0], "down": [-0.6, 0.8], "side": [0.6, 0.8]}
+    monkeypatch.setattr(
+        type(model.encoder), "embed", lambda self, texts: np.array([units[text] for text in texts])
+    )
+    np.testing.assert_allclose(model(["up", "up"], ["down", "side"]), [0.0, 0.6])
+
+
+GOLD = (Gold("p", ("a dog", "the man")), Gold("q", ("no",)))
+
+
+def test_similarity_is_the_cosine_with_the_nearest_gold_response(folder):
+    model = opened(folder, reads="similarity").with_gold(GOLD)
+    said = ["a man", "the man", "the man"]
+    scores = model(["p", "p", "q"], said)
+    both = [unit_of(model, "a man") @ unit_of(model, gold) for gold in GOLD[0].responses]
+    expected = [max(both), 1.0, unit_of(model, "the man") @ unit_of(model, "no")]
+    np.testing.assert_allclose(scores, np.maximum(expected, 0), atol=1e-6)
+    assert abs(both[0] - both[1]) > 1e-3 and scores[2] < 0.999
+
+
+def test_a_prompt_without_gold_response_is_one_line_that_names_it(folder):
+    model = opened(folder, reads="similarity").with_gold(GOLD)
+    said = "config.reward_models.sim: the data has no response to 'who are you' to compare with"
+    with pytest.raises(UserError, match=said) as caught:
+        model(["p", "who are you"], ["a", "b"])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_response_scores_zero_and_is_counted(folder):
+    for model in (opened(folder), opened(folder, reads="similarity").with_gold(GOLD)):
+        scores = model(["p", "p", "q"], ["the man", "", " \n"])
+        assert scores[0] > 0 and scores[1:].tolist() == [0, 0]
+        assert model.notes(["p", "p", "q"], ["the man", "", " \n"]) == (
+            "2 of 3 responses are empty and score 0.",
+        )
+        assert model(["p"], [""]).tolist() == [0.0]
+
+
+def test_texts_that_are_cut_are_counted_each_once(folder):
+    model, long = opened(folder, max_tokens=8), "a much longer text"
+    notes = model.notes([long, long, "a dog"], ["no", "no", "a dog"])
+    assert notes == ("1 of 3 texts have more than 8 tokens and are cut.",)
+    assert model.notes(["12345678"], ["a"]) == ()  # exactly as many as there may be
+
+
+def test_the_reward_hands_on_gold_responses_and_notes(folder):
+    models = {name: opened(folder, reads=name) for name in ("relevance", "similarity")}
+    scoring = Scoring((), models, {"relevance": 1.0, "similarity": 2.0})
+    assert scoring.compares
+    reward = scoring.reward([], GOLD)
+    components, total = reward.score(["p"], ["the man"])
+    assert components[0, 1] == pytest.approx(1.0) and reward.max_reward == 3.0
+    assert total[0] == pytest.approx(components[0, 0] + 2)
+    assert reward.notes(["p"], [""]) == tuple(
+        f"{name}: 1 of 1 responses are empty and score 0." for name in models
+    )
+    alone = Scoring((), models, {"relevance": 1.0, "similarity": 0.0})
+    assert not alone.compares and alone.reward([]).names == ("relevance",)
+
+
+def test_scorers_of_one_encoder_share_it(folder):
+    both = {
+        name: common.reward_model(str(folder), reads=name) for name in ("relevance", "similarity")
+    }
+    for wanted in both.values():
+        wanted.max_tokens = 64
+    models = open_reward_models(both, tuple(both), read, tiny_lm())
+    assert models["relevance"].encoder is models["similarity"].encoder
+    both["similarity"].dtype = "bfloat16"
+    models = open_reward_models(both, tuple(both), read, tiny_lm())
+    assert models["relevance"].encoder is not models["similarity"].encoder
 
 
 def test_a_score_is_the_same_alone_beside_others_and_on_eight_devices(folder):
@@ -94,7 +173,7 @@ def test_a_score_is_the_same_alone_beside_others_and_on_eight_devices(folder):
 @pytest.mark.parametrize(("said", "own"), [(8, 60), (64, 8)])
 def test_a_long_text_loses_its_end_at_the_smaller_limit(said, own, tmp_path):
     model = opened(encoder_in(tmp_path / "model", limit=own), max_tokens=said)
-    expected = (1 + unit_of(model, PROMPTS[2], limit=8) @ unit_of(model, "no", limit=8)) / 2
+    expected = max(unit_of(model, PROMPTS[2], limit=8) @ unit_of(model, "no", limit=8), 0)
     assert model(PROMPTS[2:3], ["no"])[0] == pytest.approx(expected, abs=1e-6)
 
 
@@ -109,6 +188,7 @@ def test_the_fingerprint_follows_weights_tokenizer_and_limit_but_not_the_place(f
     assert opened(other).fingerprint == first
     assert opened(other, lm=tiny_lm(mesh=mesh_of(8))).fingerprint == first
     assert opened(other, max_tokens=32).fingerprint != first
+    assert opened(other, reads="similarity").fingerprint != first
     assert opened(other, dtype="bfloat16").fingerprint != first
     tokenizer_beside(other, special=[*"012345", EOS])
     assert opened(other).fingerprint != first
@@ -172,33 +252,42 @@ def test_options_that_do_not_fit_are_one_line(folder, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", ["roberta: one segment", "roberta: two segments, tanh gelu"])
-def test_scores_are_those_of_transformers_with_a_mean_over_tokens(name, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert: two segments",
+        "bert: one segment, tanh gelu",
+        "roberta: one segment",
+        "roberta: two segments, tanh gelu",
+    ],
+)
+def test_vectors_are_those_of_transformers_with_a_mean_over_tokens(name, tmp_path):
     import torch
-    from transformers import RobertaModel
+    from transformers import AutoModel
 
     from tests.models.torch_models import ENCODERS, random_torch
 
     make = next(make for key, make in ENCODERS.items() if key.startswith(name))
-    theirs = random_torch(make(), RobertaModel)
+    theirs = random_torch(make(), AutoModel.from_config)
     theirs.save_pretrained(tmp_path)
     tokenizer_beside(tmp_path, special=[*"0123456", EOS])
     sentence_files(tmp_path, width=theirs.config.hidden_size)
-    model = opened(tmp_path)
+    encoder = opened(tmp_path).encoder
 
     def embedded(texts):
-        rows = [model.tokenizer.encode_single(text, limit=60) for text in texts]
+        rows = [encoder.tokenizer.encode_single(text, limit=60) for text in texts]
         pad = theirs.config.pad_token_id
         ids = torch.full((len(rows), max(map(len, rows))), pad)
         mask = torch.zeros_like(ids)
         for n, row in enumerate(rows):
-            assert pad not in row  # theirs counts positions by it
+            assert pad not in row  # RoBERTa counts positions by it
             ids[n, : len(row)], mask[n, : len(row)] = torch.tensor(row), 1
         with torch.no_grad():
             hidden = theirs(ids, attention_mask=mask).last_hidden_state
         means = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return torch.nn.functional.normalize(means)
+        return torch.nn.functional.normalize(means).numpy()
 
-    cosines = (embedded(PROMPTS) * embedded(RESPONSES)).sum(1).numpy()
-    assert np.std(cosines) > 0.01
-    np.testing.assert_allclose(model(PROMPTS, RESPONSES), (1 + cosines) / 2, rtol=0, atol=1e-5)
+    texts = [*PROMPTS, *RESPONSES]
+    expected = embedded(texts)
+    assert np.std(expected @ expected.T) > 1e-3
+    np.testing.assert_allclose(encoder.embed(texts), expected, rtol=0, atol=1e-5)
