@@ -29,8 +29,9 @@ def read(prompt, response):
     return Exchange(turns, response, (turns[-1], response))
 
 
-def tokenizer_beside(folder, special=SPECIAL):
-    """tokenizer.json of 38 tokens, as many as the tiny models have."""
+def tokenizer_beside(folder, special=SPECIAL, second=0):
+    """tokenizer.json of 38 tokens, as many as the tiny models have; a pair's second text has the
+    token type ``second``."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -40,7 +41,7 @@ def tokenizer_beside(folder, special=SPECIAL):
     backend.train_from_iterator([], trainer)
     ends = [(EOS, backend.token_to_id(EOS))]
     backend.post_processor = processors.TemplateProcessing(
-        single="$A", pair=f"$A {EOS} $B", special_tokens=ends
+        single="$A", pair=f"$A {EOS} $B:{second}", special_tokens=ends
     )
     (folder / "tokenizer.json").write_text(backend.to_str())
     (folder / "tokenizer_config.json").write_text(
@@ -293,3 +294,53 @@ def test_a_pair_is_the_one_that_the_task_makes(folder):
     assert ids("what\nnow", "yes") == spelled
     by_default = model.form(model.tokenizer, TASK.exchange("what", "yes"), 64)
     assert list(by_default) == model.tokenizer.encode(f"what{EOS}yes")
+
+
+@pytest.mark.parametrize("second", [0, 1])
+def test_the_second_text_of_a_pair_has_the_token_type_that_its_tokenizer_gives(second, tmp_path):
+    name, path = "BertForSequenceClassification", tmp_path / "model"
+    params = random_classifier(CLASSIFIERS[name])
+    write_classifier(path, name, params)
+    tokenizer_beside(path, second=second)
+    model = opened(path, reads="pair", score="1")
+    scores = model(PROMPTS, RESPONSES)
+    for prompt, response, score in zip(PROMPTS, RESPONSES, scores, strict=True):
+        first, other = (model.tokenizer.encode_response(t, limit=64)[0] for t in (prompt, response))
+        if "\n" in prompt or "<" in response:
+            continue  # of the last turn; with special tokens spelled out
+        ids = np.array([[*first, *other[:-1]]])
+        types = np.repeat([0, second], [len(first), len(other) - 1])[None]
+        mask = np.ones((1, 1, ids.shape[1]), bool)
+        logits = model.stored.classifier(
+            model.stored.params, ids, np.ones_like(ids), None, mask, types
+        )[0, 0]
+        assert score == pytest.approx(float(jax.nn.softmax(logits)[1]), abs=1e-5)
+    single = opened(path, reads="response", score="1")
+    assert single(PROMPTS, RESPONSES).std() > 0  # without a second text
+
+
+@pytest.mark.parity
+def test_a_bert_scores_pairs_as_transformers_does(tmp_path):
+    import torch
+    from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
+
+    from tests.models.torch_models import ENCODERS, random_torch
+    from tests.text.tokenizer_kinds import bert
+
+    folder = bert(tmp_path / "model")
+    config = ENCODERS["bert: two segments"]()
+    config.vocab_size, config.num_labels = 150, 2
+    theirs = random_torch(config, BertForSequenceClassification)
+    theirs.save_pretrained(folder)
+    pairs = [("The cat sat.", "It didn't!"), ("hello", ""), ("1999", "the users questions, too")]
+    reader = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    expected = []
+    for first, second in pairs:
+        read_by_theirs = reader([first], [second], return_tensors="pt", return_token_type_ids=True)
+        assert read_by_theirs.token_type_ids.any()
+        with torch.no_grad():
+            logits = theirs(**read_by_theirs).logits
+        expected.append(float(torch.softmax(logits, -1)[0, 1]))
+    ours = opened(folder, reads="pair", score="1")(*zip(*pairs, strict=True))
+    assert np.std(expected) > 0.01
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)

@@ -92,6 +92,15 @@ def test_swapped_responses_go_to_other_prompts_and_none_is_lost(share):
     assert noisy.notes[-1] == said
 
 
+def test_gold_responses_stay_with_their_prompts():
+    splits = _many(30)
+    gold = swap_responses(splits, 1.0).gold
+    assert [(row.prompt, row.responses) for row in gold] == [
+        (one.prompt, one.responses) for one in splits.train
+    ]
+    assert len(splits.gold) == 0
+
+
 def test_nothing_swapped_is_nothing_changed():
     splits = _many(30)
     assert swap_responses(splits, 0.0) is splits
