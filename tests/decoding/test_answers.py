@@ -5,16 +5,19 @@ import functools
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from alol_jax.decoding.answers import Sampler
 from alol_jax.decoding.sampling import Sampling
-from alol_jax.rewards.reward import Reward
+from alol_jax.rewards.reward import Component, Reward
 from alol_jax.text.tokenizer_files import byte_level
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Limits, Scored, Watch
 from tests.scripted import Scripted
 from tests.tiny_run import TASK, mesh_of, scored_table
+
+NOTHING = Reward(())
 
 
 def before(stop, text):
@@ -22,7 +25,7 @@ def before(stop, text):
     return text[: min((text.find(one) for one in stop if one in text), default=len(text))]
 
 
-def answered(sampling, *, stop=(), line=b"abc\ndefg"):
+def answered(sampling, *, stop=(), line=b"abc\ndefg", reward=NOTHING):
     """The answer of a model that says ``line``, the steps that it took, and what was said of it."""
     tokenizer = byte_level()
     model = Scripted(((*line,),) * 259, tokenizer.vocab_size)
@@ -39,7 +42,7 @@ def answered(sampling, *, stop=(), line=b"abc\ndefg"):
     (row,) = Sampler(lm, task, sampling, 1).answer(
         {},
         scored_table([Scored("a", "why?", "", "web", (), 0.0)]),
-        Reward(()),
+        reward,
         key=jax.random.key(0),
         watch=Watch("answers", said.append),
     )
@@ -80,3 +83,16 @@ def test_a_stop_text_that_is_there_without_its_spaces_is_no_warning():
     assert len(answered(Sampling(8), stop=(" c",))[2]) == 1  # cut at the limit, with a "c" in it
     warnings = answered(Sampling(8), stop=(" ###", "###"))[2][1:]
     assert warnings == ["warning: no answer has the stop sequence '###': does this model write it?"]
+
+
+def test_what_the_reward_did_with_the_answers_is_said():
+    component = Component(
+        "calm",
+        1.0,
+        1.0,
+        "calm",
+        lambda prompts, responses: np.ones(len(responses)),
+        notes=lambda prompts, responses: (f"{prompts[0]} {responses[0]} was noted.",),
+    )
+    said = answered(Sampling(8), line=b"abcdefgh", reward=Reward((component,)))[2]
+    assert said[-1] == "calm: why? abcdefgh was noted."

@@ -7,10 +7,12 @@ import pytest
 
 from alol_jax.errors import Interrupted, UserError
 from alol_jax.rewards import reward as rewards
+from alol_jax.stages.load import swap_responses
 from alol_jax.stages.score import score
 from alol_jax.tables.table import Table
 from alol_jax.types import Example, RewardSpec, Scored, Splits, StageContext, Task
 from configs import common
+from tests.rewards.test_cosine import encoder_in, opened
 
 
 @pytest.fixture(autouse=True)
@@ -222,3 +224,33 @@ def test_the_best_response_is_the_best_by_stored_rewards_where_they_are_used(tmp
     best = _score(tmp_path, {"long": 0.0, "seen": 0.0}, splits, best=("train", "validation"))
     assert [(row.response, row.reward) for row in best.train] == [("yes", 0.25)]
     assert best.validation == _score(tmp_path, {"long": 0.0, "seen": 0.0}, splits).validation
+
+
+def test_similarity_compares_with_the_best_responses_from_before_the_noise(tmp_path):
+    models = {"similarity": opened(encoder_in(tmp_path / "model"), reads="similarity")}
+    train = _table(*(Example(text, f"{text}?", (text,), "s") for text in ("dog", "a man", "hello")))
+    splits = swap_responses(dataclasses.replace(_splits(), train=train), 1.0)
+    said = []
+    context = StageContext(tmp_path, lambda: False, said.append, False)
+    scoring = rewards.Scoring(TASK.rewards, models, {"long": 0.0, "seen": 0.0, "similarity": 1.0})
+    scored = score(scoring, common.get_config().score, splits, context=context)
+    assert (scored.train["reward"] < 0.999).all()
+    np.testing.assert_allclose(scored.validation["reward"], 1.0)
+    assert {(row.prompt, row.responses) for row in scored.gold} == {
+        ("q", ("no",)),
+        ("r", ("yes",)),
+        *((one.prompt, one.responses) for one in train),
+    }
+    other = rewards.Scoring(TASK.rewards, models, {"long": 1.0, "seen": 0.0, "similarity": 0.0})
+    kept = score(other, common.get_config().score, splits, context=context).gold
+    assert list(kept["prompt"]) == ["q", "r"]  # the test prompts may still be compared
+
+
+def test_texts_that_a_reward_cuts_are_counted_in_the_log_and_the_notes(tmp_path):
+    models = {"relevance": opened(encoder_in(tmp_path / "model"), max_tokens=4)}
+    said = []
+    context = StageContext(tmp_path, lambda: False, said.append, False)
+    scoring = rewards.Scoring(TASK.rewards, models, {"long": 0.0, "seen": 0.0, "relevance": 1.0})
+    scored = score(scoring, common.get_config().score, _splits(), context=context)
+    note = "relevance: 1 of 6 texts have more than 4 tokens and are cut."  # maybe
+    assert note in said and scored.notes == ("a note", note)
