@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from alol_jax.tables.table import Table
+if TYPE_CHECKING:
+    from alol_jax.tables.table import Table
 
 
 class Limits(NamedTuple):
@@ -37,6 +38,8 @@ class Gold:
 
 
 def _no_gold() -> Table[Gold]:
+    from alol_jax.tables.table import Table  # only whoever has tables needs pyarrow
+
     return Table.of((), Gold)
 
 
