@@ -23,7 +23,7 @@ from typing import Any
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
-from alol_jax.tasks import sources
+from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import Example, Splits, Task
@@ -101,7 +101,7 @@ def _generated(path: Path, kept: Sequence[str], counts: Counts) -> Iterator[tupl
     seen: dict[str, set[tuple[str, str]]] = {split: set() for split in kept}
     numbers: Counts = collections.Counter()
     for where, row in sources.read_file(path):
-        stored = sources.field(where, row, "split", str)
+        stored = fields.field(where, row, "split", str)
         if stored not in _SPLITS:
             raise UserError(
                 f"{where}: the split is {stored!r}: expected one of {', '.join(_SPLITS)}"
@@ -109,7 +109,7 @@ def _generated(path: Path, kept: Sequence[str], counts: Counts) -> Iterator[tupl
         if stored not in kept:
             continue
         split = _SPLITS[stored]
-        reward = sources.field(where, row, "p_valid_model", float)
+        reward = fields.field(where, row, "p_valid_model", float)
         row_id = f"{split}:{numbers[split]}"
         example = _example(where, row, row_id, split, (reward,), counts, seen[stored])
         numbers[split] += 1
@@ -138,7 +138,7 @@ def _example(
 ) -> Example | None:
     """The example of a row; None for one that cannot be used, which is counted."""
     head, relation, tail = (
-        sources.field(where, row, name, str) for name in ("head", "relation", "tail")
+        fields.field(where, row, name, str) for name in ("head", "relation", "tail")
     )
     prompt = PROMPT.format(head=head.strip(), relation=relation)
     fault = ""

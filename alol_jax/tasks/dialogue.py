@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
-from alol_jax.tasks import sources
+from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import Example, Splits, Task
@@ -109,15 +109,15 @@ def _examples(split: str, number: int, name: str, counts: Counts) -> Iterator[Ex
 
 
 def _answers(where: str, row: Mapping[str, Any], split: str, counts: Counts) -> Iterator[Answer]:
-    if sources.has(row, "dialog"):
-        turns = sources.field(where, row, "dialog", list)
+    if fields.has(row, "dialog"):
+        turns = fields.field(where, row, "dialog", list)
         yield from _of_wizard(where, turns, split, counts)
-    elif sources.has(row, "utterances"):
-        for part in sources.field(where, row, "utterances", list):
+    elif fields.has(row, "utterances"):
+        for part in fields.field(where, row, "utterances", list):
             if not isinstance(part, dict):
                 raise UserError(f"{where}, field 'utterances': expected a list of objects")
             yield _of_faithdial(where, part)
-    elif sources.has(row, "history"):
+    elif fields.has(row, "history"):
         yield _of_faithdial(where, row)
     else:
         found = ", ".join(sorted(row)) or "none"
@@ -133,8 +133,8 @@ def _of_wizard(where: str, turns: Sequence[Any], split: str, counts: Counts) -> 
     for turn in turns:
         if not isinstance(turn, dict):
             raise UserError(f"{where}, field 'dialog': expected a list of objects")
-        text = sources.field(where, turn, "text", str)
-        if "Wizard" in sources.field(where, turn, "speaker", str):
+        text = fields.field(where, turn, "text", str)
+        if "Wizard" in fields.field(where, turn, "speaker", str):
             sentences = turn.get("checked_sentence") or {}
             if not isinstance(sentences, dict):
                 raise UserError(f"{where}, field 'checked_sentence': expected a map")
@@ -148,9 +148,9 @@ def _of_wizard(where: str, turns: Sequence[Any], split: str, counts: Counts) -> 
 
 def _of_faithdial(where: str, row: Mapping[str, Any]) -> Answer:
     return Answer(
-        sources.field(where, row, "knowledge", str),
-        sources.elements(where, row, "history", str),
-        sources.field(where, row, "response", str),
+        fields.field(where, row, "knowledge", str),
+        fields.elements(where, row, "history", str),
+        fields.field(where, row, "response", str),
     )
 
 

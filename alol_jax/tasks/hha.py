@@ -18,7 +18,7 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
-from alol_jax.tasks import conversation, hha_rows, sources
+from alol_jax.tasks import conversation, fields, hha_rows, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import Example, Splits, Task
@@ -132,7 +132,7 @@ def _bad_rows(options: Any, counts: Counts) -> dict[str, frozenset[int]]:
     local = {_stem(name): name for name in options.test_files if sources.is_file(name)}
     bad_rows = {}
     for name in listed:
-        rows = sources.elements(str(path), listed, name, int)
+        rows = fields.elements(str(path), listed, name, int)
         if _stem(name) in local:
             bad_rows[local[_stem(name)]] = frozenset(rows)
         else:

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from alol_jax.errors import UserError
-from alol_jax.tasks import conversation, sources
+from alol_jax.tasks import conversation, fields
 
 
 class Row(NamedTuple):
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 def is_published(row: Mapping[str, Any]) -> bool:
     """Whether the row is of the published kind."""
-    return sources.has(row, "prefix") and sources.has(row, "suffix")
+    return fields.has(row, "prefix") and fields.has(row, "suffix")
 
 
 def read_row(where: str, row: Mapping[str, Any]) -> Row | str:
@@ -44,13 +44,13 @@ def read_row(where: str, row: Mapping[str, Any]) -> Row | str:
     """
     if is_published(row):
         parsed = _published(where, row)
-    elif sources.has(row, "chosen") and sources.has(row, "rejected"):
+    elif fields.has(row, "chosen") and fields.has(row, "rejected"):
         parsed = _transcripts(where, row)
     else:
-        fields = ", ".join(sorted(name for name in row if sources.has(row, name))) or "none"
+        there = ", ".join(sorted(name for name in row if fields.has(row, name))) or "none"
         raise UserError(
             f"{where}: expected a published row (prefix, suffix) or two transcripts (chosen, "
-            f"rejected); its fields are: {fields}"
+            f"rejected); its fields are: {there}"
         )
     if isinstance(parsed, Row) and not conversation.round_trips(parsed.turns):
         return "with a turn that contains the mark of another turn"
@@ -58,12 +58,12 @@ def read_row(where: str, row: Mapping[str, Any]) -> Row | str:
 
 
 def _published(where: str, row: Mapping[str, Any]) -> Row | str:
-    responses = sources.elements(where, row, "suffix", str)
-    lists = sources.elements(where, row, "prefix", list)
-    prefixes = [sources.elements(where, {"prefix": turns}, "prefix", str) for turns in lists]
+    responses = fields.elements(where, row, "suffix", str)
+    lists = fields.elements(where, row, "prefix", list)
+    prefixes = [fields.elements(where, {"prefix": turns}, "prefix", str) for turns in lists]
     if not responses or len(prefixes) != len(responses):
         raise UserError(f"{where}: {len(prefixes)} prefixes for {len(responses)} suffixes")
-    rewards = _stored_rewards(where, row, len(responses)) if sources.has(row, "reward") else ()
+    rewards = _stored_rewards(where, row, len(responses)) if fields.has(row, "reward") else ()
     if any(prefix != prefixes[0] for prefix in prefixes):
         return "whose responses have different prefixes"
     turns = conversation.from_tagged(prefixes[0])
@@ -73,7 +73,7 @@ def _published(where: str, row: Mapping[str, Any]) -> Row | str:
 
 
 def _stored_rewards(where: str, row: Mapping[str, Any], count: int) -> tuple[float, ...]:
-    scores = sources.elements(where, row, "reward", float)
+    scores = fields.elements(where, row, "reward", float)
     if len(scores) != count:
         raise UserError(f"{where}: {len(scores)} rewards for {count} suffixes")
     return tuple(map(sigmoid, scores))
@@ -87,7 +87,7 @@ def _folder(row: Mapping[str, Any]) -> str:
 
 def _transcripts(where: str, row: Mapping[str, Any]) -> Row | str:
     chosen, rejected = (
-        conversation.from_transcript(sources.field(where, row, name, str))
+        conversation.from_transcript(fields.field(where, row, name, str))
         for name in ("chosen", "rejected")
     )
     if chosen is None or rejected is None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table, concatenate
-from alol_jax.tasks import sources
+from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import Example, Splits, Task
@@ -123,10 +123,10 @@ def _comments(sign: str, path: Path, counts: Counts) -> Iterator[Comment]:
     """Yield the rows that have both texts."""
     for where, row in sources.read_file(path, texts=COLUMNS):
         _check_columns(where, row)
-        if not (sources.has(row, "text") and sources.has(row, "parent_text")):
+        if not (fields.has(row, "text") and fields.has(row, "parent_text")):
             counts[f"Dropped {sign} rows without a text or a parent"] += 1
             continue
-        texts = (sources.field(where, row, column, str) for column in ("parent_text", "text"))
+        texts = (fields.field(where, row, column, str) for column in ("parent_text", "text"))
         yield Comment(str(row["id"]), *texts)
 
 

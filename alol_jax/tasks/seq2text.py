@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
-from alol_jax.tasks import sources
+from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import Example, RewardSpec, Splits, Task, one_turn
@@ -189,8 +189,8 @@ def texts(prompt: str, *responses: str) -> Read:
     """A field is the prompt; the first of some fields that is there is the response."""
 
     def read(where: str, row: Raw) -> Iterator[Pair]:
-        name = next((name for name in responses if sources.has(row, name)), responses[0])
-        texts = [sources.field(where, row, field, str) for field in (prompt, name)]
+        name = next((name for name in responses if fields.has(row, name)), responses[0])
+        texts = [fields.field(where, row, field, str) for field in (prompt, name)]
         yield Pair(texts[0], (texts[1],))
 
     return read
@@ -198,8 +198,8 @@ def texts(prompt: str, *responses: str) -> Read:
 
 def halves(where: str, row: Raw) -> Iterator[Pair]:
     """The first half of the words of ``text`` is the prompt; ``label`` is 0 or 1."""
-    words = sources.field(where, row, "text", str).split(" ")
-    label = sources.field(where, row, "label", int)
+    words = fields.field(where, row, "text", str).split(" ")
+    label = fields.field(where, row, "label", int)
     if label not in (0, 1):
         raise UserError(f"{where}: label {label}: expected 0 (negative) or 1 (positive)")
     middle = len(words) // 2
@@ -208,15 +208,15 @@ def halves(where: str, row: Raw) -> Iterator[Pair]:
 
 def translation(where: str, row: Raw) -> Iterator[Pair]:
     """``translation`` is a map of languages to texts; from English to German."""
-    both = sources.field(where, row, "translation", dict)
+    both = fields.field(where, row, "translation", dict)
     inside = f"{where}, field 'translation'"
-    english, german = (sources.field(inside, both, name, str) for name in ("en", "de"))
+    english, german = (fields.field(inside, both, name, str) for name in ("en", "de"))
     yield Pair(english, (german,))
 
 
 def conversation(where: str, row: Raw) -> Iterator[Pair]:
     """``dialog`` is a list of turns; each that has five before it is a response to these."""
-    turns = [turn.strip() for turn in sources.elements(where, row, "dialog", str)]
+    turns = [turn.strip() for turn in fields.elements(where, row, "dialog", str)]
     if len(turns) <= TURNS:
         yield Pair("", (), fault=f"of at most {TURNS} turns")
     for place in range(TURNS, len(turns)):
@@ -229,12 +229,12 @@ def conversation(where: str, row: Raw) -> Iterator[Pair]:
 
 def words(where: str, row: Raw) -> Iterator[Pair]:
     """``concepts`` is a list of words; the responses are ``references`` or else ``target``."""
-    concepts = sources.elements(where, row, "concepts", str)
+    concepts = fields.elements(where, row, "concepts", str)
     responses: tuple[str, ...] = ()
-    if sources.has(row, "references"):
-        responses = sources.elements(where, row, "references", str)
+    if fields.has(row, "references"):
+        responses = fields.elements(where, row, "references", str)
     if not responses:
-        responses = (sources.field(where, row, "target", str),)
+        responses = (fields.field(where, row, "target", str),)
     single = all(len(concept.split()) == 1 for concept in concepts)
     fault = "" if single else "with a concept that is not one word"
     yield Pair(" ".join(map(str.strip, concepts)), responses, fault=fault)

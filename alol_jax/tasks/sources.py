@@ -1,48 +1,61 @@
 """Reading raw rows, with their places, from files and from the Hugging Face hub.
 
-The only module that imports ``datasets``, and only when a source needs it: JSON lines do not.
+Imports ``datasets`` only when a file needs it: JSON lines do not.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
-import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
+
+import pyarrow as pa
 
 from alol_jax.errors import UserError, reason
-from alol_jax.tasks import tfds_source
-
-Kind = TypeVar("Kind", str, int, float, list, dict)
+from alol_jax.tasks import hub_source, tfds_source
 
 FORMATS = {
     ".jsonl": "json lines",
     ".ndjson": "json lines",
     ".json": "json lines",
     ".csv": "csv",
+    ".tsv": "csv",
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-"""File suffix (before an optional ``.gz``) -> file format."""
+"""File suffix (before an optional ``.gz`` or ``.zst``) -> file format."""
 
+Bad = Callable[[str, UserError], None]
+"""What becomes of a row that cannot be read: called with its place and the error."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+DELIMITERS = ",;\t|"
+SAMPLE = 2**16  # bytes of a CSV file in which the delimiter is looked for
 PIECE = 2**24  # characters of a JSON list that are read at a time
 
 # What stands before the first object of a JSON list, before another, and at the end.
 _OPENING, _COMMA = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*")
 _EMPTY, _CLOSING = re.compile(r"\s*\[\s*\]"), re.compile(r"\s*\]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "a map"}
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, row) of a UTF-8 JSON lines file, plain or .gz.
+def refuse(where: str, error: UserError) -> None:
+    """Raise the error of a row: what most readers do with it."""
+    raise error
+
+
+def read_json_lines(path: Path, bad: Bad = refuse) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, row) of a UTF-8 JSON lines file, plain, .gz or .zst.
 
     Blank lines are skipped.
+
+    Args:
+      bad: is called with (place, error) for a line that is no JSON object, which is left out.
 
     Raises:
       UserError: the file cannot be read, or a line is not a JSON object; names file and line.
@@ -53,8 +66,14 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield number, _parse(f"{path}, line {number}", line)
+                if not line.strip():
+                    continue
+                try:
+                    row = _parse(f"{path}, line {number}", line)
+                except UserError as error:
+                    bad(f"{path}, line {number}", error)
+                    continue
+                yield number, row
     except (OSError, EOFError, zlib.error) as error:
         where = f"{path}, after line {number}" if number else str(path)
         raise UserError(f"{where}: cannot be read ({reason(error)})") from error
@@ -106,15 +125,18 @@ def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}, row {number + 1}: cannot be read ({reason(error)})") from error
 
 
-def read_file(path: Path, *, texts: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain or .gz;
-    or of a data set of tensorflow-datasets, see `tfds_source`.
+def read_file(
+    path: Path, *, texts: Sequence[str] = (), bad: Bad = refuse
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain, .gz or
+    .zst; or of a data set of tensorflow-datasets, see `tfds_source`.
 
     A place is like "data.jsonl, line 3" or "data.csv, row 2" (rows count from 1, without header).
 
     Args:
       texts: of a CSV file, the columns to read, as texts even if they look like numbers. Without
         it, all are read, and pandas guesses their kinds.
+      bad: see `read_json_lines`.
 
     Raises:
       UserError: the file is missing, unreadable, malformed or of an unknown format.
@@ -126,13 +148,16 @@ def read_file(path: Path, *, texts: Sequence[str] = ()) -> Iterator[tuple[str, d
         raise UserError(f"{path}: no such file")
     form = form_of(path)
     if form is None:
-        raise UserError(f"{path}: expected a file name ending in {', '.join(FORMATS)} (or .gz)")
+        raise UserError(
+            f"{path}: expected a file name ending in {', '.join(FORMATS)} (or .gz, .zst)"
+        )
+    check_no_pointer(path)
     if form == "json lines" and _is_array(path):
         for number, row in enumerate(read_json_array(path), start=1):
             yield f"{path}, row {number}", row
         return
     if form == "json lines":
-        for number, row in read_json_lines(path):
+        for number, row in read_json_lines(path, bad):
             yield f"{path}, line {number}", row
         return
     try:
@@ -169,6 +194,33 @@ def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, 
         raise UserError(f"{path}: cannot be read ({reason(error)})") from error
 
 
+def check_no_pointer(path: Path) -> None:
+    """Raise UserError if the file is a pointer of Git LFS, which a clone without it leaves."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(
+                f"{path}: a Git LFS pointer, not the data: run `git lfs pull` in its folder"
+            )
+
+
+def delimiter_of(path: Path) -> str:
+    """Return what is between the columns of a CSV file, by its beginning: one of `DELIMITERS`.
+
+    Raises:
+      OSError, EOFError, zlib.error: the file cannot be read.
+    """
+    with open_binary(path) as file:
+        text = file.read(SAMPLE).decode("utf-8", errors="replace")
+    header = text.partition("\n")[0]
+    there = [one for one in DELIMITERS if one in header]
+    if len(there) < 2:
+        return there[0] if there else ","
+    try:
+        return csv.Sniffer().sniff(text, "".join(there)).delimiter
+    except csv.Error:
+        return max(there, key=header.count)
+
+
 def stream(path: Path, form: str, texts: Sequence[str] = ()) -> Iterable[dict[str, Any]]:
     """Open a CSV, Parquet or Arrow file as a stream of the `datasets` library.
 
@@ -181,9 +233,11 @@ def stream(path: Path, form: str, texts: Sequence[str] = ()) -> Iterable[dict[st
     import datasets
 
     columns: dict[str, Any] = {}
+    if form == "csv":
+        columns = {"sep": delimiter_of(path)}
     if form == "csv" and texts:
         kinds = datasets.Features({name: datasets.Value("string") for name in texts})
-        columns = {"usecols": list(texts), "features": kinds}
+        columns |= {"usecols": list(texts), "features": kinds}
     return datasets.load_dataset(
         form, data_files=str(path), split="train", streaming=True, **columns
     )
@@ -227,30 +281,20 @@ def stem(path: Path | str) -> str:
 
 
 def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a file (see ``read_file``) or of a split of a hub dataset.
+    """Yield (place, row) of a file (see ``read_file``) or of a split of a hub data set.
 
-    A file (see ``is_file``) has one split, "train". A hub dataset is "owner/name", or
-    "owner/name:folder" for one folder of its files (``data_dir``).
+    A file (see ``is_file``) has one split, "train". A hub data set is "owner/name", or
+    "owner/name:part" for one of its configs or folders (see `hub_source`).
 
     Raises:
-      UserError: as in ``read_file``; there is no such dataset or split, or no connection.
+      UserError: as in ``read_file``; there is no such data set or split, or no connection.
     """
     if is_file(name):
         if split != "train":
             raise UserError(f"{name}: a file has only the split 'train', not {split!r}")
         yield from read_file(Path(name))
         return
-    import datasets
-
-    dataset, _, folder = name.partition(":")
-    try:
-        rows = datasets.load_dataset(dataset, data_dir=folder or None, split=split)
-    except Exception as error:  # the hub client's, the network's and the readers' own errors
-        raise UserError(
-            f"{name}: cannot load split {split!r} from the Hugging Face hub ({reason(error)}); "
-            "name local files instead where there is no connection"
-        ) from error
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(hub_source.load(name, split), start=1):
         yield f"{name} [{split}], row {number}", row
 
 
@@ -273,112 +317,16 @@ def read_listed(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     return read_rows(dataset, split)
 
 
-def cache(name: str) -> None:
-    """Download a hub split, named as in ``read_listed``, or with "owner/name" all its splits.
-
-    Raises:
-      UserError: there is no such dataset or split, it is not for everyone, or no connection.
-    """
-    import datasets
-
-    dataset, folder, split = _hub_parts(name)
-    try:
-        datasets.load_dataset(dataset, data_dir=folder or None, split=split or None)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise UserError(
-            f"{name}: no such data set on the Hugging Face hub, or not for everyone: check the "
-            f"name; or accept its terms at https://huggingface.co/datasets/{dataset} and log in "
-            "with `hf auth login`"
-        ) from error
-    except Exception as error:  # the hub client's, the network's and the readers' own errors
-        raise UserError(
-            f"{name}: cannot be loaded from the Hugging Face hub ({reason(error)}): run the same "
-            "command again where there is a connection"
-        ) from error
-
-
-def is_cached(name: str) -> bool:
-    """Whether a hub split, named as in ``cache``, is here in the version that the hub has now."""
-    import datasets
-
-    dataset, folder, split = _hub_parts(name)
-    try:
-        builder = datasets.load_dataset_builder(dataset, data_dir=folder or None)
-    except Exception:  # not here, and not to be had: `cache` says why
-        return False
-    here = Path(builder.cache_dir).is_dir()
-    return here and (not split or split in (builder.info.splits or {split: None}))
-
-
-def _hub_parts(name: str) -> tuple[str, str, str]:
-    """Split "owner/name:folder:split", "owner/name:split" or "owner/name" into its parts."""
-    dataset, *rest = name.split(":")
-    folder, split = ("", *rest)[-2:] if rest else ("", "")
-    return dataset, folder, split
-
-
-def has(row: Mapping[str, Any], name: str) -> bool:
-    """Whether the row has a value for the field. Null (an empty CSV cell) is no value."""
-    return row.get(name) is not None
-
-
-def field(where: str, row: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
-    """Return the field's value, checked to be a ``kind``; whole numbers pass as numbers.
-
-    Raises:
-      UserError: the value is missing, null or of another kind, a number is not finite, or a text
-        has lone surrogates; names place, field, the expected and the actual value.
-    """
-    if not has(row, name):
-        present = ", ".join(sorted(key for key in row if has(row, key))) or "none"
-        raise UserError(
-            f"{where}: no field {name!r}; expected {_KIND_NAMES[kind]} (found: {present})"
-        )
-    return _checked(f"{where}, field {name!r}", row[name], kind)
-
-
-def elements(where: str, row: Mapping[str, Any], name: str, kind: type[Kind]) -> tuple[Kind, ...]:
-    """Return the elements of the field's list, each checked as in ``field``."""
-    values = field(where, row, name, list)
-    return tuple(
-        _checked(f"{where}, field {name!r}, element {number}", value, kind)
-        for number, value in enumerate(values, start=1)
-    )
-
-
-def _checked(place: str, value: Any, kind: type[Kind]) -> Kind:
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool)):
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise UserError(
-            f"{place}: expected {_KIND_NAMES[kind]}, got {type(value).__name__} {shown}"
-        )
-    if kind is float:
-        return _finite(place, value)
-    if kind is str and _SURROGATE.search(value):
-        raise UserError(f"{place}: the text is not valid Unicode (a lone surrogate)")
-    return value
-
-
-def _finite(place: str, value: int | float) -> float:
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise UserError(f"{place}: expected a finite number, got {number}")
-    return number
-
-
 def form_of(path: Path) -> str | None:
     """Return the format of a file by its suffix, a value of `FORMATS`; None for others."""
-    bare = path.with_suffix("") if path.suffix == ".gz" else path
+    bare = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
     return FORMATS.get(bare.suffix)
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """Open a file, plain or .gz."""
+    """Open a file, plain, .gz or .zst."""
+    if path.suffix == ".zst":
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
-from alol_jax.tasks import columnar, jsonl
+from alol_jax.tasks import columnar, own
 from alol_jax.types import Example
 
 TEXTS = (
@@ -53,11 +53,11 @@ def _random_rows(count: int, fields: str) -> list[dict]:
 
 def _by_rows(path) -> Table[Example]:
     counts = collections.Counter()
-    return Table.of(jsonl._by_rows("train_file", path, "data", counts), Example)
+    return Table.of(own._by_rows("train_file", path, "data", counts), Example)
 
 
 def _by_columns(path) -> Table[Example]:
-    return jsonl._by_columns("train_file", path, "data")[1]
+    return own._by_columns("train_file", path, "data")[1]
 
 
 FIELDS = (
@@ -114,8 +114,8 @@ def test_missing_ids_and_sources_get_the_usual_ones(tmp_path):
 
 
 def _load(path):
-    options = {"name": "jsonl", "train_file": str(path), "validation_file": "", "test_file": ""}
-    return jsonl.load(ConfigDict(options | {"validation": 1, "test": 1, "limit": 0}))
+    options = {"name": "own", "train_file": str(path), "validation_file": "", "test_file": ""}
+    return own.load(ConfigDict(options | {"validation": 1, "test": 1, "limit": 0}))
 
 
 GOOD = '{"prompt": "p%d", "response": "r", "reward": 1}'

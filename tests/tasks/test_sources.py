@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.tasks import sources
+from alol_jax.tasks import fields, sources
 
 
 def _write(path, *lines: str):
@@ -150,12 +150,12 @@ def test_a_hub_split_that_cannot_be_fetched_says_what_works_offline():
 
 def test_a_field_is_returned_in_its_kind():
     row = {"text": "hi", "whole": 3, "list": [1, 2.5], "map": {}}
-    assert sources.field("x", row, "text", str) == "hi"
-    assert sources.field("x", row, "whole", int) == 3
-    number = sources.field("x", row, "whole", float)
+    assert fields.field("x", row, "text", str) == "hi"
+    assert fields.field("x", row, "whole", int) == 3
+    number = fields.field("x", row, "whole", float)
     assert number == 3.0 and isinstance(number, float)
-    assert sources.elements("x", row, "list", float) == (1.0, 2.5)
-    assert sources.field("x", row, "map", dict) == {}
+    assert fields.elements("x", row, "list", float) == (1.0, 2.5)
+    assert fields.field("x", row, "map", dict) == {}
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,9 @@ def test_a_field_is_returned_in_its_kind():
 )
 def test_a_field_of_another_kind_names_place_field_expected_and_got(value, kind, message):
     with pytest.raises(UserError, match=message):
-        sources.field("a.jsonl, line 3", {"f": value, "g": 1}, "f", kind)
+        fields.field("a.jsonl, line 3", {"f": value, "g": 1}, "f", kind)
 
 
 def test_an_element_of_another_kind_is_counted_from_one():
     with pytest.raises(UserError, match="field 'f', element 2: expected text, got int"):
-        sources.elements("x", json.loads('{"f": ["a", 1]}'), "f", str)
+        fields.elements("x", json.loads('{"f": ["a", 1]}'), "f", str)

@@ -26,7 +26,7 @@ import numpy as np
 from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged, Texts, first_shared
 from alol_jax.tables.table import Table
-from alol_jax.tasks import columnar, sources
+from alol_jax.tasks import columnar, fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
 from alol_jax.types import Example, Splits, Task
@@ -161,7 +161,7 @@ def _by_rows(
     """Yield the examples of the file, and count how many rows have each field."""
     first: tuple[str, bool] | None = None
     for number, (where, row) in enumerate(sources.read_file(path), start=1):
-        counts.update(name for name in row if sources.has(row, name))
+        counts.update(name for name in row if fields.has(row, name))
         example = _example(where, row, f"{key}:{number}", source)
         here = (where, bool(example.rewards))
         first = first or here
@@ -170,7 +170,7 @@ def _by_rows(
 
 
 def _example(where: str, row: Mapping[str, Any], row_id: str, source: str) -> Example:
-    prompt = sources.field(where, row, "prompt", str)
+    prompt = fields.field(where, row, "prompt", str)
     if not prompt.strip():
         raise UserError(f"{where}, field 'prompt': the prompt is empty")
     responses = _one_or_many(where, row, "response", "responses", str)
@@ -178,7 +178,7 @@ def _example(where: str, row: Mapping[str, Any], row_id: str, source: str) -> Ex
         if not response.strip():
             raise UserError(f"{where}: response {number} of {len(responses)} is empty")
     rewards: tuple[float, ...] = ()
-    if sources.has(row, "reward") or sources.has(row, "rewards"):
+    if fields.has(row, "reward") or fields.has(row, "rewards"):
         rewards = _one_or_many(where, row, "reward", "rewards", float)
         if len(rewards) != len(responses):
             raise UserError(f"{where}: {len(rewards)} rewards for {len(responses)} responses")
@@ -189,26 +189,26 @@ def _one_or_many(
     where: str, row: Mapping[str, Any], one: str, many: str, kind: type
 ) -> tuple[Any, ...]:
     """Return the values of the singular or the plural field; at least one."""
-    if sources.has(row, one) and sources.has(row, many):
+    if fields.has(row, one) and fields.has(row, many):
         raise UserError(f"{where}: has both {one!r} and {many!r}; keep one of them")
-    if not sources.has(row, many):
-        return (sources.field(where, row, one, kind),)
-    values = sources.elements(where, row, many, kind)
+    if not fields.has(row, many):
+        return (fields.field(where, row, one, kind),)
+    values = fields.elements(where, row, many, kind)
     if not values:
         raise UserError(f"{where}, field {many!r}: the list is empty")
     return values
 
 
 def _id(where: str, row: Mapping[str, Any], default: str) -> str:
-    if not sources.has(row, "id"):
+    if not fields.has(row, "id"):
         return default
     if isinstance(row["id"], int):
-        return str(sources.field(where, row, "id", int))
-    return sources.field(where, row, "id", str)
+        return str(fields.field(where, row, "id", int))
+    return fields.field(where, row, "id", str)
 
 
 def _source(where: str, row: Mapping[str, Any], default: str) -> str:
-    return sources.field(where, row, "source", str) if sources.has(row, "source") else default
+    return fields.field(where, row, "source", str) if fields.has(row, "source") else default
 
 
 def _check_rewards(files: Mapping[str, Table[Example]], paths: Mapping[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""jsonl: a user's own rows, and every way in which they can be wrong."""
+"""own: a user's own rows, and every way in which they can be wrong."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
-from alol_jax.tasks import jsonl
+from alol_jax.tasks import own
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Example
 
@@ -21,7 +21,7 @@ def _options(
 ) -> ConfigDict:
     return ConfigDict(
         dict(
-            name="jsonl",
+            name="own",
             template=template,
             train_file=train_file,
             validation_file=validation_file,
@@ -43,14 +43,14 @@ def _all(splits):
 
 
 def test_one_file_is_split_by_prompt(tmp_path):
-    splits = jsonl.load(_options(_write(tmp_path / "a.jsonl", _rows(10)), validation=2, test=3))
+    splits = own.load(_options(_write(tmp_path / "a.jsonl", _rows(10)), validation=2, test=3))
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [5, 2, 3]
     assert splits.notes == ()
 
 
 def test_three_files_are_three_splits(tmp_path):
     rows = _rows(6)
-    splits = jsonl.load(
+    splits = own.load(
         _options(
             _write(tmp_path / "a.jsonl", rows[:3]),
             validation_file=_write(tmp_path / "b.jsonl", rows[3:4]),
@@ -75,7 +75,7 @@ def test_all_fields_are_read_and_texts_stay_raw(tmp_path):
     ]
     rows[0] |= {"reward": 0.5}
     rows[1] |= {"reward": 0.75, "id": "mine"}
-    first, *others = _all(jsonl.load(_options(_write(tmp_path / "a.jsonl", rows))))
+    first, *others = _all(own.load(_options(_write(tmp_path / "a.jsonl", rows))))
     assert first == Example("17", " Hi {prompt}\n", ("a ", "b"), "web", (1.0, 0.25))
     assert [(e.id, e.source, e.rewards) for e in others] == [
         ("train_file:1", "a", (0.5,)),
@@ -85,26 +85,26 @@ def test_all_fields_are_read_and_texts_stay_raw(tmp_path):
 
 def test_rows_with_one_prompt_are_joined_and_it_is_noted(tmp_path):
     rows = _rows(3) + [{"prompt": "p0", "response": "another"}]
-    splits = jsonl.load(_options(_write(tmp_path / "a.jsonl", rows)))
+    splits = own.load(_options(_write(tmp_path / "a.jsonl", rows)))
     assert _all(splits)[0].responses == ("r0", "another")
     assert splits.notes == ("1 of 4 rows joined to an earlier row with the same prompt.",)
 
 
 def test_fields_that_are_not_read_are_noted(tmp_path):
-    splits = jsonl.load(_options(_write(tmp_path / "a.jsonl", _rows(3, {"rewrad": 1}))))
+    splits = own.load(_options(_write(tmp_path / "a.jsonl", _rows(3, {"rewrad": 1}))))
     assert splits.notes == ("Field 'rewrad' of 3 rows is not read.",)
 
 
 def test_a_csv_file_works_too(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("prompt,response,reward\n" + "".join(f"p{n},r{n},0.5\n" for n in range(3)))
-    assert _all(jsonl.load(_options(str(path))))[0] == Example(
+    assert _all(own.load(_options(str(path))))[0] == Example(
         "train_file:1", "p0", ("r0",), "a", (0.5,)
     )
 
 
 def test_a_limit_keeps_that_many_training_prompts(tmp_path):
-    splits = jsonl.load(_options(_write(tmp_path / "a.jsonl", _rows(10)), limit=3))
+    splits = own.load(_options(_write(tmp_path / "a.jsonl", _rows(10)), limit=3))
     assert len(splits.train) == 3
 
 
@@ -137,7 +137,7 @@ def test_the_template_is_the_bare_prompt_unless_the_config_says_otherwise():
 def test_a_bad_row_names_file_line_and_fault(tmp_path, row, message):
     path = _write(tmp_path / "a.jsonl", [*_rows(2), row])
     with pytest.raises(UserError, match=message) as caught:
-        jsonl.load(_options(path))
+        own.load(_options(path))
     assert "a.jsonl, line" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -149,7 +149,7 @@ def test_rewards_in_one_file_only_are_a_clear_error(tmp_path):
         test_file=_write(tmp_path / "c.jsonl", [{"prompt": "y", "response": "r"}]),
     )
     with pytest.raises(UserError, match=r"b\.jsonl, line 1: no field 'reward', but .*a\.jsonl"):
-        jsonl.load(options)
+        own.load(options)
 
 
 def test_a_prompt_in_two_files_is_a_clear_error(tmp_path):
@@ -159,25 +159,25 @@ def test_a_prompt_in_two_files_is_a_clear_error(tmp_path):
         test_file=_write(tmp_path / "c.jsonl", [{"prompt": "P1!", "response": "r"}]),
     )
     with pytest.raises(UserError, match=r"c\.jsonl: the prompt 'P1!' .* is in .*a\.jsonl too"):
-        jsonl.load(options)
+        own.load(options)
 
 
 def test_a_missing_file_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"b\.jsonl: no such file"):
-        jsonl.load(_options(str(tmp_path / "b.jsonl")))
+        own.load(_options(str(tmp_path / "b.jsonl")))
 
 
 def test_an_empty_file_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"a\.jsonl: the file has no rows"):
-        jsonl.load(_options(_write(tmp_path / "a.jsonl", [])))
+        own.load(_options(_write(tmp_path / "a.jsonl", [])))
 
 
 def test_an_unnamed_training_file_is_a_clear_error():
     with pytest.raises(UserError, match="task.train_file is empty"):
-        jsonl.load(_options(""))
+        own.load(_options(""))
 
 
 def test_a_validation_file_without_a_test_file_is_a_clear_error(tmp_path):
     path = _write(tmp_path / "a.jsonl", _rows(3))
     with pytest.raises(UserError, match="name both, or neither"):
-        jsonl.load(_options(path, validation_file=path))
+        own.load(_options(path, validation_file=path))

@@ -1,0 +1,129 @@
+"""Data sets of the Hugging Face hub: ``org/name``, ``org/name:part:split``, with ``@revision``.
+
+The part between the colons is a config of the data set or, if it has none of that name, a folder.
+With one part, ``org/name:part``, it is a config or a split. The split is "train" by default.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alol_jax.errors import UserError, reason
+
+NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w./-]+){0,2}(@[\w./-]+)?")
+_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+
+
+class Named(NamedTuple):
+    """A name, taken apart."""
+
+    dataset: str
+    parts: tuple[str, ...]  # at most two
+    revision: str | None  # a branch, tag or commit
+
+    @property
+    def stem(self) -> str:
+        """The bare name of the data set."""
+        return self.dataset.rpartition("/")[2]
+
+
+def parse(name: str) -> Named:
+    """Take "org/name:part:split@revision" apart; all but the first is optional."""
+    bare, _, revision = name.partition("@")
+    dataset, *parts = bare.split(":")
+    return Named(dataset, tuple(parts), revision or None)
+
+
+def load(name: str, split: str | None = None) -> Any:
+    """Return a split of a data set: a `datasets.Dataset`.
+
+    Args:
+      split: the one to take of a name without one; None: the name says it, or it is "train".
+
+    Raises:
+      UserError: there is no such data set, split or revision, it is not for everyone, or there is
+        no connection.
+    """
+    import datasets
+
+    place, told = _keywords(name, split)
+    split = told or "train"
+    try:
+        return datasets.load_dataset(parse(name).dataset, split=split, **place)
+    except Exception as error:  # the hub client's, the network's and the readers' own errors
+        raise UserError(
+            f"{name}: cannot load split {split!r} from the Hugging Face hub ({reason(error)}); "
+            "name local files instead where there is no connection"
+        ) from error
+
+
+def commit_of(dataset: Any) -> str | None:
+    """Return the commit that a loaded data set was read from, if its files say it."""
+    files = " ".join(dataset.info.download_checksums or ())
+    found = _COMMIT.search(files)
+    return found and found[1]
+
+
+def cache(name: str) -> None:
+    """Download a split, or with "org/name" all splits.
+
+    Raises:
+      UserError: there is no such data set or split, it is not for everyone, or no connection.
+    """
+    import datasets
+
+    dataset = parse(name).dataset
+    place, split = _keywords(name)
+    try:
+        datasets.load_dataset(dataset, split=split, **place)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise UserError(
+            f"{name}: no such data set on the Hugging Face hub, or not for everyone: check the "
+            f"name; or accept its terms at https://huggingface.co/datasets/{dataset} and log in "
+            "with `hf auth login`"
+        ) from error
+    except Exception as error:  # the hub client's, the network's and the readers' own errors
+        raise UserError(
+            f"{name}: cannot be loaded from the Hugging Face hub ({reason(error)}): run the same "
+            "command again where there is a connection"
+        ) from error
+
+
+def is_cached(name: str) -> bool:
+    """Whether a split, named as in ``cache``, is here in the version that the hub has now."""
+    import datasets
+
+    place, split = _keywords(name)
+    try:
+        builder = datasets.load_dataset_builder(parse(name).dataset, **place)
+    except Exception:  # not here, and not to be had: `cache` says why
+        return False
+    here = Path(builder.cache_dir).is_dir()
+    return here and (not split or split in (builder.info.splits or {split: None}))
+
+
+def _keywords(name: str, split: str | None = None) -> tuple[dict[str, str | None], str | None]:
+    """Return the arguments of `datasets.load_dataset` besides the name, and the split.
+
+    Args:
+      split: see `load`; None: the last part of the name, if it is no config.
+    """
+    import datasets
+
+    named = parse(name)
+    place: dict[str, str | None] = {"data_dir": None}
+    if named.revision is not None:
+        place["revision"] = named.revision
+    if not named.parts:
+        return place, split
+    try:
+        configs = datasets.get_dataset_config_names(named.dataset, revision=named.revision)
+    except Exception:  # whoever loads it says why it cannot be had
+        configs = []
+    part, *rest = named.parts
+    if not rest and split is None and part not in configs:
+        return place, part
+    place["name" if part in configs else "data_dir"] = part or None
+    return place, rest[0] if rest else split
