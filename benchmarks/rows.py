@@ -67,7 +67,7 @@ def write_rows(file: Path, count: int) -> None:
 def run(file: Path, workdir: Path, stages: str) -> tuple[float, float]:
     """Run these stages in a process; its seconds and its peak memory in MiB."""
     command = [
-        *(sys.executable, "-m", "alol_jax.main", "--config=configs/jsonl.py:debug"),
+        *(sys.executable, "-m", "alol_jax.main", "--config=configs/own.py:debug"),
         *(f"--workdir={workdir}", f"--config.task.train_file={file}", "--config.task.limit=0"),
         *("--config.objective.name=nll", "--config.reference.epochs=0", f"--stages={stages}"),
     ]

@@ -1,13 +1,13 @@
-"""A-LoL on your own data: JSON lines with ``prompt``, ``response`` and, optionally, ``reward``.
+"""A-LoL on your own data, in the form that it has: prompts, their responses and rewards.
 
-    python -m alol_jax.main --config=configs/jsonl.py --workdir=runs/mine \
+    python -m alol_jax.main --config=configs/own.py --workdir=runs/mine \
         --config.task.train_file=mine.jsonl
 
-One object per line: {"prompt": "…", "response": "…", "reward": 0.7}; or several responses to a
-prompt as "responses": […] with "rewards": […]; "source" and "id" are optional. Rewards are 0 or
-more. Validation and test prompts are split off unless they have their own files. Without stored
-rewards, or to score generated answers too, give one of the text rewards a weight above 0, or
-``relevance`` or ``similarity`` (of English texts).
+JSON lines, a JSON list, CSV, Parquet, Arrow, a folder or a glob of these, or a data set of the
+hub. The forms of a row: docs/data.md; {"prompt": "…", "response": "…", "reward": 0.7} is one.
+Rewards are 0 or more. Validation and test prompts are split off unless they have their own files.
+Without stored rewards, or to score generated answers too, give one of the text rewards a weight
+above 0, or ``relevance`` or ``similarity`` (of English texts).
 """
 
 from configs import common
@@ -17,7 +17,7 @@ def get_config(arg=None):
     config = common.get_config()
     config.task.update(
         {
-            "name": "jsonl",
+            "name": "own",
             "template": "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
             "train_file": "",
             "validation_file": "",  # set both this and test_file, or neither
@@ -25,6 +25,11 @@ def get_config(arg=None):
             "validation": 100,  # prompts to split off if there are no files
             "test": 200,
             "limit": 0,  # training prompts; 0 = all
+            # Field -> its column, if the data call it otherwise; rewards may be a sum of several:
+            # {"prompt": "question", "reward": {"helpfulness": 0.7, "correctness": 0.3}}
+            "columns": {},
+            "bad_rows": "stop",  # at the first row that cannot be read, or drop such rows:
+            "bad_share": 0.05,  # at most this share of them
         }
     )
     config.rewards.update({"model": 0.0})

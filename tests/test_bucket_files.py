@@ -27,7 +27,7 @@ from alol_jax.rewards.distilled import DESCRIPTION, Description, read_descriptio
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.sweep import earlier_runs
 from alol_jax.tasks.registry import get_task
-from configs import jsonl
+from configs import own
 from tests.finished_run import config_of, finished_run
 from tests.models.files.torch_files import write_torch
 from tests.models.tiny_llama import random_weights, write_directory
@@ -68,7 +68,7 @@ def _rows(count):
 
 def test_a_task_reads_its_files_from_a_bucket(bucket):
     paths.write_text(bucket / "data" / "mine.jsonl", _rows(40))
-    options = jsonl.get_config().task
+    options = own.get_config().task
     options.train_file = f"{bucket}/data/mine.jsonl"
     options.validation = options.test = 5
     local = with_local_copies(options)
@@ -94,24 +94,24 @@ def test_a_run_reads_its_data_from_a_bucket_and_sees_when_it_changes(bucket, tmp
     paths.write_text(file, _rows(60))
     arguments = (f"--config.task.train_file={file}", "--config.task.validation=8")
     arguments += ("--config.task.test=8", "--stages=load")
-    first = run_here(tmp_path / "run", *arguments, config="configs/jsonl.py:debug")
+    first = run_here(tmp_path / "run", *arguments, config="configs/own.py:debug")
     assert "[load] train: 44 prompts" in first.stdout, first.stderr
-    again = run_here(tmp_path / "run", *arguments, config="configs/jsonl.py:debug")
+    again = run_here(tmp_path / "run", *arguments, config="configs/own.py:debug")
     assert "[load] already done" in again.stdout
     paths.write_text(file, _rows(61))
-    said = refused(run_here(tmp_path / "run", *arguments, config="configs/jsonl.py:debug"))
+    said = refused(run_here(tmp_path / "run", *arguments, config="configs/own.py:debug"))
     assert "01_load was made with files" in said
 
 
 def test_data_that_is_not_in_the_bucket_is_one_line(bucket, tmp_path):
     missing = f"--config.task.train_file={bucket}/no.jsonl"
-    said = refused(run_here(tmp_path / "run", missing, config="configs/jsonl.py:debug"))
+    said = refused(run_here(tmp_path / "run", missing, config="configs/own.py:debug"))
     assert said == f"error: {bucket}/no.jsonl: there is no such file or folder in the bucket"
 
 
 def test_prepare_lists_what_is_in_a_bucket_and_what_is_not(bucket):
     paths.write_text(bucket / "mine.jsonl", _rows(3))
-    config = jsonl.get_config("debug")
+    config = own.get_config("debug")
     config.task.train_file = f"{bucket}/mine.jsonl"
     (data,) = wanted(config, {})[:1]
     assert data.title == f"data {bucket}/mine.jsonl" and data.there() and data.about() == "your own"

@@ -19,11 +19,11 @@ from alol_jax.objectives.registry import OBJECTIVES, get_objective
 from alol_jax.runs.command_line import one_line, parse
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from configs import comet, common, dialogue, hha, jsonl, quickstart, reddit, seq2text
+from configs import comet, common, dialogue, hha, own, quickstart, reddit, seq2text
 
 CONFIGS = {
     "quickstart": quickstart,
-    "jsonl": jsonl,
+    "own": own,
     "hha": hha,
     "comet": comet,
     "reddit": reddit,
@@ -32,7 +32,7 @@ CONFIGS = {
 }
 ARGUMENTS = [
     *(("quickstart", size) for size in (None, "debug", "size=debug")),
-    *(("jsonl", size) for size in (None, "debug")),
+    *(("own", size) for size in (None, "debug")),
     *(("hha", size) for size in (None, "debug", *(f"size={size}" for size in hha.SIZES))),
     *(("comet", size) for size in (None, "debug", "size=smollm2")),
     *(
@@ -95,7 +95,7 @@ def test_every_objective_of_every_size_can_run_to_its_end(name, size):
     for objective in OBJECTIVES:
         config = load(name, size, f"objective={objective}")
         assert config.is_locked and config.objective.name == objective
-        if name == "jsonl" and get_objective(objective).online:
+        if name == "own" and get_objective(objective).online:
             config.rewards.positivity = 1.0  # by default nothing scores own data
         check(config, get_task(config.task), get_objective(objective), model_of(config))
 
@@ -154,7 +154,7 @@ def test_entailment_judges_the_test_prompts_alone():
         ("hha.py:size=", "takes debug, objective=…, size=…, not 'size='"),
         ("quickstart.py:nonsense", "takes debug, objective=…, size=…, not 'nonsense'"),
         ("quickstart.py:size=smollm2", "has the sizes debug, not 'smollm2'"),
-        ("jsonl.py:debug,colour=red", "not 'colour=red'"),
+        ("own.py:debug,colour=red", "not 'colour=red'"),
     ],
 )
 def test_a_wrong_argument_is_one_line_of_the_program(argument, said, monkeypatch):

@@ -10,7 +10,7 @@ import yaml
 from alol_jax.main import STAGES
 from alol_jax.objectives.registry import OBJECTIVES, hyper_parameters
 from alol_jax.tasks.registry import TASKS
-from configs import hha, jsonl, quickstart
+from configs import hha, own, quickstart
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -72,7 +72,7 @@ def test_every_file_that_a_page_names_exists(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_config_field_that_a_page_sets_exists(page):
-    configs = [one.get_config() for one in (quickstart, jsonl, hha)]
+    configs = [one.get_config() for one in (quickstart, own, hha)]
     for field in re.findall(r"--config\.([\w.]+)=", PAGES[page]):
         assert any(_has(config, field.split(".")) for config in configs), field
 
@@ -94,7 +94,7 @@ def test_the_readme_is_short_and_names_the_tasks():
     assert all(f"`{name}`" in README for name in TASKS)
 
 
-@pytest.mark.parametrize("config", [quickstart, jsonl, hha])
+@pytest.mark.parametrize("config", [quickstart, own, hha])
 def test_a_config_says_what_it_is_and_how_to_run_it(config):
     assert "python -m alol_jax.main --config=configs/" in config.__doc__
 

@@ -9,7 +9,7 @@ from alol_jax.runs.workdir import Run
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.sources import read_file
 from alol_jax.types import TrainingTable
-from configs import jsonl
+from configs import own
 from tests.tiny_run import annotated, annotated_rows
 
 ROWS = annotated_rows(annotated(n, response=n % 3 + 1, kept=n % 4 != 0) for n in range(30))
@@ -24,7 +24,7 @@ def workdir(tmp_path_factory):
         return TrainingTable(ROWS)
 
     numbers = {"select": 6}
-    config = jsonl.get_config()
+    config = own.get_config()
     options = {"allowed": numbers, "redo": False, "stopping": lambda: False}
     run = Run(folder, numbers, config, say=lambda line: None, **options)
     run.stage("select", select)
@@ -52,7 +52,7 @@ def test_every_row_comes_with_what_select_found_about_it(workdir, tmp_path, form
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_is_exported_is_data_of_another_run(workdir, tmp_path, form):
-    config = jsonl.get_config()
+    config = own.get_config()
     config.task.train_file = str(exported(workdir, tmp_path / "out", form))
     config.task.validation, config.task.test = 0, 0
     splits = get_task(config.task).load(config.task)

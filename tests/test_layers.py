@@ -63,11 +63,18 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("text.tokenizer", "text.tokenizer_files", "text.special_tokens"),
     "sentencepiece": ("text.tokenizer_files",),
     "tensorflow_datasets": ("runs.tfds", "tasks.tfds_source"),
-    "pyarrow": ("tables.columns", "tables.table", "tables.files", "tasks.columnar"),
+    "pyarrow": (
+        "tables.columns",
+        "tables.table",
+        "tables.files",
+        "tasks.columnar",
+        "tasks.listed",
+        "tasks.sources",
+    ),
     "loky": ("runs.workers",),
     "packaging": ("doctor.packages",),
     "array_record": ("runs.tfds",),
-    "datasets": ("tasks.sources",),
+    "datasets": ("tasks.sources", "tasks.hub_source"),
     "yaml": ("tasks.smalltalk",),
     "gguf": ("models.files.gguf_reader",),
     "safetensors": ("models.files.hf_reader",),
@@ -230,7 +237,7 @@ def test_each_foreign_library_has_its_door():
 
 def test_configs_import_only_the_shared_defaults():
     for path, text in sources("configs").items():
-        shared = {"ml_collections", "configs.common", "configs.published"}
+        shared = {"ml_collections", "configs.common", "configs.published", "configs.own"}
         assert imports_of(text) <= shared, path
 
 
@@ -243,7 +250,7 @@ def test_configs_import_only_the_shared_defaults():
         ("stages.select", "from alol_jax.stages.fit_value import fit_value"),
         ("stages.select", "def late():\n    from alol_jax.runs import workdir"),
         ("stages.load", "from alol_jax.tasks.registry import get_task"),
-        ("tasks.jsonl", "from alol_jax.rewards.reward import SCORERS"),
+        ("tasks.own", "from alol_jax.rewards.reward import SCORERS"),
         ("training.fit", "from alol_jax.models.heads import ValueHead"),
         ("training.annotate", "from alol_jax.stages.load import load"),
         ("runs.workdir", "from alol_jax.decoding import decode"),
@@ -259,7 +266,7 @@ def test_a_forbidden_import_is_found(module, line):
     ("module", "line"),
     [
         ("training.fit", "def late():\n    import orbax.checkpoint as ocp"),
-        ("tasks.jsonl", "from datasets import load_dataset"),
+        ("tasks.own", "from datasets import load_dataset"),
         ("models.files.convert", "import torch"),
     ],
 )

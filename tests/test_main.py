@@ -13,7 +13,7 @@ from alol_jax.runs.lock import lock_workdir
 from configs import quickstart
 from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
 
-JSONL = "configs/jsonl.py:debug"
+JSONL = "configs/own.py:debug"
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_other_data_on_one_host_is_refused_by_name(tmp_path):
         file.parent.mkdir()
         file.write_text("".join(json.dumps(row) + "\n" for row in rows[rank:]))
         own.append((f"--config.task.train_file={file}",))
-    processes = run_together(tmp_path / "run", 2, config="configs/jsonl.py:debug", own=own)
+    processes = run_together(tmp_path / "run", 2, config="configs/own.py:debug", own=own)
     assert [process.code for process in processes] == [2, 2]
     assert "process 1 (" in processes[0].error
 

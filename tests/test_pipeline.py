@@ -240,7 +240,7 @@ def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = [argument for argument in SMALL if "test" not in argument]
     arguments = [f"--config.task.train_file={file}", "--config.task.test=8", *small]
-    result = run_here(tmp_path / "run", *arguments, config="configs/jsonl.py:debug")
+    result = run_here(tmp_path / "run", *arguments, config="configs/own.py:debug")
     assert result.returncode == 0, result.stderr
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout

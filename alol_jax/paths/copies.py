@@ -68,11 +68,12 @@ def local_copy(path: AnyPath | str, wanted: Sequence[str] = ("*",)) -> pathlib.P
 
 
 def with_local_copies(options: ConfigDict) -> ConfigDict:
-    """Return a section of the config with a local copy in the place of each path of a bucket."""
+    """Return a section of the config with a local path in the place of each path of a bucket, and
+    of each that begins with ``~/``."""
 
     def local(value: Any) -> Any:
         if isinstance(value, str):
-            return str(local_copy(value)) if value.startswith(_PREFIXES) else value
+            return str(local_copy(value)) if value.startswith((*_PREFIXES, "~/")) else value
         if isinstance(value, (tuple, list)):
             return type(value)(map(local, value))
         return with_local_copies(value) if isinstance(value, type(options)) else value

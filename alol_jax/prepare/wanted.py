@@ -25,7 +25,7 @@ from alol_jax.prepare.bring import Surroundings, bring
 from alol_jax.prepare.places import HUB_DATA, Place, Places, find
 from alol_jax.prepare.units import in_bytes
 from alol_jax.rewards.distilled import DESCRIPTION
-from alol_jax.tasks import sources, tfds_source
+from alol_jax.tasks import hub_source, sources, tfds_source
 from alol_jax.tasks.registry import get_task
 
 HUB = "https://huggingface.co/"
@@ -115,14 +115,14 @@ class HubData:
     name: str
 
     def there(self) -> bool:
-        return sources.is_cached(self.name)
+        return hub_source.is_cached(self.name)
 
     def about(self) -> str:
         dataset = self.name.split(":")[0]
         return f"size not known, from {HUB}datasets/{dataset}, {_licence(HUB_DATA.get(dataset))}"
 
     def bring(self, around: Surroundings) -> None:
-        sources.cache(self.name)
+        hub_source.cache(self.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The annotated training rows as files that others read: JSON lines, Arrow, tensorflow-datasets.
 
-Each is also a data file of the task ``jsonl``, which reads ``id``, ``prompt``, ``response``,
+Each is also a data file of the task ``own``, which reads ``id``, ``prompt``, ``response``,
 ``source`` and ``reward``.
 """
 

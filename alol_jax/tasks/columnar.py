@@ -16,6 +16,8 @@ import pyarrow.json
 
 from alol_jax.tables.columns import TEXT, Ragged, Texts
 from alol_jax.tasks import sources
+from alol_jax.tasks.forms import Flat
+from alol_jax.tasks.renaming import Renaming
 
 BLOCK = 16 * 2**20  # bytes of JSON lines that one thread parses at a time
 
@@ -94,6 +96,105 @@ def texts(table: pa.Table, name: str, default: Texts | None = None) -> Texts | N
     if default is not None and column.null_count:
         column = pc.coalesce(column, default.arrow)
     return Texts(column)
+
+
+def renamed(table: pa.Table, renaming: Renaming) -> pa.Table:
+    """Return the table with the fields of a form.
+
+    Raises:
+      Irregular: only some rows have a column of a sum, or it holds no numbers.
+    """
+    if not renaming.columns:
+        return table
+    columns = {
+        renaming.kept(name): table[name] for name in table.column_names if name not in renaming.used
+    }
+    for name, column in renaming.columns.items():
+        if isinstance(column, str):
+            columns[name] = table[column]
+        else:
+            parts = [weight * _needed(table, one) for one, weight in column.items()]
+            columns[name] = pa.chunked_array([pa.array(sum(parts))])
+    return pa.table(columns)
+
+
+def _needed(table: pa.Table, name: str) -> np.ndarray:
+    found = numbers(table, name)
+    if found is None:
+        raise Irregular(f"no row has {name!r}")
+    return found
+
+
+def flat(table: pa.Table, form: Flat) -> tuple[Texts, Ragged, Ragged | None]:
+    """Return the prompts, responses and rewards of a form of texts and numbers.
+
+    Rewards are None if no row has any.
+
+    Raises:
+      Irregular: only some rows have a field, or it is of another kind; or a text is empty.
+    """
+    prompts = _paragraphs(table, form.prompt)
+    parts = [texts(table, name) for name in form.responses]
+    scores = [[_scores(table, name) for name in names] for names in form.scores]
+    rewards = _side_by_side(next((one for one in scores if one[0] is not None), scores[0]))
+    responses = _side_by_side(parts)
+    if form.lists:
+        responses = _either(responses, text_lists(table, form.lists[0]))
+        rewards = _either(rewards, number_lists(table, form.lists[1]))
+    if prompts is None or responses is None:
+        raise Irregular("no prompt or no response")
+    if rewards is None and form.unscored:
+        values = np.tile(np.array(form.unscored), len(prompts))
+        rewards = Ragged.of(values, np.full(len(prompts), len(form.unscored)))
+    if rewards is not None and (rewards.lengths != responses.lengths).any():
+        raise Irregular("other numbers of rewards than of responses")
+    if not all(map(str.strip, prompts)) or not all(map(str.strip, responses.flat)):
+        raise Irregular("an empty text")
+    return prompts, responses, rewards
+
+
+def _paragraphs(table: pa.Table, names: tuple[str, ...]) -> Texts | None:
+    """The texts of the first field, with those of others that are there after a blank line."""
+    first = texts(table, names[0])
+    if first is None:
+        return None
+    for name in names[1:]:
+        more = texts(table, name, Texts.repeated("", len(first)))
+        glue = pc.if_else(pc.equal(more.arrow, ""), "", "\n\n").cast(TEXT)
+        nothing = pa.scalar("", TEXT)
+        first = Texts(pc.binary_join_element_wise(first.arrow, glue, more.arrow, nothing))
+    return first
+
+
+def _scores(table: pa.Table, name: str) -> np.ndarray | None:
+    """A field of numbers; a label may be true or false."""
+    if name == "label" and name in table.column_names and pa.types.is_boolean(table[name].type):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].cast(pa.int8()))
+    return numbers(table, name)
+
+
+def _side_by_side(parts: list[Texts] | list[np.ndarray] | list[None]) -> Ragged | None:
+    """One list a row, with an element of each part; None if no part is there."""
+    there = [part is not None for part in parts]
+    if not any(there):
+        return None
+    if not all(there):
+        raise Irregular("only some fields of several are there")
+    if len(parts) == 1:
+        return Ragged.one_each(parts[0])
+    count = len(parts[0])
+    lengths = np.full(count, len(parts))
+    if isinstance(parts[0], np.ndarray):
+        return Ragged.of(np.stack(parts, axis=1).reshape(-1), lengths)
+    order = np.arange(count * len(parts)).reshape(len(parts), count).T.reshape(-1)
+    return Ragged.of(Texts.joined(parts).take(order), lengths)
+
+
+def _either(one: Ragged | None, other: Ragged | None) -> Ragged | None:
+    if one is not None and other is not None:
+        raise Irregular("both forms of a field")
+    return one if other is None else other
 
 
 def whole_numbers(table: pa.Table, name: str) -> bool:

@@ -18,6 +18,7 @@ Counts = collections.Counter[str]
 SCORES = ("reward", "score", "label")
 """Where the reward of a single response is; the first that a row has is read."""
 PAIR_SCORES = ("score_chosen", "score_rejected")
+BEFORE = ("system", "history")  # what a model reads before the prompt
 PAIR = (1.0, 0.0)  # chosen and rejected, where the data have no scores
 NO_SCORES = "Rows without scores, whose chosen response has reward 1 and the rejected one 0"
 
@@ -256,12 +257,11 @@ def _pair_scores(where: str, row: Mapping[str, Any], counts: Counts) -> tuple[fl
 
 
 _ONE_SCORE = tuple((name,) for name in SCORES)
-_BEFORE = ("system", "history")
 
 FORMS: dict[str, Form] = {
     "a query with two responses": Form(
         ("query", "response", "rejected_response"),
-        (*_BEFORE, *PAIR_SCORES),
+        (*BEFORE, *PAIR_SCORES),
         _query,
         Flat(("query",), ("response", "rejected_response"), (PAIR_SCORES,), PAIR),
     ),
@@ -290,13 +290,13 @@ FORMS: dict[str, Form] = {
     ),
     "an instruction and its output": Form(
         ("instruction", "output"),
-        ("input", *_BEFORE, *SCORES),
+        ("input", *BEFORE, *SCORES),
         _instruction,
         Flat(("instruction", "input"), ("output",), _ONE_SCORE),
     ),
     "a query and a response": Form(
         ("query", "response"),
-        (*_BEFORE, *SCORES),
+        (*BEFORE, *SCORES),
         _query,
         Flat(("query",), ("response",), _ONE_SCORE),
     ),

@@ -9,14 +9,14 @@ from alol_jax.errors import UserError
 from alol_jax.tasks.comet import COMET
 from alol_jax.tasks.dialogue import DIALOGUE
 from alol_jax.tasks.hha import HHA
-from alol_jax.tasks.jsonl import JSONL
+from alol_jax.tasks.own import FORMER, OWN
 from alol_jax.tasks.reddit import REDDIT
 from alol_jax.tasks.seq2text import SEQ2TEXT
 from alol_jax.tasks.smalltalk import SMALLTALK
 from alol_jax.types import Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (SMALLTALK, JSONL, HHA, COMET, REDDIT, DIALOGUE, *SEQ2TEXT)
+    task.name: task for task in (SMALLTALK, OWN, HHA, COMET, REDDIT, DIALOGUE, *SEQ2TEXT)
 }
 
 
@@ -26,9 +26,10 @@ def get_task(options: Any) -> Task:
     Raises:
       UserError: no task has that name, or the template has no "{prompt}".
     """
-    if options.name not in TASKS:
-        raise UserError.unknown(f"task.name={options.name!r} is no task", options.name, TASKS)
-    task = TASKS[options.name]
+    name = OWN.name if options.name == FORMER else options.name
+    if name not in TASKS:
+        raise UserError.unknown(f"task.name={name!r} is no task", name, TASKS)
+    task = TASKS[name]
     if not options.template:
         return task
     if "{prompt}" not in options.template:

@@ -108,7 +108,7 @@ def test_both_sides_train_the_same_steps_and_write_the_same_answers(tmp_path):
     )
     file.write_text("\n".join(map(json.dumps, rows)))
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.against_pytorch", "--config=configs/jsonl.py:debug"]
+        [sys.executable, "-m", "benchmarks.against_pytorch", "--config=configs/own.py:debug"]
         + [f"--config.task.train_file={file}", "--config.task.validation=2", "--rows=12"]
         + ["--config.task.test=2", "--steps=3", "--rounds=1", f"--out={tmp_path / 'race'}"],
         cwd=ROOT,

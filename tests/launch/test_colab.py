@@ -7,7 +7,7 @@ import nbclient
 import nbformat
 import pytest
 
-from configs import jsonl, quickstart
+from configs import own, quickstart
 from tests.running import ROOT, environment
 
 FILE = ROOT / "launch" / "colab.ipynb"
@@ -47,7 +47,7 @@ def test_the_settings_of_the_large_model_exist():
     fields = re.findall(r"--config\.([\w.]+)=", command)
     assert len(fields) > 5
     for field in fields:
-        section = jsonl.get_config()
+        section = own.get_config()
         for key in field.split("."):
             assert key in section, field
             section = section[key]

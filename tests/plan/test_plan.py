@@ -19,7 +19,7 @@ from alol_jax.plan.programs import largest_grid, programs_of
 from alol_jax.plan.setting import Setting, prepare
 from alol_jax.plan.summary import as_json, chip_hours, chip_hours_line, table, verdict
 from alol_jax.plan.traffic import Traffic
-from configs import jsonl, quickstart
+from configs import own, quickstart
 from tests.running import ROOT, refused
 
 V5E = read_topology("v5e:2x4")
@@ -92,7 +92,7 @@ def test_one_chip_sends_nothing_and_needs_no_mesh():
 def test_a_quantised_llama_7b_trains_on_one_chip_of_v5e_within_12_gib():
     """QLoRA of rank 64 on all linear maps; 4 × 768 tokens, prompts of 640 and responses of 128."""
     prepare()
-    config = jsonl.get_config()
+    config = own.get_config()
     config.model.update({"path": "random:llama-7b", "quantisation": "nf4"})
     config.model.update({"max_prompt": 640, "max_response": 128, "width": 768, "rows": 4})
     config.model.lora.rank = 64

@@ -196,7 +196,7 @@ def test_a_data_set_of_tensorflow_datasets_is_prepared_only_when_it_is_brought(m
     config = config_of()
     config.task = common.get_config().task
     more = {"train_file": "tfds:imdb@train", "validation_file": "", "test_file": ""}
-    config.task.update({"name": "jsonl"} | more)
+    config.task.update({"name": "own"} | more)
     (item,) = wanted(config, {})
     assert not item.there() and prepared == []
     said, failures = program(config, {})

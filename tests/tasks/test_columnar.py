@@ -11,7 +11,11 @@ from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
-from alol_jax.tasks import columnar, own
+from alol_jax.tasks import columnar, own, reading
+from alol_jax.tasks.bad_rows import BadRows
+from alol_jax.tasks.forms import FORMS
+from alol_jax.tasks.listed import Opened, Source
+from alol_jax.tasks.renaming import Renaming
 from alol_jax.types import Example
 
 TEXTS = (
@@ -52,14 +56,20 @@ def _random_rows(count: int, fields: str) -> list[dict]:
 
 
 def _by_rows(path) -> Table[Example]:
-    counts = collections.Counter()
-    return Table.of(own._by_rows("train_file", path, "data", counts), Example)
+    opened, counts = Opened(Source("data", str(path))), collections.Counter()
+    rows = reading._by_rows(
+        opened, "train_file:", AS_IT_IS, FORM, BadRows("stop", 0.0), counts, counts
+    )
+    return Table.of(rows, Example)
 
 
 def _by_columns(path) -> Table[Example]:
-    return own._by_columns("train_file", path, "data")[1]
+    opened = Opened(Source("data", str(path)))
+    _, _, first = reading._form_of(opened, AS_IT_IS)
+    return reading._by_columns(opened, "train_file:", AS_IT_IS, FORMS[FORM], first)[1]
 
 
+FORM, AS_IT_IS = "a prompt and its responses", Renaming({})
 FIELDS = (
     "prompt response",
     "prompt response reward",
@@ -115,7 +125,8 @@ def test_missing_ids_and_sources_get_the_usual_ones(tmp_path):
 
 def _load(path):
     options = {"name": "own", "train_file": str(path), "validation_file": "", "test_file": ""}
-    return own.load(ConfigDict(options | {"validation": 1, "test": 1, "limit": 0}))
+    options |= {"validation": 1, "test": 1, "limit": 0}
+    return own.load(ConfigDict(options | {"columns": {}, "bad_rows": "stop", "bad_share": 0.0}))
 
 
 GOOD = '{"prompt": "p%d", "response": "r", "reward": 1}'

@@ -29,6 +29,9 @@ def _options(
             validation=validation,
             test=test,
             limit=limit,
+            columns={},
+            bad_rows="stop",
+            bad_share=0.05,
         )
     )
 
@@ -45,7 +48,7 @@ def _all(splits):
 def test_one_file_is_split_by_prompt(tmp_path):
     splits = own.load(_options(_write(tmp_path / "a.jsonl", _rows(10)), validation=2, test=3))
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [5, 2, 3]
-    assert splits.notes == ()
+    assert splits.notes == ("Read as a prompt and its responses (prompt, response): 10 rows.",)
 
 
 def test_three_files_are_three_splits(tmp_path):
@@ -87,12 +90,12 @@ def test_rows_with_one_prompt_are_joined_and_it_is_noted(tmp_path):
     rows = _rows(3) + [{"prompt": "p0", "response": "another"}]
     splits = own.load(_options(_write(tmp_path / "a.jsonl", rows)))
     assert _all(splits)[0].responses == ("r0", "another")
-    assert splits.notes == ("1 of 4 rows joined to an earlier row with the same prompt.",)
+    assert splits.notes[1:] == ("1 of 4 rows joined to an earlier row with the same prompt.",)
 
 
 def test_fields_that_are_not_read_are_noted(tmp_path):
     splits = own.load(_options(_write(tmp_path / "a.jsonl", _rows(3, {"rewrad": 1}))))
-    assert splits.notes == ("Field 'rewrad' of 3 rows is not read.",)
+    assert splits.notes[1:] == ("Field 'rewrad' of 3 rows is not read.",)
 
 
 def test_a_csv_file_works_too(tmp_path):

@@ -154,5 +154,5 @@ def test_an_unknown_task_names_the_near_miss_or_all_tasks():
         UserError, match="task.name='smaltalk' is no task: did you mean 'smalltalk'"
     ):
         get_task(_options(name="smaltalk"))
-    with pytest.raises(UserError, match="expected one of smalltalk, jsonl"):
+    with pytest.raises(UserError, match="expected one of smalltalk, own"):
         get_task(_options(name="zzz"))

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from alol_jax.errors import UserError
 from alol_jax.runs import tfds
 from alol_jax.tables.table import Table
-from alol_jax.tasks import jsonl, sources, tfds_source
+from alol_jax.tasks import own, sources, tfds_source
 from tests.tables.rows import Row, row
 
 
@@ -60,9 +60,9 @@ def test_the_task_reads_it_and_an_edit_of_its_files_is_noticed(home):
     options = ConfigDict(
         {"train_file": "tfds:rows", "validation_file": "", "test_file": "", "limit": 0}
     )
-    assert jsonl.JSONL.files(options) == (home / "rows" / "1.0.0",)
-    with pytest.raises(UserError, match="tfds:rows, row 1: no field 'prompt'"):
-        jsonl.load(options)
+    assert own.OWN.files(options) == (home / "rows" / "1.0.0",)
+    with pytest.raises(UserError, match="tfds:rows, row 1: no form of a row has"):
+        own.load(options)
     shutil.rmtree(home / "rows")
     with pytest.raises(UserError, match="tensorflow-datasets cannot prepare it"):
-        jsonl.JSONL.files(options)
+        own.OWN.files(options)

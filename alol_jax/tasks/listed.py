@@ -1,0 +1,145 @@
+"""What ``config.task.train_file`` and its like name: files, folders, globs and hub data sets.
+
+Several are separated by commas. ``name=what`` gives the rows a `source`; without it, the source is
+the file's stem or the data set's name.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from alol_jax.errors import UserError
+from alol_jax.paths import local_copy
+from alol_jax.tasks import columnar, hub_source, sources, tfds_source
+
+NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files beside data that are not data."""
+
+_LABEL = re.compile(r"([\w.-]+)=(.+)")
+
+
+class Source(NamedTuple):
+    """A file, a data set of tensorflow-datasets or of the hub."""
+
+    label: str  # the `source` of its rows
+    name: str  # a path, or the name of a data set
+    on_hub: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where it is, unless it is on the hub."""
+        return Path(self.name)
+
+
+class Opened:
+    """The rows of a source: by whole columns or one by one."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        name = source.name
+        by_lines = not source.on_hub and sources.form_of(source.path) == "json lines"
+        self._lines = by_lines or tfds_source.is_source(name)
+
+    def table(self, kinds: Mapping[str, type]) -> pa.Table:
+        """Read it by columns; see `columnar.read`.
+
+        Args:
+          kinds: of the fields of JSON lines; other files say it themselves.
+        """
+        return columnar.read(self.source.path, kinds) if self._lines else self._table
+
+    def rows(self, bad: sources.Bad = sources.refuse) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield (place, row); see `sources.read_file`."""
+        if not self._lines:
+            try:
+                yield from self._rows_of_table()
+                return
+            except columnar.Irregular:
+                pass  # the other reader says what is wrong
+        yield from sources.read_file(self.source.path, bad=bad)
+
+    def note(self) -> str | None:
+        """Return what the user should know about how it was read, if anything."""
+        name = self.source.name
+        if self.source.on_hub:
+            commit = hub_source.commit_of(self._dataset)
+            return f"{name}: read at commit {commit}." if commit else None
+        if self._lines or sources.form_of(self.source.path) != "csv":
+            return None
+        delimiter = sources.delimiter_of(self.source.path)
+        return None if delimiter == "," else f"{name}: columns separated by {delimiter!r}."
+
+    def _rows_of_table(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        number = 0
+        for batch in self._table.to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{self.source.name}, row {number}", row
+
+    @functools.cached_property
+    def _table(self) -> pa.Table:
+        if self.source.on_hub:
+            return self._dataset.with_format("arrow")[:]
+        return columnar.read(self.source.path, {})
+
+    @functools.cached_property
+    def _dataset(self) -> Any:
+        return hub_source.load(self.source.name)
+
+
+def sources_of(key: str, text: str) -> list[Source]:
+    """Return what the text names, a folder's files one by one.
+
+    Args:
+      key: of ``config.task``, for messages.
+
+    Raises:
+      UserError: a folder has no data files, or a glob matches none.
+    """
+    found = []
+    for part in [text] if Path(text).exists() else filter(None, map(str.strip, text.split(","))):
+        labelled = None if Path(part).exists() else _LABEL.fullmatch(part)
+        label, name = labelled.groups() if labelled else ("", part)
+        found += [one._replace(label=label or one.label) for one in _expanded(key, name)]
+    if not found:
+        raise UserError(f"task.{key} is empty: name a data file")
+    return found
+
+
+def _expanded(key: str, name: str) -> list[Source]:
+    """The sources that one name stands for."""
+    if tfds_source.is_source(name):
+        return [Source(sources.stem(name), name)]
+    path = local_copy(name)
+    if path.is_dir():
+        if tfds_source.is_source(str(path)):
+            return [Source(sources.stem(path), str(path))]
+        return _files(f"task.{key}: {name}", sorted(path.rglob("*")))
+    if path.is_file():
+        return [Source(sources.stem(path), str(path))]
+    if any(mark in name for mark in "*?["):
+        return _files(
+            f"task.{key}: {name}", sorted(map(Path, glob.glob(str(path), recursive=True)))
+        )
+    if sources.form_of(path) is None and hub_source.NAME.fullmatch(name):
+        return [Source(hub_source.parse(name).stem, name, on_hub=True)]
+    return [Source(sources.stem(path), str(path))]  # whoever reads it says that it is not there
+
+
+def _files(where: str, paths: list[Path]) -> list[Source]:
+    """The data files among the paths."""
+    data = [
+        path
+        for path in paths
+        if path.is_file() and sources.form_of(path) and path.name not in NOT_DATA
+    ]
+    if not data:
+        raise UserError(f"{where}: no data files there, ending in {', '.join(sources.FORMATS)}")
+    return [Source(sources.stem(path), str(path)) for path in data]
