@@ -68,6 +68,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "tables.table",
         "tables.files",
         "tasks.columnar",
+        "tasks.csv_file",
         "tasks.listed",
         "tasks.sources",
     ),

@@ -138,7 +138,7 @@ def _conversation(
     where: str, row: Mapping[str, Any], name: str, counts: Counts
 ) -> turns.Turns | None:
     """The turns of a field that is a message list or, without a prompt, a transcript."""
-    if isinstance(row[name], list):
+    if isinstance(row.get(name), list):
         found = turns.from_messages(where, row, name, counts)
         if not found:
             raise UserError(f"{where}, field {name!r}: the list has no turns")
@@ -243,7 +243,7 @@ def _score(where: str, row: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _number(where: str, row: Mapping[str, Any], name: str) -> float:
-    if isinstance(row[name], bool) and name == "label":
+    if isinstance(row.get(name), bool) and name == "label":
         return float(row[name])
     return fields.field(where, row, name, float)
 

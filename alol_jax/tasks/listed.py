@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import glob
 import re
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from alol_jax.errors import UserError
+from alol_jax.errors import UserError, reason
 from alol_jax.paths import local_copy
-from alol_jax.tasks import columnar, hub_source, sources, tfds_source
+from alol_jax.tasks import columnar, csv_file, hub_source, sources, tfds_source
 
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside data that are not data."""
@@ -41,11 +42,15 @@ class Source(NamedTuple):
 class Opened:
     """The rows of a source: by whole columns or one by one."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        name = source.name
-        by_lines = not source.on_hub and sources.form_of(source.path) == "json lines"
-        self._lines = by_lines or tfds_source.is_source(name)
+    def __init__(self, source: Source, numbers: Collection[str]) -> None:
+        """Open a source.
+
+        Args:
+          numbers: columns of a CSV file that hold numbers.
+        """
+        self.source, self._numbers = source, numbers
+        self._form = None if source.on_hub else sources.form_of(source.path)
+        self._lines = self._form == "json lines" or tfds_source.is_source(source.name)
 
     def table(self, kinds: Mapping[str, type]) -> pa.Table:
         """Read it by columns; see `columnar.read`.
@@ -53,13 +58,18 @@ class Opened:
         Args:
           kinds: of the fields of JSON lines; other files say it themselves.
         """
-        return columnar.read(self.source.path, kinds) if self._lines else self._table
+        if self._lines:
+            return columnar.read(self.source.path, kinds)
+        table, odd = self._table
+        if odd:
+            raise columnar.Irregular("rows of other lengths")
+        return table
 
     def rows(self, bad: sources.Bad = sources.refuse) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield (place, row); see `sources.read_file`."""
         if not self._lines:
             try:
-                yield from self._rows_of_table()
+                yield from self._rows_of_table(bad)
                 return
             except columnar.Irregular:
                 pass  # the other reader says what is wrong
@@ -71,23 +81,38 @@ class Opened:
         if self.source.on_hub:
             commit = hub_source.commit_of(self._dataset)
             return f"{name}: read at commit {commit}." if commit else None
-        if self._lines or sources.form_of(self.source.path) != "csv":
+        if self._form != "csv" or tfds_source.is_source(name):
             return None
         delimiter = sources.delimiter_of(self.source.path)
         return None if delimiter == "," else f"{name}: columns separated by {delimiter!r}."
 
-    def _rows_of_table(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _rows_of_table(self, bad: sources.Bad) -> Iterator[tuple[str, dict[str, Any]]]:
+        table, odd = self._table
         number = 0
-        for batch in self._table.to_batches(max_chunksize=1024):
+        for batch in table.to_batches(max_chunksize=1024):
             for row in batch.to_pylist():
                 number += 1
+                while number in odd:
+                    bad(f"{self.source.name}, row {number}", odd[number])
+                    number += 1
                 yield f"{self.source.name}, row {number}", row
+        for last in odd:
+            if last > number:
+                bad(f"{self.source.name}, row {last}", odd[last])
 
     @functools.cached_property
-    def _table(self) -> pa.Table:
+    def _table(self) -> tuple[pa.Table, dict[int, UserError]]:
+        """All rows, and what is wrong with those of a CSV file that are not among them."""
         if self.source.on_hub:
-            return self._dataset.with_format("arrow")[:]
-        return columnar.read(self.source.path, {})
+            return self._dataset.with_format("arrow")[:], {}
+        path = self.source.path
+        if self._form != "csv" or not path.is_file():
+            return columnar.read(path, {}), {}
+        sources.check_no_pointer(path)
+        try:
+            return csv_file.read(path, self._numbers)
+        except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
+            raise UserError(f"{path}: cannot be read as csv ({reason(error)})") from error
 
     @functools.cached_property
     def _dataset(self) -> Any:

@@ -86,7 +86,7 @@ def read(source: Source, prefix: str, renaming: Renaming, bad: BadRows, found: F
     Raises:
       UserError: the source cannot be read, its rows have no known form, or `bad` raises it.
     """
-    opened = Opened(source)
+    opened = Opened(source, renaming.numbers((*SCORES, *forms.PAIR_SCORES)))
     name, where, first = _form_of(opened, renaming)
     try:
         filled, examples = _by_columns(opened, prefix, renaming, FORMS[name], first)

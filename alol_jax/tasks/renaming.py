@@ -49,6 +49,11 @@ class Renaming(NamedTuple):
         each = [(value,) if isinstance(value, str) else tuple(value) for value in values]
         return tuple(dict.fromkeys(name for names in each for name in names))
 
+    def numbers(self, names: Collection[str]) -> set[str]:
+        """Return the columns that are these fields, or parts of a sum."""
+        renamed = (self.columns.get(name, name) for name in names)
+        return {one for value in renamed for one in ((value,) if _is_name(value) else value)}
+
     def check(self, where: str, names: Collection[str]) -> None:
         """Check that each named column is among ``names``.
 

@@ -90,7 +90,7 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def _described(folder: Path) -> bool:
-    return (folder / "dataset_info.json").is_file()
+    return all((folder / name).is_file() for name in ("dataset_info.json", "features.json"))
 
 
 def _plain(value: Any) -> Any:

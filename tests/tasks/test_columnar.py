@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
-from alol_jax.tasks import columnar, own, reading
+from alol_jax.tasks import columnar, forms, own, reading
 from alol_jax.tasks.bad_rows import BadRows
 from alol_jax.tasks.forms import FORMS
 from alol_jax.tasks.listed import Opened, Source
@@ -56,7 +56,7 @@ def _random_rows(count: int, fields: str) -> list[dict]:
 
 
 def _by_rows(path) -> Table[Example]:
-    opened, counts = Opened(Source("data", str(path))), collections.Counter()
+    opened, counts = Opened(Source("data", str(path)), forms.SCORES), collections.Counter()
     rows = reading._by_rows(
         opened, "train_file:", AS_IT_IS, FORM, BadRows("stop", 0.0), counts, counts
     )
@@ -64,7 +64,7 @@ def _by_rows(path) -> Table[Example]:
 
 
 def _by_columns(path) -> Table[Example]:
-    opened = Opened(Source("data", str(path)))
+    opened = Opened(Source("data", str(path)), forms.SCORES)
     _, _, first = reading._form_of(opened, AS_IT_IS)
     return reading._by_columns(opened, "train_file:", AS_IT_IS, FORMS[FORM], first)[1]
 

@@ -59,6 +59,7 @@ def test_what_is_here_is_known_without_preparing_anything(home):
 def test_the_task_reads_it_and_an_edit_of_its_files_is_noticed(home):
     options = ConfigDict(
         {"train_file": "tfds:rows", "validation_file": "", "test_file": "", "limit": 0}
+        | {"name": "own", "columns": {}, "bad_rows": "stop", "bad_share": 0.0}
     )
     assert own.OWN.files(options) == (home / "rows" / "1.0.0",)
     with pytest.raises(UserError, match="tfds:rows, row 1: no form of a row has"):
