@@ -58,9 +58,10 @@ class BadRows:
         """
         total = kept + self.count
         if self.count and (not kept or self.count > self._share * total):
+            said = f"more than task.bad_share={self._share:g} allows" if kept else "none stays"
             raise UserError(
-                f"task.{key}: {self.count} of {total} rows cannot be read, more than "
-                f"task.bad_share={self._share:g} allows: {'; '.join(self._reasons())}"
+                f"task.{key}: {self.count} of {total} rows cannot be read, {said}: "
+                f"{'; '.join(self._reasons())}"
             )
 
     def notes(self) -> list[str]:

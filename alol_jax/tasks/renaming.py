@@ -36,8 +36,9 @@ class Renaming(NamedTuple):
             elif hasattr(value, "items") and all(map(_is_weighted, value.items())) and len(value):
                 columns[name] = {column: float(weight) for column, weight in value.items()}
             else:
+                shown = dict(value) if hasattr(value, "items") else value
                 raise UserError(
-                    f"task.columns: {name!r} is {value!r}: expected the name of a column, several "
+                    f"task.columns: {name!r} is {shown!r}: expected the name of a column, several "
                     "names, whose numbers are added, or {name: weight}"
                 )
         return cls(columns)
