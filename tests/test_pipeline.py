@@ -231,17 +231,29 @@ def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
 
 
-def test_own_data_with_stored_rewards_goes_from_json_lines_to_report(tmp_path):
-    rows = [
-        {"prompt": f"question {n}", "response": f"answer {n}", "reward": (7 * n % 11) / 10}
-        for n in range(60)
-    ]
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (
+            lambda n: {"response": f"answer {n}", "reward": (7 * n % 11) / 10},
+            "[load] Read as a prompt and its responses (prompt, response, reward): 60 rows.",
+        ),
+        (
+            lambda n: {"chosen": f"answer {n}", "rejected": f"no {n}"},
+            "[load] Read as a pair (prompt, chosen, rejected): 60 rows.",
+        ),
+    ],
+    ids=["rewards", "pairs"],
+)
+def test_own_data_goes_from_json_lines_to_report(answers, said, tmp_path):
+    rows = [{"prompt": f"question {n}", **answers(n)} for n in range(60)]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = [argument for argument in SMALL if "test" not in argument]
     arguments = [f"--config.task.train_file={file}", "--config.task.test=8", *small]
     result = run_here(tmp_path / "run", *arguments, config="configs/own.py:debug")
     assert result.returncode == 0, result.stderr
+    assert said in result.stdout
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout
     assert "nothing can score a generated answer" in result.stdout

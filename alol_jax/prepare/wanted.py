@@ -29,7 +29,8 @@ from alol_jax.tasks import hub_source, sources, tfds_source
 from alol_jax.tasks.registry import get_task
 
 HUB = "https://huggingface.co/"
-_SPLIT = re.compile(r"[\w.-]+/[\w.-]+(:[\w./-]+)?:\w+")  # owner/name:folder:split
+# owner/name:part:split@revision, with a split or a revision
+_SPLIT = re.compile(r"[\w.-]+/[\w.-]+((:[\w./-]+)?:\w+(@[\w./-]+)?|@[\w./-]+)")
 
 
 class Item(Protocol):
@@ -118,7 +119,7 @@ class HubData:
         return hub_source.is_cached(self.name)
 
     def about(self) -> str:
-        dataset = self.name.split(":")[0]
+        dataset = hub_source.parse(self.name).dataset
         return f"size not known, from {HUB}datasets/{dataset}, {_licence(HUB_DATA.get(dataset))}"
 
     def bring(self, around: Surroundings) -> None:

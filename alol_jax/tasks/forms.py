@@ -10,7 +10,7 @@ import collections
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from alol_jax.errors import UserError
+from alol_jax.errors import UserError, format_names
 from alol_jax.tasks import fields, turns
 
 Counts = collections.Counter[str]
@@ -56,20 +56,25 @@ class Form(NamedTuple):
         return (*"|".join(self.needs).split("|"), *self.may)
 
 
-def recognise(row: Mapping[str, Any]) -> str | None:
-    """Return the name of the first form whose fields the row has; None if there is none."""
+def recognise(there: Collection[str]) -> str | None:
+    """Return the name of the first form whose fields are there; None if there is none."""
     for name, form in FORMS.items():
-        if all(any(fields.has(row, one) for one in field.split("|")) for field in form.needs):
+        if all(any(one in there for one in field.split("|")) for field in form.needs):
             return name
     return None
 
 
-def unknown(where: str, fields: Collection[str]) -> UserError:
-    """Return the error for a row of no form."""
+def unknown(where: str, there: Collection[str]) -> UserError:
+    """Return the error for a row of no form.
+
+    Args:
+      there: its fields.
+    """
     known = "; ".join(", ".join(form.needs).replace("|", " or ") for form in FORMS.values())
+    names = format_names(sorted(name[:40] for name in there))
     return UserError(
-        f"{where}: no form of a row has these fields ({', '.join(sorted(fields)) or 'none'}): "
-        f"expected {known}; config.task.columns gives other names"
+        f"{where}: no form of a row has these fields ({names}): expected {known}; "
+        "config.task.columns gives other names"
     )
 
 

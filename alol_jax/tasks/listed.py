@@ -146,7 +146,8 @@ def _expanded(key: str, name: str) -> list[Source]:
     if path.is_dir():
         if tfds_source.is_source(str(path)):
             return [Source(sources.stem(path), str(path))]
-        return _files(f"task.{key}: {name}", sorted(path.rglob("*")))
+        inside = (file for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
+        return _files(f"task.{key}: {name}", sorted(inside))
     if path.is_file():
         return [Source(sources.stem(path), str(path))]
     if any(mark in name for mark in "*?["):
@@ -168,3 +169,7 @@ def _files(where: str, paths: list[Path]) -> list[Source]:
     if not data:
         raise UserError(f"{where}: no data files there, ending in {', '.join(sources.FORMATS)}")
     return [Source(sources.stem(path), str(path)) for path in data]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -7,6 +7,7 @@ is not the same in every row, are read row by row, which knows what is wrong whe
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
-from alol_jax.tasks import columnar, fields, forms
+from alol_jax.tasks import columnar, fields, forms, turns
 from alol_jax.tasks.bad_rows import BadRows
 from alol_jax.tasks.forms import FORMS, SCORES, Form
 from alol_jax.tasks.listed import Opened, Source
@@ -117,7 +118,7 @@ def _form_of(opened: Opened, renaming: Renaming) -> tuple[str, str, Mapping[str,
         first = first or where
         there.update(dict.fromkeys(raw))
         row = renaming.row(where, raw)
-        name = forms.recognise(row)
+        name = forms.recognise([one for one in row if fields.has(row, one)])
         if name is not None:
             renaming.check(opened.source.name, there)
             return name, first, row
@@ -190,42 +191,34 @@ def _by_rows(
 ) -> Iterator[Example]:
     """Yield the examples of the source, and count how many rows have each field."""
     first: tuple[str, bool] | None = None
+    form_of = functools.cache(forms.recognise)
     for number, (where, raw) in enumerate(opened.rows(bad), start=1):
         try:
             row = renaming.row(where, raw)
-            example = _example(where, row, f"{prefix}{number}", opened.source.label, name, counted)
-            here = (where, bool(example.rewards))
+            there = tuple(one for one in row if row[one] is not None)
+            _check_form(where, form_of(there), name)
+            said = FORMS[name].read(where, row, counted)
+            row_id, label = _id(where, row, f"{prefix}{number}"), opened.source.label
+            here = (where, bool(said.rewards))
             check_both_or_neither(first or here, here)
+            source = fields.field(where, row, "source", str) if "source" in there else label
         except UserError as error:
             bad(where, error)
             continue
         first = first or here
-        filled.update(one for one in row if fields.has(row, one))
-        yield example
+        filled.update(there)
+        if turns.is_transcript(said.prompt):
+            counted[turns.SEVERAL] += 1
+        yield Example(row_id, said.prompt, said.responses, source, said.rewards)
 
 
-def _example(
-    where: str,
-    row: Mapping[str, Any],
-    row_id: str,
-    source: str,
-    name: str,
-    counted: forms.Counts,
-) -> Example:
-    other = forms.recognise(row)
-    if other not in (None, name):
+def _check_form(where: str, found: str | None, name: str) -> None:
+    """Check that a row is of the form ``name``, or of none, whose fault reading it says."""
+    if found not in (None, name):
         raise UserError(
-            f"{where}: reads as {other}, but earlier rows as {name}: one form a file, or name the "
+            f"{where}: reads as {found}, but earlier rows as {name}: one form a file, or name the "
             "fields in task.columns"
         )
-    said = FORMS[name].read(where, row, counted)
-    return Example(
-        _id(where, row, row_id),
-        said.prompt,
-        said.responses,
-        _source(where, row, source),
-        said.rewards,
-    )
 
 
 def _id(where: str, row: Mapping[str, Any], default: str) -> str:
@@ -234,10 +227,6 @@ def _id(where: str, row: Mapping[str, Any], default: str) -> str:
     if isinstance(row["id"], int):
         return str(fields.field(where, row, "id", int))
     return fields.field(where, row, "id", str)
-
-
-def _source(where: str, row: Mapping[str, Any], default: str) -> str:
-    return fields.field(where, row, "source", str) if fields.has(row, "source") else default
 
 
 def check_both_or_neither(one: tuple[str, bool], other: tuple[str, bool]) -> None:

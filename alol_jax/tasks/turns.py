@@ -37,6 +37,9 @@ ROLES = {
 """What data call a role -> the role."""
 
 EMPTY_SYSTEM = "Empty system turns left out"
+SEVERAL = "Prompts of several turns, written as 'Human: …' and 'Assistant: …'"
+
+_END = "\n\nAssistant:"  # of a prompt of several turns
 
 _SPEAKERS = {SYSTEM: "System", USER: "Human", ASSISTANT: "Assistant"}
 _SPOKEN = {name: role for role, name in _SPEAKERS.items()}
@@ -163,10 +166,15 @@ def prompt_of(where: str, turns: Turns) -> str:
         raise UserError(f"{where}: the prompt ends with the {last}: expected the user")
     if len(turns) == 1:
         return turns[0].text
-    text = "\n\n".join(f"{_SPEAKERS[turn.role]}: {turn.text}" for turn in turns) + "\n\nAssistant:"
+    text = "\n\n".join(f"{_SPEAKERS[turn.role]}: {turn.text}" for turn in turns) + _END
     if len(_MARK.findall(text)) != len(turns) + 1:
         raise UserError(f"{where}: a turn has the mark of another one, like '\\n\\nHuman:'")
     return text
+
+
+def is_transcript(prompt: str) -> bool:
+    """Whether the prompt was made of several turns."""
+    return prompt.endswith(_END)
 
 
 def turns_of(prompt: str) -> tuple[str, ...]:
@@ -174,7 +182,7 @@ def turns_of(prompt: str) -> tuple[str, ...]:
 
     A system turn is read with the user's first.
     """
-    if not prompt.endswith("\n\nAssistant:"):
+    if not is_transcript(prompt):
         return (prompt,)
     turns = from_transcript("the prompt", prompt)
     if turns and turns[0].role == SYSTEM:

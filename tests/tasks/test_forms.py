@@ -250,6 +250,20 @@ def test_a_pair_with_the_prompt_of_another_joins_it(tmp_path):
     )
 
 
+def test_prompts_of_several_turns_are_counted_and_how_they_are_written_is_said(tmp_path):
+    rows = [{"messages": [SYSTEM, asked(f"p{n}"), said("r")]} for n in range(3)]
+    rows.append({"messages": [asked("p"), said("r")]})
+    splits = load(write(tmp_path / "a.jsonl", rows))
+    assert f"{turns.SEVERAL}: 3." in splits.notes
+
+
+def test_names_of_columns_that_are_texts_are_cut(tmp_path):
+    (tmp_path / "a.csv").write_text(f"{'long ' * 99},b\nc,d\n")
+    with pytest.raises(UserError, match="no form of a row has these") as caught:
+        load(tmp_path / "a.csv")
+    assert len(str(caught.value)) < 500
+
+
 def test_a_prompt_of_turns_is_taken_apart_for_reward_models():
     assert turns.turns_of(TALK) == ("hi", "hello", "bye#")
     assert turns.turns_of("System: be kind\n\nHuman: hi\n\nAssistant:") == ("be kind\n\nhi",)

@@ -9,6 +9,8 @@ from alol_jax.errors import UserError
 from alol_jax.tasks import own
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Example
+from configs import jsonl
+from configs import own as own_config
 
 
 def _write(path, rows):
@@ -184,3 +186,12 @@ def test_a_validation_file_without_a_test_file_is_a_clear_error(tmp_path):
     path = _write(tmp_path / "a.jsonl", _rows(3))
     with pytest.raises(UserError, match="name both, or neither"):
         own.load(_options(path, validation_file=path))
+
+
+def test_the_former_name_is_the_same_task_and_a_note_says_so(tmp_path):
+    options = _options(_write(tmp_path / "a.jsonl", _rows(5)))
+    options.name = jsonl.get_config().task.name
+    assert get_task(options) is own.OWN
+    splits = own.load(options)
+    assert splits.notes[0] == "task.name='jsonl' is the former name of 'own'."
+    assert own.OWN.name == own_config.get_config().task.name
