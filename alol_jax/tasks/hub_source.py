@@ -6,6 +6,7 @@ With one part, ``org/name:part``, it is a config or a split. The split is "train
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,14 +49,14 @@ def load(name: str, split: str | None = None) -> Any:
     """
     import datasets
 
-    place, told = _keywords(name, split)
-    split = told or "train"
+    asked = split or (parse(name).parts or ("train",))[-1]
     try:
-        return datasets.load_dataset(parse(name).dataset, split=split, **place)
+        place, told = _keywords(name, split)
+        return datasets.load_dataset(parse(name).dataset, split=told or "train", **place)
     except Exception as error:  # the hub client's, the network's and the readers' own errors
         raise UserError(
-            f"{name}: cannot load split {split!r} from the Hugging Face hub ({reason(error)}); "
-            "name local files instead where there is no connection"
+            f"{name}: cannot load {asked!r} from the Hugging Face hub ({reason(error)}); name "
+            "local files instead where there is no connection"
         ) from error
 
 
@@ -75,8 +76,8 @@ def cache(name: str) -> None:
     import datasets
 
     dataset = parse(name).dataset
-    place, split = _keywords(name)
     try:
+        place, split = _keywords(name)
         datasets.load_dataset(dataset, split=split, **place)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UserError(
@@ -95,8 +96,8 @@ def is_cached(name: str) -> bool:
     """Whether a split, named as in ``cache``, is here in the version that the hub has now."""
     import datasets
 
-    place, split = _keywords(name)
     try:
+        place, split = _keywords(name)
         builder = datasets.load_dataset_builder(parse(name).dataset, **place)
     except Exception:  # not here, and not to be had: `cache` says why
         return False
@@ -112,16 +113,15 @@ def _keywords(name: str, split: str | None = None) -> tuple[dict[str, str | None
     """
     import datasets
 
+    # It warns of each attempt without a connection; the last one is an error too.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     named = parse(name)
     place: dict[str, str | None] = {"data_dir": None}
     if named.revision is not None:
         place["revision"] = named.revision
     if not named.parts:
         return place, split
-    try:
-        configs = datasets.get_dataset_config_names(named.dataset, revision=named.revision)
-    except Exception:  # whoever loads it says why it cannot be had
-        configs = []
+    configs = datasets.get_dataset_config_names(named.dataset, revision=named.revision)
     part, *rest = named.parts
     if not rest and split is None and part not in configs:
         return place, part

@@ -1,7 +1,7 @@
 """What ``config.task.train_file`` and its like name: files, folders, globs and hub data sets.
 
 Several are separated by commas. ``name=what`` gives the rows a `source`; without it, the source is
-the file's stem or the data set's name.
+the file's stem or the data set's name. ``name:0.5=what`` takes that share of the rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from alol_jax.tasks import columnar, csv_file, hub_source, sources, tfds_source
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside data that are not data."""
 
-_LABEL = re.compile(r"([\w.-]+)=(.+)")
+_LABEL = re.compile(r"([\w.-]+)(?::([\d.]+))?=(.+)")
 
 
 class Source(NamedTuple):
@@ -32,6 +32,7 @@ class Source(NamedTuple):
     label: str  # the `source` of its rows
     name: str  # a path, or the name of a data set
     on_hub: bool = False
+    share: float = 1.0  # of its rows that are taken
 
     @property
     def path(self) -> Path:
@@ -131,11 +132,25 @@ def sources_of(key: str, text: str) -> list[Source]:
     found = []
     for part in [text] if Path(text).exists() else filter(None, map(str.strip, text.split(","))):
         labelled = None if Path(part).exists() else _LABEL.fullmatch(part)
-        label, name = labelled.groups() if labelled else ("", part)
-        found += [one._replace(label=label or one.label) for one in _expanded(key, name)]
+        label, share, name = labelled.groups() if labelled else ("", None, part)
+        found += [
+            one._replace(label=label or one.label, share=_share(key, part, share or "1"))
+            for one in _expanded(key, name)
+        ]
     if not found:
         raise UserError(f"task.{key} is empty: name a data file")
     return found
+
+
+def _share(key: str, part: str, text: str) -> float:
+    """Read a share of rows."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(f"task.{key}: {part}: {text} is no share of rows, above 0 and up to 1")
+    return share
 
 
 def _expanded(key: str, name: str) -> list[Source]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alol_jax.errors import UserError
 from alol_jax.tables.columns import Texts, first_shared
 from alol_jax.tables.table import Table, concatenate
@@ -73,7 +75,7 @@ def _read(
         for number, source in enumerate(those, start=1):
             prefix = f"{key}:" if len(those) == 1 else f"{key}:{number}:"
             one = read(source, prefix, renaming, bad, found)
-            tables.append(one.examples)
+            tables.append(_shared(source, one.examples, more))
             more += [one.note] if one.note else []
             if len(one.examples):
                 here = (one.first, bool(one.examples["rewards"].lengths[0]))
@@ -83,6 +85,15 @@ def _read(
         bad.check(key, len(files[key]))
         more += bad.notes()
     return files, [*found.notes(), *more]
+
+
+def _shared(source: listed.Source, rows: Table[Example], notes: list[str]) -> Table[Example]:
+    """Keep the source's share of its rows, the first in hash order."""
+    count = round(source.share * len(rows))
+    if count == len(rows):
+        return rows
+    notes.append(f"{source.name}: {count} of {len(rows)} rows taken, its share.")
+    return rows.take(np.sort(splitting.in_hash_order(rows)[:count]))
 
 
 def files(options: Any) -> tuple[Path, ...]:

@@ -132,6 +132,7 @@ def test_hub_splits_are_read_by_folder_and_split(tmp_path, monkeypatch):
         return [transcripts(f"{data_dir} {split} {n}?") for n in range(2)]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name, revision: ["default"])
     splits = hha.load(
         task_options(
             ["Anthropic/hh-rlhf:helpful-rejection-sampled:train"],

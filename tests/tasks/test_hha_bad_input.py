@@ -92,7 +92,7 @@ def test_a_file_that_is_absent_names_its_key_and_where_it_comes_from(files, tmp_
     [
         (dict(train=()), "task.train_files is empty: name files, like"),
         (dict(train_files="t.json"), r"task.train_files is a text: expected a tuple, \('t.json',"),
-        (dict(train=("t.tsv",)), "'t.tsv' is neither a file .* nor a split on the Hugging Face"),
+        (dict(train=("t.txt",)), "'t.txt' is neither a file .* nor a split on the Hugging Face"),
         (dict(train=("Anthropic/hh-rlhf",)), "hub, like 'Anthropic/hh-rlhf:helpful-base:train'"),
         (dict(validation=-1), "task.validation is -1: expected a number, 0 or more"),
         (dict(limit=-1), "task.limit is -1"),

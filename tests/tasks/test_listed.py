@@ -138,6 +138,28 @@ def test_a_name_before_a_file_is_the_source_of_its_rows(tmp_path):
     assert [e.source for e in every(splits)] == ["helpful", "helpful", "harmless", "harmless"]
 
 
+def test_a_share_of_a_source_is_taken_the_same_in_every_run(tmp_path):
+    rows = [{"prompt": f"p{n}", "response": "r"} for n in range(40)]
+    one = write(tmp_path / "a.jsonl", rows[:20])
+    other = write(tmp_path / "b.jsonl", rows[20:])
+    splits = load(f"big:0.5={one},all={other}")
+    sources = [example.source for example in every(splits)]
+    assert (sources.count("big"), sources.count("all")) == (10, 20)
+    assert f"{one}: 10 of 20 rows taken, its share." in splits.notes
+    write(tmp_path / "a.jsonl", rows[19::-1])
+    again = load(f"big:0.5={one},all={other}")
+    assert [e.prompt for e in every(again)] == [e.prompt for e in every(splits)]
+    more = load(f"big:0.75={one},all={other}")
+    assert {e.prompt for e in every(splits)} < {e.prompt for e in every(more)}
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "1.2.3"])
+def test_a_share_that_is_none_is_one_line(tmp_path, share):
+    path = write(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(UserError, match=f"a:{share}=.*: {share} is no share of rows"):
+        load(f"a:{share}={path}")
+
+
 def test_a_file_with_a_comma_in_its_name_is_one_file(tmp_path):
     assert _examples(load(write(tmp_path / "a=1,b.jsonl", ROWS))) == EXPECTED
 
@@ -221,8 +243,9 @@ def test_a_hub_data_set_is_named_with_config_split_and_revision(hub, name, place
 
 def test_a_hub_name_without_network_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no-such/dataset: cannot load split 'train'.* local files"):
-        load("no-such/dataset")
+    for name, asked in (("no-such/dataset", "train"), ("no-such/dataset:en:test@v1", "test")):
+        with pytest.raises(UserError, match=f"{name}: cannot load '{asked}'.* local files"):
+            load(name)
 
 
 def test_a_folder_that_is_gone_between_naming_and_reading_is_one_line(tmp_path):
