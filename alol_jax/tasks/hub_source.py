@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from alol_jax.errors import UserError, reason
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w./-]+){0,2}(@[\w./-]+)?")
-_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Named(NamedTuple):
@@ -61,10 +61,10 @@ def load(name: str, split: str | None = None) -> Any:
 
 
 def commit_of(dataset: Any) -> str | None:
-    """Return the commit that a loaded data set was read from, if its files say it."""
-    files = " ".join(dataset.info.download_checksums or ())
-    found = _COMMIT.search(files)
-    return found and found[1]
+    """Return the commit that a loaded data set was read from: its files are in a folder of that
+    name. None for data sets that are in memory."""
+    parts = (part for file in dataset.cache_files for part in Path(file["filename"]).parts)
+    return next(filter(_COMMIT.fullmatch, parts), None)
 
 
 def cache(name: str) -> None:
