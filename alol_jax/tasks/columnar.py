@@ -167,10 +167,13 @@ def _paragraphs(table: pa.Table, names: tuple[str, ...]) -> Texts | None:
 
 
 def _scores(table: pa.Table, name: str) -> np.ndarray | None:
-    """A field of numbers; a label may be true or false."""
-    if name == "label" and name in table.column_names and pa.types.is_boolean(table[name].type):
-        place = table.column_names.index(name)
-        table = table.set_column(place, name, table[name].cast(pa.int8()))
+    """A field of numbers; a label may be true or false, and is none if it is a text."""
+    if name == "label" and name in table.column_names:
+        place, kind = table.column_names.index(name), table[name].type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return None
+        if pa.types.is_boolean(kind):
+            table = table.set_column(place, name, table[name].cast(pa.int8()))
     return numbers(table, name)
 
 

@@ -16,7 +16,8 @@ from alol_jax.tasks import fields, turns
 Counts = collections.Counter[str]
 
 SCORES = ("reward", "score", "label")
-"""Where the reward of a single response is; the first that a row has is read."""
+"""Where the reward of a single response is; the first that a row has is read. A label that is a
+text is none."""
 PAIR_SCORES = ("score_chosen", "score_rejected")
 BEFORE = ("system", "history")  # what a model reads before the prompt
 PAIR = (1.0, 0.0)  # chosen and rejected, where the data have no scores
@@ -243,8 +244,12 @@ def _filled(where: str, name: str, text: str) -> str:
 
 def _score(where: str, row: Mapping[str, Any]) -> tuple[float, ...]:
     """Return the reward of a single response, if there is one; true is 1."""
-    name = next((name for name in SCORES if fields.has(row, name)), None)
+    name = next((name for name in SCORES if _is_score(row, name)), None)
     return () if name is None else (_number(where, row, name),)
+
+
+def _is_score(row: Mapping[str, Any], name: str) -> bool:
+    return fields.has(row, name) and not (name == "label" and isinstance(row[name], str))
 
 
 def _number(where: str, row: Mapping[str, Any], name: str) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alol_jax.errors import UserError
+from alol_jax.errors import UserError, format_names
 from alol_jax.tables.columns import Texts, first_shared
 from alol_jax.tables.table import Table, concatenate
 from alol_jax.tasks import listed, sources, turns
@@ -81,6 +81,8 @@ def _read(
                 here = (one.first, bool(one.examples["rewards"].lengths[0]))
                 first = first or here
                 check_both_or_neither(first, here)
+        if len(those) > 1:
+            more.append(f"task.{key}: {len(those)} read: {format_names([s.name for s in those])}.")
         files[key] = concatenate(tables)
         bad.check(key, len(files[key]))
         more += bad.notes()

@@ -45,13 +45,14 @@ class Found:
         self.unread: collections.Counter[str] = collections.Counter()
         self.counted: forms.Counts = collections.Counter()
 
-    def add(self, name: str, filled: Mapping[str, int], rows: int) -> None:
-        """Add a source of a form, of which ``filled`` says how many rows have each field."""
+    def add(self, name: str, filled: Mapping[str, int], rows: Table[Example]) -> None:
+        """Add the rows of a form, of which ``filled`` says how many have each field."""
         form = FORMS[name]
-        score = next((one for one in SCORES if one in filled), None)
+        scored = len(rows) and rows["rewards"].lengths[0]
+        score = next((one for one in SCORES if scored and one in filled), None)
         others = {one for one in SCORES if one != score and one in form.may}
         read = [one for one in form.fields if one in filled and one not in others]
-        self.rows[name, tuple(read)] += rows
+        self.rows[name, tuple(read)] += len(rows)
         known = {*read, *OF_EVERY_FORM}
         self.unread.update({one: count for one, count in filled.items() if one not in known})
 
@@ -97,7 +98,7 @@ def read(source: Source, prefix: str, renaming: Renaming, bad: BadRows, found: F
         filled = collections.Counter()
         rows = _by_rows(opened, prefix, renaming, name, bad, filled, found.counted)
         examples = Table.of(rows, Example)
-    found.add(name, filled, len(examples))
+    found.add(name, filled, examples)
     return Read(examples, where, opened.note())
 
 

@@ -17,7 +17,7 @@ from configs import common
 
 def get_config(arg=None):
     config = common.get_config()
-    config.task.update({"name": "jsonl", "train_file": "rows.jsonl", "validation_file": "",
+    config.task.update({"name": "own", "train_file": "rows.jsonl", "validation_file": "",
         "test_file": "", "validation": 1, "test": 1, "limit": 0, "more": ()})
     config.model.path = "someone/tiny"
     return common.finish(config, arg)

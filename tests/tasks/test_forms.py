@@ -206,7 +206,7 @@ PAIR = {"chosen": [*TURNS, said("c")], "rejected": [*TURNS, said("r")]}
         (
             {"prompt": "p", "completion": "c", "label": True},
             {"prompt": "q", "completion": "c", "label": "yes"},
-            "line 2, field 'label': expected a number, got str 'yes'",
+            "line 2: no field 'reward', but .*line 1 has one",
         ),
         (
             {"query": "q", "response": "a"},
@@ -224,6 +224,28 @@ def test_a_row_that_does_not_fit_is_one_line_with_its_place(tmp_path, good, row,
 def test_rows_of_no_form_name_the_known_ones_and_the_way_out(tmp_path):
     with pytest.raises(UserError, match=r"line 1: no form .* \(response\): .*prompt, response or"):
         load(write(tmp_path / "a.jsonl", [{"response": "r"}]))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_label_that_is_a_text_is_no_reward(tmp_path, suffix):
+    rows = [{"prompt": f"p{n}", "response": "r", "label": "safe"} for n in range(3)]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        write(path, rows)
+    else:
+        path.write_text("prompt,response,label\n" + "".join(f"p{n},r,safe\n" for n in range(3)))
+    splits = load(path)
+    assert first(splits) == ("p0", ("r",), ())
+    assert splits.notes == (
+        "Read as a prompt and its responses (prompt, response): 3 rows.",
+        "Field 'label' of 3 rows is not read.",
+    )
+
+
+def test_true_and_false_in_csv_are_labels(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion,label\n" + "".join(f"p{n},c,{n > 0}\n" for n in range(3)))
+    assert [one.rewards for one in every(load(path))] == [(0.0,), (1.0,), (1.0,)]
 
 
 def test_content_in_parts_is_joined(tmp_path):

@@ -125,7 +125,8 @@ def test_a_folder_a_glob_and_a_list_are_read_as_one(tmp_path):
     a, b, c = (f"{tmp_path}/data/{name}.jsonl" for name in ("a", "b", "sub/c"))
     for text in (tmp_path / "data", f"{tmp_path}/data/**/*.jsonl", f"{a},{b}, {c}"):
         splits = load(text)
-        assert _examples(splits) == EXPECTED and splits.notes == (READ,)
+        assert _examples(splits) == EXPECTED
+        assert splits.notes == (READ, f"task.train_file: 3 read: {a}, {b}, {c}.")
         assert [one.source for one in every(splits)] == ["a", "a", "b", "c"]
         assert len({one.id for one in every(splits)}) == 4
     assert own.files(options(tmp_path / "data")) == own.files(options(f"{a},{b},{c}"))
