@@ -110,12 +110,14 @@ def _form_of(opened: Opened, renaming: Renaming) -> tuple[str, str, Mapping[str,
     """Return the form of the first row that has one, the place of the first row, and that row.
 
     Raises:
-      UserError: there are no rows, or none of the first ones has a form; a renamed column is not
-        there.
+      UserError: there are no rows, none can be read, or none of the first ones has a form; a renamed
+        column is not there.
     """
     there: dict[str, None] = {}
+    faults: list[UserError] = []
     first = None
-    for where, raw in itertools.islice(opened.rows(lambda where, error: None), LOOKED_AT):
+    rows = opened.rows(lambda where, error: faults.append(error))
+    for where, raw in itertools.islice(rows, LOOKED_AT):
         first = first or where
         there.update(dict.fromkeys(raw))
         row = renaming.row(where, raw)
@@ -124,7 +126,7 @@ def _form_of(opened: Opened, renaming: Renaming) -> tuple[str, str, Mapping[str,
             renaming.check(opened.source.name, there)
             return name, first, row
     if first is None:
-        raise UserError(f"{opened.source.name}: the file has no rows")
+        raise faults[0] if faults else UserError(f"{opened.source.name}: the file has no rows")
     renaming.check(opened.source.name, there)
     raise forms.unknown(first, there)
 

@@ -247,6 +247,26 @@ def test_a_hub_name_without_network_is_one_line(tmp_path, monkeypatch):
             load(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'{\n "data": [{"prompt": "a"}]\n}', "line 1: not valid JSON: Expecting"),
+        ("a.jsonl", b"prompt,response\na,b\n", "line 1: not valid JSON: Expecting"),
+        ("a.jsonl", b"", "the file has no rows"),
+        ("a.csv", b"", "cannot be read as csv \\(Empty CSV file"),
+        ("a.csv", b"prompt,response\n", "the file has no rows"),
+        ("a.csv", b"prompt,response\n\xff,a\n", "cannot be read as csv \\('utf-8' codec"),
+        ("a.jsonl.zst", b"no zst", "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["stop", "drop"])
+def test_a_file_that_is_not_what_its_name_says_is_one_line(tmp_path, name, content, message, mode):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}.*{message}") as caught:
+        load(tmp_path / name, bad_rows=mode)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_that_is_gone_between_naming_and_reading_is_one_line(tmp_path):
     path = write(tmp_path / "data/a.jsonl", ROWS)
     shutil.rmtree(tmp_path / "data")
