@@ -110,7 +110,7 @@ def _form_of(opened: Opened, renaming: Renaming) -> tuple[str, str, Mapping[str,
     """Return the form of the first row that has one, the place of the first row, and that row.
 
     Raises:
-      UserError: there are no rows, none can be read, or none of the first ones has a form; a renamed
+      UserError: there are no rows, none can be read or none of the first has a form; a renamed
         column is not there.
     """
     there: dict[str, None] = {}
