@@ -63,6 +63,17 @@ def load_params(folder: AnyPath) -> Params:
         return jax.device_get(loader.restore(_place(folder), like))
 
 
+class _Manager(ocp.CheckpointManager):
+    """A manager that leaves it to the loop when to save.
+
+    Orbax asks JAX's preemption service with the training step. The service has one counter, which
+    `processes.StopTogether` counts up, and must not be asked with another one.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one training stage: the latest, to resume from, and the best, to return.
 
@@ -76,7 +87,7 @@ class Checkpoints:
             enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
         self._folder = folder
-        self._manager = ocp.CheckpointManager(_place(folder), options=options)
+        self._manager = _Manager(_place(folder), options=options)
         self._kept: set[int | None] | None = None  # once the save in progress is complete
 
     def latest(self) -> int | None:
