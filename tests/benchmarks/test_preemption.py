@@ -116,7 +116,9 @@ def test_two_kills_leave_the_results_of_an_undisturbed_run(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "runs" / "certificate.json").read_text())
     assert found["kills_by_signal"] == {"SIGKILL": 1, "SIGTERM": 1}
-    assert found["results"] == found["results_equal"] > 40 and found["starts"] >= 3
+    assert found["results"] == found["results_equal"] > 40
+    ended = sum(kill["code"] == 0 for kill in found["each_kill"])  # its last stage in the time left
+    assert found["starts"] >= 3 - ended
     assert {kill["code"] for kill in found["each_kill"]} <= {
         -signal.SIGKILL,
         -signal.SIGTERM,
