@@ -24,7 +24,7 @@ from alol_jax.models.heads import slot_mask
 from alol_jax.models.language_model import DTYPES, LanguageModel
 from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.forms import Form, form_of, pair
-from alol_jax.rewards.packed import score_texts
+from alol_jax.rewards.packed import read_texts
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.types import Exchange, Grid, Params, Watch
@@ -84,7 +84,7 @@ class ClassifierScorer:
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         score = _scorer(self.stored.classifier, self.options["score"], self._end)
-        return score_texts(
+        return read_texts(
             functools.partial(score, self.stored.params),
             rows,
             config=self.stored.classifier.body.config,

@@ -33,7 +33,7 @@ from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.classifier import check_dtype, check_limit, fused_attention
 from alol_jax.rewards.forms import RELEVANCE
 from alol_jax.rewards.gold import by_prompt
-from alol_jax.rewards.packed import embed_texts
+from alol_jax.rewards.packed import read_texts
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.types import Exchange, Gold, Grid, Params, Watch
@@ -76,10 +76,10 @@ class Encoder:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a vector of length 1 for every text: f64[texts, D]."""
         body = self.stored.body
-        vectors = embed_texts(
+        vectors = read_texts(
             functools.partial(_pooled(body), self.stored.params),
             [self.tokenizer.encode_single(text, limit=self.limit) for text in texts],
-            body.config.width,
+            shape=(body.config.width,),
             config=body.config,
             mesh=self.mesh,
             pad_id=self.tokenizer.pad_id,

@@ -28,7 +28,7 @@ from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.models.transformer import Transformer
 from alol_jax.paths import AnyPath
-from alol_jax.rewards.packed import score_texts
+from alol_jax.rewards.packed import read_texts
 from alol_jax.runs.checkpoint import load_params, save_params
 from alol_jax.types import Exchange, Params, Watch
 
@@ -125,7 +125,7 @@ class DistilledScorer:
         ]
         model = reader_of(self.lm)
         head = ValueHead(model.config.width, 1.0, self.description.heads)
-        return score_texts(
+        return read_texts(
             functools.partial(_scorer(model, head), self.lm.base, self.head),
             rows,
             config=model.config,

@@ -16,58 +16,24 @@ from alol_jax.text.packing import Layout, texts_alone, to_grid
 from alol_jax.types import Grid, Watch
 
 
-def score_texts(
+def read_texts(
     apply: Callable[[Grid], jax.Array],
     texts: Sequence[Sequence[int]],
     *,
+    shape: tuple[int, ...] = (),
     config: ModelConfig,
     mesh: Mesh,
     pad_id: int,
     watch: Watch,
 ) -> np.ndarray:
-    """Apply a scorer to every text: f64[N], in order.
+    """Apply a scorer or an encoder to every text: f64[N, *shape], in order.
 
     Args:
-        apply: grid, whose examples are prompts alone -> f32[rows, S].
+        apply: grid, whose examples are prompts alone -> f32[rows, S, *shape].
+        shape: of what it gives for a text; () is one number.
         config: of the model that reads them.
     """
-    scores = np.zeros(len(texts))
-    _read(apply, texts, scores, config=config, mesh=mesh, pad_id=pad_id, watch=watch)
-    return scores
-
-
-def embed_texts(
-    apply: Callable[[Grid], jax.Array],
-    texts: Sequence[Sequence[int]],
-    width: int,
-    *,
-    config: ModelConfig,
-    mesh: Mesh,
-    pad_id: int,
-    watch: Watch,
-) -> np.ndarray:
-    """Apply an encoder to every text: f64[N, width], in order.
-
-    Args:
-        apply: grid, whose examples are prompts alone -> f32[rows, S, width].
-        config: of the model that reads them.
-    """
-    vectors = np.zeros((len(texts), width))
-    _read(apply, texts, vectors, config=config, mesh=mesh, pad_id=pad_id, watch=watch)
-    return vectors
-
-
-def _read(
-    apply: Callable[[Grid], jax.Array],
-    texts: Sequence[Sequence[int]],
-    found: np.ndarray,
-    *,
-    config: ModelConfig,
-    mesh: Mesh,
-    pad_id: int,
-    watch: Watch,
-) -> None:
-    """Write what ``apply`` gives for text n into ``found[n]``."""
+    found = np.zeros((len(texts), *shape))
     layout = Layout(length=0, share=True, pad_id=pad_id)
     grids = pack_texts(config, mesh, np.array([len(text) for text in texts], np.int64)).grids
     example = texts_alone(texts)
@@ -77,3 +43,4 @@ def _read(
         given = fetch(apply(place_rows(grid, mesh)))
         for row, these in enumerate(members):
             found[these] = given[row, : len(these)]
+    return found

@@ -7,7 +7,7 @@ import pytest
 
 from alol_jax.models.config import PRESETS
 from alol_jax.models.heads import slot_mask
-from alol_jax.rewards.packed import score_texts
+from alol_jax.rewards.packed import read_texts
 from alol_jax.types import Watch
 from tests.packed import grid_of
 from tests.tiny_run import mesh_of
@@ -28,7 +28,7 @@ def scored(texts, mesh=None, grids=None):
             grids.append(grid)
         return score_of(grid)
 
-    return score_texts(
+    return read_texts(
         apply,
         texts,
         config=PRESETS["llama-tiny"],
