@@ -58,12 +58,11 @@ create() {
 }
 
 install() { # the committed files, so that every host has the same
-  local archive
   archive=$(mktemp -t alol_jax.XXXXXX)
+  trap 'rm -f "$archive"' EXIT
   call git archive --format=tar.gz --output="$archive" HEAD
   queue scp "$archive" "$name:$folder.tar.gz" --node=all --worker=all
   everywhere "mkdir -p $folder && tar -xzf $folder.tar.gz -C $folder && cd $folder && source launch/install.sh requirements.txt"
-  rm -f "$archive"
 }
 
 run() { # in the background of every host: it does not end with the connection
