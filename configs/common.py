@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     config.task = ConfigDict(
         {
             "name": "",
-            "template": "",  # "" = the task's own
+            "template": "",  # "" = the task's own; "chat" = the model's own chat template
+            "date": "2024-07-26",  # what a chat template that asks is told to be today
             "max_tokens": 0,  # responses with more, prompt included, are left out; 0 = none
             "swapped": 0.0,  # share of training responses moved to other prompts, as noise
         }

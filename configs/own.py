@@ -18,7 +18,7 @@ def get_config(arg=None):
     config.task.update(
         {
             "name": "own",
-            "template": "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+            "template": "chat",  # the model's own; or a string with {prompt}, for one without
             "train_file": "",
             "validation_file": "",  # set both this and test_file, or neither
             "test_file": "",

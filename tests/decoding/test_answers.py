@@ -65,13 +65,15 @@ def test_further_end_tokens_end_an_answer_besides_the_tokenizers_own():
 
 
 def test_how_fast_it_went_and_how_answers_end_is_said_once():
-    (line,) = answered(Sampling(8))[2]
+    line, warning = answered(Sampling(8))[2]
     assert line.startswith("answers: 1 in ")
-    assert line.endswith("; 0 ended, 0 hit a stop sequence, 1 hit the limit")
+    assert line.endswith("; 0 ended, 0 hit a stop sequence, 1 hit the limit (0% by themselves)")
+    assert "most answers did not end by themselves: raise config.decode.max_new_tokens=8" in warning
+    assert "end token '<|im_end|>'" in warning
     (line,) = answered(Sampling(8), stop=("\n",))[2]
-    assert line.endswith("; 0 ended, 1 hit a stop sequence, 0 hit the limit")
+    assert line.endswith("; 0 ended, 1 hit a stop sequence, 0 hit the limit (100% by themselves)")
     (line,) = answered(Sampling(8, end=(ord("d"),)))[2]
-    assert line.endswith("; 1 ended, 0 hit a stop sequence, 0 hit the limit")
+    assert line.endswith("; 1 ended, 0 hit a stop sequence, 0 hit the limit (100% by themselves)")
 
 
 def test_a_stop_text_that_no_answer_has_is_a_warning():

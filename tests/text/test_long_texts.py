@@ -1,13 +1,17 @@
 """Long texts: responses that leave, and what stays with those that remain."""
 
+import dataclasses
+
 import pytest
 
 from alol_jax.tables.table import Table
 from alol_jax.text import tokenizer_files
 from alol_jax.text.long_texts import TokenCounter, without_long_rows, without_old_turns
 from alol_jax.types import Example
+from tests.tiny_run import TASK
 
-COUNTER = TokenCounter(tokenizer_files.byte_level(), "<|im_start|>{prompt}:", ("<|im_end|>",), 12)
+ASKED = dataclasses.replace(TASK, template="<|im_start|>{prompt}:", marks=("<|im_end|>",))
+COUNTER = TokenCounter(tokenizer_files.byte_level(), ASKED, 12)
 
 
 def table(*examples):
