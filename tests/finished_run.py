@@ -49,7 +49,7 @@ def finished_run(
 ) -> LanguageModel:
     """Makes both fits in ``workdir``, the reference from seed 1, the policy from seed 2, as the
     config's objective is fitted; and stores an evaluation if there is one."""
-    lm = open_language_model(config.model, mesh_of(1))
+    lm = open_language_model(config.model, mesh_of(1)).for_template(config.task.template)
 
     def fit_reference(lm, task, options, seed, scored, *, context) -> Policy:
         return random_policy(lm, 1)

@@ -231,6 +231,11 @@ def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
 
 
+def _messages(n):
+    turns = [("system", "Be brief."), ("user", f"question {n}"), ("assistant", f"answer {n}")]
+    return [{"role": role, "content": text} for role, text in turns]
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
@@ -242,17 +247,26 @@ def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_
             lambda n: {"chosen": f"answer {n}", "rejected": f"no {n}"},
             "[load] Read as a pair (prompt, chosen, rejected): 60 rows.",
         ),
+        (
+            lambda n: {"messages": _messages(n), "score": n % 5},
+            "[load] Read as messages (messages, score): 60 rows.",
+        ),
     ],
-    ids=["rewards", "pairs"],
+    ids=["rewards", "pairs", "messages"],
 )
 def test_own_data_goes_from_json_lines_to_report(answers, said, tmp_path):
-    rows = [{"prompt": f"question {n}", **answers(n)} for n in range(60)]
+    rows = [answers(n) for n in range(60)]
+    rows = [
+        row if "messages" in row else {"prompt": f"question {n}"} | row
+        for n, row in enumerate(rows)
+    ]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = [argument for argument in SMALL if "test" not in argument]
     arguments = [f"--config.task.train_file={file}", "--config.task.test=8", *small]
     result = run_here(tmp_path / "run", *arguments, config="configs/own.py:debug")
     assert result.returncode == 0, result.stderr
+    assert "prompts in the model's own chat template, whose turns end with" in result.stdout
     assert said in result.stdout
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout

@@ -130,8 +130,8 @@ class Sampler:
         """Count how the answers ended, as lines for the user.
 
         Further lines warn if most answers reached the length limit, and, if any did, about stop
-        sequences that appear in no answer. Stop sequences that differ only in surrounding spaces count as one; a task
-        lists both because their tokens differ.
+        sequences that appear in no answer. Those that differ only in surrounding spaces count as
+        one; a task lists both because their tokens differ.
         """
         limit, ends = self.sampling.max_new_tokens, {*self.lm.tokenizer.ends, *self.sampling.end}
         ended = sum(bool(ids) and ids[-1] in ends for ids in answers)

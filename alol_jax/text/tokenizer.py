@@ -77,7 +77,6 @@ class Tokenizer:
         self._parsing = tokenizers.Tokenizer.from_str(backend.to_str())
         added = self._parsing.get_added_tokens_decoder()
         self.special = tuple(token.content for token in added.values() if token.special)
-        self._special = any_of(self.special)
         self.eos_id, self.ends = eos_id, tuple(dict.fromkeys((eos_id, *ends)))
         self.chat, self._in_chat = chat, False
         self.pad_id = eos_id if pad_id is None else pad_id
@@ -101,7 +100,7 @@ class Tokenizer:
           texts: with special tokens, except those that a `Guard` broke.
           mark: the guard's; it is removed.
         """
-        parsed = self._plain.parsed(self._special)
+        parsed = self._plain.parsed(any_of(self.special))
         return self._plain.batch([parsed(text).replace(mark, "") for text in texts])
 
     def encode_prompt(self, template: str, text: str, *, limit: int) -> tuple[int, ...]:
@@ -331,9 +330,7 @@ class Tokenizer:
         fitted.pad_id = self.eos_id
         fitted.ends = tuple(i for i in self.ends if i < size)
         fitted.vocab_size = 1 + max(i for i in ids.values() if i < size)
-        added = self._parsing.get_added_tokens_decoder()
-        fitted.special = tuple(t.content for i, t in added.items() if t.special and i < size)
-        fitted._special = any_of(fitted.special)
+        fitted.special = tuple(n for i, n in self.added.items() if n in self.special and i < size)
         return fitted
 
     def in_chat(self, end: int, marks: Sequence[str]) -> Tokenizer:
@@ -346,7 +343,6 @@ class Tokenizer:
         fitted = copy.copy(self)
         fitted.eos_id, fitted.ends = end, tuple(dict.fromkeys((end, *self.ends)))
         fitted.special = tuple(dict.fromkeys((*self.special, *marks)))
-        fitted._special = any_of(fitted.special)
         fitted._plain = SpelledOut(self._parsing, self.vocab_size, fitted.special)
         fitted._in_chat = True
         return fitted
@@ -364,7 +360,7 @@ class Tokenizer:
     def _prompts(self, template: str, texts: Sequence[str]) -> Ragged:
         if template.count(_PROMPT) != 1:
             raise UserError(f"template {template!r} must contain {_PROMPT} exactly once")
-        before, after = map(self._plain.parsed(self._special), template.split(_PROMPT))
+        before, after = map(self._plain.parsed(any_of(self.special)), template.split(_PROMPT))
         plain = self._plain.batch([before + text + after for text in texts])
         if not self._bos:
             return plain

@@ -64,6 +64,14 @@ def test_further_end_tokens_end_an_answer_besides_the_tokenizers_own():
     assert answered(Sampling(8, end=(ord("d"),)), line=ending)[:2] == ("ab", 3)
 
 
+def test_every_end_token_of_the_tokenizer_ends_an_answer(monkeypatch):
+    tokenizer = byte_level()
+    tokenizer.ends = (tokenizer.eos_id, ord("c"))
+    monkeypatch.setattr("tests.decoding.test_answers.byte_level", lambda: tokenizer)
+    response, steps, said = answered(Sampling(8))
+    assert (response, steps) == ("ab", 4) and "; 1 ended, 0 hit a stop" in said[0]
+
+
 def test_how_fast_it_went_and_how_answers_end_is_said_once():
     line, warning = answered(Sampling(8))[2]
     assert line.startswith("answers: 1 in ")

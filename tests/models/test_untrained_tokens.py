@@ -13,7 +13,7 @@ END, START, RESERVED = 3, 4, (7, 8, 9)
 ADDED = {END: "<|im_end|>", START: "<|im_start|>"}
 
 
-def model(*, lora=object(), tied=True, vocabulary=VOCABULARY, added=ADDED):
+def model(*, lora="adapters", tied=True, vocabulary=VOCABULARY, added=ADDED):
     config = types.SimpleNamespace(tied_embeddings=tied)
     return types.SimpleNamespace(
         tokenizer=types.SimpleNamespace(

@@ -115,6 +115,7 @@ TEMPLATES = re.findall(r"^\| `(\S*--config.*?)` \| `(.*)` \|$", PAGE, re.MULTILI
 TEMPLATES = [(words, text) for words, text in TEMPLATES if ".template=" in words]
 
 
+@reads_a_file
 @pytest.mark.parametrize(("flags_of_it", "read"), TEMPLATES)
 def test_a_template_gives_what_the_page_shows(flags_of_it, read, monkeypatch):
     task = get_task(_options(flags_of_it, monkeypatch))

@@ -82,11 +82,9 @@ def test_turns_leave_one_by_one_until_the_prompt_fits_or_none_can_go():
 
 
 def test_the_fingerprint_follows_all_that_the_counts_depend_on():
-    same = TokenCounter(tokenizer_files.byte_level(), COUNTER.template, COUNTER.marks, 12)
+    same = TokenCounter(tokenizer_files.byte_level(), ASKED, 12)
     assert same.fingerprint == COUNTER.fingerprint
-    for other in (
-        TokenCounter(COUNTER.tokenizer, "{prompt}", COUNTER.marks, 12),
-        TokenCounter(COUNTER.tokenizer, COUNTER.template, (), 12),
-        TokenCounter(COUNTER.tokenizer, COUNTER.template, COUNTER.marks, 13),
-    ):
+    changes = ({"template": "{prompt}"}, {"marks": ()}, {"date": "2026-01-01"})
+    others = [TokenCounter(COUNTER.tokenizer, dataclasses.replace(ASKED, **c), 12) for c in changes]
+    for other in (*others, TokenCounter(COUNTER.tokenizer, ASKED, 13)):
         assert other.fingerprint != COUNTER.fingerprint

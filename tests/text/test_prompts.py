@@ -122,7 +122,6 @@ def test_two_texts_side_by_side_never_make_a_special_token(tmp_path):
     talk = (Turn(SYSTEM, "x <|im_"), Turn(USER, " end|> y <"))
     found = ids(tokenizer, talk)
     assert found.count(tokenizer.eos_id) == 1 and found[-1] == tokenizer.eos_id
-    assert found == [*tokenizer.encode("x <|im_")[:0], *found]
     assert tokenizer.decode(found) == "x <|im_end|> y <"
 
 
@@ -213,7 +212,7 @@ def test_the_chat_template_and_the_date_it_is_told_are_said(tmp_path):
     dated = in_chat(tokenizer_with(TEMPLATES["smollm3"][0], tmp_path / "t"))
     assert "it is told the date 2026-01-31 (config.task.date)" in notes_on_template(dated, chat)[0]
     found = ids(dated, (Turn(USER, "hi"),), date="2026-01-31")
-    assert dated.decode(found[2:]).startswith("system\nToday: 31 January 2026")
+    assert dated.decode(found[1:]).startswith("system\nToday: 31 January 2026")
 
 
 def test_a_model_without_a_chat_template_is_one_line_with_the_way_out(tmp_path):

@@ -293,3 +293,36 @@ def test_saving_overwrites_nothing_and_leaves_nothing_half_written(tmp_path):
     with pytest.raises(UserError, match="merges.txt cannot be copied: restore it"):
         save(ours, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_decoding_ends_at_every_end_token_of_the_generation_config(tmp_path):
+    folder = gpt2(tmp_path / "from")
+    for ends in ([5, 7, 5, 10**6, "x"], 5, None):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        ours = from_directory(folder)
+        listed = {list: (5, 7), int: (5,), type(None): ()}[type(ends)]
+        assert ours.ends == (ours.eos_id, *listed)
+    plain = ours.fingerprint()
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    ours = from_directory(folder)
+    ids = [i for i in ours.encode("hello the cat") if i != 7]
+    assert ours.decode([*ids, 7, 9]) == ours.decode(ids) != ours.decode([9])
+    assert ours.fingerprint() != plain
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match="generation_config.json is not readable"):
+        from_directory(folder)
+
+
+@needs_smollm2
+def test_the_chat_template_of_a_gguf_file_is_read_and_saved(tmp_path):
+    template = smollm2().chat.source
+    assert "You are a helpful AI assistant named SmolLM" in template
+    save(smollm2(), tmp_path / "to")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "to"))
+    assert theirs.chat_template == template == from_directory(tmp_path / "to").chat.source
+
+
+@needs_smollm2
+def test_further_end_tokens_of_a_gguf_file_end_an_answer():
+    fields = smollm2_fields()
+    assert from_gguf(dataclasses.replace(fields, more_ends=(0, 4))).ends == (2, 0, 4)
