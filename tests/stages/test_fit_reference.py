@@ -24,12 +24,14 @@ def test_a_model_learns_to_stop_although_its_end_token_also_pads(task, tmp_path)
     config, scored = small_options(), scored_splits(train=16)
     config.reference.update({"epochs": 10})
     config.reference.optimizer.update({"learning_rate": 1e-2})
-    said = [dataclasses.replace(row, response="ok") for row in scored.train]
-    scored = dataclasses.replace(scored, train=table(said))
+    splits = {"train": scored.train, "validation": scored.validation}
+    for name, rows in splits.items():
+        said = table(dataclasses.replace(row, response="ok") for row in rows)
+        scored = dataclasses.replace(scored, **{name: said})
     options = config.reference
     policy = fit_reference(lm, task, options, 0, scored, context=context(tmp_path))
     answers = (
-        setup(lm, task, {}, config.decode)
+        setup(lm, task, {"positivity": 0.0}, config.decode)
         .deterministic_sampler()
         .generate(policy.trained, ["new?", "what"], key=jax.random.key(0), watch=Watch("answers"))
     )
