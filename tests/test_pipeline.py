@@ -231,35 +231,34 @@ def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
 
 
-def _messages(n):
-    turns = [("system", "Be brief."), ("user", f"question {n}"), ("assistant", f"answer {n}")]
-    return [{"role": role, "content": text} for role, text in turns]
+def _said(role, text):
+    return [{"role": role, "content": text}]
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("row", "said"),
     [
         (
-            lambda n: {"response": f"answer {n}", "reward": (7 * n % 11) / 10},
+            lambda n: {
+                "prompt": f"question {n}",
+                "response": f"answer {n}",
+                "reward": (7 * n % 11) / 10,
+            },
             "[load] Read as a prompt and its responses (prompt, response, reward): 60 rows.",
         ),
         (
-            lambda n: {"chosen": f"answer {n}", "rejected": f"no {n}"},
+            lambda n: {
+                "prompt": [*_said("system", "Be brief."), *_said("user", f"question {n}")],
+                "chosen": _said("assistant", f"answer {n}"),
+                "rejected": _said("assistant", f"no {n}"),
+            },
             "[load] Read as a pair (prompt, chosen, rejected): 60 rows.",
         ),
-        (
-            lambda n: {"messages": _messages(n), "score": n % 5},
-            "[load] Read as messages (messages, score): 60 rows.",
-        ),
     ],
-    ids=["rewards", "pairs", "messages"],
+    ids=["rewards", "pairs of messages"],
 )
-def test_own_data_goes_from_json_lines_to_report(answers, said, tmp_path):
-    rows = [answers(n) for n in range(60)]
-    rows = [
-        row if "messages" in row else {"prompt": f"question {n}"} | row
-        for n, row in enumerate(rows)
-    ]
+def test_own_data_goes_from_json_lines_to_report(row, said, tmp_path):
+    rows = [row(n) for n in range(60)]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = [argument for argument in SMALL if "test" not in argument]

