@@ -145,7 +145,9 @@ def get_config() -> ConfigDict:
             "batch_size": 32,
             "beams": 1,  # beam width; 1 = greedy
             "repetition_penalty": 1.0,  # on tokens of the prompt and the answer so far; 1 = none
-            "end": (),  # ids of tokens that end an answer, besides the tokenizer's end token
+            # ids of tokens that end an answer, besides the end tokens of the tokenizer, the chat
+            # template and generation_config.json
+            "end": (),
         }
     )
     config.generate = ConfigDict(

@@ -39,12 +39,17 @@ def exported(workdir, out, what):
     return out
 
 
+def card(out):
+    return (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize("what", ["merged", "adapter"])
 def test_a_model_without_files_is_exported_with_its_chat_template(what, tmp_path):
     finished_run(tmp_path / "run", chat_config("random:llama-tiny"))
     out = exported(tmp_path / "run", tmp_path / "out", what)
     settings = json.loads((out / "tokenizer_config.json").read_text())
     assert settings["chat_template"] == CHATML and settings["eos_token"] == "<|im_end|>"
+    assert "Prompts are in the chat template of the tokenizer's files" in card(out)
 
 
 def test_the_chat_template_and_all_end_tokens_of_a_directory_are_exported(tmp_path):

@@ -164,12 +164,9 @@ class ChatPrompts:
             truncated += len(over)
         return Ragged.joined(parts, np.int32), truncated
 
-    @functools.cached_property
-    def _guard(self) -> Guard:
-        return Guard(name for name in self.tokenizer.special if name not in self.marks)
-
     def _encoded(self, talks: Sequence[Sequence[Turn]]) -> Ragged:
-        template, guard = chat_template_of(self.tokenizer), self._guard
+        template = chat_template_of(self.tokenizer)
+        guard = _guard(tuple(name for name in self.tokenizer.special if name not in self.marks))
         rendered = [
             template.render([Turn(t.role, guard(t.text)) for t in talk], date=self.date)
             for talk in talks
@@ -196,6 +193,11 @@ class ChatPrompts:
             f"prompt limit of {limit} tokens leaves no room: the model's chat template alone has "
             f"about {len(least)}: raise config.model.max_prompt"
         )
+
+
+@functools.lru_cache(maxsize=8)
+def _guard(names: tuple[str, ...]) -> Guard:
+    return Guard(names)
 
 
 def _without_oldest(talk: tuple[Turn, ...]) -> Iterator[tuple[Turn, ...]]:

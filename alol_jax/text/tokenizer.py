@@ -342,8 +342,9 @@ class Tokenizer:
         """
         fitted = copy.copy(self)
         fitted.eos_id, fitted.ends = end, tuple(dict.fromkeys((end, *self.ends)))
-        fitted.special = tuple(dict.fromkeys((*self.special, *marks)))
-        fitted._plain = SpelledOut(self._parsing, self.vocab_size, fitted.special)
+        if set(marks) - set(self.special):
+            fitted.special = tuple(dict.fromkeys((*self.special, *marks)))
+            fitted._plain = SpelledOut(self._parsing, self.vocab_size, fitted.special)
         fitted._in_chat = True
         return fitted
 
