@@ -22,7 +22,7 @@ from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
 from alol_jax.training.validation import CHOSEN_BY
-from alol_jax.types import Task
+from alol_jax.types import Task, is_chat
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("ref_logp", "reward", "advantage")  # the columns that an objective can read
@@ -183,12 +183,14 @@ def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
 
 
 def _check_template(template: str, tokenizer: Tokenizer) -> None:
-    """Check that everything that looks like a special token is one."""
+    """Check that everything that looks like a special token is one. A chat template is no text."""
+    if is_chat(template):
+        return
     for marker in re.findall(r"<\|[^|<>]*\|>|<s>|</s>|\[INST\]", template):
         if len(tokenizer.encode(marker)) != 1:
             raise UserError(
                 f"config.task.template: {marker!r} is not a special token of this model's "
-                "tokenizer; use the template that the model was trained with"
+                "tokenizer; use the template that the model was trained with; 'chat' is its own"
             )
 
 

@@ -14,9 +14,10 @@ needs no second model.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -156,10 +157,18 @@ def distil(
     }
     model = {k: v for k, v in config.model.to_dict().items() if k != "adapter"} | {"adapter": ""}
     described = Description(
-        task.template, task.marks, tuple(lm.limits), options.heads, base_fingerprint(lm), model, {}
+        template=task.template,
+        marks=task.marks,
+        date=task.date,
+        limits=tuple(lm.limits),
+        heads=options.heads,
+        base=base_fingerprint(lm),
+        model=model,
+        figures={},
     )
     _check_memory(lm, named)
-    features = {split: _features(lm, described, rows) for split, rows in named.items()}
+    read = functools.partial(encode, lm, described, task.exchange)
+    features = {split: _features(lm, read, rows) for split, rows in named.items()}
     head = ValueHead(lm.transformer.config.width, 1.0, options.heads, options.dropout)
     fitter = make_head_fitter(
         head, options, rows=len(named["train"].reward), mesh=lm.mesh, seed=config.seed
@@ -188,12 +197,14 @@ def _take(rows: Rows, where: np.ndarray) -> Rows:
     )
 
 
-def _features(lm: LanguageModel, described: Description, rows: Rows) -> Features:
+def _features(
+    lm: LanguageModel, read: Callable[[str, str], tuple[int, ...]], rows: Rows
+) -> Features:
     return features_of(
         lm,
         reader_of(lm),
         lm.base,
-        [encode(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
+        list(map(read, rows.prompt, rows.response)),
         rows.reward,
         watch=Watch("features"),
     )
@@ -262,6 +273,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("--config and --out are needed: see README.md for a command to copy")
     started, config = time.monotonic(), CONFIG.value
     lm = open_language_model(config.model, make_mesh(**config.mesh))
+    lm = lm.for_template(config.task.template)
     _, found = distil(config, lm, path_of(_OUT.value))
     say(table(found))
     say(

@@ -50,6 +50,7 @@ from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
+from alol_jax.text.prompts import notes_on_template
 from alol_jax.types import Evaluation, RunSummary
 
 STAGES = {
@@ -85,9 +86,9 @@ class Opened(NamedTuple):
 def prepare(config: ConfigDict) -> Opened:
     """Open the models; raise `UserError` if the config cannot run to its end."""
     c, task = config, get_task(config.task)
-    lm = open_language_model(c.model, make_mesh(**c.mesh))
+    lm = open_language_model(c.model, make_mesh(**c.mesh)).for_template(task.template)
     check(c, task, get_objective(c.objective.name), lm)
-    for note in lm.notes:
+    for note in (*lm.notes, *notes_on_template(lm.tokenizer, task)):
         say(note)
     test = c.evaluate.rewards or c.rewards
     used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]

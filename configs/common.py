@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     config.task = ConfigDict(
         {
             "name": "",
-            "template": "",  # "" = the task's own
+            "template": "",  # "" = the task's own; "chat" = the model's own chat template
+            "date": "2024-07-26",  # what a chat template that asks is told to be today
             "max_tokens": 0,  # responses with more, prompt included, are left out; 0 = none
             "swapped": 0.0,  # share of training responses moved to other prompts, as noise
         }
@@ -144,7 +145,9 @@ def get_config() -> ConfigDict:
             "batch_size": 32,
             "beams": 1,  # beam width; 1 = greedy
             "repetition_penalty": 1.0,  # on tokens of the prompt and the answer so far; 1 = none
-            "end": (),  # ids of tokens that end an answer, besides the tokenizer's end token
+            # ids of tokens that end an answer, besides the end tokens of the tokenizer, the chat
+            # template and generation_config.json
+            "end": (),
         }
     )
     config.generate = ConfigDict(

@@ -39,6 +39,7 @@ JSONL = "configs/own.py:debug"
         ("--config.value.heads=0", "config.value.heads=0 must be above 0"),
         ("--config.seed=-1", "config.seed=-1 must be 0 or more"),
         ("--config.task.template=<|go|>{prompt}", "'<|go|>' is not a special token"),
+        ("--config.task.template=Chat", "add it where the prompt belongs, or give 'chat'"),
         ("--config.policy.sampling=al_priority", "'al_priority': did you mean 'all_priority'?"),
     ],
 )

@@ -31,10 +31,11 @@ from alol_jax.models.files.peft_adapter import Adapter, read_adapter
 from alol_jax.models.grid_sizes import GridOptions, Packed, pack_table, platform_of
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
+from alol_jax.text.prompts import in_chat
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
 from alol_jax.text.tokens import Batching
-from alol_jax.types import Limits, Params
+from alol_jax.types import Limits, Params, is_chat
 
 RANDOM = "random:"
 NARROWEST = 64  # prompts in decoding
@@ -192,6 +193,18 @@ class LanguageModel:
             }
 
         return place_params(jax.jit(make)(jax.random.key(0)), self.mesh)
+
+    def for_template(self, template: str) -> LanguageModel:
+        """Return the model for prompts of ``config.task.template``.
+
+        With the model's own chat template, responses end as it ends a turn.
+
+        Raises:
+            UserError: the model has no chat template, or it fails.
+        """
+        if not is_chat(template):
+            return self
+        return dataclasses.replace(self, tokenizer=in_chat(self.tokenizer))
 
     @property
     def prompt_widths(self) -> tuple[int, ...]:

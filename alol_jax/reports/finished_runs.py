@@ -149,7 +149,7 @@ def _data(run: FinishedRun) -> dict[str, Any]:
         files.setdefault(file["file"], []).append(file["content"])
     return {
         "task": _only(inputs["task"], ("name", "load", "files")),
-        "config.task": _without(inputs["config.task"], ("template",)),
+        "config.task": _without(inputs["config.task"], ("template", "date")),
         "files": files,
     }
 

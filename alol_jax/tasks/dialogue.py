@@ -24,7 +24,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task
+from alol_jax.types import SYSTEM, Example, Splits, Task, Turn, alternating
 
 Counts = collections.Counter[str]
 
@@ -177,6 +177,11 @@ def turns_of(prompt: str) -> tuple[str, ...]:
     return tuple(prompt.split(END)[1:])
 
 
+def messages_of(prompt: str) -> tuple[Turn, ...]:
+    """Return what a chat template reads: the knowledge as a system turn, and the turns."""
+    return (Turn(SYSTEM, prompt.split(END)[0]), *alternating(turns_of(prompt)))
+
+
 def pair(prompt: str, response: str) -> tuple[str, str]:
     """Return what a critic of faithfulness reads: knowledge and response."""
     return prompt.split(END)[0].removeprefix(KNOWLEDGE), response
@@ -196,6 +201,7 @@ DIALOGUE = Task(
     stop=(),
     rewards=TEXT_REWARDS,
     turns=turns_of,
+    messages=messages_of,
     pair=pair,
     marks=(END,),
     shorten=shorten,

@@ -245,7 +245,9 @@ def test_a_critic_of_faithfulness_reads_knowledge_and_response_others_the_turns(
     assert dialogue.pair(PROMPT, "Yes.") == ("Tea is old.", "Yes.")
     assert dialogue.turns_of(PROMPT) == ("Hello.", "Hi.", "Tea?")
     exchange = dialogue.DIALOGUE.exchange(PROMPT, "Yes.")
-    assert exchange == (("Hello.", "Hi.", "Tea?"), "Yes.", ("Tea is old.", "Yes."))
+    assert exchange[:3] == (("Hello.", "Hi.", "Tea?"), "Yes.", ("Tea is old.", "Yes."))
+    roles = [turn.role for turn in exchange.conversation]
+    assert roles == ["system", "user", "assistant", "user"]  # the knowledge is the system turn
 
 
 def test_a_shorter_prompt_has_lost_its_oldest_turn_and_never_the_last():

@@ -54,6 +54,8 @@ _TOKENIZER = frozenset(
     "tokenizer.ggml.fim_sep_token_id split.tensors.count".split()
 )
 
+_MORE_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+
 _PROVENANCE = ("GGUF.", "general.", "quantize.")
 
 
@@ -135,6 +137,8 @@ class GGUFFile:
             eos_id=self._value("tokenizer.ggml.eos_token_id"),
             pad_id=self._value("tokenizer.ggml.padding_token_id"),
             add_bos=bool(self._value("tokenizer.ggml.add_bos_token")),
+            chat_template=self._value("tokenizer.chat_template"),
+            more_ends=tuple(i for i in map(self._value, _MORE_ENDS) if i is not None),
         )
 
     def _check_keys(self) -> None:
