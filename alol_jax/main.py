@@ -38,7 +38,7 @@ from alol_jax.runs.command_line import (
 )
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run, check_same
+from alol_jax.runs.workdir import Run, check_same, log_options
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -51,6 +51,7 @@ from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.prompts import notes_on_template
+from alol_jax.training.boards import check_boards
 from alol_jax.types import Evaluation, RunSummary
 
 STAGES = {
@@ -88,6 +89,7 @@ def prepare(config: ConfigDict) -> Opened:
     c, task = config, get_task(config.task)
     lm = open_language_model(c.model, make_mesh(**c.mesh)).for_template(task.template)
     check(c, task, get_objective(c.objective.name), lm)
+    check_boards(log_options(c))
     for note in (*lm.notes, *notes_on_template(lm.tokenizer, task)):
         say(note)
     test = c.evaluate.rewards or c.rewards

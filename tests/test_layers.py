@@ -30,6 +30,7 @@ FLOORS: dict[str, int] = {
     "programs": 12,
 }
 PROGRAMS = (
+    "__main__",
     "main",
     "sweep",
     "compare",
@@ -84,7 +85,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("reports.figures", "reports.compare.figures"),
     "jinja2": ("reports.page", "text.chat_template"),
     "grain": ("training.batches",),
-    "tensorboardX": ("training.metrics",),
+    "tensorboardX": ("training.boards",),
+    "wandb": ("training.boards",),
     "tqdm": ("runs.progress",),
     "vaderSentiment": ("rewards.text",),
     "scipy": ("reports.statistics",),

@@ -29,7 +29,7 @@ from alol_jax.devices import processes
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
-from alol_jax.types import StageContext, never
+from alol_jax.types import LogOptions, StageContext, never
 
 FORMAT = 5  # version of the folder layout; results of another version are stale
 RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
@@ -132,7 +132,7 @@ class Run:
             folder=folder,
             stopping=never if alone else self._stopping,
             say=lambda line: self._say(f"[{name}] {line}"),
-            tensorboard=self.config.tensorboard,
+            log=log_options(self.config),
         )
         began = time.monotonic()
         if once:
@@ -211,6 +211,11 @@ class Run:
         if value is None or isinstance(value, (str, int, float, bool)):
             return value
         raise TypeError(f"a stage cannot take a {type(value).__name__}: it has no fingerprint")
+
+
+def log_options(config: ConfigDict) -> LogOptions:
+    """Return ``config.log``, with the whole config to be shown beside the metrics."""
+    return LogOptions(**config.log, config=json.loads(config.to_json()))
 
 
 @dataclasses.dataclass(frozen=True)

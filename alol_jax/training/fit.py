@@ -240,9 +240,7 @@ def fit_best(
         context.say(long_save)
     with contextlib.closing(_Session(plan, validator, context)) as session:
         start, state = session.start(state)
-        log = MetricLog(
-            context.folder / "metrics.jsonl", resume_at=start, tensorboard=context.tensorboard
-        )
+        log = MetricLog(context.folder / "metrics.jsonl", resume_at=start, options=context.log)
         ahead = progress(batches(start, plan.steps), Watch(label), total=plan.steps, done=start)
         with contextlib.closing(log):
             state = session.train(state, fit(state, frozen, ahead, update), log)

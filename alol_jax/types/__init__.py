@@ -14,6 +14,7 @@ from alol_jax.types.arrays import (
     Work,
 )
 from alol_jax.types.context import (
+    LogOptions,
     StageContext,
     Watch,
     never,
@@ -76,6 +77,7 @@ __all__ = [
     "Grid",
     "Interval",
     "Limits",
+    "LogOptions",
     "Params",
     "Policy",
     "Prompts",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from alol_jax.paths import AnyPath
 
@@ -25,13 +26,22 @@ class Watch(NamedTuple):
     stopping: Callable[[], bool] = never  # True once the loop should stop
 
 
+class LogOptions(NamedTuple):
+    """Where the metrics of a fit are shown besides its ``metrics.jsonl``: ``config.log``."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+    project: str = ""  # of W&B; "" = its own choice, WANDB_PROJECT
+    config: Mapping[str, Any] = MappingProxyType({})  # the run's, to be shown with its metrics
+
+
 class StageContext(NamedTuple):
     """What a running stage may use besides its inputs."""
 
     folder: AnyPath  # the stage's own folder, kept when the run is interrupted
     stopping: Callable[[], bool]  # True once the run was asked to stop
     say: Callable[[str], None]  # prints one line for the user
-    tensorboard: bool
+    log: LogOptions = LogOptions()
 
     def watch(self, label: str) -> Watch:
         """Return a `Watch` for a loop of this stage."""
