@@ -21,6 +21,7 @@ from alol_jax.decoding.answers import Setup
 from alol_jax.devices.opening import open_devices
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
+from alol_jax.forecast import Forecast, counts_of, in_words
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import with_local_copies, workdir_of
@@ -117,6 +118,8 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     files = task.files(with_local_copies(c.task))
     splits = run.stage("load", load, task, c.task, files, counter, once=True)
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
+    forecast = Forecast(c, lm, counts_of(scored), scores=scoring.can_score, say=say)
+    run.pace = forecast.tell
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:
         answers = run.stage("generate", generate, setup, c.generate, scored, reference)
@@ -183,10 +186,13 @@ def main(arguments: list[str]) -> None:
     check_same("config", json.loads(CONFIG.value.to_json()))
     devices = open_devices()
     say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
-    with lock_workdir(run.folder):
-        evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))
-    say(result_table(evaluation))
     page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
+    with lock_workdir(run.folder):
+        opened = prepare(CONFIG.value)
+        for line in in_words(CONFIG.value, page):
+            say(line)
+        evaluation = recipe(CONFIG.value, run, opened)
+    say(result_table(evaluation))
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 

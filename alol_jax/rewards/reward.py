@@ -166,6 +166,11 @@ class Scoring:
         }
 
     @property
+    def can_score(self) -> bool:
+        """Whether a component has a weight above 0."""
+        return any(weight > 0 for weight in self.weights.values())
+
+    @property
     def compares(self) -> bool:
         """Whether a component reads the gold responses of the prompts."""
         return any(

@@ -29,7 +29,7 @@ from alol_jax.devices import processes
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
-from alol_jax.types import LogOptions, StageContext, never
+from alol_jax.types import LogOptions, Pace, StageContext, never
 
 FORMAT = 5  # version of the folder layout; results of another version are stale
 RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
@@ -45,6 +45,7 @@ class Run:
         config: the whole config, saved with each stage and used to name its sections.
         allowed: the stages that may run; all others must already have a result.
         redo: recompute a stage whose inputs changed, instead of stopping with an error.
+        pace: is told how fast a fit goes, with the name of its stage.
         shared: a folder for the results of ``shared_stages``, used by several runs; the workdir
             links to them.
     """
@@ -64,6 +65,7 @@ class Run:
     ):
         self.folder, self.numbers, self.config = folder, dict(numbers), config
         self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
+        self.pace: Callable[[str, Pace], None] = lambda stage, pace: None
         self._made: list[tuple[Any, str]] = []  # results so far and their fingerprints
         self.shared, self.shared_stages = shared, frozenset(shared_stages)
         paths.make_folder(folder)
@@ -133,6 +135,7 @@ class Run:
             stopping=never if alone else self._stopping,
             say=lambda line: self._say(f"[{name}] {line}"),
             log=log_options(self.config),
+            pace=functools.partial(self.pace, name),
         )
         began = time.monotonic()
         if once:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -282,11 +283,43 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-# By llama.cpp's names (llama-vocab.cpp): those whose Hugging Face equivalent is known exactly.
-_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _smollm}
+def _llama3() -> pre_tokenizers.PreTokenizer:
+    pattern = pre_tokenizers.Split(tokenizers.Regex(_LLAMA3), behavior="isolated")
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pattern, bytewise])
+
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+GGUF_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _smollm, "llama-bpe": _llama3}
+"""llama.cpp's name (llama-vocab.cpp) -> the same in the `tokenizers` library, known exactly."""
+_WHOLE_FIRST = ("llama-bpe",)  # a word that is a token is not split, whatever the merges say
+
+
+def pre_tokenizer_json(made: pre_tokenizers.PreTokenizer | Mapping[str, Any] | None) -> str:
+    """Return what a pre-tokenizer does, as text to compare.
+
+    Args:
+        made: a pre-tokenizer, or its part of a tokenizer.json.
+    """
+    if isinstance(made, pre_tokenizers.PreTokenizer):
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = made
+        made = json.loads(backend.to_str())["pre_tokenizer"]
+    # trim_offsets says where a token is in the text, not which it is.
+    return re.sub(r'"trim_offsets": (true|false)', "", json.dumps(made, sort_keys=True))
+
 
 # Token types of a GGUF file.
-_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+
+
+def _is_merged(token: str, kind: int) -> bool:
+    """Whether a token can only come from a merge."""
+    return kind == _NORMAL and len(token) > 1
 
 
 def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
@@ -295,10 +328,11 @@ def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
     Raises:
       UserError: the tokenizer or pre-tokenizer is of another kind, or the fields are inconsistent.
     """
-    if fields.model != "gpt2" or fields.pre not in _PRE_TOKENIZERS:
+    if fields.model != "gpt2" or fields.pre not in GGUF_PRE_TOKENIZERS:
         raise UserError(
             f"GGUF tokenizer {fields.model!r} with pre-tokenizer {fields.pre!r} is not supported "
-            f"(only 'gpt2' with {', '.join(_PRE_TOKENIZERS)}): use the model's Hugging Face files"
+            f"(only 'gpt2' with {', '.join(GGUF_PRE_TOKENIZERS)}): use the model's Hugging Face "
+            "files"
         )
     vocabulary = {token: i for i, token in enumerate(fields.tokens)}
     merges = [tuple(merge.split(" ")) for merge in fields.merges]
@@ -307,14 +341,17 @@ def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
         or len(fields.token_types) != len(fields.tokens)
         or _BYTE in fields.token_types
         or any(len(merge) != 2 for merge in merges)
+        or (not merges and any(map(_is_merged, fields.tokens, fields.token_types)))
         or fields.eos_id is None
     ):
         raise UserError("GGUF tokenizer: tokens, types, merges or eos are damaged: download again")
     try:
-        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        whole = fields.pre in _WHOLE_FIRST
+        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole)
+        backend = tokenizers.Tokenizer(model)
     except Exception as error:  # the library raises a bare Exception for a merge of unknown tokens
         raise UserError(f"GGUF tokenizer: {error}: download the file again") from error
-    backend.pre_tokenizer = _PRE_TOKENIZERS[fields.pre]()
+    backend.pre_tokenizer = GGUF_PRE_TOKENIZERS[fields.pre]()
     backend.decoder = decoders.ByteLevel()
     for token, kind in zip(fields.tokens, fields.token_types, strict=True):
         if kind in (_UNKNOWN, _CONTROL):

@@ -15,6 +15,7 @@ from alol_jax.types.arrays import (
 )
 from alol_jax.types.context import (
     LogOptions,
+    Pace,
     StageContext,
     Watch,
     never,
@@ -78,6 +79,7 @@ __all__ = [
     "Interval",
     "Limits",
     "LogOptions",
+    "Pace",
     "Params",
     "Policy",
     "Prompts",

@@ -35,6 +35,18 @@ class LogOptions(NamedTuple):
     config: Mapping[str, Any] = MappingProxyType({})  # the run's, to be shown with its metrics
 
 
+class Pace(NamedTuple):
+    """How fast a fit goes."""
+
+    seconds: float  # of a step, compilation apart
+    tokens: float  # real ones of a step
+    left: int  # steps to its end
+
+
+def untold(pace: Pace) -> None:
+    """Tell the pace to nobody."""
+
+
 class StageContext(NamedTuple):
     """What a running stage may use besides its inputs."""
 
@@ -42,6 +54,7 @@ class StageContext(NamedTuple):
     stopping: Callable[[], bool]  # True once the run was asked to stop
     say: Callable[[str], None]  # prints one line for the user
     log: LogOptions = LogOptions()
+    pace: Callable[[Pace], None] = untold  # is told once how fast a fit goes
 
     def watch(self, label: str) -> Watch:
         """Return a `Watch` for a loop of this stage."""

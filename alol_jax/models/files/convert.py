@@ -23,7 +23,7 @@ from alol_jax.errors import UserError, format_names
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
-from alol_jax.models.files.gguf_reader import GGUFFile
+from alol_jax.models.files.gguf_file import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
 from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, copied, download
 from alol_jax.models.files.packages import PACKAGES, PREFIX, packaged_weights
