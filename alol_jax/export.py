@@ -7,12 +7,11 @@ python -m alol_jax.export --workdir=runs/quickstart --what=merged --push=me/quic
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -39,7 +38,7 @@ from alol_jax.models.files.peft_adapter import write_adapter
 from alol_jax.models.language_model import DTYPES, LanguageModel
 from alol_jax.paths import AnyPath
 from alol_jax.reports.data_card import columns_read, data_card
-from alol_jax.reports.model_card import Exported, model_card, modelfile
+from alol_jax.reports.model_card import THIS_FOLDER, Exported, model_card, modelfile
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.data_files import DATASETS, FORMATS, write_data_set, write_training_rows
@@ -73,16 +72,19 @@ def export(options: Options) -> None:
 
     Raises:
         UserError: the run has no such model, the directory is not empty, the base model is not the
-            one of the run, or the hub refuses the push. Nothing is left half-written.
+            one of the run, or the hub refuses the push. Nothing is left half-written; what was
+            written to ``options.out`` stays if only the push fails.
     """
     _check_options(options)
     kind = DATASET if options.what == DATA else MODEL
     if options.push:
         check_push(options.push, kind)
-    with _output(options) as folder:
-        (_export_data if options.what == DATA else _export_model)(options, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = options.out or Path(temporary) / "export"
+        with paths.new_folder(out) as folder:
+            (_export_data if options.what == DATA else _export_model)(options, folder)
         if options.push:
-            url = push(folder, options.push, kind, private=options.private)
+            url = push(paths.local_copy(out), options.push, kind, private=options.private)
             say(f"pushed: {url}")
 
 
@@ -103,22 +105,11 @@ def _check_options(options: Options) -> None:
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
     if options.out is None and not options.push:
         raise UserError("--out: give a directory to write to, or --push=ORG/NAME for the hub")
+    if options.out is not None:
+        options.out = paths.resolve(options.out)
+        _check_empty(options.out)
     if options.private and not options.push:
         raise UserError("--private: it is for --push")
-
-
-@contextlib.contextmanager
-def _output(options: Options) -> Iterator[Path]:
-    """Yield the folder to fill: that of ``--out``, or one that is deleted after the push."""
-    if options.out is None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-        return
-    options.out = paths.resolve(options.out)
-    if paths.names(options.out) or (paths.exists(options.out) and not paths.is_folder(options.out)):
-        raise UserError(f"--out: {options.out} exists and is not empty: choose another name")
-    with paths.new_folder(options.out) as folder:
-        yield folder
 
 
 def _export_model(options: Options, folder: Path) -> None:
@@ -139,7 +130,7 @@ def _export_model(options: Options, folder: Path) -> None:
         lm.transformer.lora,
         dtype,
     )
-    (folder / "README.md").write_text(model_card(about), encoding="utf-8")
+    _write_card(folder, model_card(about), options)
     if options.what == "gguf":
         task = stage.record["inputs"]["task"]
         text = modelfile(task["template"], task["stop"])
@@ -160,9 +151,15 @@ def _export_data(options: Options, folder: Path) -> None:
         write_training_rows(folder, rows, options.format)
     else:
         write_data_set(folder, rows, columns_read(select))
-        (folder / "README.md").write_text(data_card(select, rows), encoding="utf-8")
+        _write_card(folder, data_card(select, rows), options)
     where = options.out or options.push
     say(f"{len(rows)} training rows of {options.workdir} as {options.format}: {where}")
+
+
+def _write_card(folder: Path, text: str, options: Options) -> None:
+    """Write README.md; of what is pushed, it shows how to load that."""
+    text = text.replace(THIS_FOLDER, options.push or THIS_FOLDER)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
@@ -260,6 +257,11 @@ def _causal_lm(family: str) -> str:
         for name, kind in ARCHITECTURES.items()
         if kind.family == family and [row.paths for row in kind.head] == [("head/kernel",)]
     )
+
+
+def _check_empty(out: AnyPath) -> None:
+    if paths.names(out) or (paths.exists(out) and not paths.is_folder(out)):
+        raise UserError(f"--out: {out} exists and is not empty: choose another name")
 
 
 class _Parser(argparse.ArgumentParser):

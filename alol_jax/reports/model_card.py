@@ -17,6 +17,7 @@ from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.workdir import Stage, finished_stage
 from alol_jax.types import Evaluation, Policy, is_chat
 
+THIS_FOLDER = "THIS_FOLDER"  # what a card calls the folder that it is in
 _FILES_SHOWN = 12
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank accepts
 
