@@ -194,11 +194,12 @@ def chat(options: Options) -> None:
         _answer(it, options.prompt)
         return
     say("type a prompt; Ctrl-D or /quit ends")
-    for prompt in _typed():
-        try:
-            _answer(it, prompt)
-        except UserError as error:
-            say(f"error: {error}")
+    with contextlib.suppress(KeyboardInterrupt):
+        for prompt in _typed():
+            try:
+                _answer(it, prompt)
+            except UserError as error:
+                say(f"error: {error}")
 
 
 def _answer(it: Chat, prompt: str) -> None:
@@ -212,7 +213,7 @@ def _typed() -> Iterator[str]:
     """Yield the lines that are typed, until the end of the input."""
     if importlib.util.find_spec("readline"):
         import readline  # noqa: F401  # arrow keys and earlier prompts in input()
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError):
         while (prompt := input("> ").strip()) not in LEAVE:
             if prompt:
                 yield prompt

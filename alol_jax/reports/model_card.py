@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from alol_jax import paths
 from alol_jax.models.blocks import LoRA
+from alol_jax.models.files.hf_reader import HUB_NAME
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import AnyPath
 from alol_jax.reports.results import result_table, verdict
@@ -40,8 +42,9 @@ def model_card(of: Exported) -> str:
     """The text of README.md as model hubs read it: YAML fields, then sections."""
     task = of.stage.record["inputs"]["task"]["name"]
     title = of.config.report.title or f"A model trained on {task}"
-    head = {
-        "base_model": json.dumps(of.config.model.path),
+    base = of.config.model.path
+    head = {"base_model": json.dumps(base)} if _is_on_the_hub(base) else {}
+    head |= {
         "library_name": _LIBRARIES[of.what],
         "pipeline_tag": "text-generation",
         "tags": "[a-lol, offline-rl]" if of.lora is None else "[a-lol, offline-rl, lora]",
@@ -195,6 +198,11 @@ _USES: dict[str, Callable[[Exported], str]] = {
     "gguf": _gguf_use,
 }
 """Form of the files -> how to load them."""
+
+
+def _is_on_the_hub(path: str) -> bool:
+    """Whether the hub takes this as the name of a base model."""
+    return bool(HUB_NAME.fullmatch(path)) and not Path(path).exists()
 
 
 def _is_for_transformers(path: str) -> bool:
