@@ -191,8 +191,8 @@ def merged_by_score(text, vocabulary):
     score = dict(zip(vocabulary.tokens, vocabulary.scores, strict=True))
     pieces = list("▁" + text.replace(" ", "▁"))
     while True:
-        pairs = [(score[a + b], -n) for n, (a, b) in enumerate(zip(pieces, pieces[1:], strict=False))
-                 if a + b in score]  # fmt: skip
+        unions = enumerate(map("".join, zip(pieces, pieces[1:], strict=False)))
+        pairs = [(score[union], -n) for n, union in unions if union in score]
         if not pairs:
             return pieces
         place = -max(pairs)[1]

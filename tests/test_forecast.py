@@ -1,6 +1,5 @@
 """What a run says before it begins, and how long it takes."""
 
-import json
 import re
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from alol_jax.forecast import Counts, Forecast, counts_of, duration, in_words
 from alol_jax.types import Pace
 from configs import quickstart
-from tests.running import SMALL, run_here
 from tests.tiny_run import scored_splits, tiny_lm
 
 COUNTS = Counts(rows=640, held_out=96, asked=96, tested=208)
@@ -87,16 +85,3 @@ def test_the_words_are_those_of_the_config(changes, said):
     config = quickstart.get_config()
     config.update_from_flattened_dict(changes)
     assert any(said in line for line in in_words(config, "x/09_report/report.html"))
-
-
-def test_a_run_begins_with_them_and_says_its_time_after_three_steps(tmp_path):
-    result = run_here(tmp_path / "run", *SMALL, "--config.reference.epochs=2")
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    first = next(n for n, line in enumerate(lines) if line.startswith("[load]"))
-    assert lines[first - 1].endswith("is said once a training step was timed")
-    timed = [line for line in lines if "a step takes" in line]
-    assert timed[0].startswith("[fit_reference] ") and "the run about" in timed[0]
-    logged = tmp_path.joinpath("run/03_fit_reference/metrics.jsonl").read_text().splitlines()
-    assert re.search(rf"the {len(logged) - 3} steps from here", timed[0])
-    assert json.loads(logged[-1])["step"] == len(logged)

@@ -30,8 +30,9 @@ from alol_jax.models.files.packages import PACKAGES, PREFIX, packaged_weights
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.paths import is_bucket
+from alol_jax.runs.progress import progress
 from alol_jax.text.tokenizer_files import GGUFVocabulary
-from alol_jax.types import Params
+from alol_jax.types import Params, Watch
 
 ShardingFn = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """(path, shape) of a parameter -> its sharding."""
@@ -82,14 +83,18 @@ class Checkpoint:
         """
         self._check_tied_head()
         params: Params = {}
-        for row in self.rows:
-            for layer, name in enumerate(row.names(self.config)):
-                parts = row.layout.split(self.config, self.weights.read(name))
-                for path, value in zip(row.paths, parts, strict=True):
-                    if row.layered:
-                        self._set_layer(params, path, value, layer, dtype, sharding, nf4)
-                    else:
-                        params |= _place(path, value, dtype, sharding(path, value.shape), None)
+        tensors = [
+            (row, layer, name)
+            for row in self.rows
+            for layer, name in enumerate(row.names(self.config))
+        ]
+        for row, layer, name in progress(tensors, Watch("weights"), total=len(tensors)):
+            parts = row.layout.split(self.config, self.weights.read(name))
+            for path, value in zip(row.paths, parts, strict=True):
+                if row.layered:
+                    self._set_layer(params, path, value, layer, dtype, sharding, nf4)
+                else:
+                    params |= _place(path, value, dtype, sharding(path, value.shape), None)
         return params
 
     def _set_layer(self, params, path, value, layer, dtype, sharding, nf4) -> None:

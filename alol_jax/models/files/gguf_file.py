@@ -16,7 +16,9 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.models.config import LinearScaling, Llama3Scaling, ModelConfig, Rotary
+from alol_jax.runs.progress import progress
 from alol_jax.text.tokenizer_files import GGUFVocabulary
+from alol_jax.types import Watch
 
 _TYPES = frozenset(  # those that the library dequantises and that current files use
     gguf.GGMLQuantizationType[name]
@@ -271,7 +273,7 @@ def write_gguf(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name in shapes:
+    for name in progress(shapes, Watch("weights"), total=len(shapes)):
         value = extra[name] if name in extra else tensors.read(name)
         writer.write_tensor_data(gguf.quants.quantize(np.float32(value), types[name]))
     writer.close()
