@@ -1,19 +1,19 @@
 """A small run as a person meets it: the words that it begins with, and the chat with its models."""
 
 import builtins
+import dataclasses
 import json
 import re
 
-import numpy as np
 import pytest
 
-from alol_jax import chat as module
 from alol_jax.chat import Answer, chat, open_chat, parse, shown
 from alol_jax.errors import UserError
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.types import Evaluation
 from tests.running import SMALL, run_here
+from tests.tiny_run import fitted
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,14 @@ def test_the_answers_and_their_rewards_are_those_of_the_evaluation(finished, ope
 
 
 def test_a_model_finds_its_own_answer_as_likely_as_itself(opened):
-    swapped = {"reference": opened.models["reference"], "policy": opened.models["reference"]}
-    same = module.Chat(opened.sampler, swapped, opened.reward, ())
+    one, other = (fitted(opened.sampler.lm, seed).trained for seed in (1, 2))
+    same = dataclasses.replace(opened, models={"reference": one, "policy": one})
     answers = same.ask("how are you?")
     assert answers["reference"] == answers["policy"] and answers["policy"].ratio == 0.0
-    other = opened.ask("how are you?")
-    assert all(np.isfinite(one.ratio) and one.ratio != 0.0 for one in other.values())
+    two = dataclasses.replace(opened, models={"reference": one, "policy": other})
+    answers = two.ask("how are you?")
+    assert answers["reference"].text != answers["policy"].text
+    assert answers["reference"].ratio < 0.0 < answers["policy"].ratio
 
 
 def test_one_prompt_is_answered_and_the_program_ends(finished, capsys):

@@ -28,6 +28,8 @@ def hub(monkeypatch):
     with serving_hub() as it:
         it.token = "hf_right"
         monkeypatch.setattr(constants, "ENDPOINT", it.address)
+        template = it.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", it.token)

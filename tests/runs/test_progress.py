@@ -25,9 +25,8 @@ def test_a_terminal_sees_a_bar_that_begins_where_the_run_goes_on(monkeypatch, ca
     monkeypatch.setenv("TERM", "xterm")
     ahead = progress(range(2), Watch("fit"), total=9, done=7)
     next(ahead)
-    assert re.search(r"fit: .*7/9", capsys.readouterr().err)
+    assert re.search(r"fit: .*7/9 \[\d\d:\d\d<", capsys.readouterr().err)
     assert list(ahead) == [1]
-    assert re.search(r"8/9 \[\d\d:\d\d<\d\d:\d\d", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("terminal", "kind"), [(False, "xterm"), (True, "dumb")])

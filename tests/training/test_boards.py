@@ -2,6 +2,9 @@
 
 import builtins
 import json
+import signal
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -11,6 +14,7 @@ from alol_jax.errors import UserError
 from alol_jax.training.boards import check_boards
 from alol_jax.training.metrics import MetricLog
 from alol_jax.types import LogOptions
+from tests.running import ROOT, environment
 
 BOARD = LogOptions(tensorboard=True)
 WANDB = LogOptions(wandb=True, project="trial", config={"seed": 3, "inner": {"rate": 0.5}})
@@ -55,8 +59,7 @@ def test_nothing_is_shown_unless_asked(tmp_path):
 
 
 def test_tensorboard_shows_every_step_once_after_kills_that_lost_or_overtook_its_events(tmp_path):
-    killed = [_log(tmp_path, 1, 2, 3)]  # nothing was flushed since the log was opened
-    assert _events(tmp_path) == []
+    killed = [_log(tmp_path, 1, 2, 3)]  # not kept: what of it is in the files is not known
     killed.append(_log(tmp_path, 3, 4, 5, resume_at=2))
     killed[-1].keep()  # two steps beyond the checkpoint that the next one goes on from
     assert _events(tmp_path) == _scalars(1, 2, 3, 4, 5)
@@ -135,16 +138,27 @@ def _history(folder):
     return shown
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.training.test_boards import WANDB, _log
+_log(Path(sys.argv[1]), 1, 2, 3, options=WANDB)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_wandb_shows_every_step_once_after_a_kill(tmp_path, offline):
     stage = tmp_path / "trial" / "07_fit_policy"
-    killed = _log(stage, 1, 2, 3, options=WANDB)
+    program = [sys.executable, "-c", KILLED, str(stage)]
+    killed = subprocess.run(program, cwd=ROOT, env=environment(), timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    first = (stage / "wandb_id.txt").read_text()
     _log(stage, 3, 4, resume_at=2, options=WANDB).close()
     assert _history(stage) == [(1, 0.125), (2, 0.25), (3, 0.375), (4, 0.5)]
     run = next(record.run for record in _records(stage) if record.HasField("run"))
     assert (run.display_name, run.project, run.run_group) == ("trial/fit_policy", "trial", "trial")
     assert {item.key: json.loads(item.value_json) for item in run.config.update}["seed"] == 3
-    assert run.run_id == (stage / "wandb_id.txt").read_text()
-    del killed
+    assert run.run_id == first == (stage / "wandb_id.txt").read_text()
 
 
 def test_a_stage_that_is_computed_again_is_another_run_of_wandb(tmp_path, offline):
