@@ -89,7 +89,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, line["step"])
 
     def keep(self) -> None:
-        self._writer.flush()
+        self._writer.flush()  # of what its thread has taken, perhaps not yet the last steps
         paths.send(self._folder)
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, folder: AnyPath, lines: Sequence[Line], options: LogOptions):
-        wandb = _wandb()
+        self._wandb = wandb = _wandb()
         paths.remove(folder / "wandb")
         self._folder = folder / "wandb"
         workdir, stage = folder.parent.name, folder.name.partition("_")[2]
@@ -136,6 +136,7 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+        self._wandb.teardown()  # its process writes the last lines as it ends
         paths.send(self._folder)
 
 

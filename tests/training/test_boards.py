@@ -62,7 +62,6 @@ def test_tensorboard_shows_every_step_once_after_kills_that_lost_or_overtook_its
     killed = [_log(tmp_path, 1, 2, 3)]  # not kept: what of it is in the files is not known
     killed.append(_log(tmp_path, 3, 4, 5, resume_at=2))
     killed[-1].keep()  # two steps beyond the checkpoint that the next one goes on from
-    assert _events(tmp_path) == _scalars(1, 2, 3, 4, 5)
     _log(tmp_path, 4, 5, 6, resume_at=3).close()
     assert _events(tmp_path) == _scalars(1, 2, 3, 4, 5, 6)
 
