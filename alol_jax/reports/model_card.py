@@ -43,7 +43,7 @@ def model_card(of: Exported) -> str:
     task = of.stage.record["inputs"]["task"]["name"]
     title = of.config.report.title or f"A model trained on {task}"
     base = of.config.model.path
-    head = {"base_model": json.dumps(base)} if _is_on_the_hub(base) else {}
+    head = {"base_model": json.dumps(base)} if named_on_the_hub(base) else {}
     head |= {
         "library_name": _LIBRARIES[of.what],
         "pipeline_tag": "text-generation",
@@ -200,7 +200,7 @@ _USES: dict[str, Callable[[Exported], str]] = {
 """Form of the files -> how to load them."""
 
 
-def _is_on_the_hub(path: str) -> bool:
+def named_on_the_hub(path: str) -> bool:
     """Whether the hub takes this as the name of a base model."""
     return bool(HUB_NAME.fullmatch(path)) and not Path(path).exists()
 

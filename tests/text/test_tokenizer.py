@@ -289,7 +289,7 @@ def test_smollm2_has_the_ids_that_transformers_gives_it():
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"pre": "llama-bpe"}, "pre-tokenizer 'llama-bpe' is not supported"),
+        ({"pre": "falcon"}, "pre-tokenizer 'falcon' is not supported"),
         ({"model": "llama"}, "GGUF tokenizer 'llama' with"),
         ({"eos_id": None}, "eos are damaged"),
         ({"merges": ("abc",)}, "merges or eos are damaged"),
