@@ -8,8 +8,8 @@ what the other stages compute counted in forward passes over a row::
     an answer                   max_new_tokens times a token's share of a pass, times `ANSWER_TOKEN`
     a rollout of PPO            for each prompt an answer, 2, and 3 in each epoch
 
-Loading, scorers and the value head's own training are not counted. All rows are taken as kept and
-all answers as of full length, so the forecast is rather too long.
+Loading, compilation, scorers and the value head's own training are not counted. All rows are taken
+as kept and all answers as of full length, so for a long run the forecast is rather too long.
 """
 
 from __future__ import annotations
@@ -107,12 +107,13 @@ class Forecast:
         self._answered = scores and config.policy.choose_by != "likelihood"
 
     def tell(self, stage: str, pace: Pace) -> None:
-        """Say what a step of a stage takes, this fit, and the run from here to its end."""
+        """Say what a step of a stage takes, and the rest of this fit and of the run."""
         fit = pace.seconds * pace.left
         rest = self.remaining(stage, pace)
         self._say(
-            f"[{stage}] a step takes {pace.seconds:.2g} s on this machine; the {pace.left} steps "
-            f"from here about {duration(fit)}, the run about {duration(rest)}"
+            f"[{stage}] a step takes {pace.seconds:.2g} s on this machine: about {duration(fit)} "
+            f"for the {pace.left} steps from here, about {duration(rest)} to the end of the run, "
+            "compilation apart"
         )
 
     def remaining(self, stage: str, pace: Pace) -> float:

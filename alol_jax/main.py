@@ -187,11 +187,10 @@ def main(arguments: list[str]) -> None:
     devices = open_devices()
     say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
     page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
+    for line in in_words(CONFIG.value, page):
+        say(line)
     with lock_workdir(run.folder):
-        opened = prepare(CONFIG.value)
-        for line in in_words(CONFIG.value, page):
-            say(line)
-        evaluation = recipe(CONFIG.value, run, opened)
+        evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))
     say(result_table(evaluation))
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 

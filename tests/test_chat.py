@@ -33,10 +33,10 @@ def opened(finished):
 
 def test_a_run_begins_with_what_it_will_do_and_says_its_time_after_three_steps(finished):
     workdir, lines = finished
-    first = next(n for n, line in enumerate(lines) if line.startswith("[load]"))
-    assert lines[first - 1].endswith("is said once a training step was timed")
+    first = next(n for n, line in enumerate(lines) if line.startswith("this run, stage by stage"))
+    assert first == 1 and lines[first + 6].endswith("is said once a training step was timed")
     timed = [line for line in lines if "a step takes" in line]
-    assert timed[0].startswith("[fit_reference] ") and "the run about" in timed[0]
+    assert timed[0].startswith("[fit_reference] ") and "to the end of the run" in timed[0]
     logged = (workdir / "03_fit_reference" / "metrics.jsonl").read_text().splitlines()
     assert f"the {len(logged) - 3} steps from here" in timed[0]
     assert json.loads(logged[-1])["step"] == len(logged)

@@ -54,8 +54,8 @@ def test_the_line_names_the_stage_and_the_times():
     said = []
     forecast(said).tell("fit_reference", Pace(3.02, 416.0, 40))
     (line,) = said
-    assert line.startswith("[fit_reference] a step takes 3 s on this machine; the 40 steps from ")
-    assert re.search(r"here about 2 min, the run about \d+ min$", line)
+    assert line.startswith("[fit_reference] a step takes 3 s on this machine: about 2 min for the ")
+    assert re.search(r"40 steps from here, about \d+ min to the end of the run, comp", line)
 
 
 @pytest.mark.parametrize(

@@ -114,13 +114,13 @@ def _chat_template(folder: Path) -> str:
 
 def special_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the keys of the begin, end and padding tokens."""
-    plain, prompt = tokenizer.encode("x"), tokenizer.encode_prompt("{prompt}", "x", limit=1000)
+    around = tokenizer.encode_single("", limit=9)  # what it adds to a text: a begin token or none
     found = {
         "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
         "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
-        "tokenizer.ggml.add_bos_token": len(prompt) > len(plain),
+        "tokenizer.ggml.add_bos_token": bool(around),
         "tokenizer.ggml.add_eos_token": False,
     }
-    if len(prompt) > len(plain):
-        found["tokenizer.ggml.bos_token_id"] = prompt[0]
+    if around:
+        found["tokenizer.ggml.bos_token_id"] = around[0]
     return found
