@@ -1,70 +1,80 @@
-"""A small run as a person meets it: the words that it begins with, and the chat with its models."""
+"""The chat with the models of a run: their answers, rewards and log-ratios, and how it ends."""
 
 import builtins
 import dataclasses
-import json
 import re
 
+import jax
 import pytest
 
 from alol_jax.chat import Answer, chat, open_chat, parse, shown
+from alol_jax.decoding.answers import one_per_prompt
 from alol_jax.errors import UserError
-from alol_jax.runs.artifacts import load_result
-from alol_jax.runs.workdir import finished_stage
-from alol_jax.types import Evaluation
-from tests.running import SMALL, run_here
-from tests.tiny_run import fitted
+from alol_jax.models.language_model import open_language_model
+from alol_jax.runs.workdir import Run
+from alol_jax.types import Policy, ScoredSplits, Watch
+from configs import quickstart
+from tests.tiny_run import fitted, mesh_of, scored_splits
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A small run: its workdir, and the lines that it printed."""
-    workdir = tmp_path_factory.mktemp("seen") / "run"
-    result = run_here(workdir, *SMALL, "--config.reference.epochs=2")
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""  # no progress where no terminal is
-    return workdir, result.stdout.splitlines()
+    """A workdir with what a chat reads: scored rows, and both fits with random adapters."""
+    config = quickstart.get_config("debug")
+    config.decode.max_new_tokens = 4
+    config.rewards.safety = 0.0
+    folder, lm = tmp_path_factory.mktemp("chat"), open_language_model(config.model, mesh_of(1))
+    numbers = {"score": 2, "fit_reference": 3, "fit_policy": 7}
+    options = {"allowed": numbers, "redo": False, "stopping": lambda: False}
+    run = Run(folder, numbers, config, say=lambda line: None, **options)
+
+    def score(*, context) -> ScoredSplits:
+        return scored_splits()
+
+    def fit_reference(lm, *, context) -> Policy:
+        return fitted(lm, 1)
+
+    def fit_policy(lm, *, context) -> Policy:
+        return fitted(lm, 2)
+
+    run.stage("score", score)
+    run.stage("fit_reference", fit_reference, lm)
+    run.stage("fit_policy", fit_policy, lm)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def opened(finished):
-    return open_chat(finished[0])
+    return open_chat(finished)
 
 
-def test_a_run_begins_with_what_it_will_do_and_says_its_time_after_three_steps(finished):
-    workdir, lines = finished
-    first = next(n for n, line in enumerate(lines) if line.startswith("this run, stage by stage"))
-    assert first == 1 and lines[first + 6].endswith("is said once a training step was timed")
-    timed = [line for line in lines if "a step takes" in line]
-    assert timed[0].startswith("[fit_reference] ") and "to the end of the run" in timed[0]
-    logged = (workdir / "03_fit_reference" / "metrics.jsonl").read_text().splitlines()
-    assert f"the {len(logged) - 3} steps from here" in timed[0]
-    assert json.loads(logged[-1])["step"] == len(logged)
-
-
-def test_the_answers_and_their_rewards_are_those_of_the_evaluation(finished, opened):
-    stored = load_result(finished_stage(finished[0], "evaluate").folder, Evaluation)
-    for n in range(3):
-        answers = opened.ask(stored.policy["prompt"][n])
-        for name, rows in (("reference", stored.reference), ("policy", stored.policy)):
-            assert answers[name].text == rows["response"][n]
-            assert answers[name].reward == pytest.approx(rows["reward"][n], abs=1e-9)
-            assert answers[name].components == pytest.approx(rows["components"][n], abs=1e-9)
+def test_the_answers_are_those_of_a_batch_and_so_are_their_rewards(opened):
+    """As `evaluate` answers: all prompts side by side."""
+    rows = one_per_prompt(scored_splits().test)
+    batch = dataclasses.replace(opened.sampler, batch_size=4)
+    key, watch = jax.random.key(0), Watch("answers")
+    told = [opened.ask(prompt) for prompt in rows["prompt"]]
+    for name, trained in opened.models.items():
+        answered = batch.answer(trained, rows, opened.reward, key=key, watch=watch)
+        for one, row in zip(told, answered, strict=True):
+            assert one[name].text == row.response
+            assert one[name].reward == pytest.approx(row.reward, abs=1e-9)
+            assert one[name].components == pytest.approx(row.components, abs=1e-9)
 
 
 def test_a_model_finds_its_own_answer_as_likely_as_itself(opened):
-    one, other = (fitted(opened.sampler.lm, seed).trained for seed in (1, 2))
-    same = dataclasses.replace(opened, models={"reference": one, "policy": one})
+    same = dataclasses.replace(
+        opened, models=dict.fromkeys(("reference", "policy"), opened.models["reference"])
+    )
     answers = same.ask("how are you?")
     assert answers["reference"] == answers["policy"] and answers["policy"].ratio == 0.0
-    two = dataclasses.replace(opened, models={"reference": one, "policy": other})
-    answers = two.ask("how are you?")
+    answers = opened.ask("how are you?")
     assert answers["reference"].text != answers["policy"].text
     assert answers["reference"].ratio < 0.0 < answers["policy"].ratio
 
 
 def test_one_prompt_is_answered_and_the_program_ends(finished, capsys):
-    chat(parse([str(finished[0]), "--prompt=how are you?"]))
+    chat(parse([str(finished), "--prompt=how are you?"]))
     out = capsys.readouterr().out
     assert re.search(r"^reference +policy$", out, re.MULTILINE)
     assert len(re.findall(r"reward \d\.\d{3} \(positivity", out)) == 2
@@ -74,7 +84,7 @@ def test_one_prompt_is_answered_and_the_program_ends(finished, capsys):
 def test_lines_are_answered_one_by_one_until_the_end(finished, monkeypatch, capsys):
     typed = iter(["hello", "", "\ud800", "bye", "/quit", "never read"])
     monkeypatch.setattr(builtins, "input", lambda prompt: next(typed))
-    chat(parse([str(finished[0])]))
+    chat(parse([str(finished)]))
     out = capsys.readouterr().out
     assert out.count("log π/π_ref") == 4 and out.count("error: ") == 1
     assert next(typed) == "never read"

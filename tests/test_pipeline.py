@@ -63,6 +63,13 @@ def test_a_second_run_computes_nothing_and_prints_the_same_table(undisturbed):
     assert table in second.stdout
 
 
+def test_it_begins_with_what_it_will_do_in_words(undisturbed):
+    lines = undisturbed[1].stdout.splitlines()
+    assert lines[1].startswith("this run, stage by stage")
+    assert lines[7].endswith("how long it takes is said once a training step was timed")
+    assert undisturbed[1].stderr == ""  # no progress where no terminal is
+
+
 def test_the_metric_log_has_one_line_a_step(undisturbed):
     workdir, _ = undisturbed
     lines = (workdir / "07_fit_policy" / "metrics.jsonl").read_text().splitlines()

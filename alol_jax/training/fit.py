@@ -309,7 +309,7 @@ class _Session:
         self, state: TrainState, steps: Iterable[tuple[int, TrainState, Metrics]], log: MetricLog
     ) -> TrainState:
         """Run ``steps`` from `fit`, with logging, checkpoints and validations."""
-        plan, clock, pace = self.plan, _Clock(self.seconds), _PaceMaker(self.plan, self.context)
+        plan, clock, pace = self.plan, _Clock(self.seconds), _FirstSteps(self.plan, self.context)
         for step, reached, metrics in steps:
             state = reached
             log.write(step, metrics)
@@ -343,7 +343,7 @@ class _Session:
         self.checkpoints.save(step, state, {"seen": seen, "seconds": self.seconds}, best=kept)
 
 
-class _PaceMaker:
+class _FirstSteps:
     """Tells the pace of a fit once, from the shorter of its second and third step.
 
     When the log has taken the metrics of a step, the step before it is done. The first step of a

@@ -20,6 +20,7 @@ from alol_jax.types.context import (
     Watch,
     never,
     silent,
+    untold,
 )
 from alol_jax.types.data import (
     Annotated,
@@ -107,4 +108,5 @@ __all__ = [
     "one_turn",
     "silent",
     "stripped",
+    "untold",
 ]
