@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alol_jax.errors import UserError, reason
+from alol_jax.runs.progress import on_terminal
 
 MODEL, DATASET = "model", "dataset"  # kinds of repositories
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -46,6 +47,8 @@ def push(folder: Path, name: str, kind: str, *, private: bool) -> str:
     """
     import huggingface_hub
 
+    if not on_terminal():
+        huggingface_hub.utils.disable_progress_bars()
     api = huggingface_hub.HfApi()
     with _asking(name):
         url = api.create_repo(name, repo_type=kind, private=private)

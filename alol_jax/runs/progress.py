@@ -29,7 +29,7 @@ def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) 
         Interrupted: ``watch.stopping()`` was true before the last item was done.
     """
     shown = items
-    if _terminal():
+    if on_terminal():
         shown = tqdm(items, total=total, initial=done, desc=watch.label, leave=False)
     for count, item in enumerate(shown, done + 1):
         yield item
@@ -37,7 +37,7 @@ def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) 
             raise Interrupted(f"{watch.label}: {count} of {total} done, to be repeated")
 
 
-def _terminal() -> bool:
+def on_terminal() -> bool:
     """Whether stderr is a terminal that can draw a bar over the one before."""
     drawn = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return drawn and processes.is_first()

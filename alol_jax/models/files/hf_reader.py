@@ -18,6 +18,7 @@ from alol_jax.errors import UserError
 from alol_jax.models.families.registry import BUFFERS
 from alol_jax.models.files.torch_reader import TorchFile
 from alol_jax.paths import local_copy
+from alol_jax.runs.progress import on_terminal
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 # next to a critic's body; the first that is there is read
@@ -182,6 +183,8 @@ def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
     """Return the local directory with the files of a hub model that match one of ``patterns``."""
     import huggingface_hub
 
+    if not on_terminal():
+        huggingface_hub.utils.disable_progress_bars()
     try:
         found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
         return Path(found)
