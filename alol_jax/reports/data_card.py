@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from alol_jax.runs.data_files import published_columns
 from alol_jax.runs.workdir import Stage
 from alol_jax.tables.table import Table
@@ -34,6 +36,9 @@ def data_card(select: Stage, rows: Table[Annotated]) -> str:
     model = f"`{config.model.path}`"
     if config.reference.epochs:
         model += f", trained on the rows' likelihood for {config.reference.epochs:g} epochs"
+    form = "the task's own form"
+    if config.task.template:
+        form = f"this form: `{json.dumps(config.task.template, ensure_ascii=False)}`"
     return f"""---
 tags: [a-lol, offline-rl]
 configs:
@@ -53,7 +58,7 @@ configs:
 
 * Reward: {weights or "as stored with the data"}.
 * π_ref: {model}.
-* Prompts are read in this form: {config.task.template or "the task's own"!r}.
+* Prompts are read in {form}.
 
 ```python
 from datasets import load_dataset
