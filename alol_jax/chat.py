@@ -37,6 +37,7 @@ from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
+from alol_jax.text.prompts import encoder_of
 from alol_jax.trained import open_trained, trained_stage
 from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.items import tokenise
@@ -109,11 +110,10 @@ class Chat:
 
     def cut(self, prompt: str) -> str:
         """Return a line if the models read only the end of the prompt; else ""."""
-        lm, template = self.sampler.lm, self.sampler.task.template
-        length = lm.tokenizer.prompt_length(template, prompt)
-        if length <= lm.limits.prompt:
-            return ""
-        return f"the prompt has {length} tokens: the first ones are left out, to {lm.limits.prompt}"
+        lm, task = self.sampler.lm, self.sampler.task
+        encode = encoder_of(lm.tokenizer, task, task.conversation)
+        _, cut = encode([prompt], limit=lm.limits.prompt)
+        return f"the models read the last {lm.limits.prompt} tokens of this prompt" if cut else ""
 
     def _ratios(self, prompt: str, texts: Sequence[str]) -> list[float]:
         """Return log π/π_ref of each answer."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from alol_jax.errors import UserError
 from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
 from alol_jax.models.files.gguf_file import config_fields, rope_factors, write_gguf
 from alol_jax.models.files.hf_config import to_hf
-from alol_jax.models.files.hf_reader import HFDirectory
+from alol_jax.models.files.hf_reader import HFDirectory, json_object
 from alol_jax.models.files.hf_writer import write_json, write_weights
 from alol_jax.models.files.merge import (
     StoredTensors,
@@ -46,6 +45,7 @@ from alol_jax.runs.hub import DATASET, MODEL, check_push, push
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.text.gguf_vocabulary import read_vocabulary, special_fields
+from alol_jax.text.tokenizer_files import GENERATION, save
 from alol_jax.trained import MODELS, open_trained
 from alol_jax.types import Params, Policy, TrainingTable
 
@@ -172,7 +172,7 @@ def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype:
     if dtype:
         raise UserError("--dtype: an adapter is always float32; leave it out, or use --what=merged")
     write_adapter(folder, lm.transformer.config, lm.transformer.lora, trained, base)
-    lm.tokenizer.save(folder)
+    save(lm.tokenizer, folder)
     return ""
 
 
@@ -180,21 +180,24 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
     """Write a whole model for transformers, in the run's dtype unless one is given."""
     dtype = dtype or lm.transformer.dtype.name
     config, checkpoint = lm.transformer.config, lm.checkpoint
+    ends = _token_ids(lm)
     architecture = _causal_lm(config.family) if checkpoint is None else checkpoint.architecture
     tensors = StoredTensors(config, hf_rows(config, architecture), _weights(lm, trained))
     write_weights(folder, tensors.shapes, dtype, tensors.read)
     if checkpoint is not None and isinstance(checkpoint.weights, HFDirectory):
         fields = dict(checkpoint.weights.config_json)
-        generation = checkpoint.weights.path / "generation_config.json"
-        if generation.is_file():
-            shutil.copyfile(generation, folder / generation.name)
+        stored, generation = checkpoint.weights.path / GENERATION, ends
+        if stored.is_file():
+            generation = ends | json_object(stored) | {"eos_token_id": ends["eos_token_id"]}
     else:
-        fields = {"architectures": [architecture]} | to_hf(config) | _token_ids(lm)
+        generation = ends
+        fields = {"architectures": [architecture]} | to_hf(config) | ends
         if config.rotary is not None:  # where transformers 4 reads it
             fields["rope_theta"] = config.rotary.theta
     fields.pop("dtype", None)
     write_json(folder / "config.json", fields | {"torch_dtype": dtype})
-    lm.tokenizer.save(folder)
+    write_json(folder / GENERATION, generation)
+    save(lm.tokenizer, folder)
     return dtype
 
 
@@ -208,7 +211,7 @@ def _gguf(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: st
             f"--what=gguf: {config.family} is not written as GGUF (only {known}): use --what=merged"
         )
     with tempfile.TemporaryDirectory() as files:
-        lm.tokenizer.save(Path(files))
+        save(lm.tokenizer, Path(files))
         vocabulary = read_vocabulary(Path(files), config.vocab_size)
     fields = config_fields(config) | vocabulary.fields() | special_fields(lm.tokenizer)
     tensors = StoredTensors(config, rows, _weights(lm, trained))
@@ -216,9 +219,10 @@ def _gguf(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: st
     return dtype
 
 
-def _token_ids(lm: LanguageModel) -> dict[str, int]:
-    """The end and padding tokens of generation."""
-    return {"eos_token_id": lm.tokenizer.eos_id, "pad_token_id": lm.tokenizer.pad_id}
+def _token_ids(lm: LanguageModel) -> dict[str, int | list[int]]:
+    """The tokens that end an answer in generation, and the padding token."""
+    first, *more = lm.tokenizer.ends
+    return {"eos_token_id": [first, *more] if more else first, "pad_token_id": lm.tokenizer.pad_id}
 
 
 DATA = "data"

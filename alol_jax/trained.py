@@ -43,7 +43,7 @@ def open_trained(workdir: AnyPath, name: str, *, base: str, adapter: str) -> Tra
     config.model.attention = "xla"  # available everywhere
     lm = open_language_model(
         config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=open_devices()[:1])
-    )
+    ).for_template(config.task.template)
     _check_base(lm, stage, config.model.path)
     return Trained(stage, config, lm)
 

@@ -93,7 +93,7 @@ def test_lines_are_answered_one_by_one_until_the_end(finished, monkeypatch, caps
 def test_a_prompt_that_is_cut_is_said(opened):
     limit = opened.sampler.lm.limits.prompt
     assert opened.cut("short") == ""
-    assert f"the first ones are left out, to {limit}" in opened.cut("long " * limit)
+    assert f"read the last {limit} tokens" in opened.cut("long " * limit)
 
 
 def test_without_a_scorer_there_is_no_reward():

@@ -15,8 +15,9 @@ from alol_jax.export import export, parse
 from alol_jax.models.config import PRESETS, LinearScaling, Llama3Scaling, Rotary
 from alol_jax.models.files.gguf_file import config_fields, rope_factors
 from alol_jax.models.language_model import open_language_model
+from alol_jax.text.gguf_tokenizer import GGUFVocabulary, from_gguf
 from alol_jax.text.gguf_vocabulary import read_vocabulary, special_fields
-from alol_jax.text.tokenizer_files import GGUFVocabulary, byte_level, from_directory, from_gguf
+from alol_jax.text.tokenizer_files import byte_level, from_directory, save
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
 from tests.text import tokenizer_kinds
 from tests.tiny_run import mesh_of
@@ -164,7 +165,7 @@ def _bpe(folder, pre_tokenizer, begin=""):
 @pytest.mark.parametrize("kind", [smollm, llama3])
 def test_a_byte_level_tokenizer_reads_texts_as_before(kind, tmp_path):
     ours = from_directory(kind(tmp_path / "its"))
-    ours.save(tmp_path / "saved")
+    save(ours, tmp_path / "saved")
     found = read_vocabulary(tmp_path / "saved", ours.vocab_size + 3)
     named = special_fields(ours)
     again = from_gguf(
@@ -204,7 +205,7 @@ def merged_by_score(text, vocabulary):
 def test_scores_join_a_sentencepiece_bpe_as_its_merges_do(tmp_path):
     folder = tokenizer_kinds.KINDS["llama"](tmp_path / "its")
     ours = from_directory(folder)
-    ours.save(tmp_path / "saved")
+    save(ours, tmp_path / "saved")
     found = read_vocabulary(tmp_path / "saved", ours.vocab_size)
     assert (found.model, found.pre, found.merges) == ("llama", "default", ())
     assert found.types[found.tokens.index("<0x0A>")] == 6
@@ -238,6 +239,6 @@ def test_a_word_piece_tokenizer_is_one_line(tmp_path):
 
 
 def test_the_template_of_its_own_file_goes_before_that_of_the_settings(tmp_path):
-    byte_level().save(tmp_path / "files")
+    save(byte_level(), tmp_path / "files")
     (tmp_path / "files" / "chat_template.jinja").write_text("{{ mine }}")
     assert read_vocabulary(tmp_path / "files", 264).template == "{{ mine }}"

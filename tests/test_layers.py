@@ -64,7 +64,12 @@ DOORS: dict[str, tuple[str, ...]] = {
     "fsspec": ("paths.store",),
     "orbax": ("runs.checkpoint",),
     "transformers": ("text.tokenizer_files",),
-    "tokenizers": ("text.tokenizer", "text.tokenizer_files", "text.special_tokens"),
+    "tokenizers": (
+        "text.tokenizer",
+        "text.tokenizer_files",
+        "text.special_tokens",
+        "text.gguf_tokenizer",
+    ),
     "sentencepiece": ("text.tokenizer_files",),
     "tensorflow_datasets": ("runs.tfds", "tasks.tfds_source"),
     "pyarrow": (

@@ -7,7 +7,7 @@ import json
 from alol_jax.runs.data_files import published_columns
 from alol_jax.runs.workdir import Stage
 from alol_jax.tables.table import Table
-from alol_jax.types import Annotated
+from alol_jax.types import Annotated, is_chat
 
 _ABOUT = {
     "id": "the prompt's id; the responses to a prompt share it",
@@ -37,7 +37,9 @@ def data_card(select: Stage, rows: Table[Annotated]) -> str:
     if config.reference.epochs:
         model += f", trained on the rows' likelihood for {config.reference.epochs:g} epochs"
     form = "the task's own form"
-    if config.task.template:
+    if is_chat(config.task.template):
+        form = "the model's own chat template"
+    elif config.task.template:
         form = f"this form: `{json.dumps(config.task.template, ensure_ascii=False)}`"
     return f"""---
 tags: [a-lol, offline-rl]

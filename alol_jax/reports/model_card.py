@@ -65,7 +65,7 @@ def model_card(of: Exported) -> str:
 def modelfile(template: str, stop: Sequence[str]) -> str:
     """Return what `ollama create` reads beside model.gguf: the form of a prompt, and its ends."""
     lines = ["FROM ./model.gguf"]
-    if "{{" not in template and '"""' not in template:
+    if not is_chat(template) and "{{" not in template and '"""' not in template:
         lines.append(f'TEMPLATE """{template.replace("{prompt}", "{{ .Prompt }}")}"""')
     lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in stop]
     return "\n".join(lines) + "\n"

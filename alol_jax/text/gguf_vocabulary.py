@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alol_jax.errors import UserError
+from alol_jax.text.gguf_tokenizer import GGUF_PRE_TOKENIZERS, pre_tokenizer_json
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.text.tokenizer_files import GGUF_PRE_TOKENIZERS, pre_tokenizer_json
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of a token
 
@@ -123,4 +123,6 @@ def special_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     }
     if around:
         found["tokenizer.ggml.bos_token_id"] = around[0]
+    if more := tokenizer.ends[1:]:
+        found["tokenizer.ggml.eot_token_id"] = more[0]
     return found

@@ -31,7 +31,7 @@ from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.paths import is_bucket
 from alol_jax.runs.progress import progress
-from alol_jax.text.tokenizer_files import GGUFVocabulary
+from alol_jax.text.gguf_tokenizer import GGUFVocabulary
 from alol_jax.types import Params, Watch
 
 ShardingFn = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]

@@ -17,7 +17,7 @@ import numpy as np
 from alol_jax.errors import UserError
 from alol_jax.models.config import LinearScaling, Llama3Scaling, ModelConfig, Rotary
 from alol_jax.runs.progress import progress
-from alol_jax.text.tokenizer_files import GGUFVocabulary
+from alol_jax.text.gguf_tokenizer import GGUFVocabulary
 from alol_jax.types import Watch
 
 _TYPES = frozenset(  # those that the library dequantises and that current files use
