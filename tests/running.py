@@ -34,6 +34,11 @@ def command(workdir: Path, *arguments: str, config: str = DEBUG) -> list[str]:
     return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
+def limited(words: list[str], *, kilobytes: int) -> list[str]:
+    """The command line with a disk that is full: no file that it writes can be larger."""
+    return ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited", *words]
+
+
 def environment(*, devices: int = 1) -> dict[str, str]:
     """Virtual CPU devices; quick compilation, for compiling is most of what the tests cost; and
     what one process has compiled, the others read, those of a later run too."""
