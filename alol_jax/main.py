@@ -204,10 +204,15 @@ def entry(program: Callable[[list[str]], None]) -> None:
         guarded(
             run,
             debug=lambda: _DEBUG.present and _DEBUG.value,
-            writing=lambda: f"writing below {WORKDIR.value}" if WORKDIR.present else "",
+            writing=writing,
         )
     )
 
 
+def writing() -> str:
+    """Say what is being written, for a file-system error that names no file."""
+    return f"writing below {WORKDIR.value}" if WORKDIR.present else ""
+
+
 if __name__ == "__main__":
-    entry(connected(main))
+    entry(connected(main, writing=writing))

@@ -28,7 +28,7 @@ from alol_jax.checks import COLUMNS, check
 from alol_jax.compare import check_out, compare
 from alol_jax.devices import processes
 from alol_jax.errors import UserError
-from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
+from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe, writing
 from alol_jax.objectives.registry import get_objective
 from alol_jax.paths import AnyPath
 from alol_jax.reports.finished_runs import why_not_comparable
@@ -260,4 +260,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry(connected(main))
+    entry(connected(main, writing=writing))

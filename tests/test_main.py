@@ -11,7 +11,7 @@ from alol_jax.errors import UserError
 from alol_jax.runs.command_line import FORMER
 from alol_jax.runs.lock import lock_workdir
 from configs import quickstart
-from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
+from tests.running import DEBUG, ROOT, command, environment, limited, refused, run, run_here
 
 JSONL = "configs/own.py:debug"
 
@@ -150,9 +150,8 @@ def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.parametrize("kilobytes", [1, 8])  # the first file fails, or a later one
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path):
-    limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited"]
     stopped = subprocess.run(
-        [*limited, *command(tmp_path / "run", "--stages=load")],
+        limited(command(tmp_path / "run", "--stages=load"), kilobytes=kilobytes),
         cwd=ROOT,
         env=environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"},  # no halves of programs
         capture_output=True,

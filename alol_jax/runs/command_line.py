@@ -66,12 +66,18 @@ def cached(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     return run
 
 
-def connected(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Return ``program`` for all processes of a run, which ``--distributed`` connects."""
+def connected(
+    program: Callable[[list[str]], None], *, writing: Callable[[], str] = lambda: ""
+) -> Callable[[list[str]], None]:
+    """Return ``program`` for all processes of a run, which ``--distributed`` connects.
+
+    Args:
+        writing: see `guarded`.
+    """
 
     def run(arguments: list[str]) -> None:
         processes.start(_DISTRIBUTED.value)
-        with together(one_line):
+        with together(lambda error: one_line(error, writing())):
             program(arguments)
 
     return run
