@@ -105,9 +105,8 @@ def _watch_failures(ending: threading.Event) -> None:
             failures = service.key_value_dir_get(FAILURES)
         except RuntimeError:
             return  # process 0 is gone, and JAX ends this one
-        if not failures or ending.wait(
-            SAME_SECONDS
-        ):  # this process may fail as well, and say so itself
+        # This process may fail as well, and say so itself.
+        if not failures or ending.wait(SAME_SECONDS):
             continue
         key, said = min(failures)
         number = int(key.rpartition("/")[2])
