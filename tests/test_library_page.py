@@ -46,7 +46,7 @@ def test_every_block_runs_and_prints(page):
 
 def test_the_loss_of_the_loop_falls_and_the_first_block_is_short(page):
     scope, printed = page
-    assert scope["losses"][-1] < 0.7 * scope["losses"][0]
+    assert scope["losses"][-1] < 0.8 * scope["losses"][0]
     assert printed[0].startswith("loss ") and "clipped" in printed[0]
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 36
 
@@ -63,23 +63,20 @@ def test_the_filter_keeps_what_is_better_than_expected(page):
 def test_scores_and_table_are_those_of_the_run(page):
     scope, printed = page
     assert scope["score"](["An egg?"], ["Boil it."]).shape == (1,)
-    assert "advantage" in printed[4] and scope["table"]["kept"].tolist() == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    assert scope["table"]["kept"].tolist() == [False, False, True, True]
+    assert "advantage" in printed[4] and printed[5] == "(-0.25, -0.75)"
 
 
 IMPORT = f"""
 import sys, time
 import jax, jax.numpy
+before = set(sys.modules)
 started = time.process_time()
 import alol_jax.objectives
 seconds = time.process_time() - started
 ours = {{name.split(".")[1] for name in sys.modules if name.startswith("alol_jax.")}}
 assert ours == {{"errors", "objectives", "types"}}, ours
-others = {{name.split(".")[0] for name in sys.modules}}
+others = {{name.split(".")[0] for name in set(sys.modules) - before}}
 needless = {{"configs", "ml_collections", "flax", "orbax", "etils", "pyarrow", "datasets",
              "transformers", "huggingface_hub", "requests", "pandas"}}
 assert not needless & others, needless & others

@@ -34,6 +34,8 @@ from alol_jax.models.files.peft_rows import (
 )
 from alol_jax.models.transformer import param_shapes
 
+HEAD_OF_ALL = "lm_head"  # transformers 5 calls the head of every family so, but not in its files
+
 
 class Dora(NamedTuple):
     """An adapter that changes the directions of a kernel's outputs, and sets their lengths."""
@@ -195,18 +197,21 @@ def _biases(
 
 def _ends(fields: Fields, weights: TensorFiles, config: ModelConfig) -> list[Stored]:
     """Return the embedding and the head, as far as they are named or stored."""
-    named, rows = fields.values.get("modules_to_save") or [], end_rows(config)
-    modules = {path: row.name.removesuffix(".weight") for path, row in rows.items()}
-    known = [name for name in named for module in modules.values() if _is_end(module, name)]
-    if set(known) != set(named):
-        raise fields.unimplemented("modules_to_save", named, " and ".join(modules.values()))
-    shape = param_shapes(config)[EMBEDDING].shape  # in both, tokens come first
-    return [
-        Stored(f"{PREFIX}{row.name}", shape, row, 0)
-        for path, row in rows.items()
-        if any(_is_end(modules[path], name) for name in named)
-        or f"{PREFIX}{row.name}" in weights.shapes
-    ]
+    rows = end_rows(config)
+    modules = {path: [row.name.removesuffix(".weight")] for path, row in rows.items()}
+    if HEAD in modules:
+        modules[HEAD].append(HEAD_OF_ALL)
+    named = fields.values.get("modules_to_save") or []
+    every = list(dict.fromkeys(name for names in modules.values() for name in names))
+    if not all(any(_is_end(module, name) for module in every) for name in named):
+        raise fields.unimplemented("modules_to_save", named, ", ".join(every))
+    shape, found = param_shapes(config)[EMBEDDING].shape, []  # in both, tokens come first
+    for path, row in rows.items():
+        stored = _first_stored(weights, *(f"{PREFIX}{name}.weight" for name in modules[path]))
+        wanted = any(_is_end(module, name) for module in modules[path] for name in named)
+        if wanted or stored in weights.shapes:
+            found.append(Stored(stored, shape, row, 0))
+    return found
 
 
 def _is_end(module: str, name: str) -> bool:
