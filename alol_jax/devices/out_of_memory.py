@@ -52,7 +52,7 @@ class OutOfMemory(UserError):
     """A program needs more memory than there is."""
 
     def __init__(self, program: Program, said: str) -> None:
-        self.program = program
+        self.program, self.said = program, said
         super().__init__(_line(program, said))
 
 
@@ -65,6 +65,19 @@ def watching_memory(program: Program) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(program, str(error)) from error
+
+
+@contextlib.contextmanager
+def watching_stage(name: str) -> Iterator[None]:
+    """`watching_memory` of a stage, whose name is said beside that of the program in it."""
+    try:
+        with watching_memory(Program(f"the stage {name}")):
+            yield
+    except OutOfMemory as error:
+        program, said = error.program, error.said
+        if name in program.name:
+            raise
+        raise OutOfMemory(program._replace(name=f"{program.name} of {name}"), said) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

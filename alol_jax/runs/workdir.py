@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from alol_jax import paths
 from alol_jax.devices import processes
-from alol_jax.devices.out_of_memory import Program, watching_memory
+from alol_jax.devices.out_of_memory import watching_stage
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
@@ -170,7 +170,7 @@ class Run:
             return commits | _commits([result])
 
         began = time.monotonic()
-        with self._announced(name, quiet_for), watching_memory(Program(f"the stage {name}")):
+        with self._announced(name, quiet_for), watching_stage(name):
             read = processes.from_first(name, compute) if once else compute()
         record = record | ({"commits": read} if read else {})
         processes.from_first(name, lambda: _publish(folder, record))
