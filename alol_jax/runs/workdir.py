@@ -165,12 +165,13 @@ class Run:
         )
 
         def compute() -> dict[str, str]:
-            result = fn(context=context)
-            save_result(folder, result)
+            with watching_stage(name):
+                result = fn(context=context)
+                save_result(folder, result)
             return commits | _commits([result])
 
         began = time.monotonic()
-        with self._announced(name, quiet_for), watching_stage(name):
+        with self._announced(name, quiet_for):
             read = processes.from_first(name, compute) if once else compute()
         record = record | ({"commits": read} if read else {})
         processes.from_first(name, lambda: _publish(folder, record))
