@@ -27,7 +27,7 @@ from alol_jax.models.attention import BLOCK, KERNELS, Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
-from alol_jax.models.files.peft_adapter import Adapter, read_adapter
+from alol_jax.models.files.peft_adapter import Adapter, read_adapter, with_changes
 from alol_jax.models.grid_sizes import (
     GridOptions,
     Packed,
@@ -270,7 +270,7 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         )
     adapter = _adapter(options, config)
     if adapter is not None and adapter.changes:
-        checkpoint = _changed(checkpoint, adapter)
+        checkpoint = with_changes(checkpoint, adapter)
     lora = adapter.lora if adapter is not None else None
     lora = lora or _lora(options.lora, config)
     widths = (*prompt_widths(limits.prompt, mesh), *filter(None, (grid.width, grid.width // 2)))
@@ -322,16 +322,6 @@ def _adapter(options: ConfigDict, config: ModelConfig) -> Adapter | None:
             "has only a few: merge it into the base first, or set a rank above 0"
         )
     return read_adapter(options.adapter, config)
-
-
-def _changed(checkpoint: Checkpoint | None, adapter: Adapter) -> Checkpoint:
-    """Return the checkpoint with what the adapter changes in it."""
-    if checkpoint is None:
-        raise UserError(
-            f"config.model.adapter: {adapter.folder} changes weights of its base "
-            f"({adapter.changes}): config.model.path must be that base, not a random model"
-        )
-    return dataclasses.replace(checkpoint, changes=adapter.changes)
 
 
 def _lora(options: ConfigDict, config: ModelConfig) -> LoRA | None:

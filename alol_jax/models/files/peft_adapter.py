@@ -26,6 +26,7 @@ from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import Row
+from alol_jax.models.files.convert import Checkpoint
 from alol_jax.models.files.hf_reader import HubFiles, TensorFiles, copied, download, on_hub
 from alol_jax.models.files.hf_writer import write_json, write_tensors
 from alol_jax.models.files.peft_changes import (
@@ -307,6 +308,20 @@ def _padded(x: np.ndarray, axis: int, rank: int) -> np.ndarray:
     """Pad ``axis`` of ``x`` with zeros to length ``rank``."""
     padding = [(0, rank - x.shape[axis]) if i == axis else (0, 0) for i in range(x.ndim)]
     return np.pad(x, padding)
+
+
+def with_changes(checkpoint: Checkpoint | None, adapter: Adapter) -> Checkpoint:
+    """Return the checkpoint of the base with what the adapter changes in it.
+
+    Raises:
+        UserError: the base has none, but random weights.
+    """
+    if checkpoint is None:
+        raise UserError(
+            f"config.model.adapter: {adapter.folder} changes weights of its base "
+            f"({adapter.changes}): config.model.path must be that base, not a random model"
+        )
+    return dataclasses.replace(checkpoint, changes=adapter.changes)
 
 
 # writing
