@@ -368,7 +368,8 @@ def _read_record(folder: AnyPath) -> Any:
 
 def _commits(values: Iterable[Any]) -> dict[str, str]:
     """Return the commits that were read of repositories on the hub, by the names in the config."""
-    return {name: at for value in values for name, at in getattr(value, "commits", {}).items()}
+    each = (dict(getattr(value, "commits", ())) for value in values)
+    return {name: commit for found in each for name, commit in found.items()}
 
 
 def _read_json(path: AnyPath) -> Any:
