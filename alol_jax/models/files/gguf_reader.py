@@ -14,6 +14,8 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig, Rotary
+from alol_jax.models.files.finite import check_finite
+from alol_jax.paths import check_no_pointer
 from alol_jax.text.tokenizer_files import GGUFVocabulary
 
 _TYPES = frozenset(  # those that the library dequantises and that current files use
@@ -70,6 +72,7 @@ class GGUFFile:
         self.path = path
         if not path.is_file():
             raise UserError(f"{path}: no such file")
+        check_no_pointer(path)
         try:
             self._reader = gguf.GGUFReader(path)
             self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
@@ -89,10 +92,15 @@ class GGUFFile:
             self.shapes[name] = tuple(int(n) for n in reversed(tensor.shape))
 
     def read(self, name: str) -> np.ndarray:
-        """Read and dequantise the tensor ``name``: f32[shapes[name]]."""
+        """Read and dequantise the tensor ``name``: f32[shapes[name]].
+
+        Raises:
+          UserError: a number is NaN or infinite.
+        """
         tensor = self._tensors[name]
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return np.asarray(values, np.float32).reshape(self.shapes[name])
+        values = np.asarray(values, np.float32).reshape(self.shapes[name])
+        return check_finite(self.path, name, values)
 
     def config(self) -> ModelConfig:
         """Return the ModelConfig.
