@@ -18,6 +18,7 @@ from alol_jax.rewards.lexical import check_meteor
 from alol_jax.rewards.reward import check_weights
 from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
+from alol_jax.training.fit_in_memory import FITS
 from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
@@ -70,6 +71,10 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         if not least <= value < math.inf:
             raise UserError(f"config.{field}={value} must be {least} or more")
     _check_rows(config, lm)
+    if config.model.fit not in FITS:
+        raise UserError.unknown(
+            f"config.model.fit: no {config.model.fit!r}", config.model.fit, FITS
+        )
     _check_template(task.template, lm.tokenizer)
     if objective.online:
         check_rollouts(config.ppo, config.decode, lm)

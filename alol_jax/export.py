@@ -169,6 +169,11 @@ def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype:
             "--what=adapter: this run trained every weight (config.model.lora.rank = 0), so there "
             "is no adapter: use --what=merged"
         )
+    if lm.adapter is not None and lm.adapter.changes:
+        raise UserError(
+            f"--what=adapter: the run began from {lm.adapter.folder}, which also changes weights "
+            f"of its base ({lm.adapter.changes}): use --what=merged"
+        )
     if dtype:
         raise UserError("--dtype: an adapter is always float32; leave it out, or use --what=merged")
     write_adapter(folder, lm.transformer.config, lm.transformer.lora, trained, base)

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -68,6 +68,7 @@ STAGES = {
     "report": 9,
 }
 """Stage -> its number, which is part of its folder's name."""
+QUIET = 3.0  # seconds in which nothing is said, so that an error in the data stands alone
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
@@ -83,6 +84,7 @@ class Opened(NamedTuple):
     lm: LanguageModel
     scoring: Scoring  # the reward in training
     test_scoring: Scoring  # the reward on the test prompts
+    notes: tuple[str, ...]  # lines for the log, once the data is read
 
 
 def prepare(config: ConfigDict) -> Opened:
@@ -91,14 +93,20 @@ def prepare(config: ConfigDict) -> Opened:
     lm = open_language_model(c.model, make_mesh(**c.mesh)).for_template(task.template)
     check(c, task, get_objective(c.objective.name), lm)
     check_boards(log_options(c))
-    for note in (*lm.notes, *notes_on_template(lm.tokenizer, task)):
-        say(note)
+    notes = (*lm.notes, *notes_on_template(lm.tokenizer, task))
     test = c.evaluate.rewards or c.rewards
     used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
     models = open_reward_models(c.reward_models, used, task.exchange, lm)
     scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
     tested = Scoring(task.rewards, models, test, tuple(c.reward_models))
-    return Opened(lm, scoring, tested if c.evaluate.rewards else scoring)
+    return Opened(lm, scoring, tested if c.evaluate.rewards else scoring, notes)
+
+
+def told(opened: Opened) -> Opened:
+    """Say the notes now; return what was opened without them."""
+    for note in opened.notes:
+        say(note)
+    return opened._replace(notes=())
 
 
 def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
@@ -108,7 +116,7 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     """
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
-    lm, scoring, test_scoring = opened
+    lm, scoring, test_scoring, _ = opened
     wanted = {*(c.select.columns or objective.reads), "reward"}  # every row has a reward
     columns = tuple(column for column in COLUMNS if column in wanted)
 
@@ -116,7 +124,8 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
 
     counter = counter_of(lm, task, c.task)
     files = task.files(with_local_copies(c.task))
-    splits = run.stage("load", load, task, c.task, files, counter, once=True)
+    splits = run.stage("load", load, task, c.task, files, counter, once=True, quiet_for=QUIET)
+    told(opened)
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
     forecast = Forecast(c, lm, counts_of(scored), scores=scoring.can_score, say=say)
     run.pace = forecast.tell
@@ -142,7 +151,8 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
         )  # fmt: skip
     tested = setup._replace(scoring=test_scoring)
     evaluation = run.stage("evaluate", evaluate, tested, c.evaluate, scored, reference, policy)
-    summary = summarise(c, task.name, hyper_parameters(objective))
+    commits = splits.commits | lm.commits | scoring.commits | test_scoring.commits
+    summary = summarise(c, task.name, hyper_parameters(objective), commits)
     judged = value if "advantage" in objective.reads else None
     run.stage(
         "report", report, c.report, scored, reference, judged, table, policy, evaluation, summary,
@@ -151,8 +161,10 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     return evaluation
 
 
-def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:
-    """Describe the run for the report."""
+def summarise(
+    config: ConfigDict, task: str, hyper: tuple[str, ...], commits: Mapping[str, str]
+) -> RunSummary:
+    """Describe the run for the report; ``commits`` are what was read of the hub."""
     values = config.ppo if get_objective(config.objective.name).online else config.objective
     return RunSummary(
         objective=config.objective.name,
@@ -161,6 +173,7 @@ def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSumma
         model=config.model.path,
         config_json=config.to_json_best_effort(indent=1, sort_keys=True),
         versions=tuple((name, importlib.metadata.version(name)) for name in PACKAGES),
+        commits=tuple(commits.items()),
     )
 
 
@@ -185,12 +198,14 @@ def main(arguments: list[str]) -> None:
     )
     check_same("config", json.loads(CONFIG.value.to_json()))
     devices = open_devices()
-    say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
+    here = f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}"
     page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
-    for line in in_words(CONFIG.value, page):
-        say(line)
     with lock_workdir(run.folder):
-        evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))
+        opened = prepare(CONFIG.value)
+        opened = opened._replace(notes=(here, *in_words(CONFIG.value, page), *opened.notes))
+        if _DEBUG.value:
+            opened = told(opened)
+        evaluation = recipe(CONFIG.value, run, opened)
     say(result_table(evaluation))
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
@@ -211,10 +226,15 @@ def entry(program: Callable[[list[str]], None]) -> None:
         guarded(
             run,
             debug=lambda: _DEBUG.present and _DEBUG.value,
-            writing=lambda: f"writing below {WORKDIR.value}" if WORKDIR.present else "",
+            writing=writing,
         )
     )
 
 
+def writing() -> str:
+    """Say what is being written, for a file-system error that names no file."""
+    return f"writing below {WORKDIR.value}" if WORKDIR.present else ""
+
+
 if __name__ == "__main__":
-    entry(connected(main))
+    entry(connected(main, writing=writing))

@@ -127,6 +127,9 @@ def get_config() -> ConfigDict:
             # lengths of the data, and the memory. Without dropout no result depends on it.
             "width": 0,
             "rows": 0,
+            # What a training step out of memory does: fixed ends the run; auto halves the rows,
+            # takes twice as many grids for the same step, and goes on.
+            "fit": "fixed",
             # A PEFT adapter to start from, a directory or a hub name; overrides ``lora``.
             "adapter": "",
             # Rank 0 trains every weight.

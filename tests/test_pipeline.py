@@ -145,7 +145,7 @@ def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(undistu
     long = ["fit_reference", "fit_policy"]
     killed = [
         killed_in(stage, 2.0 if stage in long else 0.4, tmp_path / "run")
-        for stage in sorted([*STAGES, *long, *long], key=STAGES.index)
+        for stage in sorted([*STAGES, *long], key=STAGES.index)
     ]
     assert sum(killed) >= 6
     assert run(tmp_path / "run", *SMALL).returncode == 0
@@ -165,8 +165,8 @@ def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(und
     result = run(whole, *SMALL, *ONLINE)
     assert result.returncode == 0, result.stderr
     took = float(re.search(r"\[fit_policy_online\] took (\S+) s", result.stdout)[1])
-    killed = [killed_in("fit_policy_online", took / 2, broken, *ONLINE) for _ in range(6)]
-    assert sum(killed) >= 3
+    killed = [killed_in("fit_policy_online", took / 2, broken, *ONLINE) for _ in range(4)]
+    assert sum(killed) >= 2
     assert run(broken, *SMALL, *ONLINE).returncode == 0
     fits = ("07_fit_policy_online/trained",)
     assert final_arrays(broken, fits) == final_arrays(whole, fits)
@@ -232,7 +232,7 @@ def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_
     workdir, _ = undisturbed
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
-    result = run(tmp_path / "run", *SMALL, f"--config.objective.name={name}")
+    result = run_here(tmp_path / "run", *SMALL, f"--config.objective.name={name}")
     assert result.returncode == 0, result.stderr
     assert "[generate] not needed" in result.stdout and "[fit_value] not needed" in result.stdout
     assert (tmp_path / "run" / "09_report" / "report.html").exists()

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import respond
 from alol_jax.decoding.sampling import Sampling, deterministic_decoding, stochastic_decoding
+from alol_jax.devices.out_of_memory import watching_memory
 from alol_jax.models.language_model import LanguageModel
+from alol_jax.models.savings import DECODING, program_of
 from alol_jax.rewards.reward import Reward, Scoring
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
@@ -79,14 +81,17 @@ class Sampler:
         """
         lm, task = self.lm, self.task
         encode = encoder_of(lm.tokenizer, task, task.conversation)
-        return respond(
-            *lm.for_decoding(trained),
-            encode(prompts, limit=lm.limits.prompt)[0],
-            self._with_stops(),
-            batching=lm.batching(self.batch_size, self.lengths),
-            key=key,
-            watch=watch,
-        )
+        columns = lm.limits.prompt + self.sampling.max_new_tokens
+        rows = self.batch_size * self.sampling.beams
+        with watching_memory(program_of(lm, DECODING, watch.label, rows, columns)):
+            return respond(
+                *lm.for_decoding(trained),
+                encode(prompts, limit=lm.limits.prompt)[0],
+                self._with_stops(),
+                batching=lm.batching(self.batch_size, self.lengths),
+                key=key,
+                watch=watch,
+            )
 
     def answer(
         self,

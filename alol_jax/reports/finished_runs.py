@@ -18,7 +18,8 @@ from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import AnyPath
 from alol_jax.reports.compare.rows import Fit, RunResult
 from alol_jax.runs.artifacts import load_fields, load_result
-from alol_jax.runs.workdir import FORMAT, Stage, finished_stage, first_difference
+from alol_jax.runs.records import first_difference
+from alol_jax.runs.workdir import FORMAT, Stage, finished_stage
 from alol_jax.training.rollouts import steps_per_rollout
 from alol_jax.types import Evaluation, Policy
 

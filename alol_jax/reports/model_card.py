@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from alol_jax import paths
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.files.hf_reader import HUB_NAME
+from alol_jax.models.files.hf_reader import on_hub
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import AnyPath
 from alol_jax.reports.results import result_table, verdict
@@ -202,7 +202,7 @@ _USES: dict[str, Callable[[Exported], str]] = {
 
 def named_on_the_hub(path: str) -> bool:
     """Whether the hub takes this as the name of a base model."""
-    return bool(HUB_NAME.fullmatch(path)) and not Path(path).exists()
+    return on_hub(path) is not None and "@" not in path and not Path(path).exists()
 
 
 def _is_for_transformers(path: str) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alol_jax import paths
@@ -130,6 +131,11 @@ class DistilledScorer:
         kept = {name: stored[name] for name in names}
         return kept | {"head": digest.hexdigest()}
 
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commit of its base, if that is on the hub."""
+        return self.lm.commits
+
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Score responses: f64[rows] in (0, 1)."""
         rows = [
@@ -197,7 +203,8 @@ def open_distilled(
     wanted: ConfigDict,
     where: str,
     read: Callable[[str, str], Exchange],
-    lm: LanguageModel,
+    mesh: Mesh,
+    lm: LanguageModel | None,
 ) -> DistilledScorer:
     """Open the distilled reward model in the folder ``wanted.path``.
 
@@ -207,22 +214,25 @@ def open_distilled(
         wanted: one entry of ``config.reward_models``; only ``path`` is used.
         where: its key in the config, for messages.
         read: from the task: prompt, response -> exchange.
+        mesh: the device mesh.
+        lm: a language model that is open already, if any.
 
     Raises:
         UserError: the format is unknown, or the base is not the one the head was fitted on.
     """
     folder = paths.local_copy(wanted.path)
     description = read_description(folder / DESCRIPTION, where)
-    base = lm if base_fingerprint(lm) == description.base else _open_base(description, where, lm)
-    head = place_params(load_params(folder / HEAD), lm.mesh)
+    shared = lm is not None and base_fingerprint(lm) == description.base
+    base = lm if shared else _open_base(description, where, mesh)
+    head = place_params(load_params(folder / HEAD), mesh)
     return DistilledScorer(wanted.path, description, read, base, head)
 
 
-def _open_base(description: Description, where: str, lm: LanguageModel) -> LanguageModel:
+def _open_base(description: Description, where: str, mesh: Mesh) -> LanguageModel:
     options = ConfigDict(description.model)
     options.lora.modules = tuple(options.lora.modules)
     options.attention = "auto"  # the stored choice was for another machine
-    opened = open_language_model(options, lm.mesh).for_template(description.template)
+    opened = open_language_model(options, mesh).for_template(description.template)
     if base_fingerprint(opened) != description.base:
         raise UserError(
             f"{where}: the model at {options.path} is not the one that this reward model was "

@@ -23,7 +23,8 @@ from alol_jax.training.fit import (
     plan_epochs,
     policy_forward,
 )
-from alol_jax.training.grids import packer_of
+from alol_jax.training.fit_in_memory import fit_in_memory
+from alol_jax.training.grids import Packer, packer_of
 from alol_jax.training.items import first_responses, single_items, tokenise
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task, silent
@@ -83,13 +84,17 @@ def fit_reference(
         return float(np.mean(sums(logps)))
 
     forward = policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=False)
-    return fit_best(
-        state,
-        lm.frozen(),
-        read_ahead(items, order, packer, lm.mesh),
-        make_update(forward, nll, tx, fit_key, state),
-        plan,
-        Validator("mean logp of the validation responses", validate),
-        context,
-        label="fit_reference",
-    )
+
+    def fit(packer: Packer) -> Policy:
+        return fit_best(
+            state,
+            lm.frozen(),
+            read_ahead(items, order, packer, lm.mesh),
+            make_update(forward, nll, tx, fit_key, state),
+            plan,
+            Validator("mean logp of the validation responses", validate),
+            context,
+            label="fit_reference",
+        )
+
+    return fit_in_memory(lm, packer, fit, context, label="fit_reference")

@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from alol_jax.errors import UserError
+from alol_jax.paths import check_no_pointer
 from alol_jax.text.chat_template import ChatTemplate
 from alol_jax.text.tokenizer import Tokenizer
 
@@ -155,6 +156,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 def _read(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> Any:
     """Load the tokenizer with `transformers`; ``named`` overrides its settings."""
     present = [name for name in _FILES if (path / name).is_file()]
+    for name in present:
+        check_no_pointer(path / name)
     if "tokenizer.json" in present:
         # Not AutoTokenizer: a class named in tokenizer_config.json would rebuild the pre-tokenizer
         # by its own rules (GPT2Tokenizer drops SmolLM2's digit splitting) instead of reading it.
@@ -244,6 +247,7 @@ def _json_object(file: Path) -> dict[str, Any]:
     """Read the object of a JSON file; empty if the file does not exist."""
     if not file.is_file():
         return {}
+    check_no_pointer(file)
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -32,6 +32,7 @@ from alol_jax.types.data import (
     ScoredSplits,
     Splits,
     TrainingTable,
+    read_at,
 )
 from alol_jax.types.results import (
     Cost,
@@ -106,6 +107,7 @@ __all__ = [
     "is_chat",
     "never",
     "one_turn",
+    "read_at",
     "silent",
     "stripped",
     "untold",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alol_jax.paths import AnyPath
+if TYPE_CHECKING:
+    from alol_jax.paths import AnyPath
 
 
 def never() -> bool:

@@ -16,6 +16,8 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.models.config import LinearScaling, Llama3Scaling, ModelConfig, Rotary
+from alol_jax.models.files.finite import check_finite
+from alol_jax.paths import check_no_pointer
 from alol_jax.runs.progress import progress
 from alol_jax.text.gguf_tokenizer import GGUFVocabulary
 from alol_jax.types import Watch
@@ -74,6 +76,7 @@ class GGUFFile:
         self.path = path
         if not path.is_file():
             raise UserError(f"{path}: no such file")
+        check_no_pointer(path)
         try:
             self._reader = gguf.GGUFReader(path)
             self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
@@ -93,10 +96,15 @@ class GGUFFile:
             self.shapes[name] = tuple(int(n) for n in reversed(tensor.shape))
 
     def read(self, name: str) -> np.ndarray:
-        """Read and dequantise the tensor ``name``: f32[shapes[name]]."""
+        """Read and dequantise the tensor ``name``: f32[shapes[name]].
+
+        Raises:
+          UserError: a number is NaN or infinite.
+        """
         tensor = self._tensors[name]
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return np.asarray(values, np.float32).reshape(self.shapes[name])
+        values = np.asarray(values, np.float32).reshape(self.shapes[name])
+        return check_finite(self.path, name, values)
 
     def config(self) -> ModelConfig:
         """Return the ModelConfig.
