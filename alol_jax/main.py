@@ -21,6 +21,7 @@ from alol_jax.decoding.answers import Setup
 from alol_jax.devices.opening import open_devices
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
+from alol_jax.forecast import Forecast, counts_of, in_words
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import with_local_copies, workdir_of
@@ -38,7 +39,7 @@ from alol_jax.runs.command_line import (
 )
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run, check_same
+from alol_jax.runs.workdir import Run, check_same, log_options
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -51,6 +52,7 @@ from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.prompts import notes_on_template
+from alol_jax.training.boards import check_boards
 from alol_jax.types import Evaluation, RunSummary
 
 STAGES = {
@@ -90,6 +92,7 @@ def prepare(config: ConfigDict) -> Opened:
     c, task = config, get_task(config.task)
     lm = open_language_model(c.model, make_mesh(**c.mesh)).for_template(task.template)
     check(c, task, get_objective(c.objective.name), lm)
+    check_boards(log_options(c))
     notes = (*lm.notes, *notes_on_template(lm.tokenizer, task))
     test = c.evaluate.rewards or c.rewards
     used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
@@ -124,6 +127,8 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     splits = run.stage("load", load, task, c.task, files, counter, once=True, quiet_for=QUIET)
     told(opened)
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
+    forecast = Forecast(c, lm, counts_of(scored), scores=scoring.can_score, say=say)
+    run.pace = forecast.tell
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:
         answers = run.stage("generate", generate, setup, c.generate, scored, reference)
@@ -194,14 +199,14 @@ def main(arguments: list[str]) -> None:
     check_same("config", json.loads(CONFIG.value.to_json()))
     devices = open_devices()
     here = f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}"
+    page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
     with lock_workdir(run.folder):
         opened = prepare(CONFIG.value)
-        opened = opened._replace(notes=(here, *opened.notes))
+        opened = opened._replace(notes=(here, *in_words(CONFIG.value, page), *opened.notes))
         if _DEBUG.value:
             opened = told(opened)
         evaluation = recipe(CONFIG.value, run, opened)
     say(result_table(evaluation))
-    page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 

@@ -219,7 +219,14 @@ def get_config() -> ConfigDict:
         }
     )
     config.report = ConfigDict({"title": "", "examples": 20})
-    config.tensorboard = False
+    # Where the metrics of a fit are shown besides its metrics.jsonl.
+    config.log = ConfigDict(
+        {
+            "tensorboard": False,  # event files in the stage's folder
+            "wandb": False,  # Weights & Biases: pip install wandb; WANDB_MODE=offline stays here
+            "project": "",  # of W&B; "" = WANDB_PROJECT
+        }
+    )
     return config
 
 

@@ -166,6 +166,20 @@ class Scoring:
         }
 
     @property
+    def can_score(self) -> bool:
+        """Whether a component has a weight above 0."""
+        return any(weight > 0 for weight in self.weights.values())
+
+    @property
+    def comparing(self) -> tuple[str, ...]:
+        """The components that read the gold responses of the prompts."""
+        return tuple(
+            name
+            for name, model in self.models.items()
+            if isinstance(model, CosineScorer) and model.compares and self.weights[name] > 0
+        )
+
+    @property
     def commits(self) -> dict[str, str]:
         """The commits that were read of reward models on the hub, by their paths."""
         return {
@@ -178,10 +192,7 @@ class Scoring:
     @property
     def compares(self) -> bool:
         """Whether a component reads the gold responses of the prompts."""
-        return any(
-            isinstance(model, CosineScorer) and model.compares and self.weights[name] > 0
-            for name, model in self.models.items()
-        )
+        return bool(self.comparing)
 
     def reward(self, train_responses: Sequence[str], gold: Iterable[Gold] = ()) -> Reward:
         """Return the reward.

@@ -10,6 +10,7 @@ import numpy as np
 from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
+from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import CHUNK, Ragged
 from alol_jax.tables.files import collect, read
 from alol_jax.tables.table import Table, concatenate
@@ -17,7 +18,7 @@ from alol_jax.text.packing import Lengths, lengths_of
 from alol_jax.text.prompts import encoder_of
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training import flops
-from alol_jax.types import Annotated, Limits, Scored, Task
+from alol_jax.types import Annotated, Limits, Scored, Task, Watch
 
 
 class Examples(NamedTuple):
@@ -95,7 +96,8 @@ def tokenise(
     cuts: list[Cut] = []
 
     def parts() -> Iterator[Table[Annotated]]:
-        for start in range(0, max(len(rows), 1), CHUNK):
+        starts = range(0, max(len(rows), 1), CHUNK)
+        for start in progress(starts, Watch("tokens"), total=len(starts)):
             part, cut = _tokenised(rows[start : start + CHUNK], task, tokenizer, limits)
             cuts.append(cut)
             yield part

@@ -14,10 +14,13 @@ from alol_jax.types.arrays import (
     Work,
 )
 from alol_jax.types.context import (
+    LogOptions,
+    Pace,
     StageContext,
     Watch,
     never,
     silent,
+    untold,
 )
 from alol_jax.types.data import (
     Annotated,
@@ -77,6 +80,8 @@ __all__ = [
     "Grid",
     "Interval",
     "Limits",
+    "LogOptions",
+    "Pace",
     "Params",
     "Policy",
     "Prompts",
@@ -105,4 +110,5 @@ __all__ = [
     "read_at",
     "silent",
     "stripped",
+    "untold",
 ]

@@ -54,7 +54,7 @@ def write(folder, evaluation: Evaluation, *, value, policy, reference, examples=
         policy,
         evaluation,
         SUMMARY,
-        context=StageContext(folder, lambda: False, said.append, False),
+        context=StageContext(folder, lambda: False, said.append),
     )
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in result.files}
     return Written(

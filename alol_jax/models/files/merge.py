@@ -7,7 +7,7 @@ stored tensor of the base is in memory.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -80,19 +80,30 @@ def merged_weights(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> W
     return found
 
 
-class HFTensors:
-    """The tensors of a Hugging Face directory, by name, made from weights.
+def hf_rows(config: ModelConfig, architecture: str) -> tuple[Row, ...]:
+    """Return the tensors of a Hugging Face directory, without a tied head."""
+    head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
+    return FAMILIES[config.family].body + head
 
-    ``shapes`` is in the order of the model.
+
+def gguf_rows(config: ModelConfig) -> tuple[Row, ...]:
+    """Return the tensors of a GGUF file, without a tied head; none if the family has no such."""
+    rows = FAMILIES[config.family].gguf
+    return tuple(row for row in rows if row.paths != ("head/kernel",) or not config.tied_embeddings)
+
+
+class StoredTensors:
+    """The tensors of a file, by name, made from weights.
+
+    ``shapes`` is in the order of the rows.
     """
 
-    def __init__(self, config: ModelConfig, architecture: str, weight: Weight) -> None:
+    def __init__(self, config: ModelConfig, rows: Sequence[Row], weight: Weight) -> None:
         self._config, self._weight = config, weight
         self._row_of: dict[str, tuple[Row, int]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         ours = param_shapes(config)
-        head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
-        for row in FAMILIES[config.family].body + head:
+        for row in rows:
             shape = row.stored_shape(config, ours)
             for layer, name in enumerate(row.names(config)):
                 self.shapes[name], self._row_of[name] = shape, (row, layer)
