@@ -31,9 +31,11 @@ from alol_jax.reports.results import (
     in_set,
     metric_names,
     prompt_count,
+    reward_differences,
     sample_pairs,
     signed,
 )
+from alol_jax.reports.sections_rewards import transform_figures
 from alol_jax.reports.text_measures import explained
 from alol_jax.tables.table import Table as Rows
 from alol_jax.types import (
@@ -69,7 +71,7 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
         "words; distinct-n is the share of different n-grams over all answers of a system."
     ]
     if any(system.reward is None for system in evaluation.systems):
-        text.append("– means that nothing can score these answers.")
+        text.append("– means that no scorer judges these answers.")
     if evaluation.measure_names:
         text.append(explained(evaluation.measure_names))
     if any(None in system.measures for system in evaluation.systems):
@@ -109,7 +111,7 @@ def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     """Forest plot of the paired differences, and histograms of total and components."""
     title = "Policy against reference"
     drawn = []
-    rows = [m for m in found if m.system == DIFFERENCE and m.set == EVERY]
+    rows = reward_differences(evaluation, found)
     if rows:
         columns = zip(*((m.metric, m.mean, m.low, m.high) for m in rows), strict=True)
         svg = figures.forest(*columns, label="difference in reward")
@@ -118,7 +120,7 @@ def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
             "policy earns more; an interval that crosses the line is no reliable difference."
         )
         drawn.append(Figure("Paired difference, policy − reference", svg, caption))
-    text = () if rows else ("No paired differences: nothing can score a generated answer.",)
+    text = () if rows else ("No differences in reward: no scorer judges the generated answers.",)
     return Section("comparison", title, text, figures=(*drawn, *_distributions(evaluation)))
 
 
@@ -177,6 +179,7 @@ def advantages(
             "The same rows by reward: the same reward is kept where V(x) is low and dropped where "
             "it is high."
         )
+    drawn += transform_figures(scored)
     svg = figures.kept_and_dropped(rows["reward"], kept, label="reward R")
     drawn.append(Figure("Reward of the training rows", svg, caption))
     return Section(

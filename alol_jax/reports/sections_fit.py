@@ -43,7 +43,13 @@ def training(policy: Policy, summary: RunSummary) -> Section:
     over = step_name(summary)
     drawn = _validations(policy, "policy", over) + _curves(policy, TRAINING, "policy", over)
     text = (_tokens(policy),) if drawn else ("The policy's training logged nothing.",)
+    text += tuple(f"The kept step was chosen by: {metric}." for metric in chosen_by(policy))
     return Section("training", "Training of the policy", text, figures=tuple(drawn))
+
+
+def chosen_by(policy: Policy) -> tuple[str, ...]:
+    """The names of the scores that chose the step: one, or none if nothing was validated."""
+    return tuple(dict.fromkeys(one.metric for one in policy.validations))
 
 
 def weights(policy: Policy, summary: RunSummary) -> Section:

@@ -34,6 +34,7 @@ from alol_jax.types import Exchange, Params, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"
+NAME = "distilled"  # of the scorer that a run fits to its own rows
 FORMAT = 3
 
 

@@ -31,7 +31,7 @@ from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
 from alol_jax.types import StageContext, never
 
-FORMAT = 5  # version of the folder layout; results of another version are stale
+FORMAT = 6  # version of the folder layout; results of another version are stale
 RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
 CHECKPOINTS = "checkpoints"
 

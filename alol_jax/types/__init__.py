@@ -5,6 +5,7 @@
 `Table` of one), and `task` says what a task is. Imports nothing of ours but tables.
 """
 
+from alol_jax.types.agreement import Agreement, Interval
 from alol_jax.types.arrays import (
     Batch,
     Grid,
@@ -25,6 +26,7 @@ from alol_jax.types.data import (
     Example,
     Gold,
     Limits,
+    RewardTransform,
     Scored,
     ScoredSplits,
     Splits,
@@ -33,11 +35,13 @@ from alol_jax.types.data import (
 from alol_jax.types.results import (
     Cost,
     Curve,
+    Distilled,
     Evaluation,
-    Interval,
     Policy,
+    PromptMeasures,
     Report,
     RunSummary,
+    StoredMeasure,
     SystemScores,
     TestSet,
     Validation,
@@ -53,11 +57,13 @@ from alol_jax.types.task import (
 )
 
 __all__ = [
+    "Agreement",
     "Annotated",
     "Answers",
     "Batch",
     "Cost",
     "Curve",
+    "Distilled",
     "Evaluation",
     "Example",
     "Exchange",
@@ -67,14 +73,17 @@ __all__ = [
     "Limits",
     "Params",
     "Policy",
+    "PromptMeasures",
     "Prompts",
     "Report",
     "RewardSpec",
+    "RewardTransform",
     "RunSummary",
     "Scored",
     "ScoredSplits",
     "Splits",
     "StageContext",
+    "StoredMeasure",
     "SystemScores",
     "Targets",
     "Task",

@@ -1,0 +1,159 @@
+"""Reference and policy by the stored rewards of the test rows: numbers, and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from alol_jax.reports.statistics import bootstrap, per_cluster
+from alol_jax.tables.columns import Ragged
+from alol_jax.tables.table import Table
+from alol_jax.training.held_out import (
+    LIKENESS,
+    LIKENESS_GAP,
+    LOGP_GAP,
+    ORDER,
+    ORDER_OF_RATIO,
+    PER_TOKEN,
+    Column,
+)
+from alol_jax.types import Interval, PromptMeasures, StoredMeasure
+
+DECIDING = (LIKENESS_GAP, ORDER_OF_RATIO, LOGP_GAP)
+"""What the verdict reads, where it is there; the last one only without pairs."""
+PERCENT = (ORDER, ORDER + PER_TOKEN, ORDER_OF_RATIO, ORDER_OF_RATIO + PER_TOKEN)
+
+EXPLAINED = {
+    LIKENESS_GAP: (
+        "likeness gap: chrF++ of the generated answer to the best-paid response of its prompt, "
+        "minus that to the worst-paid, on prompts whose rewards differ"
+    ),
+    LIKENESS: "likeness: chrF++ to the best-paid response alone, from 0 to 100",
+    ORDER: (
+        "order: the share of the pairs of one prompt with different rewards whose better-paid "
+        "response is the likelier one"
+    ),
+    ORDER_OF_RATIO: (
+        "order of ratio: the same by log π − log π_ref, which is 50% for the reference by definition"
+    ),
+    LOGP_GAP: (
+        "logp gap: the mean log-likelihood per token of the better-paid half of the test rows, "
+        "minus that of the other half"
+    ),
+}
+BLIND = (
+    "Likeness cannot see a good answer in other words, and pays for copying; order and likelihood "
+    "read the data's responses alone, no generated one, and without “per token” they favour short "
+    "ones."
+)
+"""What the measures cannot see."""
+
+
+def by_prompt(
+    ids: Sequence[str], reference: Mapping[str, Column], policy: Mapping[str, Column]
+) -> Table[PromptMeasures]:
+    """One number per prompt and measure, for reference and policy: their means are the measures.
+
+    Args:
+        ids: of the prompts, in order.
+    """
+
+    def numbers(columns: Mapping[str, Column]) -> np.ndarray:
+        return np.stack(
+            [per_cluster(c.values, c.prompt, clusters=len(ids)) for c in columns.values()], axis=1
+        )
+
+    def ragged(columns: Mapping[str, Column]) -> Ragged:
+        return Ragged.of(numbers(columns).reshape(-1), np.full(len(ids), len(columns)))
+
+    columns = {"example_id": list(ids), "reference": ragged(reference), "policy": ragged(policy)}
+    return Table(PromptMeasures, columns)
+
+
+def stored_measures(
+    numbers: Table[PromptMeasures], columns: Mapping[str, Column], *, draws: int, seed: int
+) -> tuple[StoredMeasure, ...]:
+    """The measures with their intervals, in the order of the columns."""
+    ours, theirs = numbers["policy"].matrix, numbers["reference"].matrix
+
+    def interval(values: np.ndarray) -> Interval:
+        return bootstrap(values, draws=draws, confidence=0.95, seed=seed)
+
+    return tuple(
+        StoredMeasure(
+            name,
+            f"{len(column.values):,} {column.unit}",
+            interval(theirs[:, place]),
+            interval(ours[:, place]),
+            interval(ours[:, place] - theirs[:, place]),
+        )
+        for place, (name, column) in enumerate(columns.items())
+    )
+
+
+def digits_of_stored(name: str) -> int:
+    """The number of decimals with which tables print a measure."""
+    return 3 if name == LOGP_GAP or name in PERCENT else 1
+
+
+def explained(names: Sequence[str]) -> tuple[str, ...]:
+    """Say what these measures are."""
+    return tuple(said for name, said in EXPLAINED.items() if name in names)
+
+
+def said_of(name: str, mean: float, low: float, high: float, base: str) -> str:
+    """Say in plain words what a difference in a measure means.
+
+    Args:
+        mean, low, high: of policy − base.
+        base: what the policy is compared with, "the reference".
+    """
+    digits = 1
+    if name in PERCENT:
+        mean, low, high = 100 * mean, 100 * low, 100 * high
+    if name == LOGP_GAP:
+        digits = 3
+    ends = f"{_signed(mean, digits)} [{_signed(low, digits)}, {_signed(high, digits)}]"
+    return {
+        LIKENESS_GAP: (
+            f"its answers lean towards the best-paid responses and away from the worst-paid by "
+            f"{ends} chrF++ points more than those of {base}"
+        ),
+        ORDER_OF_RATIO: (
+            f"relative to the reference it raises the better-paid response of a pair more often "
+            f"than the other, by {ends} percentage points against {base}"
+        ),
+        LOGP_GAP: (
+            f"it separates the better-paid half of the rows from the other by {ends} nats per "
+            f"token more than {base}"
+        ),
+    }[name]
+
+
+def deciding(names: Sequence[str]) -> tuple[str, ...]:
+    """The measures that the verdict reads."""
+    there = [name for name in DECIDING if name in names]
+    return tuple(there[:-1] if len(there) > 1 and there[-1] == LOGP_GAP else there)
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def judged(changes: Mapping[str, Interval], base: str) -> tuple[str, str, str]:
+    """The badge, the tone and the sentence for differences to ``base`` in measures.
+
+    It is better if some deciding measure is reliably above 0 and none reliably below, worse the
+    other way round.
+    """
+    read = {name: changes[name] for name in deciding(tuple(changes))}
+    up, down = (any(c.low > 0 for c in read.values()), any(c.high < 0 for c in read.values()))
+    said = "; ".join(said_of(name, c.mean, c.low, c.high, base) for name, c in read.items())
+    badge, tone = {
+        (True, False): ("Better by the stored rewards", "better"),
+        (False, True): ("Worse by the stored rewards", "worse"),
+        (True, True): ("The stored rewards disagree", "open"),
+        (False, False): ("No reliable difference", "open"),
+    }[up, down]
+    return badge, tone, f"{said} (95% intervals, paired by prompt)."
