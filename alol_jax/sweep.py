@@ -137,7 +137,7 @@ def sweep(
                     ],
                 )
                 with lock_workdir(run.folder):
-                    recipe(config, run, opened)
+                    recipe(config, run, opened, tuple(configs.values()))
                 say(f"--- {name}, seed {seed}: {time.monotonic() - started:.0f} s")
     return tuple(folders)
 

@@ -37,6 +37,7 @@ PROGRAMS = (
     "distill_reward",
     "doctor",
     "checks",
+    "checks_of_rows",
     "plan",
     "prepare",
 )
@@ -89,6 +90,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "vaderSentiment": ("rewards.text",),
     "scipy": ("reports.statistics",),
     "nltk": ("rewards.lexical",),
+    "sacrebleu": ("rewards.likeness",),
     "sklearn": ("rewards.text",),
     "profanity_check": ("rewards.text",),
     "flax": ("models.blocks", "models.classifiers", "models.heads"),

@@ -34,7 +34,10 @@ def by_stored_rewards(evaluation: Evaluation) -> Section | None:
     text = (
         "What the stored rewards of the test rows say, without a scorer of generated answers; in "
         "brackets the 95% bootstrap interval over prompts.",
-        *(f"{said[0].upper()}{said[1:]}." for said in explained([s.name for s in evaluation.stored])),
+        *(
+            f"{said[0].upper()}{said[1:]}."
+            for said in explained([s.name for s in evaluation.stored])
+        ),
         BLIND,
     )
     table = Table("", columns, tuple(rows))

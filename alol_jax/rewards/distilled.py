@@ -30,7 +30,7 @@ from alol_jax.models.transformer import Transformer
 from alol_jax.paths import AnyPath
 from alol_jax.rewards.packed import read_texts
 from alol_jax.runs.checkpoint import load_params, save_params
-from alol_jax.types import Exchange, Params, Watch
+from alol_jax.types import Distilled, Exchange, Params, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"
@@ -134,6 +134,11 @@ class DistilledScorer:
             pad_id=self.lm.tokenizer.pad_id,
             watch=Watch(f"reward model {self.path}"),
         )
+
+
+def fitted_scorer(described: Description, lm: LanguageModel, fitted: Distilled) -> DistilledScorer:
+    """Return the scorer that a run fitted to its own rows, on the base of ``lm``."""
+    return DistilledScorer(NAME, described, lm, place_params(fitted.head, lm.mesh))
 
 
 def check_output_folder(folder: AnyPath) -> None:

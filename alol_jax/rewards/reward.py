@@ -179,6 +179,11 @@ class Scoring:
             for name, model in self.models.items()
         )
 
+    def only(self, name: str, model: RewardModel) -> Scoring:
+        """Return the scoring whose only component is a model, with weight 1."""
+        weights = {other: 0.0 for other in self.weights} | {name: 1.0}
+        return Scoring(self.specs, {name: model}, weights, (*self.known, name), self.trained_on)
+
     def reward(self, train_responses: Sequence[str], gold: Iterable[Gold] = ()) -> Reward:
         """Return the reward.
 

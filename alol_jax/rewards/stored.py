@@ -8,6 +8,9 @@ from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
 from alol_jax.types import Example, Scored
 
+LABELS = "labels"
+WHOSE = ("scorer", LABELS)
+"""``config.score.rows``: whose reward the data's rows have."""
 FAR = 10  # interquartile ranges from the nearer quartile
 NAMED = 3  # rows named in a note
 LARGEST = float(np.finfo(np.float32).max)  # losses are computed in float32

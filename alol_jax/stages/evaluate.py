@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup, one_per_prompt, responses_by_prompt
 from alol_jax.devices.sharding import place_params
-from alol_jax.reports.results import by_prompt
 from alol_jax.reports import stored_rewards
+from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.reports.text_measures import measured
 from alol_jax.tables.table import Table
@@ -96,8 +96,13 @@ def evaluate(
 
 
 def _by_stored(
-    setup: Setup, scored: ScoredSplits, reference: Policy, policy: Policy, rows: SystemRows,
-    options: ConfigDict, context: StageContext,
+    setup: Setup,
+    scored: ScoredSplits,
+    reference: Policy,
+    policy: Policy,
+    rows: SystemRows,
+    options: ConfigDict,
+    context: StageContext,
 ) -> tuple[tuple[StoredMeasure, ...], Table[PromptMeasures]]:
     """What the stored rewards of the test rows say of both, and the same by prompt."""
     lm, test = setup.lm, scored.test

@@ -58,19 +58,19 @@ def report(
     found = measures(evaluation)
     judged = verdict(evaluation)
     parts = (
-            sections.results(evaluation, found),
-            sections_rewards.by_stored_rewards(evaluation),
-            sections_rewards.judge(evaluation),
-            sections.comparison(evaluation, found),
-            sections_fit.training(policy, summary),
-            sections_fit.weights(policy, summary),
-            sections.advantages(scored, table, value, summary),
-            sections.extremes(table, value),
-            sections.value_head(value, summary),
-            sections.side_by_side(evaluation, options.examples),
-            sections_fit.reference_fit(reference),
-            Section("config", "Config", folded=summary.config_json),
-            sections.versions(summary),
+        sections.results(evaluation, found),
+        sections_rewards.by_stored_rewards(evaluation),
+        sections_rewards.judge(evaluation),
+        sections.comparison(evaluation, found),
+        sections_fit.training(policy, summary),
+        sections_fit.weights(policy, summary),
+        sections.advantages(scored, table, value, summary),
+        sections.extremes(table, value),
+        sections.value_head(value, summary),
+        sections.side_by_side(evaluation, options.examples),
+        sections_fit.reference_fit(reference),
+        Section("config", "Config", folded=summary.config_json),
+        sections.versions(summary),
     )
     page = Page(
         options.title,

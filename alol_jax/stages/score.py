@@ -14,6 +14,7 @@ from alol_jax.reports.statistics import pearson
 from alol_jax.rewards import reward as rewards
 from alol_jax.rewards.gold import gold_of
 from alol_jax.rewards.stored import (
+    LABELS,
     check_all_stored,
     check_in_float32,
     far_notes,
@@ -37,7 +38,6 @@ from alol_jax.types import (
 )
 
 CHUNK = 256  # rows scored between progress updates and checks for a stop request
-LABELS = "labels"
 POOLED = 4096  # the same, if several processes share the work
 
 

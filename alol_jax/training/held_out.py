@@ -2,7 +2,7 @@
 
 With y+ and y− the best-paid and the worst-paid response to a prompt, and a its generated answer::
 
-    likeness gap              mean chrF++(a, y+) − chrF++(a, y−), over prompts with different rewards
+    likeness gap              mean chrF++(a, y+) − chrF++(a, y−), over prompts with two rewards
     likeness                  mean chrF++(a, y+), over all prompts
     order                     share of the pairs of one prompt with different rewards of which the
                               better-paid response has the higher log π (a tie counts ½)

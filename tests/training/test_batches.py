@@ -126,7 +126,7 @@ def _prompts(*rewards: tuple[float, ...]):
 
 def ranked(rows, responses, ranking="reward"):
     """The items of K responses."""
-    return ranked_items(rows, responses, ranking, "dpo").items
+    return ranked_items(rows, rows["response_text"], responses, ranking, "dpo").items
 
 
 @pytest.mark.parametrize(
