@@ -22,6 +22,7 @@ from alol_jax.rewards.transform import check_transform
 from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training.distillation import check_options
+from alol_jax.training.held_out import MEASURES
 from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
@@ -149,7 +150,7 @@ def _check_measures(config: ConfigDict) -> None:
 
 def _check_rewards(config: ConfigDict, objective: Objective, lm: LanguageModel) -> None:
     """Check which reward stands where, and what is done to it."""
-    options, scorers = config.score, any(config.rewards.values())
+    options = config.score
     check_transform(options.transform, options.clip)
     if objective.positive and options.transform == "standardise":
         raise UserError(
@@ -158,9 +159,35 @@ def _check_rewards(config: ConfigDict, objective: Objective, lm: LanguageModel) 
             "sigmoid or rank"
         )
     _positive("score.compared", options.compared)
+    for name in MEASURES:
+        if name in config.rewards:
+            raise UserError(
+                f"config.rewards: {name!r} is a measure by the stored rewards: give the reward "
+                "another name"
+            )
+    _check_whose(config)
+    if not options.distil:
+        return
+    check_options(config.distill, lm.transformer.config.width)
+    if NAME in config.rewards:
+        raise UserError(
+            f"config.rewards.{NAME}: config.score.distil makes a scorer of this name: give yours "
+            "another one"
+        )
+    if any(config.rewards.values()):
+        names = ", ".join(name for name, weight in config.rewards.items() if weight)
+        raise UserError(
+            "config.score.distil fits the only scorer of what is generated: set the weight of "
+            f"{names} in config.rewards to 0, or leave config.score.distil off"
+        )
+
+
+def _check_whose(config: ConfigDict) -> None:
+    """Check whose reward the data's rows have."""
+    options = config.score
     if options.rows not in WHOSE:
         raise UserError.unknown(f"config.score.rows: no {options.rows!r}", options.rows, WHOSE)
-    if options.rows == LABELS and not scorers:
+    if options.rows == LABELS and not any(config.rewards.values()):
         raise UserError(
             "config.score.rows='labels' says that config.rewards score what is generated, and all "
             "their weights are 0: give one a weight above 0, or leave config.score.rows at "
@@ -170,20 +197,6 @@ def _check_rewards(config: ConfigDict, objective: Objective, lm: LanguageModel) 
         raise UserError(
             f"config.score.stored={tuple(options.stored)} says that the scorer gave the stored "
             "rewards, config.score.rows='labels' that it did not: set one of them"
-        )
-    if not options.distil:
-        return
-    check_options(config.distill, lm.transformer.config.width)
-    if NAME in config.rewards:
-        raise UserError(
-            f"config.rewards.{NAME}: config.score.distil makes a scorer of this name: give yours "
-            "another one"
-        )
-    if scorers:
-        names = ", ".join(name for name, weight in config.rewards.items() if weight)
-        raise UserError(
-            "config.score.distil fits the only scorer of what is generated: set the weight of "
-            f"{names} in config.rewards to 0, or leave config.score.distil off"
         )
 
 

@@ -71,11 +71,13 @@ def judge(evaluation: Evaluation) -> Section | None:
 
 def _scales(found: Agreement) -> str:
     """What was done about the difference between the two scales."""
+    if found.bias == found.remaining:  # it has been fitted to their scale
+        return f"On average its scores lie {signed(found.bias, 3)} from the rewards."
     return (
-        f"The two have different scales: on average its scores lie {signed(found.bias, 3)} from "
-        "the rewards. They are brought to the scale of the rewards by a straight line fitted to "
-        f"the training rows, since A = R − V subtracts one from the other; {signed(found.remaining, 3)} "
-        "remain on the held-out rows."
+        f"On average its scores lie {signed(found.bias, 3)} from the rewards. Since A = R − V "
+        "subtracts one from the other, they are brought to the scale of the rewards, by a straight "
+        f"line fitted to the training rows; {signed(found.remaining, 3)} remain on the held-out "
+        "rows."
     )
 
 

@@ -35,7 +35,8 @@ EXPLAINED = {
         "response is the likelier one"
     ),
     ORDER_OF_RATIO: (
-        "order of ratio: the same by log π − log π_ref, which is 50% for the reference by definition"
+        "order of ratio: the same by log π − log π_ref, which for the reference is one half by "
+        "definition"
     ),
     LOGP_GAP: (
         "logp gap: the mean log-likelihood per token of the better-paid half of the test rows, "

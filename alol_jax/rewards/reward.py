@@ -1,8 +1,9 @@
 """The reward: a weighted sum of components.
 
 ``reward = T(Σ weight · component)``, each component in [0, bound], with T the transform of the run
-(`transform`); so before T the reward is in [0, Σ weight · bound]. Components are the scorers that a task declares (`SCORERS`) and the models in
-``config.reward_models``; ``config.rewards`` has their weights.
+(`transform`); so before T the reward is in [0, Σ weight · bound]. Components are the scorers that a
+task declares (`SCORERS`) and the models in ``config.reward_models``; ``config.rewards`` has their
+weights.
 """
 
 from __future__ import annotations

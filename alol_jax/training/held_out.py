@@ -32,6 +32,13 @@ from alol_jax.types import Scored
 LIKENESS_GAP, LIKENESS = "likeness gap", "likeness"
 ORDER, ORDER_OF_RATIO, LOGP_GAP = "order", "order of ratio", "logp gap"
 PER_TOKEN = " per token"
+MEASURES = (
+    LIKENESS_GAP,
+    LIKENESS,
+    *(ORDER, ORDER + PER_TOKEN, ORDER_OF_RATIO, ORDER_OF_RATIO + PER_TOKEN),
+    LOGP_GAP,
+)
+"""The names of all measures, in order."""
 
 
 class Column(NamedTuple):

@@ -184,7 +184,7 @@ def ranked_items(
 
     If a prompt has more, the item has the best, the worst and evenly spaced ones in between. When
     ranking by reward, prompts whose rewards are all equal are left out. Of the rows of a prompt
-    with the same text only the best stays: a pair of one text has no gradient, whatever its rewards.
+    with the same text only the best stays: a pair of one text has no gradient.
 
     Args:
         texts: the response of each row.
