@@ -65,10 +65,10 @@ def score(
             reward is to be used and a row has none, or a non-finite one.
     """
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    stored = {name: stored_rewards(name, examples) for name, examples in named.items()}
     gold = _gold(splits, train=scoring.compares)
     reward = scoring.reward(splits.train["responses"].flat, gold)
     rows = {name: rows_of(examples) for name, examples in named.items()}
-    stored = {name: stored_rewards(name, examples) for name, examples in named.items()}
     labelled = options.rows == LABELS or not reward.names
     if labelled:
         scored, notes = _as_stored(rows, stored, bool(reward.names))

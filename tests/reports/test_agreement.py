@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from alol_jax.reports import agreement as module
 from alol_jax.reports.agreement import agreement
 from alol_jax.reports.statistics import bootstrap, per_cluster
 
@@ -44,7 +45,8 @@ def test_a_constant_scorer_has_no_correlation_and_ties():
     assert found.pearson is None and found.order.mean == 0.5
 
 
-def test_the_interval_of_pairs_of_rows_is_as_wide_as_samples_differ():
+def test_the_interval_of_pairs_of_rows_is_as_wide_as_samples_differ(monkeypatch):
+    monkeypatch.setattr(module, "DRAWS", 400)
     rng = np.random.default_rng(3)
     found = []
     for _ in range(200):

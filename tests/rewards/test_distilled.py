@@ -16,6 +16,7 @@ from alol_jax.rewards.opening import open_reward_models
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import TASKS
+from alol_jax.training import distillation
 from alol_jax.types import Example, Splits
 from configs import common
 from tests.tiny_run import TASK, mesh_of, tiny_lm
@@ -179,7 +180,7 @@ def test_what_an_interrupted_write_left_is_written_over(tmp_path, distilled):
 
 
 def test_features_beyond_the_memory_are_refused_by_the_rows(monkeypatch, config, tmp_path):
-    monkeypatch.setattr(distill_reward.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(distillation.os, "sysconf", lambda name: 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "toy", dataclasses.replace(TASK, load=lambda options: SPLITS))
         with pytest.raises(UserError, match="take fewer rows .config.task.limit."):
