@@ -103,31 +103,25 @@ def explained(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(said for name, said in EXPLAINED.items() if name in names)
 
 
-def said_of(name: str, mean: float, low: float, high: float, base: str) -> str:
-    """Say in plain words what a difference in a measure means.
-
-    Args:
-        mean, low, high: of policy − base.
-        base: what the policy is compared with, "the reference".
-    """
-    digits = 1
-    if name in PERCENT:
-        mean, low, high = 100 * mean, 100 * low, 100 * high
-    if name == LOGP_GAP:
-        digits = 3
-    ends = f"{_signed(mean, digits)} [{_signed(low, digits)}, {_signed(high, digits)}]"
+def said_of(name: str, change: Interval) -> str:
+    """Say in plain words by how much a deciding measure changes."""
+    digits, factor = (3, 1) if name == LOGP_GAP else (1, 100 if name in PERCENT else 1)
+    mean, low, high = (
+        _signed(factor * end, digits) for end in (change.mean, change.low, change.high)
+    )
+    ends = f"{mean} [{low}, {high}]"
     return {
         LIKENESS_GAP: (
-            f"its answers lean towards the best-paid responses and away from the worst-paid by "
-            f"{ends} chrF++ points more than those of {base}"
+            "the likeness of the answers to the best-paid responses, minus that to the worst-paid, "
+            f"changes by {ends} chrF++ points"
         ),
         ORDER_OF_RATIO: (
-            f"relative to the reference it raises the better-paid response of a pair more often "
-            f"than the other, by {ends} percentage points against {base}"
+            "the share of pairs in which the better-paid response gained more likelihood over the "
+            f"reference than the other changes by {ends} percentage points"
         ),
         LOGP_GAP: (
-            f"it separates the better-paid half of the rows from the other by {ends} nats per "
-            f"token more than {base}"
+            "the lead of the better-paid half of the rows in log-likelihood per token changes by "
+            f"{ends} nats"
         ),
     }[name]
 
@@ -150,11 +144,11 @@ def judged(changes: Mapping[str, Interval], base: str) -> tuple[str, str, str]:
     """
     read = {name: changes[name] for name in deciding(tuple(changes))}
     up, down = (any(c.low > 0 for c in read.values()), any(c.high < 0 for c in read.values()))
-    said = "; ".join(said_of(name, c.mean, c.low, c.high, base) for name, c in read.items())
+    said = "; ".join(said_of(name, change) for name, change in read.items())
     badge, tone = {
         (True, False): ("Better by the stored rewards", "better"),
         (False, True): ("Worse by the stored rewards", "worse"),
         (True, True): ("The stored rewards disagree", "open"),
         (False, False): ("No reliable difference", "open"),
     }[up, down]
-    return badge, tone, f"{said} (95% intervals, paired by prompt)."
+    return badge, tone, f"against {base}, {said} (95% intervals, paired by prompt)."

@@ -102,7 +102,7 @@ def _likeness(setup: Setup, scored: ScoredSplits, context: StageContext) -> Vali
         found = likeness_columns(sampler.texts(answers), to)
         return float(found[LIKENESS_GAP].values.mean())
 
-    return Validator("mean validation likeness gap (chrF++, best-paid − worst-paid)", mean_gap)
+    return Validator("mean validation likeness gap (chrF++)", mean_gap)
 
 
 def _order(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
@@ -120,7 +120,7 @@ def _order(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validat
         found = logps(trained)
         return float(pairs.ordered(sums(found) / found.lengths).mean())
 
-    return Validator("order of the validation responses by logp per token", share)
+    return Validator("order of validation pairs by logp per token", share)
 
 
 CHOSEN_BY: dict[str, Callable[[Setup, ScoredSplits, StageContext], Validator]] = {
