@@ -54,7 +54,7 @@ from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
 from alol_jax.training.distillation import describe
-from alol_jax.types import Evaluation, RunSummary
+from alol_jax.types import Agreement, Evaluation, RunSummary, ScoredSplits
 
 STAGES = {
     "load": 1,
@@ -124,12 +124,7 @@ def recipe(
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
     for each in (c, *others):
         check_scored(each, get_objective(each.objective.name), scored)
-    agreement = scored.agreement
-    if c.score.distil:
-        distilled = run.stage("distil", distil, lm, task, c.distill, c.seed, scored)
-        described = describe(lm, task, c.distill)
-        scoring = scoring.only(NAME, fitted_scorer(described, lm, distilled))
-        agreement = distilled.agreement
+    scoring, agreement = _judge(c, run, opened, scored)
     setup = Setup(lm, task, scoring, c.decode, c.seed, agreement)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:
@@ -162,6 +157,18 @@ def recipe(
         once=True,
     )  # fmt: skip
     return evaluation
+
+
+def _judge(
+    c: ConfigDict, run: Run, opened: Opened, scored: ScoredSplits
+) -> tuple[Scoring, Agreement | None]:
+    """What scores generated answers, and how far it agrees with the stored rewards of the rows."""
+    if not c.score.distil:
+        return opened.scoring, scored.agreement
+    lm, task = opened.lm, get_task(c.task)
+    distilled = run.stage("distil", distil, lm, task, c.distill, c.seed, scored)
+    scorer = fitted_scorer(describe(lm, task, c.distill), lm, distilled)
+    return opened.scoring.only(NAME, scorer), distilled.agreement
 
 
 def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:

@@ -72,8 +72,6 @@ def score(
     labelled = options.rows == LABELS or not reward.names
     if labelled:
         scored, notes = _as_stored(rows, stored, bool(reward.names))
-        for note in notes:
-            context.say(note)
     else:
         for name in named:
             if not np.isnan(stored[name]).all():
@@ -81,29 +79,26 @@ def score(
             if name not in options.stored:
                 stored[name] = np.full(len(rows[name]), np.nan)
         scored, notes = _score_rows(rows, stored, reward, context)
+    for note in notes:
+        context.say(note)
     for name in options.best:
         scored[name] = _best(name, scored[name], context)
+    names = () if labelled else reward.names
     transform = fit_transform(options.transform, options.clip, scored["train"]["reward"])
-    scored = {
-        name: table.replace(reward=transformed(transform, table["reward"]))
-        for name, table in scored.items()
-    }
-    for name, table in scored.items():
-        check_in_float32(table)
-        context.say(_summary(name, table, () if labelled else reward.names))
+    scored = {name: _with(transform, name, t, names, context) for name, t in scored.items()}
     ends = np.array([0.0, reward.max_reward])
     bounds = scored["train"]["reward"] if labelled else transformed(transform, ends)
     low, high = float(bounds.min()), float(bounds.max())
     of_answers, agreed = transform, None
     if labelled and reward.names:
         of_answers, agreed = _compared(scored, reward, (low, high), options, context)
-    elif options.distil:
+    elif options.distil and low < high:  # equal rewards are refused once the objective is known
         of_answers = line_to(low, high, slope=high - low, start=low)
     return ScoredSplits(
         train=scored["train"],
         validation=scored["validation"],
         test=scored["test"],
-        component_names=() if labelled else reward.names,
+        component_names=names,
         max_reward=high,
         notes=(*splits.notes, *notes),
         gold=gold,
@@ -112,6 +107,20 @@ def score(
         of_answers=of_answers,
         agreement=agreed,
     )
+
+
+def _with(
+    transform: RewardTransform,
+    split: str,
+    rows: Table[Scored],
+    names: Sequence[str],
+    context: StageContext,
+) -> Table[Scored]:
+    """The rows with their rewards transformed."""
+    found = rows.replace(reward=transformed(transform, rows["reward"]))
+    check_in_float32(found)
+    context.say(_summary(split, found, names))
+    return found
 
 
 def _as_stored(
@@ -156,11 +165,13 @@ def _compared(
     labels, scores = some["train"]["reward"], found["train"]
     names, correlation = _join(reward.names), pearson(scores, labels)
     if not correlation > 0:
+        why = f"correlation {correlation:.2f}"
+        if np.isnan(correlation):
+            why = "one of the two is the same for all"
         raise UserError(
             f"config.score.rows='labels': {names} and the labels do not agree on {len(labels)} "
-            f"training rows (correlation {correlation:.2f}), so that answers cannot be scored "
-            "with the one and rows with the other: name another scorer, or leave the weights of "
-            "config.rewards at 0"
+            f"training rows ({why}), so that answers cannot be scored with the one and rows with "
+            "the other: name another scorer, or leave the weights of config.rewards at 0"
         )
     slope = correlation * labels.std() / scores.std()
     start = labels.mean() - slope * scores.mean()
@@ -323,8 +334,6 @@ def _score_rows(
         found = reward.score(todo["prompt"], todo["response"], run=run)
         components[unscored], total[unscored] = found
         notes = reward.notes(todo["prompt"], todo["response"])
-    for note in notes:
-        context.say(note)
     counts = np.full(len(every), len(reward.names))
     scored = every.replace(components=Ragged.of(components.reshape(-1), counts), reward=total)
     ends = np.cumsum([0, *map(len, rows.values())])

@@ -136,6 +136,11 @@ def test_a_scorer_that_turns_the_labels_around_is_refused(tmp_path):
         scored(tmp_path, data, weight=1.0, rows="labels")
 
 
+def test_labels_or_scores_that_do_not_vary_show_no_agreement(tmp_path):
+    with pytest.raises(UserError, match="one of the two is the same for all"):
+        scored(tmp_path, splits(lambda length, n: 1.0), weight=1.0, rows="labels")
+
+
 def test_held_out_labels_that_are_all_equal_show_nothing(tmp_path):
     held = {name: split(name, lambda length, n: 1.0) for name in ("validation", "test")}
     with pytest.raises(UserError, match="all 48 held-out labels are 1, so that nothing shows"):
@@ -150,3 +155,4 @@ def test_only_some_prompts_are_compared_where_there_are_many(tmp_path):
 def test_what_a_distilled_scorer_will_say_is_a_share_of_the_range(tmp_path):
     found = scored(tmp_path, splits(), distil=True)
     assert transformed(found.of_answers, np.array([0.0, 0.5, 1.0])).tolist() == [-3.0, 5.0, 13.0]
+    scored(tmp_path, splits(lambda length, n: 1.0), distil=True)  # what is wrong is said later
