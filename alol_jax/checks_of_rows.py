@@ -22,9 +22,13 @@ def check_scored(config: ConfigDict, objective: Objective, scored: ScoredSplits)
             choose a step. The message names the way out.
     """
     name, reward = config.objective.name, scored.train["reward"]
-    learns = {"reward", "advantage"} & set(objective.reads)
-    if (learns or config.score.distil) and reward.min() == reward.max():
-        what = "config.score.distil" if config.score.distil else f"the objective {name}"
+    learning = {
+        f"the objective {name}": {"reward", "advantage"} & set(objective.reads),
+        "the value head (config.select.columns)": "advantage" in config.select.columns,
+        "config.score.distil": config.score.distil,
+    }
+    what = next((what for what, learns in learning.items() if learns), None)
+    if what is not None and reward.min() == reward.max():
         raise UserError(
             f"all {len(reward)} training rewards are {reward[0]:g}, and {what} learns from their "
             "differences: use rows with different rewards, a scorer in config.rewards, or the "

@@ -40,6 +40,8 @@ def test_one_reward_for_all_rows_is_enough_for_nll_but_not_for_a_distilled_score
     checked("nll", with_rewards([2.0]))
     with pytest.raises(UserError, match="and config.score.distil learns from their differences"):
         checked("nll", with_rewards([2.0]), score__distil=True)
+    with pytest.raises(UserError, match="and the value head .config.select.columns. learns"):
+        checked("nll", with_rewards([2.0]), select__columns=("ref_logp", "advantage"))
 
 
 @pytest.mark.parametrize("objective", ["wbc", "r_gold", "r_lol"])
