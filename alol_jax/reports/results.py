@@ -19,6 +19,7 @@ from alol_jax.reports.stored_rewards import (
     digits_of_stored,
     explained,
     judged,
+    rests_on,
 )
 from alol_jax.tables.table import Table
 from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudit
@@ -104,9 +105,8 @@ def verdict(evaluation: Evaluation) -> Verdict:
     """Say in plain words whether the policy beat the reference, and what that rests on."""
     count = prompt_count(evaluation)
     judgement = _by_reward(evaluation, count)
-    if evaluation.agreement is not None:
-        rests = f" It rests on a scorer: {evaluation.agreement.summary()}."
-        judgement = judgement._replace(sentence=judgement.sentence + rests)
+    sentence = " ".join((judgement.sentence, *rests_on(evaluation.agreement)))
+    judgement = judgement._replace(sentence=sentence)
     changes = {one.name: one.difference for one in evaluation.stored}
     if not deciding(tuple(changes)):
         return judgement
@@ -173,8 +173,8 @@ def result_table(evaluation: Evaluation) -> str:
     for m in reward_differences(evaluation, every):
         interval = f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
         lines.append(f"  {m.metric[: first - 2]:<{first - 2}}{interval:>25}")
-    if evaluation.agreement is not None:
-        lines += textwrap.wrap(f"the rewards rest on {evaluation.agreement.summary()}", WIDTH)
+    for said in rests_on(evaluation.agreement):
+        lines += textwrap.wrap(said, WIDTH)
     lines += _stored_lines(evaluation)
     if evaluation.kl is not None:
         lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")

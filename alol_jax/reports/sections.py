@@ -36,9 +36,11 @@ from alol_jax.reports.results import (
     signed,
 )
 from alol_jax.reports.sections_rewards import transform_figures
+from alol_jax.reports.stored_rewards import rests_on
 from alol_jax.reports.text_measures import explained
 from alol_jax.tables.table import Table as Rows
 from alol_jax.types import (
+    Agreement,
     Annotated,
     Evaluation,
     RunSummary,
@@ -72,6 +74,7 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     ]
     if any(system.reward is None for system in evaluation.systems):
         text.append("– means that no scorer judges these answers.")
+    text += rests_on(evaluation.agreement)
     if evaluation.measure_names:
         text.append(explained(evaluation.measure_names))
     if any(None in system.measures for system in evaluation.systems):
@@ -120,7 +123,9 @@ def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
             "policy earns more; an interval that crosses the line is no reliable difference."
         )
         drawn.append(Figure("Paired difference, policy − reference", svg, caption))
-    text = () if rows else ("No differences in reward: no scorer judges the generated answers.",)
+    text = rests_on(evaluation.agreement)
+    if not rows:
+        text = ("No differences in reward: no scorer judges the generated answers.",)
     return Section("comparison", title, text, figures=(*drawn, *_distributions(evaluation)))
 
 
@@ -244,7 +249,9 @@ def extremes(table: TrainingTable, value: Value | None) -> Section:
     return Section("extremes", "Best and worst training rows", text, tables=tables)
 
 
-def value_head(value: Value | None, summary: RunSummary) -> Section:
+def value_head(
+    value: Value | None, summary: RunSummary, agreement: Agreement | None = None
+) -> Section:
     """How well the value head predicts: a sentence, a table and a calibration plot."""
     title = "Value head"
     if value is None:
@@ -281,7 +288,7 @@ def value_head(value: Value | None, summary: RunSummary) -> Section:
     return Section(
         "value",
         title,
-        (said,),
+        (said, *rests_on(agreement)),
         figures=(Figure("Calibration", svg, caption),),
         tables=(Table("", columns, tuple(lines)),),
     )

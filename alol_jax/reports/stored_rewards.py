@@ -18,7 +18,7 @@ from alol_jax.training.held_out import (
     PER_TOKEN,
     Column,
 )
-from alol_jax.types import Interval, PromptMeasures, StoredMeasure
+from alol_jax.types import Agreement, Interval, PromptMeasures, StoredMeasure
 
 DECIDING = (LIKENESS_GAP, ORDER_OF_RATIO, LOGP_GAP)
 """What the verdict reads, where it is there; the last one only without pairs."""
@@ -91,6 +91,13 @@ def stored_measures(
         )
         for place, (name, column) in enumerate(columns.items())
     )
+
+
+def rests_on(agreement: Agreement | None) -> tuple[str, ...]:
+    """Say what the rewards of generated answers are worth; () if their scorer gave all rewards."""
+    if agreement is None:
+        return ()
+    return (f"The rewards of the answers rest on a scorer: {agreement.summary()}.",)
 
 
 def digits_of_stored(name: str) -> int:

@@ -101,10 +101,11 @@ def test_a_scorer_that_did_not_give_the_rewards_scores_all_three_systems(tmp_pat
     both = evaluated(tmp_path, positivity=1.0, agreement=AGREED)
     assert [len(system.components) for system in both.systems] == [1, 1, 1]
     assert both.stored and both.differences
-    assert "It rests on a scorer: the distilled scorer orders 75% [60%, 90%] of 12 held-out" in (
-        verdict(both).sentence
+    assert (
+        "The rewards of the answers rest on a scorer: the distilled scorer orders 75% [60%, 90%] of 12 held-out"
+        in (verdict(both).sentence)
     )
-    assert "the rewards rest on the distilled scorer" in result_table(both)
+    assert "rest on a scorer: the distilled scorer orders 75%" in result_table(both)
 
 
 def test_where_the_scorer_gave_the_rewards_there_is_nothing_stored(tmp_path):

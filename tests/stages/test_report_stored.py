@@ -5,10 +5,13 @@ import re
 
 import numpy as np
 
+from alol_jax.reports.results import measures
+from alol_jax.reports.sections import comparison, results, value_head
+from alol_jax.reports.sections_fit import training
 from alol_jax.reports.sections_rewards import by_stored_rewards, judge, transform_figures
 from alol_jax.rewards.transform import fit_transform
 from alol_jax.types import Agreement, Interval, ScoredSplits, StoredMeasure
-from tests.reports.cases import evaluated, unscored
+from tests.reports.cases import SUMMARY, evaluated, trained, unscored, valued
 from tests.tiny_run import scored_rows
 
 MEASURES = (
@@ -58,3 +61,16 @@ def test_the_transform_is_drawn_over_the_percentiles_of_the_training_rewards():
     assert "clip -2 to 2, rank" in figure.svg and len(re.findall("<use", figure.svg)) > 100
     plain = fit_transform("as_is", (), np.array([0.0, 1.0]))
     assert transform_figures(dataclasses.replace(splits, transform=plain)) == ()
+
+
+def test_what_the_scorer_is_worth_stands_beside_every_figure_that_rests_on_it():
+    made = dataclasses.replace(evaluated(), agreement=AGREED)
+    found = (
+        results(made, measures(made)),
+        comparison(made, measures(made)),
+        value_head(valued(), SUMMARY, AGREED),
+        training(trained(curves=("loss",)), SUMMARY, AGREED),
+    )
+    for section in found:
+        assert any("rm orders 73% [63%, 82%]" in said for said in section.text), section.anchor
+    assert "rm orders" not in " ".join(results(evaluated(), measures(evaluated())).text)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from alol_jax.reports.compare.rows import DATA, REFERENCE
 from alol_jax.reports.compare.table import Comparison, Estimate
 from alol_jax.reports.results import FEW_PROMPTS, TOTAL, Verdict, prompt_count
-from alol_jax.reports.stored_rewards import BLIND, deciding, judged
+from alol_jax.reports.stored_rewards import BLIND, deciding, judged, rests_on
 from alol_jax.types import Interval
 
 MAX_COLUMNS = 5  # test sets side by side in one table
@@ -68,9 +68,7 @@ def _by_reward(found: Comparison, gains: Mapping[str, Estimate | None]) -> Verdi
             f"{sentence}"
         )
     sentence += " With so few prompts the intervals are too narrow." * (prompts < FEW_PROMPTS)
-    agreement = found.runs[0].evaluation.agreement
-    if agreement is not None:
-        sentence += f" It rests on a scorer: {agreement.summary()}."
+    sentence = " ".join((sentence, *rests_on(found.runs[0].evaluation.agreement)))
     if gains[best].low > 0:
         return Verdict(f"Better than {base}", "better", sentence)
     if less == len(gains):
@@ -92,10 +90,7 @@ def description(found: Comparison) -> tuple[str, ...]:
             "A row with several seeds is the mean of their runs; its interval is still over the "
             "prompts, and the spread over seeds is given as sd and range."
         )
-    agreement = found.runs[0].evaluation.agreement
-    if agreement is not None:
-        said.append(f"The rewards of the answers rest on a scorer: {agreement.summary()}.")
-    return tuple(said)
+    return (*said, *rests_on(found.runs[0].evaluation.agreement))
 
 
 def _the(name: str) -> str:
