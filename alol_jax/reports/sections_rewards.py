@@ -86,11 +86,13 @@ def transform_figures(scored: ScoredSplits) -> tuple[Figure, ...]:
     used = scored.transform
     if used.name == "as_is" and not used.clip:
         return ()
-    before = np.array(used.percentiles)
+    least, *between, most = used.percentiles
+    before = np.array(between)  # a far reward would leave no room for the others
     svg = figures.transform(before, transformed(used, before), label=_said(used))
     caption = (
-        "What the training rewards became: each dot is a percentile of the training rows, so that "
-        "dots lie close where many rows are."
+        "What the training rewards became: each dot is a percentile of the training rows, from the "
+        "1st to the 99th, so that dots lie close where many rows are. The rewards in the data go "
+        f"from {least:g} to {most:g}."
     )
     return (Figure("Transform of the reward", svg, caption),)
 

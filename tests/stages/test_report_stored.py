@@ -58,7 +58,8 @@ def test_the_transform_is_drawn_over_the_percentiles_of_the_training_rewards():
     splits = ScoredSplits(rows, rows, rows, (), 1.0, (), transform=used)
     (figure,) = transform_figures(splits)
     assert figure.title == "Transform of the reward"
-    assert "clip -2 to 2, rank" in figure.svg and len(re.findall("<use", figure.svg)) > 100
+    assert "clip -2 to 2, rank" in figure.svg and len(re.findall("<use", figure.svg)) >= 99
+    assert "from -9 to 5." in figure.caption
     plain = fit_transform("as_is", (), np.array([0.0, 1.0]))
     assert transform_figures(dataclasses.replace(splits, transform=plain)) == ()
 
