@@ -111,5 +111,5 @@ def same_text_notes(split: str, rows: Table[Scored], stored: np.ndarray) -> list
         return []
     return [
         f"{split}: {odd} of {len(rows)} rows have the prompt and the text of an earlier row, and "
-        "another reward; dpo and pro leave them out."
+        "another reward; of one text, dpo and pro keep the best-paid."
     ]
