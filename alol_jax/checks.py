@@ -22,12 +22,13 @@ from alol_jax.rewards.transform import check_transform
 from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training.distillation import check_options
+from alol_jax.training.fit_in_memory import FITS
 from alol_jax.training.held_out import MEASURES
 from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
 from alol_jax.training.validation import CHOSEN_BY
-from alol_jax.types import Task
+from alol_jax.types import Task, is_chat
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("ref_logp", "reward", "advantage")  # the columns that an objective can read
@@ -76,6 +77,10 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         if not least <= value < math.inf:
             raise UserError(f"config.{field}={value} must be {least} or more")
     _check_rows(config, lm)
+    if config.model.fit not in FITS:
+        raise UserError.unknown(
+            f"config.model.fit: no {config.model.fit!r}", config.model.fit, FITS
+        )
     _check_template(task.template, lm.tokenizer)
     if objective.online:
         check_rollouts(config.ppo, config.decode, lm)
@@ -242,12 +247,14 @@ def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
 
 
 def _check_template(template: str, tokenizer: Tokenizer) -> None:
-    """Check that everything that looks like a special token is one."""
+    """Check that everything that looks like a special token is one. A chat template is no text."""
+    if is_chat(template):
+        return
     for marker in re.findall(r"<\|[^|<>]*\|>|<s>|</s>|\[INST\]", template):
         if len(tokenizer.encode(marker)) != 1:
             raise UserError(
                 f"config.task.template: {marker!r} is not a special token of this model's "
-                "tokenizer; use the template that the model was trained with"
+                "tokenizer; use the template that the model was trained with; 'chat' is its own"
             )
 
 

@@ -106,6 +106,7 @@ def distil(
     fitted = distil_head(
         lm,
         described,
+        task.exchange,
         config.distill,
         {split: distillation.Rows(*rows[:3]) for split, rows in named.items()},
         seed=config.seed,
@@ -169,6 +170,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("--config and --out are needed: see README.md for a command to copy")
     started, config = time.monotonic(), CONFIG.value
     lm = open_language_model(config.model, make_mesh(**config.mesh))
+    lm = lm.for_template(config.task.template)
     _, found = distil(config, lm, path_of(_OUT.value))
     say(table(found))
     say(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
 from alol_jax.models.families.registry import ARCHITECTURES
 from alol_jax.models.files.hf_config import to_hf
-from alol_jax.models.files.hf_reader import HFDirectory
+from alol_jax.models.files.hf_reader import HFDirectory, json_object
 from alol_jax.models.files.hf_writer import write_json, write_weights
 from alol_jax.models.files.merge import (
     HFTensors,
@@ -40,6 +39,7 @@ from alol_jax.runs.command_line import guarded
 from alol_jax.runs.data_files import FORMATS, write_training_rows
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Stage, finished_stage
+from alol_jax.text.tokenizer_files import GENERATION, save
 from alol_jax.types import Params, Policy, TrainingTable
 
 MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_reference",)}
@@ -89,12 +89,12 @@ def export(options: Options) -> None:
     config.model.attention = "xla"  # available everywhere; nothing is computed with it
     lm = open_language_model(
         config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=open_devices()[:1])
-    )
+    ).for_template(config.task.template)
     _check_base(lm, stage, config.model.path)
     policy = load_result(stage.folder, Policy)
     with paths.new_folder(options.out) as folder:
         dtype = WRITERS[options.what](folder, lm, policy.trained, config.model.path, options.dtype)
-        lm.tokenizer.save(folder)
+        save(lm.tokenizer, folder)
         about = Exported(
             options.workdir,
             options.stage,
@@ -150,6 +150,11 @@ def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype:
             "--what=adapter: this run trained every weight (config.model.lora.rank = 0), so there "
             "is no adapter: use --what=merged"
         )
+    if lm.adapter is not None and lm.adapter.changes:
+        raise UserError(
+            f"--what=adapter: the run began from {lm.adapter.folder}, which also changes weights "
+            f"of its base ({lm.adapter.changes}): use --what=merged"
+        )
     if dtype:
         raise UserError("--dtype: an adapter is always float32; leave it out, or use --what=merged")
     write_adapter(folder, lm.transformer.config, lm.transformer.lora, trained, base)
@@ -160,26 +165,30 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
     """Write a whole model for transformers, in the run's dtype unless one is given."""
     dtype = dtype or lm.transformer.dtype.name
     config, checkpoint = lm.transformer.config, lm.checkpoint
+    ends = _token_ids(lm)
     architecture = _causal_lm(config.family) if checkpoint is None else checkpoint.architecture
     tensors = HFTensors(config, architecture, _weights(lm, trained))
     write_weights(folder, tensors.shapes, dtype, tensors.read)
     if checkpoint is not None and isinstance(checkpoint.weights, HFDirectory):
         fields = dict(checkpoint.weights.config_json)
-        generation = checkpoint.weights.path / "generation_config.json"
-        if generation.is_file():
-            shutil.copyfile(generation, folder / generation.name)
+        stored, generation = checkpoint.weights.path / GENERATION, ends
+        if stored.is_file():
+            generation = ends | json_object(stored) | {"eos_token_id": ends["eos_token_id"]}
     else:
-        fields = {"architectures": [architecture]} | to_hf(config) | _token_ids(lm)
+        generation = ends
+        fields = {"architectures": [architecture]} | to_hf(config) | ends
         if config.rotary is not None:  # where transformers 4 reads it
             fields["rope_theta"] = config.rotary.theta
     fields.pop("dtype", None)
     write_json(folder / "config.json", fields | {"torch_dtype": dtype})
+    write_json(folder / GENERATION, generation)
     return dtype
 
 
-def _token_ids(lm: LanguageModel) -> dict[str, int]:
-    """The end and padding tokens of generation."""
-    return {"eos_token_id": lm.tokenizer.eos_id, "pad_token_id": lm.tokenizer.pad_id}
+def _token_ids(lm: LanguageModel) -> dict[str, int | list[int]]:
+    """The tokens that end an answer in generation, and the padding token."""
+    first, *more = lm.tokenizer.ends
+    return {"eos_token_id": [first, *more] if more else first, "pad_token_id": lm.tokenizer.pad_id}
 
 
 DATA = "data"

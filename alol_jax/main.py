@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -53,6 +53,7 @@ from alol_jax.stages.report import report
 from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
+from alol_jax.text.prompts import notes_on_template
 from alol_jax.training.distillation import describe
 from alol_jax.types import Agreement, Evaluation, RunSummary, ScoredSplits
 
@@ -70,6 +71,7 @@ STAGES = {
     "report": 9,
 }
 """Stage -> its number, which is part of its folder's name."""
+QUIET = 3.0  # seconds in which nothing is said, so that an error in the data stands alone
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :argument.")
@@ -85,21 +87,28 @@ class Opened(NamedTuple):
     lm: LanguageModel
     scoring: Scoring  # the reward in training
     test_scoring: Scoring  # the reward on the test prompts
+    notes: tuple[str, ...]  # lines for the log, once the data is read
 
 
 def prepare(config: ConfigDict) -> Opened:
     """Open the models; raise `UserError` if the config cannot run to its end."""
     c, task = config, get_task(config.task)
-    lm = open_language_model(c.model, make_mesh(**c.mesh))
+    lm = open_language_model(c.model, make_mesh(**c.mesh)).for_template(task.template)
     check(c, task, get_objective(c.objective.name), lm)
-    for note in lm.notes:
-        say(note)
+    notes = (*lm.notes, *notes_on_template(lm.tokenizer, task))
     test = c.evaluate.rewards or c.rewards
     used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
     models = open_reward_models(c.reward_models, used, task.exchange, lm)
     scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
     tested = Scoring(task.rewards, models, test, tuple(c.reward_models), trained_on=False)
-    return Opened(lm, scoring, tested if c.evaluate.rewards else scoring)
+    return Opened(lm, scoring, tested if c.evaluate.rewards else scoring, notes)
+
+
+def told(opened: Opened) -> Opened:
+    """Say the notes now; return what was opened without them."""
+    for note in opened.notes:
+        say(note)
+    return opened._replace(notes=())
 
 
 def recipe(
@@ -114,13 +123,14 @@ def recipe(
     """
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
-    lm, scoring, test_scoring = opened
+    lm, scoring, test_scoring, _ = opened
     wanted = {*(c.select.columns or objective.reads), "reward"}  # every row has a reward
     columns = tuple(column for column in COLUMNS if column in wanted)
 
     counter = counter_of(lm, task, c.task)
     files = task.files(with_local_copies(c.task))
-    splits = run.stage("load", load, task, c.task, files, counter, once=True)
+    splits = run.stage("load", load, task, c.task, files, counter, once=True, quiet_for=QUIET)
+    told(opened)
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
     for each in (c, *others):
         check_scored(each, get_objective(each.objective.name), scored)
@@ -150,7 +160,8 @@ def recipe(
     if c.evaluate.rewards:  # of another scale than the stored rewards
         tested = setup._replace(scoring=test_scoring, agreement=None)
     evaluation = run.stage("evaluate", evaluate, tested, c.evaluate, scored, reference, policy)
-    summary = summarise(c, task.name, hyper_parameters(objective))
+    commits = splits.commits | lm.commits | scoring.commits | test_scoring.commits
+    summary = summarise(c, task.name, hyper_parameters(objective), commits)
     judged = value if "advantage" in objective.reads else None
     run.stage(
         "report", report, c.report, scored, reference, judged, table, policy, evaluation, summary,
@@ -167,12 +178,14 @@ def _judge(
         return opened.scoring, scored.agreement
     lm, task = opened.lm, get_task(c.task)
     distilled = run.stage("distil", distil, lm, task, c.distill, c.seed, scored)
-    scorer = fitted_scorer(describe(lm, task, c.distill), lm, distilled)
+    scorer = fitted_scorer(describe(lm, task, c.distill), task.exchange, lm, distilled)
     return opened.scoring.only(NAME, scorer), distilled.agreement
 
 
-def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSummary:
-    """Describe the run for the report."""
+def summarise(
+    config: ConfigDict, task: str, hyper: tuple[str, ...], commits: Mapping[str, str]
+) -> RunSummary:
+    """Describe the run for the report; ``commits`` are what was read of the hub."""
     values = config.ppo if get_objective(config.objective.name).online else config.objective
     return RunSummary(
         objective=config.objective.name,
@@ -181,6 +194,7 @@ def summarise(config: ConfigDict, task: str, hyper: tuple[str, ...]) -> RunSumma
         model=config.model.path,
         config_json=config.to_json_best_effort(indent=1, sort_keys=True),
         versions=tuple((name, importlib.metadata.version(name)) for name in PACKAGES),
+        commits=tuple(commits.items()),
     )
 
 
@@ -205,9 +219,13 @@ def main(arguments: list[str]) -> None:
     )
     check_same("config", json.loads(CONFIG.value.to_json()))
     devices = open_devices()
-    say(f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}")
+    here = f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}"
     with lock_workdir(run.folder):
-        evaluation = recipe(CONFIG.value, run, prepare(CONFIG.value))
+        opened = prepare(CONFIG.value)
+        opened = opened._replace(notes=(here, *opened.notes))
+        if _DEBUG.value:
+            opened = told(opened)
+        evaluation = recipe(CONFIG.value, run, opened)
     say(result_table(evaluation))
     page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
@@ -229,10 +247,15 @@ def entry(program: Callable[[list[str]], None]) -> None:
         guarded(
             run,
             debug=lambda: _DEBUG.present and _DEBUG.value,
-            writing=lambda: f"writing below {WORKDIR.value}" if WORKDIR.present else "",
+            writing=writing,
         )
     )
 
 
+def writing() -> str:
+    """Say what is being written, for a file-system error that names no file."""
+    return f"writing below {WORKDIR.value}" if WORKDIR.present else ""
+
+
 if __name__ == "__main__":
-    entry(connected(main))
+    entry(connected(main, writing=writing))

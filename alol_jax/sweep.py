@@ -28,14 +28,15 @@ from alol_jax.checks import COLUMNS, check
 from alol_jax.compare import check_out, compare
 from alol_jax.devices import processes
 from alol_jax.errors import UserError
-from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe
+from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe, writing
 from alol_jax.objectives.registry import get_objective
 from alol_jax.paths import AnyPath
 from alol_jax.reports.finished_runs import why_not_comparable
 from alol_jax.runs.command_line import connected, stop_on_signals
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run, finished_stage, first_difference
+from alol_jax.runs.records import first_difference
+from alol_jax.runs.workdir import Run, finished_stage
 from alol_jax.tasks.registry import get_task
 
 SHARED_KEYS = (
@@ -138,6 +139,7 @@ def sweep(
                 )
                 with lock_workdir(run.folder):
                     recipe(config, run, opened, tuple(configs.values()))
+                opened = opened._replace(notes=())  # they are said once
                 say(f"--- {name}, seed {seed}: {time.monotonic() - started:.0f} s")
     return tuple(folders)
 
@@ -260,4 +262,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry(connected(main))
+    entry(connected(main, writing=writing))

@@ -148,6 +148,7 @@ def report(name: str, times: Times) -> str:
 def main(_) -> None:
     config = CONFIG.value
     lm = open_language_model(config.model, make_mesh(data=-1, fsdp=1, tensor=1))
+    lm = lm.for_template(config.task.template)
     loads = [training, reading]
     loads += [functools.partial(decoding, columns=int(columns)) for columns in COLUMNS.value]
     for load in loads:

@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     config.task = ConfigDict(
         {
             "name": "",
-            "template": "",  # "" = the task's own
+            "template": "",  # "" = the task's own; "chat" = the model's own chat template
+            "date": "2024-07-26",  # what a chat template that asks is told to be today
             "max_tokens": 0,  # responses with more, prompt included, are left out; 0 = none
             "swapped": 0.0,  # share of training responses moved to other prompts, as noise
         }
@@ -135,6 +136,9 @@ def get_config() -> ConfigDict:
             # lengths of the data, and the memory. Without dropout no result depends on it.
             "width": 0,
             "rows": 0,
+            # What a training step out of memory does: fixed ends the run; auto halves the rows,
+            # takes twice as many grids for the same step, and goes on.
+            "fit": "fixed",
             # A PEFT adapter to start from, a directory or a hub name; overrides ``lora``.
             "adapter": "",
             # Rank 0 trains every weight.
@@ -153,7 +157,9 @@ def get_config() -> ConfigDict:
             "batch_size": 32,
             "beams": 1,  # beam width; 1 = greedy
             "repetition_penalty": 1.0,  # on tokens of the prompt and the answer so far; 1 = none
-            "end": (),  # ids of tokens that end an answer, besides the tokenizer's end token
+            # ids of tokens that end an answer, besides the end tokens of the tokenizer, the chat
+            # template and generation_config.json
+            "end": (),
         }
     )
     config.generate = ConfigDict(

@@ -147,6 +147,11 @@ def serve() -> Iterator[Faults]:
             server.shutdown()
 
 
+def without_permission() -> dict[str, str]:
+    """Environment variables of an account that gets nothing from any bucket."""
+    return {"STORAGE_EMULATOR_HOST": f"{os.environ['STORAGE_EMULATOR_HOST']}/b/{CLOSED}"}
+
+
 def _settings(address: str) -> dict[str, str]:
     """Environment variables that lead all of the clients to the server."""
     return {

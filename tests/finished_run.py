@@ -1,5 +1,6 @@
 """A workdir whose fits are done, without having fitted: random leaves where training would end."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def finished_run(
 ) -> LanguageModel:
     """Makes both fits in ``workdir``, the reference from seed 1, the policy from seed 2, as the
     config's objective is fitted; and stores an evaluation if there is one."""
-    lm = open_language_model(config.model, mesh_of(1))
+    lm = open_language_model(config.model, mesh_of(1)).for_template(config.task.template)
+
+    task = dataclasses.replace(TASK, template=config.task.template or TASK.template)
 
     def fit_reference(lm, task, options, seed, scored, *, context) -> Policy:
         return random_policy(lm, 1)
@@ -78,20 +81,20 @@ def finished_run(
         say=lambda line: None,
     )
     reference = run.stage(
-        "fit_reference", fit_reference, lm, TASK, config.reference, config.seed, "rows"
+        "fit_reference", fit_reference, lm, task, config.reference, config.seed, "rows"
     )
     if get_objective(config.objective.name).online:
         policy = run.stage(
-            "fit_policy_online", fit_policy_online, lm, TASK, config.policy, config.ppo,
+            "fit_policy_online", fit_policy_online, lm, task, config.policy, config.ppo,
             scoring(config.rewards), config.decode, config.seed, "rows", "table", reference,
         )  # fmt: skip
     else:
         policy = run.stage(
-            "fit_policy", fit_policy, lm, TASK, "a_lol", config.objective, scoring(config.rewards),
+            "fit_policy", fit_policy, lm, task, "a_lol", config.objective, scoring(config.rewards),
             config.policy, config.decode, config.seed, "rows", "table", reference,
         )  # fmt: skip
     if evaluation is not None:
-        run.stage("evaluate", evaluate, lm, TASK, reference, policy)
+        run.stage("evaluate", evaluate, lm, task, reference, policy)
     return lm
 
 

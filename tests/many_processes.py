@@ -8,12 +8,16 @@ import dataclasses
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from tests.running import DEBUG, ROOT, command, environment
+from tests.running import DEBUG, ROOT, command, environment, limited
 
 PATIENCE = 300.0  # seconds
+TOGETHER = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 
 @dataclasses.dataclass
@@ -40,12 +44,16 @@ def started(
     *arguments: str,
     config: str = DEBUG,
     own: Sequence[Sequence[str]] = (),
+    variables: Mapping[int, Mapping[str, str]] = MappingProxyType({}),
+    full_disks: Mapping[int, int] = MappingProxyType({}),
     devices: int = 1,
 ) -> Iterator[list[subprocess.Popen]]:
     """Start the processes of a run; those that are left are killed at the end.
 
     Args:
         own: further arguments of each process.
+        variables: environment variables of single processes, by rank.
+        full_disks: rank -> kilobytes that each file of this process may have.
         devices: of each.
     """
     with socket.socket() as free:
@@ -55,11 +63,14 @@ def started(
     for rank in range(count):
         words = [*arguments, *(own[rank] if own else ())]
         words.append(f"--distributed=localhost:{port},{rank},{count}")
+        line = command(workdir, *words, config=config)
+        if rank in full_disks:
+            line = limited(line, kilobytes=full_disks[rank])
         found.append(
             subprocess.Popen(
-                command(workdir, *words, config=config),
+                line,
                 cwd=ROOT,
-                env=environment(devices=devices) | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+                env=environment(devices=devices) | TOGETHER | variables.get(rank, {}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

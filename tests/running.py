@@ -23,8 +23,8 @@ SMALL = (  # fewer rows than :debug, enough for every stage
     "--config.model.lora.rank=2",
     "--config.model.lora.dropout=0.1",
 )
-# They take longer to compile than all the rest; from jaxlib 0.12 on they cannot be switched off.
-HAS_SWITCH = Version(version("jaxlib")) < Version("0.12")
+# They take longer to compile than all the rest; from jaxlib 0.11.2 on they cannot be switched off.
+HAS_SWITCH = Version(version("jaxlib")) < Version("0.11.2")
 NO_EMITTERS = ("--xla_cpu_use_fusion_emitters=false",) if HAS_SWITCH else ()
 
 
@@ -32,6 +32,11 @@ def command(workdir: Path, *arguments: str, config: str = DEBUG) -> list[str]:
     """The command line of a run."""
     program = [sys.executable, "-m", "alol_jax.main"]
     return [*program, f"--config={config}", f"--workdir={workdir}", *arguments]
+
+
+def limited(words: list[str], *, kilobytes: int) -> list[str]:
+    """The command line with a disk that is full: no file that it writes can be larger."""
+    return ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited", *words]
 
 
 def environment(*, devices: int = 1) -> dict[str, str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alol_jax.export import export, parse
-from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.text.tokenizer_files import byte_level, save
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
 from tests.models.tiny_llama import random_weights, write_directory, write_gguf
 from tests.models.torch_models import CAUSAL, random_torch
@@ -26,7 +26,7 @@ def directory_born(name, folder):
     config = CAUSAL[DIRECTORIES[name]]()
     config.vocab_size = 264
     random_torch(config, AutoModelForCausalLM.from_config).save_pretrained(folder)
-    byte_level().save(folder)
+    save(byte_level(), folder)
     return str(folder), str(folder)
 
 

@@ -15,7 +15,7 @@ from alol_jax.stages.score import score
 from alol_jax.tasks import hha
 from alol_jax.types import Evaluation, Policy, Splits, TrainingTable
 from configs import common
-from tests.running import SMALL, run, run_here
+from tests.running import SMALL, run_here
 from tests.tasks.hha_cases import row, task_options, transcripts, write
 from tests.tiny_run import context
 
@@ -133,7 +133,7 @@ def test_the_baselines_start_from_the_same_reference(objective, finished, flags,
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
     config = f"configs/hha.py:debug,objective={objective}"
-    result = run(tmp_path / "run", *flags, config=config)
+    result = run_here(tmp_path / "run", *flags, config=config)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("already done") == 3
     evaluation = load_result(tmp_path / "run" / "08_evaluate", Evaluation)

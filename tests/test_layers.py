@@ -83,7 +83,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("models.files.hf_reader", "prepare.hub"),
     "requests": ("prepare.web",),
     "matplotlib": ("reports.figures", "reports.compare.figures"),
-    "jinja2": ("reports.page",),
+    "jinja2": ("reports.page", "text.chat_template"),
     "grain": ("training.batches",),
     "tensorboardX": ("training.metrics",),
     "tqdm": ("runs.progress",),

@@ -11,7 +11,7 @@ from alol_jax.errors import UserError
 from alol_jax.runs.command_line import FORMER
 from alol_jax.runs.lock import lock_workdir
 from configs import quickstart
-from tests.running import DEBUG, ROOT, command, environment, refused, run, run_here
+from tests.running import DEBUG, ROOT, command, environment, limited, refused, run, run_here
 
 JSONL = "configs/own.py:debug"
 
@@ -39,6 +39,7 @@ JSONL = "configs/own.py:debug"
         ("--config.value.heads=0", "config.value.heads=0 must be above 0"),
         ("--config.seed=-1", "config.seed=-1 must be 0 or more"),
         ("--config.task.template=<|go|>{prompt}", "'<|go|>' is not a special token"),
+        ("--config.task.template=Chat", "add it where the prompt belongs, or give 'chat'"),
         ("--config.policy.sampling=al_priority", "'al_priority': did you mean 'all_priority'?"),
     ],
 )
@@ -123,6 +124,29 @@ def test_a_bad_row_is_one_line_with_file_and_line(bad, said, tmp_path):
     assert str(file) in line and "line 81" in line and said in line
 
 
+def test_an_error_in_the_data_is_the_only_thing_on_the_screen(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("no JSON\n")
+    words = (f"--config.task.train_file={file}",)
+    alone = run_here(tmp_path / "run", *words, config=JSONL)
+    assert refused(alone).endswith("not valid JSON: Expecting value: line 1 column 1 (char 0)")
+    assert alone.stdout == ""
+    file.write_text("".join(json.dumps(row) + "\n" for row in GOOD))
+    read = run_here(tmp_path / "run", *words, "--stages=load", config=JSONL).stdout.splitlines()
+    trains = next(n for n, line in enumerate(read) if line.startswith("training "))
+    assert max(n for n, line in enumerate(read) if line.startswith("[load] ")) < trains
+
+
+def test_with_debug_the_modules_that_train_are_listed_before_the_data_is_read(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("no JSON\n")
+    words = command(tmp_path / "run", f"--config.task.train_file={file}", "--debug", config=JSONL)
+    result = subprocess.run(
+        words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert "  layers/q_proj " in result.stdout and "Traceback" in result.stderr
+
+
 @pytest.mark.parametrize("platform", ["tpu", "cuda"], ids="asked for {}".format)
 def test_a_platform_that_is_not_here_is_refused(platform, tmp_path):
     if platform in accelerators():
@@ -134,7 +158,7 @@ def test_a_platform_that_is_not_here_is_refused(platform, tmp_path):
 def test_a_terminal_without_unicode_sees_the_run(tmp_path):
     result = run(tmp_path / "run", "--stages=load", PYTHONIOENCODING="ascii")
     assert result.returncode == 0 and result.stderr == ""
-    assert result.stdout.startswith("1 x cpu (cpu), ")
+    assert "\n1 x cpu (cpu), " in result.stdout
 
 
 def test_a_missing_data_file_is_named(tmp_path):
@@ -149,9 +173,8 @@ def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.parametrize("kilobytes", [1, 8])  # the first file fails, or a later one
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(kilobytes, tmp_path):
-    limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "limited"]
     stopped = subprocess.run(
-        [*limited, *command(tmp_path / "run", "--stages=load")],
+        limited(command(tmp_path / "run", "--stages=load"), kilobytes=kilobytes),
         cwd=ROOT,
         env=environment() | {"JAX_ENABLE_COMPILATION_CACHE": "false"},  # no halves of programs
         capture_output=True,

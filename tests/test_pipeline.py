@@ -138,7 +138,7 @@ def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(undistu
     long = ["fit_reference", "fit_policy"]
     killed = [
         killed_in(stage, 2.0 if stage in long else 0.4, tmp_path / "run")
-        for stage in sorted([*STAGES, *long, *long], key=STAGES.index)
+        for stage in sorted([*STAGES, *long], key=STAGES.index)
     ]
     assert sum(killed) >= 6
     assert run(tmp_path / "run", *SMALL).returncode == 0
@@ -158,8 +158,8 @@ def test_kill_9_at_any_moment_of_ppo_leaves_the_policy_of_an_undisturbed_run(und
     result = run(whole, *SMALL, *ONLINE)
     assert result.returncode == 0, result.stderr
     took = float(re.search(r"\[fit_policy_online\] took (\S+) s", result.stdout)[1])
-    killed = [killed_in("fit_policy_online", took / 2, broken, *ONLINE) for _ in range(6)]
-    assert sum(killed) >= 3
+    killed = [killed_in("fit_policy_online", took / 2, broken, *ONLINE) for _ in range(4)]
+    assert sum(killed) >= 2
     assert run(broken, *SMALL, *ONLINE).returncode == 0
     fits = ("07_fit_policy_online/trained",)
     assert final_arrays(broken, fits) == final_arrays(whole, fits)
@@ -225,34 +225,47 @@ def test_what_an_objective_does_not_read_is_not_computed(name, undisturbed, tmp_
     workdir, _ = undisturbed
     for folder in ("01_load", "02_score", "03_fit_reference"):
         shutil.copytree(workdir / folder, tmp_path / "run" / folder)
-    result = run(tmp_path / "run", *SMALL, f"--config.objective.name={name}")
+    result = run_here(tmp_path / "run", *SMALL, f"--config.objective.name={name}")
     assert result.returncode == 0, result.stderr
     assert "[generate] not needed" in result.stdout and "[fit_value] not needed" in result.stdout
     assert (tmp_path / "run" / "09_report" / "report.html").exists()
 
 
+def _said(role, text):
+    return [{"role": role, "content": text}]
+
+
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("row", "said"),
     [
         (
-            lambda n: {"response": f"answer {n}", "reward": (7 * n % 11) / 10},
+            lambda n: {
+                "prompt": f"question {n}",
+                "response": f"answer {n}",
+                "reward": (7 * n % 11) / 10,
+            },
             "[load] Read as a prompt and its responses (prompt, response, reward): 60 rows.",
         ),
         (
-            lambda n: {"chosen": f"answer {n}", "rejected": f"no {n}"},
+            lambda n: {
+                "prompt": [*_said("system", "Be brief."), *_said("user", f"question {n}")],
+                "chosen": _said("assistant", f"answer {n}"),
+                "rejected": _said("assistant", f"no {n}"),
+            },
             "[load] Read as a pair (prompt, chosen, rejected): 60 rows.",
         ),
     ],
-    ids=["rewards", "pairs"],
+    ids=["rewards", "pairs of messages"],
 )
-def test_own_data_goes_from_json_lines_to_report(answers, said, tmp_path):
-    rows = [{"prompt": f"question {n}", **answers(n)} for n in range(60)]
+def test_own_data_goes_from_json_lines_to_report(row, said, tmp_path):
+    rows = [row(n) for n in range(60)]
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = [argument for argument in SMALL if "test" not in argument]
     arguments = [f"--config.task.train_file={file}", "--config.task.test=8", *small]
     result = run_here(tmp_path / "run", *arguments, config="configs/own.py:debug")
     assert result.returncode == 0, result.stderr
+    assert "prompts in the model's own chat template, whose turns end with" in result.stdout
     assert said in result.stdout
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout

@@ -12,10 +12,13 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import respond
 from alol_jax.decoding.sampling import Sampling, deterministic_decoding, stochastic_decoding
+from alol_jax.devices.out_of_memory import watching_memory
 from alol_jax.models.language_model import LanguageModel
+from alol_jax.models.savings import DECODING, program_of
 from alol_jax.rewards.reward import Reward, Scoring
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
+from alol_jax.text.prompts import encoder_of
 from alol_jax.types import Agreement, Params, Scored, ScoredSplits, Task, Watch
 
 Ids = tuple[int, ...]
@@ -57,7 +60,7 @@ class Sampler:
 
     Attributes:
         lm: the model; the policy's trained leaves are passed to the methods.
-        sampling: how tokens are chosen. The tokenizer's end token and the task's stop sequences
+        sampling: how tokens are chosen. The tokenizer's end tokens and the task's stop sequences
             are added to it.
         batch_size: prompts decoded together.
         lengths: of all prompts that will be asked, so that every call has grids of one size; None:
@@ -82,16 +85,18 @@ class Sampler:
             watch: gets one line with the speed.
         """
         lm, task = self.lm, self.task
-        return respond(
-            *lm.for_decoding(trained),
-            lm.tokenizer.encode_prompts(
-                task.template, prompts, limit=lm.limits.prompt, marks=task.marks
-            )[0],
-            self._with_stops(),
-            batching=lm.batching(self.batch_size, self.lengths),
-            key=key,
-            watch=watch,
-        )
+        encode = encoder_of(lm.tokenizer, task, task.conversation)
+        columns = lm.limits.prompt + self.sampling.max_new_tokens
+        rows = self.batch_size * self.sampling.beams
+        with watching_memory(program_of(lm, DECODING, watch.label, rows, columns)):
+            return respond(
+                *lm.for_decoding(trained),
+                encode(prompts, limit=lm.limits.prompt)[0],
+                self._with_stops(),
+                batching=lm.batching(self.batch_size, self.lengths),
+                key=key,
+                watch=watch,
+            )
 
     def answer(
         self,
@@ -134,15 +139,25 @@ class Sampler:
     def endings(self, answers: Sequence[Ids]) -> tuple[str, ...]:
         """Count how the answers ended, as lines for the user.
 
-        A second line warns about stop sequences that appear in no answer, if any answers reached
-        the length limit. Stop sequences that differ only in surrounding spaces count as one; a task
-        lists both because their tokens differ.
+        Further lines warn if most answers reached the length limit, and, if any did, about stop
+        sequences that appear in no answer. Those that differ only in surrounding spaces count as
+        one; a task lists both because their tokens differ.
         """
-        limit, ends = self.sampling.max_new_tokens, {self.lm.tokenizer.eos_id, *self.sampling.end}
+        limit, ends = self.sampling.max_new_tokens, {*self.lm.tokenizer.ends, *self.sampling.end}
         ended = sum(bool(ids) and ids[-1] in ends for ids in answers)
         full = sum(len(ids) == limit and ids[-1] not in ends for ids in answers)
         stopped = len(answers) - ended - full
-        lines = [f"{ended} ended, {stopped} hit a stop sequence, {full} hit the limit"]
+        share = (ended + stopped) / max(len(answers), 1)
+        lines = [
+            f"{ended} ended, {stopped} hit a stop sequence, {full} hit the limit "
+            f"({share:.0%} by themselves)"
+        ]
+        if answers and share < 0.5:
+            lines.append(
+                f"warning: most answers did not end by themselves: raise "
+                f"config.decode.max_new_tokens={limit}, or choose a config.task.template that the "
+                f"model knows: it may never have learned its end token {self.lm.tokenizer.eos!r}"
+            )
         decoded = [self.lm.tokenizer.decode(ids) for ids in answers]
         stops = dict.fromkeys(stop.strip() or stop for stop in self.task.stop)
         unseen = [stop for stop in stops if not any(stop in text for text in decoded)]
@@ -154,9 +169,9 @@ class Sampler:
         return tuple(lines)
 
     def _with_stops(self) -> Sampling:
-        """Return ``sampling`` with the model's end token and the task's stop sequences added."""
+        """Return ``sampling`` with the model's end tokens and the task's stop sequences added."""
         stop = (tuple(self.lm.tokenizer.encode(text)) for text in self.task.stop)
-        end = (self.lm.tokenizer.eos_id, *self.sampling.end)
+        end = tuple(dict.fromkeys((*self.lm.tokenizer.ends, *self.sampling.end)))
         return dataclasses.replace(self.sampling, end=end, stop=tuple(ids for ids in stop if ids))
 
 

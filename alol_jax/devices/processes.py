@@ -186,7 +186,7 @@ def from_first(name: str, make: Callable[[], Any]) -> Any:
     The others wait for as long as it takes.
 
     Raises:
-        UserError: ``make`` raised it; in every process.
+        UserError: ``make`` raised it; in every process, in the others with the name of the first.
     """
     if count() == 1:
         return make()
@@ -203,7 +203,7 @@ def from_first(name: str, make: Callable[[], Any]) -> Any:
         pass
     found = json.loads(said)
     if "error" in found:
-        raise UserError(found["error"])
+        raise UserError(f"{named(0)}: {found['error']}")
     return found["value"]
 
 

@@ -25,6 +25,7 @@ from alol_jax.devices.processes import (
 )
 from alol_jax.errors import Finished, Interrupted, UserError
 
+SAME_SECONDS = 1.0  # for the others to fail as well, with what is wrong for all
 LEAVE_SECONDS = 3  # for the others to end before process 0, which connects them
 FAILED = 2  # exit code
 FAILURES = "alol_jax/failed/"
@@ -34,7 +35,8 @@ FAILURES = "alol_jax/failed/"
 def together(words: Callable[[Exception], str]) -> Iterator[None]:
     """Run a program so that all processes end if one of them fails or is lost.
 
-    Process 0 prints one line that names the process and what it said, and all exit with code 2.
+    Process 0 prints one line that names the process and what it said, and all exit with code 2. A
+    line that all processes say, as of a wrong config, names none.
 
     Args:
         words: of an error, in one line.
@@ -63,7 +65,15 @@ def together(words: Callable[[Exception], str]) -> Iterator[None]:
             traceback.print_exception(error)
         ending.set()
         client().key_value_set(f"{FAILURES}{rank()}", words(error))
-        _end(f"error: {words(error)}" if is_first() else "")
+        _end(f"error: {_of_first(words(error))}" if is_first() else "")
+
+
+def _of_first(said: str) -> str:
+    """Name process 0 in what it says, unless all processes say the same."""
+    time.sleep(SAME_SECONDS)
+    failures = client().key_value_dir_get(FAILURES)
+    alike = sum(other == said for _, other in failures)
+    return said if alike == count() else f"{named(0)}: {said}"
 
 
 def _check_count() -> None:
@@ -95,7 +105,8 @@ def _watch_failures(ending: threading.Event) -> None:
             failures = service.key_value_dir_get(FAILURES)
         except RuntimeError:
             return  # process 0 is gone, and JAX ends this one
-        if not failures or ending.wait(1.0):  # this process may fail as well, and say so itself
+        # This process may fail as well, and say so itself.
+        if not failures or ending.wait(SAME_SECONDS):
             continue
         key, said = min(failures)
         number = int(key.rpartition("/")[2])

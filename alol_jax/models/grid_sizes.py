@@ -24,6 +24,7 @@ from alol_jax.text.packing import (
     pack,
     table_of_grids,
 )
+from alol_jax.types import Limits
 
 SAMPLE = 1024  # rows of a table on which its size is chosen
 TABLE_TOKENS = 4096  # of a grid per device, in passes over a table
@@ -36,6 +37,28 @@ class GridOptions(NamedTuple):
 
     width: int = 0
     rows: int = 0
+
+
+def grid_options(width: int, rows: int, limits: Limits, mesh: Mesh) -> GridOptions:
+    """Return the size of grids, as far as the config gives it.
+
+    Raises:
+        UserError: the width holds no whole example or is odd, or the devices cannot share the rows.
+    """
+    devices = shards(mesh)
+    if width and width < sum(limits):
+        raise UserError(
+            f"config.model.width={width}: a row holds whole examples of up to max_prompt + "
+            f"max_response = {limits.prompt} + {limits.response} tokens: raise it, lower these, or "
+            "set it to 0 (chosen from the data)"
+        )
+    if width % 2:
+        raise UserError(f"config.model.width={width} must be even")
+    if rows < 0 or rows % devices:
+        raise UserError(
+            f"config.model.rows={rows} must be a multiple of data · fsdp = {devices}, or 0 (chosen)"
+        )
+    return GridOptions(width, rows)
 
 
 class Platform(NamedTuple):

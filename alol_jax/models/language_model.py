@@ -27,19 +27,27 @@ from alol_jax.models.attention import BLOCK, KERNELS, Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import PRESETS, ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
-from alol_jax.models.files.peft_adapter import Adapter, read_adapter
-from alol_jax.models.grid_sizes import GridOptions, Packed, pack_table, platform_of
+from alol_jax.models.files.peft_adapter import Adapter, read_adapter, with_changes
+from alol_jax.models.grid_sizes import (
+    GridOptions,
+    Packed,
+    grid_options,
+    pack_table,
+    platform_of,
+)
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
+from alol_jax.text.prompts import in_chat
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
 from alol_jax.text.tokens import Batching
-from alol_jax.types import Limits, Params
+from alol_jax.types import Limits, Params, is_chat
 
 RANDOM = "random:"
 NARROWEST = 64  # prompts in decoding
 ROOM = 2.0  # a copy of the kernels is made where it takes at most half of what is free
 DTYPES = ("float32", "bfloat16")
+LAYOUT = ("remat", "logprob_chunk", "width", "rows", "fit")  # how a pass is laid out in memory
 QUANTISATIONS: dict[str, NF4 | None] = {
     "none": None,
     "nf4": NF4(double=False),
@@ -79,15 +87,27 @@ class LanguageModel:
     def fingerprint(self) -> dict[str, Any]:
         """Identifies options, weights, tokenizer and adapter; reads all files to compute it.
 
-        For ``path`` and ``adapter`` the content of the files counts, not their location.
+        For ``path`` and ``adapter`` the content of the files counts, not their location. The
+        fields of `LAYOUT` may change between two starts of a run: its results are the same beyond
+        rounding (and the masks of dropout).
         """
-        by_content = ("path", "adapter")
+        left_out = ("path", "adapter", *LAYOUT)
         weights = self.options["path"] if self.checkpoint is None else self.checkpoint.fingerprint()
         return {
-            "config.model": {k: v for k, v in self.options.items() if k not in by_content},
+            "config.model": {k: v for k, v in self.options.items() if k not in left_out},
             "weights": weights,
             "tokenizer": self.tokenizer.fingerprint(),
             "adapter": None if self.adapter is None else self.adapter.fingerprint(),
+        }
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commits that were read of repositories on the hub, by the names in the config."""
+        read = {"path": self.checkpoint, "adapter": self.adapter}
+        return {
+            self.options[key]: files.commit
+            for key, files in read.items()
+            if files is not None and files.commit
         }
 
     @functools.cached_property
@@ -102,7 +122,7 @@ class LanguageModel:
         """
         if self.transformer.lora is None:
             return self._load(jnp.float32, None)
-        if self.adapter is not None:
+        if self.adapter is not None and self.adapter.lora is not None:
             return place_params(self.adapter.leaves, self.mesh)
         make = jax.jit(lambda key: adapters_of(self._unquantised.init(key)))
         return place_params(make(key), self.mesh)
@@ -193,6 +213,18 @@ class LanguageModel:
 
         return place_params(jax.jit(make)(jax.random.key(0)), self.mesh)
 
+    def for_template(self, template: str) -> LanguageModel:
+        """Return the model for prompts of ``config.task.template``.
+
+        With the model's own chat template, responses end as it ends a turn.
+
+        Raises:
+            UserError: the model has no chat template, or it fails.
+        """
+        if not is_chat(template):
+            return self
+        return dataclasses.replace(self, tokenizer=in_chat(self.tokenizer))
+
     @property
     def prompt_widths(self) -> tuple[int, ...]:
         """The compiled lengths of prompts in decoding, ascending."""
@@ -231,13 +263,16 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
     _check_generates(options.path, checkpoint, config)
     tokenizer = tokenizer.for_vocab_size(config.vocab_size)
     limits = _limits(options, config.max_positions)
-    grid = _grid(options, limits, mesh)
+    grid = grid_options(options.width, options.rows, limits, mesh)
     if options.dtype not in DTYPES:
         raise UserError.unknown(
             f"config.model.dtype: no dtype {options.dtype!r}", options.dtype, DTYPES
         )
     adapter = _adapter(options, config)
-    lora = _lora(options.lora, config) if adapter is None else adapter.lora
+    if adapter is not None and adapter.changes:
+        checkpoint = with_changes(checkpoint, adapter)
+    lora = adapter.lora if adapter is not None else None
+    lora = lora or _lora(options.lora, config)
     widths = (*prompt_widths(limits.prompt, mesh), *filter(None, (grid.width, grid.width // 2)))
     transformer, kernel_said = _transformer(options, config, lora, widths, mesh)
     lm = LanguageModel(
@@ -254,7 +289,7 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
             f"model: {options.path}, {config.family} of {config.layers} layers × {config.width}, "
             f"{options.dtype}, quantisation {options.quantisation}",
             kernel_said,
-            *([] if adapter is None else [f"adapter: {adapter}; config.model.lora is not read"]),
+            *([] if adapter is None else [f"adapter: {adapter}"]),
         ),
     )
     # `abstract` also checks that every kernel can be quantised, before anything has run.
@@ -349,25 +384,6 @@ def _limits(options: ConfigDict, positions: int) -> Limits:
             f"model has {positions} positions"
         )
     return limits
-
-
-def _grid(options: ConfigDict, limits: Limits, mesh: Mesh) -> GridOptions:
-    """Return the size of grids, as far as it is given."""
-    devices = shards(mesh)
-    if options.width and options.width < sum(limits):
-        raise UserError(
-            f"config.model.width={options.width}: a row holds whole examples of up to max_prompt + "
-            f"max_response = {limits.prompt} + {limits.response} tokens: raise it, lower these, or "
-            "set it to 0 (chosen from the data)"
-        )
-    if options.width % 2:
-        raise UserError(f"config.model.width={options.width} must be even")
-    if options.rows < 0 or options.rows % devices:
-        raise UserError(
-            f"config.model.rows={options.rows} must be a multiple of data · fsdp = {devices}, or 0 "
-            "(chosen)"
-        )
-    return GridOptions(options.width, options.rows)
 
 
 def _tokenizer(files: TokenizerFiles) -> Tokenizer:

@@ -11,6 +11,24 @@ import jax.numpy as jnp
 from alol_jax.types import Grid
 
 
+def sequence_logp(logits: jax.Array, ids: jax.Array) -> jax.Array:
+    """Return log π(y_t | y_<t) of every token of a sequence, for a training loop of one's own.
+
+    Args:
+        logits: [..., T, V], those at t predict the token at t + 1.
+        ids: i32[..., T].
+
+    Returns:
+        f32[..., T]; 0 for the first token, which nothing predicts. An objective's ``mask`` says
+        which tokens are the response.
+    """
+    chex.assert_shape(logits, (*ids.shape, None))
+    logits = logits[..., :-1, :].astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, ids[..., 1:, None], axis=-1)[..., 0]
+    logp = chosen - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.pad(logp, [(0, 0)] * (logp.ndim - 1) + [(1, 0)])
+
+
 def grid_states(hidden: jax.Array, grid: Grid) -> jax.Array:
     """Return the states [rows, M, D] that predict the response tokens; hidden is [rows, T, D]."""
     chex.assert_shape(hidden, (*grid.ids.shape, None))

@@ -12,9 +12,11 @@ from alol_jax.paths.copies import (
     move,
     new_folder,
     send,
+    with_home,
     with_local_copies,
     written,
 )
+from alol_jax.paths.pointers import check_no_pointer
 from alol_jax.paths.store import (
     AnyPath,
     asking,
@@ -37,6 +39,7 @@ __all__ = [
     "Appended",
     "asking",
     "cache_folder",
+    "check_no_pointer",
     "create",
     "drafts_of",
     "exists",
@@ -52,6 +55,7 @@ __all__ = [
     "remove",
     "resolve",
     "send",
+    "with_home",
     "with_local_copies",
     "workdir_of",
     "write_text",

@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -31,6 +31,9 @@ from alol_jax.paths.store import (
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+
+HOME = "~/"  # the user's folder
 
 
 def local_copy(path: AnyPath | str, wanted: Sequence[str] = ("*",)) -> pathlib.Path:
@@ -70,15 +73,28 @@ def local_copy(path: AnyPath | str, wanted: Sequence[str] = ("*",)) -> pathlib.P
 def with_local_copies(options: ConfigDict) -> ConfigDict:
     """Return a section of the config with a local path in the place of each path of a bucket, and
     of each that begins with ``~/``."""
+    return _with_paths(options, (*_PREFIXES, HOME), local_copy)
 
-    def local(value: Any) -> Any:
+
+def with_home(options: ConfigDict) -> ConfigDict:
+    """Return a section of the config with the user's folder in the place of each ``~/``."""
+    return _with_paths(options, (HOME,), lambda text: pathlib.Path(text).expanduser())
+
+
+def _with_paths(
+    options: ConfigDict, beginnings: tuple[str, ...], path: Callable[[str], pathlib.Path]
+) -> ConfigDict:
+    """Apply ``path`` to all texts that begin so, in tuples and inner sections too."""
+
+    def found(value: Any) -> Any:
         if isinstance(value, str):
-            return str(local_copy(value)) if value.startswith((*_PREFIXES, "~/")) else value
+            return str(path(value)) if value.startswith(beginnings) else value
         if isinstance(value, (tuple, list)):
-            return type(value)(map(local, value))
-        return with_local_copies(value) if isinstance(value, type(options)) else value
+            return type(value)(map(found, value))
+        inner = isinstance(value, type(options))
+        return _with_paths(value, beginnings, path) if inner else value
 
-    return type(options)({key: local(value) for key, value in options.items()})
+    return type(options)({key: found(value) for key, value in options.items()})
 
 
 @contextlib.contextmanager

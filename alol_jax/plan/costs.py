@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any, NamedTuple
 
 import jax
 
+from alol_jax.devices.out_of_memory import bytes_asked, is_out_of_memory
 from alol_jax.errors import UserError
-from alol_jax.plan.chips import GIB, Chip
+from alol_jax.plan.chips import Chip
 from alol_jax.plan.programs import Program
 from alol_jax.plan.traffic import Traffic, traffic_of
 from alol_jax.training.memory import bytes_per_device
@@ -90,7 +90,7 @@ def cost_of(program: Program, chip: Chip, chips: int) -> Cost:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        peak = bytes_needed(str(error))
+        peak = bytes_asked(str(error)) if is_out_of_memory(error) else None
         if peak is None:
             message = str(error).strip().splitlines()[0]
             raise UserError(f"{program.name} cannot be compiled for this TPU: {message}") from error
@@ -122,10 +122,3 @@ def _memory(program: Program, analysis: Any) -> Memory:
         activations=analysis.temp_size_in_bytes,
         program=analysis.generated_code_size_in_bytes,
     )
-
-
-def bytes_needed(message: str) -> float | None:
-    """The memory that XLA's out-of-memory message says is needed; None for other errors."""
-    units = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-    found = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM", message)
-    return float(found[1]) * units[found[2]] if found else None

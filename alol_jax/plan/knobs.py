@@ -103,7 +103,7 @@ KNOBS: dict[str, Knob] = {
     "quantisation": Knob(with_quantisation, frozenset({"select", "policy step", "decode"})),
     "chips": Knob(with_more_chips, frozenset({"select", "policy step", "decode"})),
 }
-"""From cheapest to most expensive."""
+"""In the order of `out_of_memory.SAVINGS`."""
 
 
 def advice(setting: Setting, costs: list[Cost], log: Callable[[str], None]) -> str:

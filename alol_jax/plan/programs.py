@@ -216,7 +216,7 @@ def decode_program(lm: LanguageModel, config: ConfigDict, room: float) -> Progra
     trained, frozen = lm.abstract()
     optimizer = _optimizer_state(lm, config, trained)[1]
     decoding = deterministic_decoding(config.decode)
-    sampling = dataclasses.replace(decoding, end=(lm.tokenizer.eos_id, *decoding.end))
+    sampling = dataclasses.replace(decoding, end=(*lm.tokenizer.ends, *decoding.end))
     rows, width = config.decode.batch_size, lm.prompt_widths[-1]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     keys = described(keys, replicated(lm.mesh))

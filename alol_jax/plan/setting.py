@@ -68,8 +68,9 @@ class Setting:
                 f"--topology={where.name} is not a topology of libtpu; there are {usual}"
             ) from error
         mesh = make_mesh(**self.config.mesh, devices=described.devices[: self.chips])
-        lm = open_language_model(self.config.model, mesh)
-        check(self.config, get_task(self.config.task), self.objective, lm)
+        task = get_task(self.config.task)
+        lm = open_language_model(self.config.model, mesh).for_template(task.template)
+        check(self.config, task, self.objective, lm)
         return lm
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from alol_jax.models.files.hf_reader import HubFiles
+from alol_jax.models.files.hf_reader import HubFiles, OnHub
 
 
 class Facts(NamedTuple):
@@ -15,15 +15,18 @@ class Facts(NamedTuple):
     licence: str
 
 
-def cached(name: str, files: HubFiles) -> Path | None:
-    """Return the directory of the hub model ``name`` if it is here, with weights."""
+def cached(model: OnHub, files: HubFiles) -> Path | None:
+    """Return the directory of a model of the hub if it is here, with weights."""
     import huggingface_hub
 
     for weights in (files.weights, files.torch_weights):
         try:
             folder = Path(
                 huggingface_hub.snapshot_download(
-                    name, allow_patterns=[*files.always, *weights], local_files_only=True
+                    model.name,
+                    revision=model.revision,
+                    allow_patterns=[*files.always, *weights],
+                    local_files_only=True,
                 )
             )
         except (OSError, ValueError):  # LocalEntryNotFoundError: nothing, or not all, is here
@@ -47,23 +50,25 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def facts(name: str, files: HubFiles) -> Facts:
+def facts(model: OnHub, files: HubFiles) -> Facts:
     """Ask the hub for the size of the files and for the licence."""
     import huggingface_hub
 
     try:
-        weights = _size(name, files.weights) or _size(name, files.torch_weights)
-        size = weights + _size(name, files.always)
-        card = huggingface_hub.HfApi().model_info(name, timeout=15.0).card_data
+        weights = _size(model, files.weights) or _size(model, files.torch_weights)
+        size = weights + _size(model, files.always)
+        told = huggingface_hub.HfApi().model_info(model.name, revision=model.revision, timeout=15.0)
     except (OSError, ValueError):  # no connection, no such repository, or not for everyone
         return Facts(0, "")
-    licence = "" if card is None else card.get("license") or ""
+    licence = (told.card_data or {}).get("license") or ""
     return Facts(size, str(licence))
 
 
-def _size(name: str, patterns: tuple[str, ...]) -> int:
+def _size(model: OnHub, patterns: tuple[str, ...]) -> int:
     """The bytes of all files of these patterns."""
     import huggingface_hub
 
-    found = huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), dry_run=True)
+    found = huggingface_hub.snapshot_download(
+        model.name, revision=model.revision, allow_patterns=list(patterns), dry_run=True
+    )
     return sum(file.file_size or 0 for file in found)

@@ -15,11 +15,18 @@ from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
 from alol_jax.models.files.convert import open_checkpoint
-from alol_jax.models.files.hf_reader import HUB_NAME, MODEL_FILES, HubFiles, copied, download
+from alol_jax.models.files.hf_reader import (
+    MODEL_FILES,
+    HubFiles,
+    OnHub,
+    copied,
+    download,
+    on_hub,
+)
 from alol_jax.models.files.peft_adapter import ADAPTER_FILES
 from alol_jax.models.files.peft_config import read_fields
 from alol_jax.models.language_model import RANDOM
-from alol_jax.paths import AnyPath, exists, is_bucket, path_of
+from alol_jax.paths import AnyPath, exists, is_bucket, path_of, with_home
 from alol_jax.prepare import hub
 from alol_jax.prepare.bring import Surroundings, bring
 from alol_jax.prepare.places import HUB_DATA, Place, Places, find
@@ -145,19 +152,20 @@ class Model:
         return True
 
     def about(self) -> str:
-        if not self._on_hub():
+        if (model := self._on_hub()) is None:
             return "your own"
-        size, licence = hub.facts(self.path, self._files())
-        return f"{_size(size)}, from {HUB}{self.path}, {_licence(licence)}"
+        size, licence = hub.facts(model, self._files())
+        return f"{_size(size)}, from {HUB}{model.name}, {_licence(licence)}"
 
     def bring(self, around: Surroundings) -> None:
-        if self._on_hub() and hub.cached(self.path, self._files()) is None:
-            around.say(f"downloading {HUB}{self.path}")
-            download(self.path, self._files())
+        model = self._on_hub()
+        if model and hub.cached(model, self._files()) is None:
+            around.say(f"downloading {HUB}{model.name}")
+            download(model, self._files())
         self._open()
 
-    def _on_hub(self) -> bool:
-        return not Path(self.path).expanduser().exists() and bool(HUB_NAME.fullmatch(self.path))
+    def _on_hub(self) -> OnHub | None:
+        return None if Path(self.path).expanduser().exists() else on_hub(self.path)
 
     def _files(self) -> HubFiles:
         return ADAPTER_FILES if self.adapter else MODEL_FILES
@@ -169,8 +177,9 @@ class Model:
             UserError: it is not here, or a run cannot read it.
         """
         folder: AnyPath | None = path_of(self.path)
-        if self._on_hub():
-            folder = hub.cached(self.path, self._files())
+        model = self._on_hub()
+        if model:
+            folder = hub.cached(model, self._files())
             if folder is None:
                 raise UserError(f"{self.title}: not here")
         if not self.path:
@@ -178,7 +187,7 @@ class Model:
         if self.adapter:
             read_fields(copied(self.path, ADAPTER_FILES) if is_bucket(folder) else folder)
         elif not exists(folder / DESCRIPTION):  # made by distill_reward
-            open_checkpoint(str(folder) if self._on_hub() else self.path)
+            open_checkpoint(str(folder) if model else self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,11 +219,12 @@ def wanted(config: ConfigDict, places: Places) -> list[Item]:
     Raises:
         UserError: the config names no task, or names its data in a wrong way.
     """
-    texts = _texts(config.task)
+    task = with_home(config.task)
+    texts = _texts(task)
     if any(text.startswith(tfds_source.PREFIX) or is_bucket(text) for text in texts):
         paths = [text for text in texts if sources.is_file(text)]  # `files` would download these
     else:
-        paths = list(dict.fromkeys(map(str, get_task(config.task).files(config.task))))
+        paths = list(dict.fromkeys(map(str, get_task(task).files(task))))
     items: list[Item] = list(_data(paths, places))
     items += [HubData(f"data set {name}", name) for name in _hub_data(texts, paths)]
     models = [("model", config.model.path, False), ("adapter", config.model.adapter, True)]

@@ -18,7 +18,8 @@ from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import AnyPath
 from alol_jax.reports.compare.rows import Fit, RunResult
 from alol_jax.runs.artifacts import load_fields, load_result
-from alol_jax.runs.workdir import FORMAT, Stage, finished_stage, first_difference
+from alol_jax.runs.records import first_difference
+from alol_jax.runs.workdir import FORMAT, Stage, finished_stage
 from alol_jax.training.rollouts import steps_per_rollout
 from alol_jax.types import Evaluation, Policy
 
@@ -149,7 +150,7 @@ def _data(run: FinishedRun) -> dict[str, Any]:
         files.setdefault(file["file"], []).append(file["content"])
     return {
         "task": _only(inputs["task"], ("name", "load", "files")),
-        "config.task": _without(inputs["config.task"], ("template",)),
+        "config.task": _without(inputs["config.task"], ("template", "date")),
         "files": files,
     }
 

@@ -15,7 +15,7 @@ from alol_jax.paths import AnyPath
 from alol_jax.reports.results import result_table, verdict
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.workdir import Stage, finished_stage
-from alol_jax.types import Evaluation, Policy
+from alol_jax.types import Evaluation, Policy, is_chat
 
 _FILES_SHOWN = 12
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank accepts
@@ -179,6 +179,8 @@ def _is_for_transformers(path: str) -> bool:
 def _prompt(of: Exported) -> str:
     task = of.stage.record["inputs"]["task"]
     stop = f"\n\nAn answer ends at {' or '.join(map(repr, task['stop']))}." if task["stop"] else ""
+    if is_chat(task["template"]):
+        return "Prompts are in the chat template of the tokenizer's files: `apply_chat_template`."
     template = json.dumps(task["template"], ensure_ascii=False)
     return f"Prompts have this form, as a JSON string:\n\n```\n{template}\n```{stop}"
 

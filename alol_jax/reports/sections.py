@@ -322,10 +322,17 @@ def _answer(name: str, row: Scored, evaluation: Evaluation) -> Answer:
 
 
 def versions(summary: RunSummary) -> Section:
-    """The package versions of the run."""
+    """The package versions of the run, and the commits that were read of the hub."""
     columns = (Column("package", False), Column("version", False))
-    rows = tuple(Row((Cell(name), Cell(version))) for name, version in summary.versions)
-    return Section("versions", "Versions", tables=(Table("", columns, rows),))
+    tables = [Table("", columns, _pairs(summary.versions))]
+    if summary.commits:
+        columns = (Column("read from the Hugging Face hub", False), Column("commit", False))
+        tables.append(Table("", columns, _pairs(summary.commits)))
+    return Section("versions", "Versions", tables=tuple(tables))
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> tuple[Row, ...]:
+    return tuple(Row((Cell(name), Cell(value))) for name, value in pairs)
 
 
 def _measure(measure: Measure) -> Cell:

@@ -21,7 +21,7 @@ from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.classifiers import StoredClassifier, open_classifier
 from alol_jax.models.grid_sizes import platform_of
 from alol_jax.models.heads import slot_mask
-from alol_jax.models.language_model import DTYPES, LanguageModel
+from alol_jax.models.language_model import DTYPES
 from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.forms import Form, form_of, pair
 from alol_jax.rewards.packed import read_texts
@@ -68,6 +68,12 @@ class ClassifierScorer:
             "weights": self.stored.checkpoint.fingerprint(),
             "tokenizer": self.tokenizer.fingerprint(),
         }
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commit that was read, if the model is on the hub."""
+        commit = self.stored.checkpoint.commit
+        return {self.path: commit} if commit else {}
 
     @property
     def _end(self) -> int | None:
@@ -124,32 +130,33 @@ def open_scorer(
     wanted: ConfigDict,
     where: str,
     read: Callable[[str, str], Exchange],
-    lm: LanguageModel,
+    mesh: Mesh,
 ) -> ClassifierScorer:
     """Open the classifier at ``wanted.path`` as a scorer.
 
     Args:
         wanted: one entry of ``config.reward_models``.
         where: its key in the config, for messages.
+        read: prompt, response -> exchange.
 
     Raises:
         UserError: the classifier cannot be read, or the options do not fit it.
     """
     check_dtype(wanted.dtype, where)
     form = form_of(wanted.reads, f"{where}.reads")
-    place = functools.partial(param_sharding, mesh=lm.mesh)
-    xla = Attention("xla", lm.mesh)
+    place = functools.partial(param_sharding, mesh=mesh)
+    xla = Attention("xla", mesh)
     stored = open_classifier(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.classifier.body
     check_limit(wanted.max_tokens, where, body.config)
-    body = dataclasses.replace(body, attention=fused_attention(body, wanted, lm.mesh))
+    body = dataclasses.replace(body, attention=fused_attention(body, wanted, mesh))
     stored = dataclasses.replace(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
     _check_score(stored.classifier, wanted, where)
     tokenizer = from_directory(stored.tokenizer.directory).for_vocab_size(body.config.vocab_size)
     options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
-    return ClassifierScorer(wanted.path, stored, tokenizer, form, options, read, lm.mesh)
+    return ClassifierScorer(wanted.path, stored, tokenizer, form, options, read, mesh)
 
 
 def check_dtype(dtype: str, where: str) -> None:

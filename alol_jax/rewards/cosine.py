@@ -28,7 +28,6 @@ from alol_jax.models.attention import Attention
 from alol_jax.models.classifiers import pool_mean
 from alol_jax.models.files.sentence_encoder import StoredEncoder, open_encoder
 from alol_jax.models.heads import slot_mask
-from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.transformer import Transformer
 from alol_jax.rewards.classifier import check_dtype, check_limit, fused_attention
 from alol_jax.rewards.forms import RELEVANCE
@@ -117,6 +116,12 @@ class CosineScorer:
         return {"reads": self.reads} | self.encoder.fingerprint
 
     @property
+    def commits(self) -> dict[str, str]:
+        """The commit that was read, if the encoder is on the hub."""
+        commit = self.encoder.stored.checkpoint.commit
+        return {self.path: commit} if commit else {}
+
+    @property
     def compares(self) -> bool:
         """Whether it reads gold responses."""
         return self.reads != RELEVANCE
@@ -195,7 +200,7 @@ def open_cosine(
     wanted: ConfigDict,
     where: str,
     read: Callable[[str, str], Exchange],
-    lm: LanguageModel,
+    mesh: Mesh,
     opened: dict[tuple[str, int, str], Encoder],
 ) -> CosineScorer:
     """Open the sentence encoder at ``wanted.path`` as a scorer. ``wanted.score`` is not used.
@@ -211,18 +216,18 @@ def open_cosine(
     """
     key = (wanted.path, wanted.max_tokens, wanted.dtype)
     if key not in opened:
-        opened[key] = _open_encoder(wanted, where, lm)
+        opened[key] = _open_encoder(wanted, where, mesh)
     return CosineScorer(opened[key], wanted.reads, where, read)
 
 
-def _open_encoder(wanted: ConfigDict, where: str, lm: LanguageModel) -> Encoder:
+def _open_encoder(wanted: ConfigDict, where: str, mesh: Mesh) -> Encoder:
     check_dtype(wanted.dtype, where)
-    place = functools.partial(param_sharding, mesh=lm.mesh)
-    xla = Attention("xla", lm.mesh)
+    place = functools.partial(param_sharding, mesh=mesh)
+    xla = Attention("xla", mesh)
     stored = open_encoder(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.body
     check_limit(wanted.max_tokens, where, body.config)
-    body = dataclasses.replace(body, attention=fused_attention(body, wanted, lm.mesh))
+    body = dataclasses.replace(body, attention=fused_attention(body, wanted, mesh))
     directory = stored.checkpoint.tokenizer.directory
     return Encoder(
         wanted.path,
@@ -230,5 +235,5 @@ def _open_encoder(wanted: ConfigDict, where: str, lm: LanguageModel) -> Encoder:
         from_directory(directory).for_vocab_size(body.config.vocab_size),
         min(wanted.max_tokens, stored.limit),
         wanted.dtype,
-        lm.mesh,
+        mesh,
     )

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alol_jax import paths
@@ -30,12 +31,13 @@ from alol_jax.models.transformer import Transformer
 from alol_jax.paths import AnyPath
 from alol_jax.rewards.packed import read_texts
 from alol_jax.runs.checkpoint import load_params, save_params
+from alol_jax.text.prompts import encoder_of
 from alol_jax.types import Distilled, Exchange, Params, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"
 NAME = "distilled"  # of the scorer that a run fits to its own rows
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,7 @@ class Description:
     """A distilled reward model, as stored in ``reward.json``.
 
     Attributes:
-        template: the prompt template, with ``{prompt}``.
-        marks: names that are special tokens in a prompt.
+        template, marks, date: how a prompt is asked, as in `Task`.
         limits: maximum tokens of prompt and response.
         heads: number of attention heads of the value head.
         base: weights, tokenizer, dtype and quantisation of the base (`base_fingerprint`).
@@ -54,6 +55,7 @@ class Description:
 
     template: str
     marks: tuple[str, ...]
+    date: str
     limits: tuple[int, int]
     heads: int
     base: dict[str, Any]
@@ -68,12 +70,21 @@ def base_fingerprint(lm: LanguageModel) -> dict[str, Any]:
     return kept | {name: lm.options[name] for name in ("dtype", "quantisation")}
 
 
-def encode(lm: LanguageModel, description: Description, prompt: str, response: str) -> tuple:
-    """Return the token ids that the base reads: the prompt in its template, then the response."""
+def encode(
+    lm: LanguageModel,
+    description: Description,
+    read: Callable[[str, str], Exchange],
+    prompt: str,
+    response: str,
+) -> tuple[int, ...]:
+    """Return the token ids that the base reads: the prompt in its template, then the response.
+
+    Args:
+        read: from the task: prompt, response -> exchange.
+    """
     limits = description.limits
-    prompts, _ = lm.tokenizer.encode_prompts(
-        description.template, [prompt], limit=limits[0], marks=description.marks
-    )
+    asked = encoder_of(lm.tokenizer, description, lambda text: read(text, response).conversation)
+    prompts, _ = asked([prompt], limit=limits[0])
     return (*prompts[0].tolist(), *lm.tokenizer.encode_response(response, limit=limits[1])[0])
 
 
@@ -99,12 +110,14 @@ class DistilledScorer:
     Attributes:
         path: the model's folder.
         description: what was stored with it.
+        read: from the task: prompt, response -> exchange.
         lm: a language model with the same base: the run's own if possible.
         head: the head's parameters, on the mesh.
     """
 
     path: str
     description: Description
+    read: Callable[[str, str], Exchange]
     lm: LanguageModel
     head: Params
 
@@ -115,13 +128,19 @@ class DistilledScorer:
         for path in sorted(self.head):
             digest.update(path.encode() + np.asarray(self.head[path]).tobytes())
         stored = dataclasses.asdict(self.description)
-        kept = {name: stored[name] for name in ("template", "marks", "limits", "heads", "base")}
+        names = ("template", "marks", "date", "limits", "heads", "base")
+        kept = {name: stored[name] for name in names}
         return kept | {"head": digest.hexdigest()}
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commit of its base, if that is on the hub."""
+        return self.lm.commits
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Score responses: f64[rows] in (0, 1)."""
         rows = [
-            encode(self.lm, self.description, prompt, response)
+            encode(self.lm, self.description, self.read, prompt, response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         model = reader_of(self.lm)
@@ -136,9 +155,18 @@ class DistilledScorer:
         )
 
 
-def fitted_scorer(described: Description, lm: LanguageModel, fitted: Distilled) -> DistilledScorer:
-    """Return the scorer that a run fitted to its own rows, on the base of ``lm``."""
-    return DistilledScorer(NAME, described, lm, place_params(fitted.head, lm.mesh))
+def fitted_scorer(
+    described: Description,
+    read: Callable[[str, str], Exchange],
+    lm: LanguageModel,
+    fitted: Distilled,
+) -> DistilledScorer:
+    """Return the scorer that a run fitted to its own rows, on the base of ``lm``.
+
+    Args:
+        read: from the task: prompt, response -> exchange.
+    """
+    return DistilledScorer(NAME, described, read, lm, place_params(fitted.head, lm.mesh))
 
 
 def check_output_folder(folder: AnyPath) -> None:
@@ -190,7 +218,8 @@ def open_distilled(
     wanted: ConfigDict,
     where: str,
     read: Callable[[str, str], Exchange],
-    lm: LanguageModel,
+    mesh: Mesh,
+    lm: LanguageModel | None,
 ) -> DistilledScorer:
     """Open the distilled reward model in the folder ``wanted.path``.
 
@@ -199,23 +228,26 @@ def open_distilled(
     Args:
         wanted: one entry of ``config.reward_models``; only ``path`` is used.
         where: its key in the config, for messages.
-        read: unused: a distilled model reads prompts like the language model.
+        read: from the task: prompt, response -> exchange.
+        mesh: the device mesh.
+        lm: a language model that is open already, if any.
 
     Raises:
         UserError: the format is unknown, or the base is not the one the head was fitted on.
     """
     folder = paths.local_copy(wanted.path)
     description = read_description(folder / DESCRIPTION, where)
-    base = lm if base_fingerprint(lm) == description.base else _open_base(description, where, lm)
-    head = place_params(load_params(folder / HEAD), lm.mesh)
-    return DistilledScorer(wanted.path, description, base, head)
+    shared = lm is not None and base_fingerprint(lm) == description.base
+    base = lm if shared else _open_base(description, where, mesh)
+    head = place_params(load_params(folder / HEAD), mesh)
+    return DistilledScorer(wanted.path, description, read, base, head)
 
 
-def _open_base(description: Description, where: str, lm: LanguageModel) -> LanguageModel:
+def _open_base(description: Description, where: str, mesh: Mesh) -> LanguageModel:
     options = ConfigDict(description.model)
     options.lora.modules = tuple(options.lora.modules)
     options.attention = "auto"  # the stored choice was for another machine
-    opened = open_language_model(options, lm.mesh)
+    opened = open_language_model(options, mesh).for_template(description.template)
     if base_fingerprint(opened) != description.base:
         raise UserError(
             f"{where}: the model at {options.path} is not the one that this reward model was "

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from alol_jax import paths
+from alol_jax.devices.sharding import make_mesh
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.classifier import open_scorer
 from alol_jax.rewards.cosine import Encoder, open_cosine
@@ -25,6 +26,7 @@ class RewardModel(Protocol):
 
     path: str
     fingerprint: Any
+    commits: Mapping[str, str]  # that were read of repositories on the hub
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray: ...
 
@@ -48,16 +50,51 @@ def open_reward_models(
     for name, wanted in options.items():
         if name in used:
             where = f"config.reward_models.{name}"
-            models[name] = _opener(wanted, encoders)(wanted, where, read, lm)
+            models[name] = _opened(wanted, where, read, lm.mesh, lm, encoders)
     return models
 
 
-def _opener(
-    wanted: ConfigDict, encoders: dict[tuple[str, int, str], Encoder]
-) -> Callable[..., RewardModel]:
-    """What opens a model: a distilled one is known by its folder, an encoder by what it reads."""
+def open_reward_model(
+    path: str,
+    *,
+    reads: str,
+    score: str = "sigmoid",
+    max_tokens: int = 1024,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+) -> RewardModel:
+    """Open one reward model by itself, for a program of one's own.
+
+    Prompts are single turns of a person.
+
+    Args:
+        path, reads, score, max_tokens, dtype: as in ``config.reward_models``.
+        mesh: the device mesh; None: all devices.
+
+    Raises:
+        UserError: the model cannot be read, or its options do not fit it.
+    """
+    options = {"path": path, "reads": reads, "score": score, "max_tokens": max_tokens}
+    wanted = ConfigDict(options | {"dtype": dtype})
+    mesh = make_mesh(data=-1, fsdp=1, tensor=1) if mesh is None else mesh
+
+    def read(prompt: str, response: str) -> Exchange:
+        return Exchange((prompt,), response, (prompt, response))
+
+    return _opened(wanted, "open_reward_model", read, mesh, None, {})
+
+
+def _opened(
+    wanted: ConfigDict,
+    where: str,
+    read: Read,
+    mesh: Mesh,
+    lm: LanguageModel | None,
+    encoders: dict[tuple[str, int, str], Encoder],
+) -> RewardModel:
+    """Open a model: a distilled one is known by its folder, an encoder by what it reads."""
     if paths.exists(paths.path_of(wanted.path) / DESCRIPTION):
-        return open_distilled
+        return open_distilled(wanted, where, read, mesh, lm)
     if wanted.reads in COSINES:
-        return functools.partial(open_cosine, opened=encoders)
-    return open_scorer
+        return open_cosine(wanted, where, read, mesh, encoders)
+    return open_scorer(wanted, where, read, mesh)

@@ -173,6 +173,16 @@ class Scoring:
         }
 
     @property
+    def commits(self) -> dict[str, str]:
+        """The commits that were read of reward models on the hub, by their paths."""
+        return {
+            path: commit
+            for name, model in self.models.items()
+            if self.weights[name] > 0
+            for path, commit in model.commits.items()
+        }
+
+    @property
     def compares(self) -> bool:
         """Whether a component reads the gold responses of the prompts."""
         return any(

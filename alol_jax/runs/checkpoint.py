@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,17 @@ def load_params(folder: AnyPath) -> Params:
         return jax.device_get(loader.restore(_place(folder), like))
 
 
+def _meet(*, key: str, timeout_ms: int) -> None:
+    """Wait until all processes have come to this place of a save.
+
+    A process whose save has failed comes here too, while the others wait in another place: its
+    error goes on instead, and ends all of them.
+    """
+    if (error := sys.exception()) is not None:
+        raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
 class _Manager(ocp.CheckpointManager):
     """A manager that leaves it to the loop when to save.
 
@@ -84,7 +96,9 @@ class Checkpoints:
 
     def __init__(self, folder: AnyPath):
         options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=True, cleanup_tmp_directories=True
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(barrier_sync_fn=_meet),
         )
         self._folder = folder
         self._manager = _Manager(_place(folder), options=options)

@@ -16,6 +16,7 @@ from absl import flags, logging
 
 from alol_jax.devices import processes
 from alol_jax.devices.compile_cache import use_compile_cache
+from alol_jax.devices.out_of_memory import Program, watching_memory
 from alol_jax.devices.together import together
 from alol_jax.errors import UserError
 from alol_jax.runs.progress import say
@@ -66,12 +67,18 @@ def cached(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     return run
 
 
-def connected(program: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Return ``program`` for all processes of a run, which ``--distributed`` connects."""
+def connected(
+    program: Callable[[list[str]], None], *, writing: Callable[[], str] = lambda: ""
+) -> Callable[[list[str]], None]:
+    """Return ``program`` for all processes of a run, which ``--distributed`` connects.
+
+    Args:
+        writing: see `guarded`.
+    """
 
     def run(arguments: list[str]) -> None:
         processes.start(_DISTRIBUTED.value)
-        with together(one_line):
+        with together(lambda error: one_line(error, writing())):
             program(arguments)
 
     return run
@@ -95,7 +102,8 @@ def guarded(
     print_plainly()
     on_closed_pipe(lambda: sys.exit(STOPPED))
     try:
-        run()
+        with watching_memory(Program("this program")):
+            run()
         sys.stdout.flush()
     except (UserError, OSError) as error:
         if debug():

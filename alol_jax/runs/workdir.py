@@ -1,37 +1,40 @@
 """The workdir of a run, local or in a bucket: load a finished stage, or compute and save it.
 
 ``<nn>_<stage>/`` holds a result, ``record.json`` (the stage's inputs, which decide whether the
-result is still valid; a stale result is an error) and ``config.json`` (the whole config of the
-run). The record is written last, and only with it the result counts. Until then ``started.json``
-holds the inputs, and the folder keeps what the stage needs to resume. Instead of a result,
-``link.json`` can name the folder that holds it, which other runs share.
+result is still valid; a stale result is an error; and the commits that were read of the hub) and
+``config.json`` (the whole config of the run). The record is written last, and only with it the
+result counts. Until then ``started.json`` holds the inputs, and the folder keeps what the stage
+needs to resume. Instead of a result, ``link.json`` can name the folder that holds it, which other
+runs share.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import hashlib
 import inspect
 import json
 import os
 import re
-import textwrap
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
 
 from alol_jax import paths
 from alol_jax.devices import processes
+from alol_jax.devices.out_of_memory import watching_stage
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
+from alol_jax.runs.records import as_stored, content_of, digest, first_difference
 from alol_jax.types import StageContext, never
 
-FORMAT = 6  # version of the folder layout; results of another version are stale
+FORMAT = 7  # version of the folder layout; results of another version are stale
 RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
 CHECKPOINTS = "checkpoints"
 
@@ -68,7 +71,14 @@ class Run:
         self.shared, self.shared_stages = shared, frozenset(shared_stages)
         paths.make_folder(folder)
 
-    def stage(self, name: str, fn: Callable[..., Any], *inputs: Any, once: bool = False) -> Any:
+    def stage(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        *inputs: Any,
+        once: bool = False,
+        quiet_for: float = 0.0,
+    ) -> Any:
         """Return ``fn(*inputs, context=…)``, loaded from disk if made from the same inputs.
 
         Inputs are config sections, plain values, results of earlier stages, and objects with a
@@ -77,17 +87,20 @@ class Run:
 
         Args:
             once: of several processes only the first one runs ``fn``, which uses no devices.
+            quiet_for: seconds before it is said that the stage is running, so that an error of the
+                first seconds stands alone.
 
         Raises:
             UserError: the stored result was made from other inputs, another process has other
                 inputs, or the stage may not run.
         """
         labels = [p for p in inspect.signature(fn).parameters if p != "context"]
-        described = {
-            self._label(name, part): self._describe(part)
+        parts = {
+            name: part
             for label, value in zip(labels, inputs, strict=True)
             for name, part in _parts(label, value).items()
         }
+        described = {self._label(name, part): self._describe(part) for name, part in parts.items()}
         record = {"format": FORMAT, "stage": name, "inputs": described}
         final = self._place(name)
         result_type = get_type_hints(fn)["return"]
@@ -96,9 +109,17 @@ class Run:
             self._say(f"[{name}] already done")
         else:
             self._check_allowed(name, final)
-            self._compute(final, record, functools.partial(fn, *inputs), once=once)
+            commits = _commits(parts.values())
+            self._compute(
+                final,
+                record,
+                functools.partial(fn, *inputs),
+                commits,
+                once=once,
+                quiet_for=quiet_for,
+            )
         result = load_result(_linked(final), result_type)
-        self._made.append((result, _digest(record)))
+        self._made.append((result, digest(record)))
         processes.from_first(name, lambda: self._link(final, record))
         return result
 
@@ -120,13 +141,21 @@ class Run:
         paths.make_folder(folder)
         _write_json(folder / LINK, {"folder": os.path.relpath(final, folder)})
 
-    def _compute(self, folder: AnyPath, record: Any, fn: Callable[..., Any], *, once: bool) -> None:
+    def _compute(
+        self,
+        folder: AnyPath,
+        record: Any,
+        fn: Callable[..., Any],
+        commits: dict[str, str],
+        *,
+        once: bool,
+        quiet_for: float,
+    ) -> None:
         """Run a stage and save its result."""
         name = record["stage"]
         if self._stopping():
             raise Interrupted(f"before stage {name}")
         processes.from_first(name, lambda: self._begin(folder, record))
-        self._say(f"[{name}] running")
         alone = once and processes.count() > 1
         context = StageContext(
             folder=folder,
@@ -134,20 +163,41 @@ class Run:
             say=lambda line: self._say(f"[{name}] {line}"),
             tensorboard=self.config.tensorboard,
         )
+
+        def compute() -> dict[str, str]:
+            with watching_stage(name):
+                result = fn(context=context)
+                save_result(folder, result)
+            return commits | _commits([result])
+
         began = time.monotonic()
-        if once:
-            processes.from_first(name, lambda: save_result(folder, fn(context=context)))
-        else:
-            save_result(folder, fn(context=context))
+        with self._announced(name, quiet_for):
+            read = processes.from_first(name, compute) if once else compute()
+        record = record | ({"commits": read} if read else {})
         processes.from_first(name, lambda: _publish(folder, record))
         self._say(f"[{name}] took {time.monotonic() - began:.1f} s")
+
+    @contextlib.contextmanager
+    def _announced(self, name: str, quiet_for: float) -> Iterator[None]:
+        """Say that a stage is running, after some seconds of it."""
+        if not quiet_for:
+            self._say(f"[{name}] running")
+            yield
+            return
+        timer = threading.Timer(quiet_for, self._say, [f"[{name}] running"])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _begin(self, folder: AnyPath, record: dict[str, Any]) -> None:
         """Prepare the folder of a stage: its own work goes on, all else is dropped."""
         started = _read_json(folder / STARTED)
         if started is not None and set(paths.names(folder)) - {STARTED, CONFIG}:
             self._refuse_other(folder, started, record)
-        if started != _as_stored(record):
+        if started != as_stored(record):
             _drop(folder)
             paths.make_folder(folder)
             _write_json(folder / STARTED, record)
@@ -155,14 +205,14 @@ class Run:
 
     def _is_finished(self, folder: AnyPath, record: dict[str, Any]) -> bool:
         """Whether the folder holds, or links to, the result made from these inputs."""
-        stored = _read_json(_linked(folder) / RECORD)
+        stored = _read_record(_linked(folder))
         if stored is not None:
             self._refuse_other(folder, stored, record)
-        return stored == _as_stored(record)
+        return stored == as_stored(record)
 
     def _refuse_other(self, folder: AnyPath, stored: Any, record: dict[str, Any]) -> None:
         """Raise UserError if the folder has work from other inputs, unless ``redo`` is set."""
-        if stored != _as_stored(record) and not self.redo:
+        if stored != as_stored(record) and not self.redo:
             change = first_difference(stored, record)
             raise UserError(
                 f"{folder} was made with {change.field} = {change.one}, this run has "
@@ -197,7 +247,7 @@ class Run:
         if hasattr(value, "fingerprint"):
             return self._describe(value.fingerprint)
         if isinstance(value, PurePath):
-            return {"file": value.name, "content": _content(value)}
+            return {"file": value.name, "content": content_of(value)}
         if isinstance(value, dict):
             return {name: self._describe(item) for name, item in value.items()}
         if dataclasses.is_dataclass(value):
@@ -245,9 +295,9 @@ def finished_stage(workdir: AnyPath, name: str) -> Stage | None:
     for inside in paths.names(workdir):
         if re.fullmatch(rf"\d\d_{name}", inside):
             folder = _linked(workdir / inside)
-            record = _read_json(folder / RECORD)
+            record = _read_record(folder)
             if record is not None:
-                return Stage(folder, record, _digest(record))
+                return Stage(folder, record, digest(record))
     return None
 
 
@@ -298,38 +348,28 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _content(path: AnyPath) -> str | dict[str, str]:
-    """Hash a file's bytes, or those of each file in a folder.
-
-    What is missing is "absent" here; whoever reads it raises the error.
-    """
-    path = paths.local_copy(path)
-    if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file())
-        return {str(file.relative_to(path)): _content(file) for file in inside}
-    if not path.is_file():
-        return "absent"
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
-
-
 def _parts(label: str, value: Any) -> dict[str, Any]:
     """Return the named parts of an input: the fields of a named tuple, or the input itself."""
     return value._asdict() if hasattr(value, "_asdict") else {label: value}
 
 
-def _digest(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _as_stored(record: dict[str, Any]) -> Any:
-    """Return the record as it is read back from its file."""
-    return json.loads(json.dumps(record))
-
-
 def _write_json(path: AnyPath, value: Any) -> None:
     paths.write_text(path, json.dumps(value, indent=1, sort_keys=True))
+
+
+def _read_record(folder: AnyPath) -> Any:
+    """Return what the result in a folder was made from; None if there is no result.
+
+    Commits are left out: the hub gives new ones for files that are the same.
+    """
+    record = _read_json(folder / RECORD)
+    return record and {key: value for key, value in record.items() if key != "commits"}
+
+
+def _commits(values: Iterable[Any]) -> dict[str, str]:
+    """Return the commits that were read of repositories on the hub, by the names in the config."""
+    each = (dict(getattr(value, "commits", ())) for value in values)
+    return {name: commit for found in each for name, commit in found.items()}
 
 
 def _read_json(path: AnyPath) -> Any:
@@ -337,23 +377,3 @@ def _read_json(path: AnyPath) -> Any:
         return json.loads(paths.read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-class Difference(NamedTuple):
-    """A field in which two records differ, and its two values, shortened."""
-
-    field: str
-    one: str
-    other: str
-
-
-def first_difference(one: Any, other: Any, where: str = "") -> Difference | None:
-    """Return the first field in which two records differ, or None if they are equal."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted(one.keys() | other.keys()):
-            if one.get(key) != other.get(key) or (key in one) != (key in other):
-                inner = key if where in ("", "inputs", "lm", "scoring") else f"{where}.{key}"
-                return first_difference(one.get(key), other.get(key), inner)
-    if one == other:
-        return None
-    return Difference(where, *(textwrap.shorten(json.dumps(value), 100) for value in (one, other)))

@@ -45,6 +45,7 @@ def distil(
     fitted = distil_head(
         lm,
         describe(lm, task, options),
+        task.exchange,
         options,
         {name: shares(rows) for name, rows in splits.items()},
         seed=seed,

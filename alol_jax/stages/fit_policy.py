@@ -23,7 +23,8 @@ from alol_jax.training.fit import (
     plan_epochs,
     policy_forward,
 )
-from alol_jax.training.grids import packer_of
+from alol_jax.training.fit_in_memory import fit_in_memory
+from alol_jax.training.grids import Packer, packer_of
 from alol_jax.training.items import Items, first_responses, ranked_items, single_items
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.training.validation import make_validator
@@ -72,22 +73,26 @@ def fit_policy(
 
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}
     branches = packer.layout.share and items.members.shape[1] > 1
-    return fit_best(
-        state,
-        lm.frozen(),
-        read_ahead(items, draw, packer, lm.mesh),
-        make_update(
-            policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=branches),
-            functools.partial(objective.loss, **chosen),
-            tx,
-            jax.random.fold_in(jax.random.key(seed), 5),
+
+    def fit(packer: Packer) -> Policy:
+        return fit_best(
             state,
-        ),
-        plan,
-        make_validator(setup, scored, options.choose_by, context),
-        context,
-        label="fit_policy",
-    )
+            lm.frozen(),
+            read_ahead(items, draw, packer, lm.mesh),
+            make_update(
+                policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=branches),
+                functools.partial(objective.loss, **chosen),
+                tx,
+                jax.random.fold_in(jax.random.key(seed), 5),
+                state,
+            ),
+            plan,
+            make_validator(setup, scored, options.choose_by, context),
+            context,
+            label="fit_policy",
+        )
+
+    return fit_in_memory(lm, packer, fit, context, label="fit_policy")
 
 
 def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:

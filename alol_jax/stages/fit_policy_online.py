@@ -18,6 +18,7 @@ from alol_jax.objectives.ppo import Moments
 from alol_jax.text.packing import lengths_of
 from alol_jax.training import flops
 from alol_jax.training.fit import fit_best, init_state, make_update, plan_steps
+from alol_jax.training.fit_in_memory import fit_in_memory
 from alol_jax.training.grids import SAMPLE_STEPS, Packer, make_packer
 from alol_jax.training.online import (
     OnlineState,
@@ -87,27 +88,33 @@ def fit_policy_online(
     anchor = anchor_params(hyper.anchor, lm, reference.trained)
     packer = _packer(lm, rollouts, hyper.batch_size, setup.decoding.max_new_tokens)
     context.say(packer.summary)
-    iteration = PPOIteration(
-        rollouts,
-        hyper,
-        keys[1],
-        anchor,
-        packer,
-        forward=make_forward(lm),
-        targets=make_targets(hyper, lm.mesh),
-        update=make_update(ppo_forward(lm), ppo_loss(hyper), tx, keys[2], state.train),
-        decoding_flops=_decoding_flops(lm),
-    )
-    return fit_best(
-        state,
-        lm.frozen(),
-        rollouts.prompts,
-        iteration,
-        plan_steps(options, hyper.rollouts),
-        make_validator(setup, scored, options.choose_by, context),
-        context,
-        label="fit_policy_online",
-    )
+    forward, targets = make_forward(lm), make_targets(hyper, lm.mesh)
+    update = make_update(ppo_forward(lm), ppo_loss(hyper), tx, keys[2], state.train)
+
+    def fit(packer: Packer) -> Policy:
+        iteration = PPOIteration(
+            rollouts,
+            hyper,
+            keys[1],
+            anchor,
+            packer,
+            forward=forward,
+            targets=targets,
+            update=update,
+            decoding_flops=_decoding_flops(lm),
+        )
+        return fit_best(
+            state,
+            lm.frozen(),
+            rollouts.prompts,
+            iteration,
+            plan_steps(options, hyper.rollouts),
+            make_validator(setup, scored, options.choose_by, context),
+            context,
+            label="fit_policy_online",
+        )
+
+    return fit_in_memory(lm, packer, fit, context, label="fit_policy_online")
 
 
 def _start(lm: LanguageModel, tx: Any, hyper: ConfigDict, reference: Policy) -> OnlineState:

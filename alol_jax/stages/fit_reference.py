@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 from alol_jax.devices import processes
 from alol_jax.devices.sharding import place_like_params
 from alol_jax.models.language_model import LanguageModel
+from alol_jax.models.untrained_tokens import warning_of_untrained
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
+from alol_jax.text.prompts import encoder_of
 from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.batches import read_ahead, shuffled
 from alol_jax.training.fit import (
@@ -21,7 +23,8 @@ from alol_jax.training.fit import (
     plan_epochs,
     policy_forward,
 )
-from alol_jax.training.grids import packer_of
+from alol_jax.training.fit_in_memory import fit_in_memory
+from alol_jax.training.grids import Packer, packer_of
 from alol_jax.training.items import first_responses, single_items, tokenise
 from alol_jax.training.optim import make_optimizer, warmup_warning
 from alol_jax.types import Policy, ScoredSplits, StageContext, Task, silent
@@ -46,9 +49,13 @@ def fit_reference(
         seed: for adapter initialisation, dropout and row order.
     """
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
+    start = lm.trainable(init_key)
+    asked, _ = encoder_of(lm.tokenizer, task, task.conversation)(["?"], limit=lm.limits.prompt)
+    if (warning := warning_of_untrained(lm, {**lm.frozen(), **start}, asked[0])) is not None:
+        context.say(warning)
     if options.epochs == 0:
         context.say("config.reference.epochs=0: the reference is the model itself, untrained")
-        return Policy(lm.trainable(init_key), 0, (), ())
+        return Policy(start, 0, (), ())
     tokens = context.folder / "tokens.arrow"
     rows, cut = tokenise(scored.train, task, lm.tokenizer, lm.limits, file=tokens)
     processes.from_first("tokens", tokens.unlink)  # its rows stay mapped
@@ -65,7 +72,7 @@ def fit_reference(
     for line in warmup_warning(options.optimizer, plan.steps):
         context.say(line)
     tx = make_optimizer(options.optimizer, steps=plan.steps)
-    state = place_like_params(init_state(lm.trainable(init_key), tx), lm.mesh)
+    state = place_like_params(init_state(start, tx), lm.mesh)
 
     def validate(trained):
         logps, _ = annotate(
@@ -77,13 +84,17 @@ def fit_reference(
         return float(np.mean(sums(logps)))
 
     forward = policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=False)
-    return fit_best(
-        state,
-        lm.frozen(),
-        read_ahead(items, order, packer, lm.mesh),
-        make_update(forward, nll, tx, fit_key, state),
-        plan,
-        Validator("mean logp of the validation responses", validate),
-        context,
-        label="fit_reference",
-    )
+
+    def fit(packer: Packer) -> Policy:
+        return fit_best(
+            state,
+            lm.frozen(),
+            read_ahead(items, order, packer, lm.mesh),
+            make_update(forward, nll, tx, fit_key, state),
+            plan,
+            Validator("mean logp of the validation responses", validate),
+            context,
+            label="fit_reference",
+        )
+
+    return fit_in_memory(lm, packer, fit, context, label="fit_reference")

@@ -12,6 +12,7 @@ from alol_jax.errors import UserError
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.runs.progress import progress
+from alol_jax.text.prompts import encoder_of
 from alol_jax.training.head_fit import Features, features_of, make_head_fitter
 from alol_jax.types import Answers, Policy, ScoredSplits, StageContext, Task, Value, ValueAudit
 
@@ -76,8 +77,8 @@ def _features(lm, task, reference, answers, watch) -> Features:
         lm,
         lm.transformer,
         {**lm.frozen(), **place_params(reference.trained, lm.mesh)},
-        lm.tokenizer.encode_prompts(
-            task.template, answers.rows["prompt"], limit=lm.limits.prompt, marks=task.marks
+        encoder_of(lm.tokenizer, task, task.conversation)(
+            answers.rows["prompt"], limit=lm.limits.prompt
         )[0],
         answers.rows["reward"],
         watch=watch,

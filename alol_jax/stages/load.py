@@ -21,7 +21,7 @@ from alol_jax.text.long_texts import (
     without_long_rows,
     without_old_turns,
 )
-from alol_jax.types import Example, Splits, StageContext, Task
+from alol_jax.types import Example, Splits, StageContext, Task, is_chat
 
 SWAP_SEED = 7  # fixed, so that every run swaps the same responses
 
@@ -53,10 +53,11 @@ def load(
 
 def counter_of(lm: LanguageModel, task: Task, options: Any) -> TokenCounter | None:
     """Return what counts tokens, if the data depends on it: where the task shortens prompts by
-    whole turns, or ``options.max_tokens`` leaves rows out."""
-    if task.shorten is None and not options.max_tokens:
+    whole turns, ``options.max_tokens`` leaves rows out, or the model's chat template has to take
+    the turns."""
+    if task.shorten is None and not options.max_tokens and not is_chat(task.template):
         return None
-    return TokenCounter(lm.tokenizer, task.template, task.marks, lm.limits.prompt)
+    return TokenCounter(lm.tokenizer, task, lm.limits.prompt)
 
 
 def read_splits(task: Task, options: Any, counter: TokenCounter | None) -> Splits:
@@ -66,6 +67,9 @@ def read_splits(task: Task, options: Any, counter: TokenCounter | None) -> Split
         return splits
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     notes = list(splits.notes)
+    if is_chat(task.template):
+        for name, examples in named.items():
+            _check_turns(name, examples, task, counter)
     if task.shorten is not None:
         for name, examples in named.items():
             named[name] = without_old_turns(name, examples, task.shorten, counter, notes)
@@ -97,6 +101,19 @@ def check_splits(task: Task, splits: Splits, say: Callable[[str], None]) -> Spli
     for note in splits.notes:
         say(note)
     return splits
+
+
+def _check_turns(split: str, examples: Table[Example], task: Task, counter: TokenCounter) -> None:
+    """Check that the chat template takes a prompt with each sequence of roles."""
+    tried = set()
+    for name, prompt in zip(examples["id"], examples["prompt"], strict=True):
+        roles = tuple(turn.role for turn in task.conversation(prompt))
+        if roles not in tried:
+            tried.add(roles)
+            try:
+                counter.prompts([prompt])
+            except UserError as error:
+                raise UserError(f"{split} example {name!r}: {error}") from error
 
 
 def swap_responses(splits: Splits, share: float) -> Splits:

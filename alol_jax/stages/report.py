@@ -154,5 +154,6 @@ def _to_json(
         "value_head": audit,
         "measures": [measure._asdict() for measure in found],
         "versions": dict(summary.versions),
+        "commits": dict(summary.commits),
     }
     return json.dumps(numbers, indent=2, allow_nan=False) + "\n"

@@ -24,7 +24,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task
+from alol_jax.types import SYSTEM, Example, Splits, Task, Turn, alternating
 
 Counts = collections.Counter[str]
 
@@ -57,20 +57,21 @@ def load(options: Any) -> Splits:
       UserError: a file is missing, unreadable or empty, or a row has none of the three forms.
     """
     counts: Counts = collections.Counter()
-    tables = {}
+    tables: dict[str, Table[Example]] = {}
+    commits: list[str] = []
     for split, key in KEYS.items():
         for name in _names(options, key):
             sources.check_published(key, name)
         rows = (
             example
             for number, name in enumerate(_names(options, key))
-            for example in _examples(split, number, name, counts)
+            for example in _examples(split, number, name, counts, commits)
         )
         examples = Table.of(rows, Example)
         tables[split] = splitting.group_by_prompt(examples, examples["prompt"])
     for split in ("validation", "test"):
         tables[split] = splitting.first_prompts(tables[split], split, options[split])
-    notes = tuple(f"{what}: {count}." for what, count in counts.items() if count)
+    notes = (*commits, *(f"{what}: {count}." for what, count in counts.items() if count))
     return splitting.limit_train(splitting.held_apart(Splits(**tables, notes=notes)), options.limit)
 
 
@@ -90,11 +91,13 @@ def _names(options: Any, key: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _examples(split: str, number: int, name: str, counts: Counts) -> Iterator[Example]:
-    """Yield the usable answers of a file or hub split."""
+def _examples(
+    split: str, number: int, name: str, counts: Counts, commits: list[str]
+) -> Iterator[Example]:
+    """Yield the usable answers of a file or hub split, and note the commit of the latter."""
     source = _source(name)
     place = 0
-    for where, row in sources.read_listed(name):
+    for where, row in sources.read_listed(name, commits.append):
         for answer in _answers(where, row, split, counts):
             fault = _fault(answer)
             place += 1
@@ -177,6 +180,11 @@ def turns_of(prompt: str) -> tuple[str, ...]:
     return tuple(prompt.split(END)[1:])
 
 
+def messages_of(prompt: str) -> tuple[Turn, ...]:
+    """Return what a chat template reads: the knowledge as a system turn, and the turns."""
+    return (Turn(SYSTEM, prompt.split(END)[0]), *alternating(turns_of(prompt)))
+
+
 def pair(prompt: str, response: str) -> tuple[str, str]:
     """Return what a critic of faithfulness reads: knowledge and response."""
     return prompt.split(END)[0].removeprefix(KNOWLEDGE), response
@@ -196,6 +204,7 @@ DIALOGUE = Task(
     stop=(),
     rewards=TEXT_REWARDS,
     turns=turns_of,
+    messages=messages_of,
     pair=pair,
     marks=(END,),
     shorten=shorten,

@@ -56,13 +56,16 @@ def load(options: Any) -> Splits:
     """
     _check_options(options)
     counts: Counts = collections.Counter()
+    commits: list[str] = []
     bad = _bad_rows(options, counts)
     read = {
         split: Table.of(
             (
                 example
                 for name, label in _labelled(options[key])
-                for example in _read(split, name, label, bad if split == "test" else {}, counts)
+                for example in _read(
+                    split, name, label, bad if split == "test" else {}, counts, commits
+                )
             ),
             Example,
         )
@@ -71,7 +74,7 @@ def load(options: Any) -> Splits:
     splits = splitting.limit_train(_without_overlap(read, options, counts), options.limit)
     _count_remaining_faults(splits, counts)
     notes = (f"{what}: {count}." for what, count in counts.items() if count)
-    return dataclasses.replace(splits, notes=(*notes, *splits.notes))
+    return dataclasses.replace(splits, notes=(*commits, *notes, *splits.notes))
 
 
 def files(options: Any) -> tuple[Path, ...]:
@@ -153,12 +156,17 @@ def _labelled(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _read(
-    split: str, name: str, label: str, bad_rows: Mapping[str, Collection[int]], counts: Counts
+    split: str,
+    name: str,
+    label: str,
+    bad_rows: Mapping[str, Collection[int]],
+    counts: Counts,
+    commits: list[str],
 ) -> Iterator[Example]:
-    """Yield the usable rows of a file or hub split."""
+    """Yield the usable rows of a file or hub split, and note the commit of the latter."""
     bad = bad_rows.get(name, ())
     total = 0
-    for total, (where, raw) in enumerate(sources.read_listed(name), start=1):
+    for total, (where, raw) in enumerate(sources.read_listed(name, commits.append), start=1):
         row = hha_rows.read_row(where, raw)
         if bad and not hha_rows.is_published(raw):
             raise UserError(f"{where}: task.bad_test_indices is for published rows, this is none")

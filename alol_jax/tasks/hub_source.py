@@ -53,6 +53,11 @@ def load(name: str, split: str | None = None) -> Any:
     try:
         place, told = _keywords(name, split)
         return datasets.load_dataset(parse(name).dataset, split=told or "train", **place)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise UserError(
+            f"{name}: cannot load {asked!r} from the Hugging Face hub ({reason(error)}): "
+            f"{_way_out(name)}"
+        ) from error
     except Exception as error:  # the hub client's, the network's and the readers' own errors
         raise UserError(
             f"{name}: cannot load {asked!r} from the Hugging Face hub ({reason(error)}); name "
@@ -81,15 +86,22 @@ def cache(name: str) -> None:
         datasets.load_dataset(dataset, split=split, **place)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UserError(
-            f"{name}: no such data set on the Hugging Face hub, or not for everyone: check the "
-            f"name; or accept its terms at https://huggingface.co/datasets/{dataset} and log in "
-            "with `hf auth login`"
+            f"{name}: no such data set on the Hugging Face hub, or not for everyone: "
+            f"{_way_out(name)}"
         ) from error
     except Exception as error:  # the hub client's, the network's and the readers' own errors
         raise UserError(
             f"{name}: cannot be loaded from the Hugging Face hub ({reason(error)}): run the same "
             "command again where there is a connection"
         ) from error
+
+
+def _way_out(name: str) -> str:
+    """Return what to do about a data set that the hub does not give."""
+    return (
+        "check the name; or accept its terms at "
+        f"https://huggingface.co/datasets/{parse(name).dataset} and log in with `hf auth login`"
+    )
 
 
 def is_cached(name: str) -> bool:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from alol_jax.errors import UserError, reason
 from alol_jax.paths import local_copy
 from alol_jax.tasks import columnar, csv_file, hub_source, sources, tfds_source
+from alol_jax.types import read_at
 
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside data that are not data."""
@@ -81,7 +82,7 @@ class Opened:
         name = self.source.name
         if self.source.on_hub:
             commit = hub_source.commit_of(self._dataset)
-            return f"{name}: read at commit {commit}." if commit else None
+            return read_at(name, commit) if commit else None
         if self._form != "csv" or tfds_source.is_source(name):
             return None
         delimiter = sources.delimiter_of(self.source.path)
@@ -109,7 +110,6 @@ class Opened:
         path = self.source.path
         if self._form != "csv" or not path.is_file():
             return columnar.read(path, {}), {}
-        sources.check_no_pointer(path)
         try:
             return csv_file.read(path, self._numbers)
         except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:

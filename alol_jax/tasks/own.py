@@ -144,4 +144,5 @@ OWN = Task(
     stop=(),
     rewards=TEXT_REWARDS,
     turns=turns.turns_of,
+    messages=turns.messages_of,
 )

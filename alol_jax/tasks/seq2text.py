@@ -84,10 +84,11 @@ class Source:
         """
         counts: Counts = collections.Counter()
         tables, cut = {}, {}
+        commits: list[str] = []
         for split, key in KEYS.items():
             names = _listed(options, key)
             cut[split] = 0 if names else _to_split_off(split, options)
-            examples = Table.of(self._examples(split, names, counts), Example)
+            examples = Table.of(self._examples(split, names, counts, commits), Example)
             tables[split] = splitting.group_by_prompt(examples, examples["prompt"])
         tables = _with_parts(tables, cut, options)
         if self.trained:
@@ -95,16 +96,18 @@ class Source:
             tables["train"] = whole.where(whole["source"].equal(self.trained))
             left = len(whole) - len(tables["train"])
             counts[f"Left out train prompts that are not {self.trained}"] = left
-        notes = tuple(f"{what}: {count}." for what, count in counts.items() if count)
+        notes = (*commits, *(f"{what}: {count}." for what, count in counts.items() if count))
         splits = splitting.held_apart(Splits(**tables, notes=notes))
         return splitting.limit_train(splits, options.limit)
 
-    def _examples(self, split: str, names: tuple[str, ...], counts: Counts) -> Iterator[Example]:
-        """Yield the usable pairs of a split; count the others."""
+    def _examples(
+        self, split: str, names: tuple[str, ...], counts: Counts, commits: list[str]
+    ) -> Iterator[Example]:
+        """Yield the usable pairs of a split; count the others, and note commits of the hub."""
         seen: set[bytes] = set()
         number = 0
         for name in names:
-            for where, row in sources.read_listed(name):
+            for where, row in sources.read_listed(name, commits.append):
                 for pair in self.read(where, row):
                     pair = pair._replace(
                         prompt=pair.prompt.strip(), responses=_stripped(pair.responses)

@@ -18,7 +18,9 @@ from typing import IO, Any
 import pyarrow as pa
 
 from alol_jax.errors import UserError, reason
+from alol_jax.paths import check_no_pointer
 from alol_jax.tasks import hub_source, tfds_source
+from alol_jax.types import read_at, silent
 
 FORMATS = {
     ".jsonl": "json lines",
@@ -34,7 +36,6 @@ FORMATS = {
 Bad = Callable[[str, UserError], None]
 """What becomes of a row that cannot be read: called with its place and the error."""
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 DELIMITERS = ",;\t|"
 SAMPLE = 2**16  # bytes of a CSV file in which the delimiter is looked for
 PIECE = 2**24  # characters of a JSON list that are read at a time
@@ -151,7 +152,6 @@ def read_file(
         raise UserError(
             f"{path}: expected a file name ending in {', '.join(FORMATS)} (or .gz, .zst)"
         )
-    check_no_pointer(path)
     if form == "json lines" and _is_array(path):
         for number, row in enumerate(read_json_array(path), start=1):
             yield f"{path}, row {number}", row
@@ -160,6 +160,7 @@ def read_file(
         for number, row in read_json_lines(path, bad):
             yield f"{path}, line {number}", row
         return
+    check_no_pointer(path)
     try:
         for number, row in enumerate(stream(path, form, texts), start=1):
             yield f"{path}, row {number}", row
@@ -192,15 +193,6 @@ def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, 
                 yield f"{path}, line {number}", dict(zip(names, values, strict=True))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from error
-
-
-def check_no_pointer(path: Path) -> None:
-    """Raise UserError if the file is a pointer of Git LFS, which a clone without it leaves."""
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(
-                f"{path}: a Git LFS pointer, not the data: run `git lfs pull` in its folder"
-            )
 
 
 def delimiter_of(path: Path) -> str:
@@ -280,11 +272,16 @@ def stem(path: Path | str) -> str:
     return tfds_source.stem(name) if tfds_source.is_source(name) else path.name.split(".")[0]
 
 
-def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(
+    name: str, split: str, noted: Callable[[str], None] = silent
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a file (see ``read_file``) or of a split of a hub data set.
 
     A file (see ``is_file``) has one split, "train". A hub data set is "owner/name", or
     "owner/name:part" for one of its configs or folders (see `hub_source`).
+
+    Args:
+      noted: is called with a note of the commit that is read of a hub data set.
 
     Raises:
       UserError: as in ``read_file``; there is no such data set or split, or no connection.
@@ -294,27 +291,34 @@ def read_rows(name: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(f"{name}: a file has only the split 'train', not {split!r}")
         yield from read_file(Path(name))
         return
-    for number, row in enumerate(hub_source.load(name, split), start=1):
+    dataset = hub_source.load(name, split)
+    if commit := hub_source.commit_of(dataset):
+        noted(read_at(name, commit))
+    for number, row in enumerate(dataset, start=1):
         yield f"{name} [{split}], row {number}", row
 
 
-def read_listed(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_listed(
+    name: str, noted: Callable[[str], None] = silent
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Call ``read_rows`` for a single name: a file, or "owner/name:folder:split" on the hub.
 
-    Without a folder, a hub split is "owner/name:split".
+    Without a folder, a hub split is "owner/name:split"; "@revision" may stand at the end.
 
     Raises:
       UserError: as in ``read_rows``; the name is neither a file nor a hub split.
     """
     if is_file(name):
         return read_file(Path(name))
-    dataset, _, split = name.rpartition(":")
-    if not dataset or not split:
+    named = hub_source.parse(name)
+    if not named.parts or not all((named.dataset, *named.parts)):
         raise UserError(
             f"{name!r} is neither a file (ending in {', '.join(FORMATS)}, or these with .gz) nor a "
             "split on the Hugging Face hub, like 'Anthropic/hh-rlhf:helpful-base:train'"
         )
-    return read_rows(dataset, split)
+    *folder, split = named.parts
+    at = f"@{named.revision}" if named.revision else ""
+    return read_rows(":".join((named.dataset, *folder)) + at, split, noted)
 
 
 def form_of(path: Path) -> str | None:
@@ -324,7 +328,13 @@ def form_of(path: Path) -> str | None:
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """Open a file, plain, .gz or .zst."""
+    """Open a file, plain, .gz or .zst.
+
+    Raises:
+      UserError: it is a pointer of Git LFS.
+      OSError: it cannot be opened.
+    """
+    check_no_pointer(path)
     if path.suffix == ".zst":
         return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")

@@ -7,7 +7,9 @@ transcript      "\\n\\nHuman: hi\\n\\nAssistant: hello"
 ==============  ================================================================================
 
 A prompt of one turn of the user is that turn's text. Any other is a transcript that ends with
-"Assistant:", which the task's string template takes like every other text.
+"Assistant:". A string template takes it like every other text; a chat template takes the turns,
+which `messages_of` reads from it, each as it was said. For that, a "\\n\\nHuman:" inside a turn is
+written as "\\n\\n\\\\Human:".
 """
 
 from __future__ import annotations
@@ -15,12 +17,11 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from alol_jax.errors import UserError
 from alol_jax.tasks import fields
-
-SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+from alol_jax.types import ASSISTANT, SYSTEM, USER, Turn
 
 ROLES = {
     "system": SYSTEM,
@@ -37,22 +38,19 @@ ROLES = {
 """What data call a role -> the role."""
 
 EMPTY_SYSTEM = "Empty system turns left out"
-SEVERAL = "Prompts of several turns, written as 'Human: …' and 'Assistant: …'"
+SEVERAL = (
+    "Prompts of several turns (turns in a chat template, else written as 'Human: …' and "
+    "'Assistant: …')"
+)
 
 _END = "\n\nAssistant:"  # of a prompt of several turns
 
 _SPEAKERS = {SYSTEM: "System", USER: "Human", ASSISTANT: "Assistant"}
 _SPOKEN = {name: role for role, name in _SPEAKERS.items()}
 _MARK = re.compile(r"(?:^|\n\n)(System|Human|Assistant):")
+_INSIDE = re.compile(r"\n\n(\\*(?:System|Human|Assistant):)")  # like a mark, within a turn
+_WRITTEN = re.compile(r"\n\n\\(\\*(?:System|Human|Assistant):)")
 _FIELDS = (("role", "content"), ("from", "value"))
-
-
-class Turn(NamedTuple):
-    """What one side says."""
-
-    role: str  # SYSTEM, USER or ASSISTANT
-    text: str
-
 
 Turns = tuple[Turn, ...]
 
@@ -155,26 +153,29 @@ def answered(where: str, turns: Turns) -> tuple[str, str]:
 
 
 def prompt_of(where: str, turns: Turns) -> str:
-    """Return the turns as the text of a prompt, which `turns_of` takes apart again.
+    """Return the turns as the text of a prompt, from which `messages_of` reads them.
 
     Raises:
-      UserError: they do not end with the user, or a turn has the mark of another one.
+      UserError: they do not alternate, or do not end with the user.
     """
     check(where, turns)
     if not turns or turns[-1].role != USER:
         last = turns[-1].role if turns else "nobody"
         raise UserError(f"{where}: the prompt ends with the {last}: expected the user")
-    if len(turns) == 1:
+    if len(turns) == 1 and _transcribed(turns[0].text) is None:
         return turns[0].text
-    text = "\n\n".join(f"{_SPEAKERS[turn.role]}: {turn.text}" for turn in turns) + _END
-    if len(_MARK.findall(text)) != len(turns) + 1:
-        raise UserError(f"{where}: a turn has the mark of another one, like '\\n\\nHuman:'")
-    return text
+    said = ((turn.role, _INSIDE.sub(r"\n\n\\\1", turn.text)) for turn in turns)
+    return "\n\n".join(f"{_SPEAKERS[role]}: {text}" for role, text in said) + _END
 
 
 def is_transcript(prompt: str) -> bool:
-    """Whether the prompt was made of several turns."""
-    return prompt.endswith(_END)
+    """Whether the prompt is written as turns."""
+    return _transcribed(prompt) is not None
+
+
+def messages_of(prompt: str) -> Turns:
+    """Return the turns of a prompt: those of a transcript, or one of the user."""
+    return _transcribed(prompt) or (Turn(USER, prompt),)
 
 
 def turns_of(prompt: str) -> tuple[str, ...]:
@@ -182,9 +183,23 @@ def turns_of(prompt: str) -> tuple[str, ...]:
 
     A system turn is read with the user's first.
     """
-    if not is_transcript(prompt):
-        return (prompt,)
-    turns = from_transcript("the prompt", prompt)
-    if turns and turns[0].role == SYSTEM:
+    turns = messages_of(prompt)
+    if turns[0].role == SYSTEM:
         turns = (Turn(USER, "\n\n".join(turn.text for turn in turns[:2])), *turns[2:])
-    return tuple(turn.text for turn in turns[:-1])
+    return tuple(turn.text for turn in turns)
+
+
+def _transcribed(prompt: str) -> Turns | None:
+    """The turns of a transcript whose next turn is the assistant's; None for other texts."""
+    before, *pieces = _MARK.split(prompt) if prompt.endswith(_END) else (prompt,)
+    names, texts = pieces[0:-2:2], pieces[1:-2:2]
+    if before or not names:
+        return None
+    said = (_WRITTEN.sub(r"\n\n\1", text.removeprefix(" ")) for text in texts)
+    turns = tuple(Turn(_SPOKEN[name], text) for name, text in zip(names, said, strict=True))
+    try:
+        check("", turns)
+    except UserError:
+        return None
+    whole = turns[-1].role == USER and all(turn.text.strip() for turn in turns)
+    return turns if whole else None

@@ -10,8 +10,9 @@ import numpy as np
 
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
+from alol_jax.text.prompts import encoder_of
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.types import Example
+from alol_jax.types import Example, Task
 
 UNLIMITED = 2**31 - 1
 
@@ -22,14 +23,12 @@ class TokenCounter:
 
     Attributes:
         tokenizer: the policy's.
-        template: the prompt's, with ``{prompt}``.
-        marks: names that are special tokens in a prompt (`Task.marks`).
+        task: how prompts are asked.
         limit: the most tokens of a prompt.
     """
 
     tokenizer: Tokenizer
-    template: str
-    marks: tuple[str, ...]
+    task: Task
     limit: int
 
     @property
@@ -37,17 +36,16 @@ class TokenCounter:
         """Identify what the counts depend on, and the limit."""
         return {
             "tokenizer": self.tokenizer.fingerprint(),
-            "template": self.template,
-            "marks": list(self.marks),
+            "template": self.task.template,
+            "marks": list(self.task.marks),
+            "date": self.task.date,
             "limit": self.limit,
         }
 
     def prompts(self, texts: Sequence[str]) -> np.ndarray:
         """The tokens of each prompt, the template included: i64[N]."""
-        ids, _ = self.tokenizer.encode_prompts(
-            self.template, texts, limit=UNLIMITED, marks=self.marks
-        )
-        return ids.lengths
+        encode = encoder_of(self.tokenizer, self.task, self.task.conversation)
+        return encode(texts, limit=UNLIMITED)[0].lengths
 
     def responses(self, texts: Sequence[str]) -> np.ndarray:
         """The tokens of each response, its end token included: i64[N]."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
-import re
-import secrets
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,13 +21,11 @@ import tokenizers
 from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
-from alol_jax.text.special_tokens import any_of, encoding_of, with_special_tokens_renamed
+from alol_jax.text.chat_template import ChatTemplate
+from alol_jax.text.special_tokens import SpelledOut, any_of, encoding_of
 
 BATCH = 8192  # texts that are encoded together
 _PROMPT = "{prompt}"
-# This class splits text as tokenizer.json says. A family's class would use rules of its own:
-# LlamaTokenizer drops spaces, and GPT2Tokenizer does not split digits.
-_AS_WRITTEN = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 class SpecialToken(str):
@@ -44,8 +40,12 @@ class Tokenizer:
 
     Attributes:
       eos_id: id of the end token, which ends a response.
+      ends: ids of all tokens that end an answer in decoding; the first is ``eos_id``.
+      chat: the model's own chat template; None if it has none.
       pad_id: id of the padding token; ``eos_id`` if there is none. Masks never depend on it.
       vocab_size: the largest id plus one.
+      special: the names of its special tokens.
+      settings: the fields of tokenizer_config.json.
       files: the files it was read from, without tokenizer_config.json; empty if it did not come
         from a directory.
     """
@@ -58,6 +58,8 @@ class Tokenizer:
         pad_id: int | None,
         bos_id: int | None,
         adds_bos: bool,
+        ends: Sequence[int] = (),
+        chat: ChatTemplate | None = None,
         files: Sequence[Path] = (),
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
@@ -68,30 +70,38 @@ class Tokenizer:
           pad_id: see above; None if there is none.
           bos_id: id of the begin token; None if there is none.
           adds_bos: whether prompts begin with the begin token.
-          files: see above.
-          settings: the fields that `save` writes to tokenizer_config.json, besides the three
-            tokens above.
+          ends: see above; ``eos_id`` need not be among them.
+          chat, files: see above.
+          settings: the fields of tokenizer_config.json, besides the three tokens above.
         """
         self._parsing = tokenizers.Tokenizer.from_str(backend.to_str())
         added = self._parsing.get_added_tokens_decoder()
-        self._special = any_of(token.content for token in added.values() if token.special)
-        self.eos_id = eos_id
+        self.special = tuple(token.content for token in added.values() if token.special)
+        self.eos_id, self.ends = eos_id, tuple(dict.fromkeys((eos_id, *ends)))
+        self.chat, self._in_chat = chat, False
         self.pad_id = eos_id if pad_id is None else pad_id
         self.vocab_size = 1 + max(self._parsing.get_vocab(with_added_tokens=True).values())
         self._bos = (bos_id,) if adds_bos and bos_id is not None else ()
         named = {"bos_token": bos_id, "eos_token": eos_id, "pad_token": pad_id}
-        self._settings = dict(settings) | {
+        self.settings = dict(settings) | {
             name: self._parsing.id_to_token(i) for name, i in named.items() if i is not None
         }
         self.files = tuple(files)
-        self._renamed_from = self.vocab_size
-        # The mark is random, so no text can contain it. Ids do not depend on it.
-        self._mark = secrets.token_hex(16)
-        self._plain = with_special_tokens_renamed(backend, self._mark, self._renamed_from)
+        self._plain = SpelledOut(backend, self.vocab_size, self.special)
 
     def encode(self, text: str) -> list[int]:
         """Encode ``text``, parsing special tokens; none are added."""
         return encoding_of(self._parsing, text).ids
+
+    def encode_rendered(self, texts: Sequence[str], mark: str) -> Ragged:
+        """Encode what a chat template wrote. No token is added.
+
+        Args:
+          texts: with special tokens, except those that a `Guard` broke.
+          mark: the guard's; it is removed.
+        """
+        parsed = self._plain.parsed(any_of(self.special))
+        return self._plain.batch([parsed(text).replace(mark, "") for text in texts])
 
     def encode_prompt(self, template: str, text: str, *, limit: int) -> tuple[int, ...]:
         """Encode ``template`` with ``{prompt}`` replaced by ``text``.
@@ -125,8 +135,8 @@ class Tokenizer:
           (the ids of each prompt, i32, and how many were truncated)
         """
         parts, truncated = [], 0
-        marked = self._marked(marks)
-        for batch in _batches(texts):
+        marked = self._plain.parsed(any_of(name for name in marks if name in self.special))
+        for batch in batches(texts):
             batch = list(map(marked, batch))
             prompts = self._prompts(template, batch)
             over = np.flatnonzero(prompts.lengths > limit)
@@ -177,8 +187,8 @@ class Tokenizer:
         if limit < 1:
             raise UserError(f"response limit of {limit} tokens leaves no room: raise it")
         parts, truncated = [], 0
-        for batch in _batches(texts):
-            plain = self._plain_batch(batch)
+        for batch in batches(texts):
+            plain = self._plain.batch(batch)
             ended = plain.lengths < limit
             kept, none = np.minimum(plain.lengths, limit), np.zeros(len(plain), bool)
             whole = flat_ids.with_token(plain, self.eos_id, before=none, kept=kept, after=ended)
@@ -195,9 +205,9 @@ class Tokenizer:
         Raises:
           UserError: the limit leaves no room for text.
         """
-        encoding = encoding_of(self._plain, text)
+        encoding = encoding_of(self._plain.backend, text)
         encoding.truncate(self._room(limit, pair=False))
-        return self._real(self._plain.post_process(encoding).ids)
+        return self._plain.real(self._plain.backend.post_process(encoding).ids)
 
     def encode_pair(self, first: str, second: str, *, limit: int) -> tuple[int, ...]:
         """Encode two texts with the tokenizer's own special tokens around and between them, like
@@ -211,19 +221,19 @@ class Tokenizer:
         Raises:
           UserError: the tokenizer has no special tokens for pairs, or the limit leaves no room.
         """
-        if not self._plain.num_special_tokens_to_add(True):
+        if not self._plain.backend.num_special_tokens_to_add(True):
             raise UserError(
                 "the tokenizer has no special tokens for two texts: use the tokenizer files of the "
                 "model that reads pairs"
             )
         room = self._room(limit, pair=True)
-        a, b = encoding_of(self._plain, first), encoding_of(self._plain, second)
+        a, b = encoding_of(self._plain.backend, first), encoding_of(self._plain.backend, second)
         if len(a) + len(b) > room:
             small = min(len(a), len(b), room // 2)
             kept = (room - small, small) if len(a) > len(b) else (small, room - small)
             a.truncate(kept[0])
             b.truncate(kept[1])
-        return self._real(self._plain.post_process(a, b).ids)
+        return self._plain.real(self._plain.backend.post_process(a, b).ids)
 
     def encode_sequence(
         self, parts: Sequence[str | SpecialToken], *, limit: int
@@ -240,24 +250,41 @@ class Tokenizer:
           UserError: the tokenizer has no special token of that name, or there is no room.
         """
         for part in parts:
-            if isinstance(part, SpecialToken) and not self._special.fullmatch(part):
+            if isinstance(part, SpecialToken) and part not in self.special:
                 raise UserError(
                     f"the tokenizer has no special token {str(part)!r}: name the form that this "
                     "model was trained on"
                 )
-        ids = self._plain_ids(
-            "".join(self._mark + part if isinstance(part, SpecialToken) else part for part in parts)
+        ids = self._plain.ids(
+            "".join(
+                self._plain.mark + part if isinstance(part, SpecialToken) else part
+                for part in parts
+            )
         )
         room = limit - len(self._bos)
         if room < 1:
             raise UserError(f"limit of {limit} tokens leaves no room for text: raise it")
         return (*self._bos, *ids[-room:])
 
+    def ends_of(self, text: str, fewer: int) -> Iterator[str]:
+        """Yield ever shorter ends of the text, cut between tokens.
+
+        Args:
+          fewer: how many tokens the first lacks.
+        """
+        plain = self._plain.ids(text)
+        whole = self._parsing.decode(plain, skip_special_tokens=False)
+        for count in range(len(plain) - fewer, 0, -1):
+            # Decoding the last tokens instead would drop a leading space.
+            lost = self._parsing.decode(plain[:-count], skip_special_tokens=False)
+            # A cut inside a character leaves bytes that decode to U+FFFD.
+            yield whole[len(lost.rstrip("\ufffd")) :]
+
     @property
     def second_type(self) -> int:
         """The token type of the second text of a pair: 1 in BERT, 0 in RoBERTa."""
-        a, b = (encoding_of(self._plain, text) for text in "ab")
-        return max(self._plain.post_process(a, b).type_ids)
+        a, b = (encoding_of(self._plain.backend, text) for text in "ab")
+        return max(self._plain.backend.post_process(a, b).type_ids)
 
     @property
     def eos(self) -> str:
@@ -266,14 +293,19 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ``ids`` up to the first end token, without special tokens."""
-        listed = [int(i) for i in ids]
-        if self.eos_id in listed:
-            listed = listed[: listed.index(self.eos_id)]
-        return self._parsing.decode(listed, skip_special_tokens=True)
+        listed = itertools.takewhile(lambda i: i not in self.ends, map(int, ids))
+        return self._parsing.decode(list(listed), skip_special_tokens=True)
 
     def fingerprint(self) -> str:
-        """Return the blake2b hash of everything that determines the ids, as 32 hex digits."""
+        """Return the blake2b hash of everything that determines the ids, as 32 hex digits.
+
+        The chat template is part of it after `in_chat`.
+        """
         state = (self._parsing.to_str(), self.eos_id, self.pad_id, self._bos)
+        if self.ends != (self.eos_id,):
+            state += (self.ends,)
+        if self._in_chat:
+            state += (self.chat.source, *sorted(self.chat.tokens.items()))
         return hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()
 
     def for_vocab_size(self, size: int) -> Tokenizer:
@@ -296,60 +328,53 @@ class Tokenizer:
             )
         fitted = copy.copy(self)
         fitted.pad_id = self.eos_id
+        fitted.ends = tuple(i for i in self.ends if i < size)
         fitted.vocab_size = 1 + max(i for i in ids.values() if i < size)
-        added = self._parsing.get_added_tokens_decoder()
-        kept = (token.content for i, token in added.items() if token.special and i < size)
-        fitted._special = any_of(kept)
+        fitted.special = tuple(n for i, n in self.added.items() if n in self.special and i < size)
         return fitted
 
-    def save(self, folder: Path) -> None:
-        """Write files from which `transformers.AutoTokenizer` loads a tokenizer with the same ids.
+    def in_chat(self, end: int, marks: Sequence[str]) -> Tokenizer:
+        """Return this tokenizer for prompts in the model's chat template.
 
-        These are tokenizer.json, tokenizer_config.json, and unchanged copies of `files`. The config
-        keeps the original fields, except that it names the class that reads tokenizer.json
-        unchanged, and that it names no custom code.
-
-        Raises:
-          UserError: a file exists already, or an original file is gone.
+        Args:
+          end: the token that ends a turn of the assistant: it ends responses, too.
+          marks: added tokens that separate turns. They are special, whatever the files say.
         """
-        settings = {k: v for k, v in self._settings.items() if k != "auto_map"} | _AS_WRITTEN
-        content = {"tokenizer.json": self._parsing.to_str(pretty=True).encode()}
-        try:
-            content |= {file.name: file.read_bytes() for file in self.files}
-        except OSError as error:
-            raise UserError(f"{error.filename} cannot be copied: restore it") from error
-        content["tokenizer_config.json"] = json.dumps(settings, indent=2).encode()
-        for name in content:
-            if (folder / name).exists():
-                raise UserError(f"{folder / name} exists: choose an empty folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in content.items():
-            (folder / name).write_bytes(data)
+        fitted = copy.copy(self)
+        fitted.eos_id, fitted.ends = end, tuple(dict.fromkeys((end, *self.ends)))
+        if set(marks) - set(self.special):
+            fitted.special = tuple(dict.fromkeys((*self.special, *marks)))
+            fitted._plain = SpelledOut(self._parsing, self.vocab_size, fitted.special)
+        fitted._in_chat = True
+        return fitted
+
+    @property
+    def added(self) -> dict[int, str]:
+        """Id -> name of the tokens that are found before a text is split, special or not."""
+        found = self._parsing.get_added_tokens_decoder()
+        return {i: token.content for i, token in found.items()}
+
+    def to_json(self) -> str:
+        """Return the content of tokenizer.json."""
+        return self._parsing.to_str(pretty=True)
 
     def _prompts(self, template: str, texts: Sequence[str]) -> Ragged:
         if template.count(_PROMPT) != 1:
             raise UserError(f"template {template!r} must contain {_PROMPT} exactly once")
-        before, after = map(self._parsed(self._special), template.split(_PROMPT))
-        plain = self._plain_batch([before + text + after for text in texts])
+        before, after = map(self._plain.parsed(any_of(self.special)), template.split(_PROMPT))
+        plain = self._plain.batch([before + text + after for text in texts])
         if not self._bos:
             return plain
         (bos,) = self._bos
         none, lacks = np.zeros(len(plain), bool), flat_ids.first_ids(plain, empty=-1) != bos
         return flat_ids.with_token(plain, bos, before=lacks, kept=plain.lengths, after=none)
 
-    def _marked(self, names: Sequence[str]) -> Callable[[str], str]:
-        """Return a function that marks these special tokens in a text, so that they are parsed."""
-        return self._parsed(any_of(name for name in names if self._special.fullmatch(name)))
-
-    def _parsed(self, names: re.Pattern[str]) -> Callable[[str], str]:
-        return lambda text: names.sub(lambda found: self._mark + found[0], text)
-
     def _truncated(
         self, template: str, text: str, limit: int, excess: int, marked: Callable[[str], str]
     ) -> tuple[int, ...]:
         """Encode the prompt with the longest suffix of ``text`` that fits, cut between tokens.
 
-        A suffix may merge with the template into different tokens, so each one is tried.
+        An end may merge with the template into different tokens, so each one is tried.
         """
         alone = self.prompt_length(template, "")
         if limit < max(alone, 1):
@@ -357,43 +382,19 @@ class Tokenizer:
                 f"prompt limit of {limit} tokens leaves no room: the template {template!r} alone "
                 f"has {alone}: raise the limit"
             )
-        plain = self._plain_ids(text)
-        whole = self._parsing.decode(plain, skip_special_tokens=False)
-        for count in range(len(plain) - excess, 0, -1):
-            # Decoding the last tokens instead would drop a leading space.
-            lost = self._parsing.decode(plain[:-count], skip_special_tokens=False)
-            # A cut inside a character leaves bytes that decode to U+FFFD.
-            kept = marked(whole[len(lost.rstrip("\ufffd")) :])
-            (ids,) = self._prompts(template, [kept])
+        for kept in self.ends_of(text, excess):
+            (ids,) = self._prompts(template, [marked(kept)])
             if len(ids) <= limit:
                 return tuple(ids.tolist())
         return tuple(self._prompts(template, [""])[0].tolist())
 
     def _room(self, limit: int, *, pair: bool) -> int:
         """Return how many tokens of text fit in ``limit``."""
-        room = limit - self._plain.num_special_tokens_to_add(pair)
+        room = limit - self._plain.backend.num_special_tokens_to_add(pair)
         if room < 1:
             raise UserError(f"text limit of {limit} tokens leaves no room for text: raise it")
         return room
 
-    def _plain_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._plain_batch([text])[0].tolist())
 
-    def _plain_batch(self, texts: Sequence[str]) -> Ragged:
-        try:
-            encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:
-            encodings = [encoding_of(self._plain, text) for text in texts]  # names the text
-        ids, lengths = flat_ids.flat([encoding.ids for encoding in encodings])
-        return Ragged.of(self._named(ids), lengths)
-
-    def _named(self, ids: np.ndarray) -> np.ndarray:
-        """Map ids of ``_plain`` to the ids of the vocabulary."""
-        return np.where(ids >= self._renamed_from, ids - self._renamed_from, ids)
-
-    def _real(self, ids: Sequence[int]) -> tuple[int, ...]:
-        return tuple(self._named(np.array(ids, np.int32)).tolist())
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+def batches(texts: Sequence[str]) -> Iterator[list[str]]:
     return (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))

@@ -1,4 +1,4 @@
-"""Loading tokenizers: the only module that imports transformers and sentencepiece."""
+"""Reading and writing tokenizers' files, with transformers and sentencepiece."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from alol_jax.errors import UserError
+from alol_jax.paths import check_no_pointer
+from alol_jax.text.chat_template import ChatTemplate
 from alol_jax.text.tokenizer import Tokenizer
 
+GENERATION = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 # The files that `transformers` may read from a directory, besides tokenizer_config.json.
 _FILES = (
     "tokenizer.json",
@@ -24,7 +28,7 @@ _FILES = (
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
 )
 # Model type of config.json -> the class that reads vocab.json with merges.txt.
 _CLASSES = {
@@ -34,6 +38,9 @@ _CLASSES = {
 }
 # For a missing tokenizer_config.json: the default of `transformers` drops spaces.
 _SETTINGS = {"clean_up_tokenization_spaces": False}
+# This class splits text as tokenizer.json says. A family's class would use rules of its own:
+# LlamaTokenizer drops spaces, and GPT2Tokenizer does not split digits.
+_AS_WRITTEN = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 def _transformers() -> ModuleType:
@@ -96,14 +103,62 @@ def from_directory(path: Path) -> Tokenizer:
         pad_id=files.pad_token_id,
         bos_id=bos_id,
         adds_bos=bool(head),
+        ends=_generation_ends(path / GENERATION, len(files)),
+        chat=_chat_template(files),
         files=[path / name for name in _FILES if (path / name).is_file()],
         settings=(settings or _SETTINGS) | elsewhere,
     )
 
 
+def _generation_ends(file: Path, size: int) -> tuple[int, ...]:
+    """Return the tokens below ``size`` at which `transformers` stops generating."""
+    ends = _json_object(file).get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [ends]
+    return tuple(i for i in listed if isinstance(i, int) and 0 <= i < size)
+
+
+def _chat_template(files: Any) -> ChatTemplate | None:
+    """Return the chat template that `transformers` found; of several by name, the default one."""
+    source = files.chat_template
+    if isinstance(source, dict):
+        source = source.get("default")
+    named = files.special_tokens_map.items()
+    tokens = {name: token for name, token in named if isinstance(token, str)}
+    return None if source is None else ChatTemplate(source, tokens)
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write files from which `transformers.AutoTokenizer` loads a tokenizer with the same ids.
+
+    These are tokenizer.json, tokenizer_config.json, and unchanged copies of the tokenizer's files.
+    The config keeps the original fields, except that it names the class that reads tokenizer.json
+    unchanged, and that it names no custom code. It has the chat template, unless a file has it.
+
+    Raises:
+      UserError: a file exists already, or an original file is gone.
+    """
+    kept = {k: v for k, v in tokenizer.settings.items() if k != "auto_map"}
+    content = {"tokenizer.json": tokenizer.to_json().encode()}
+    if tokenizer.chat is not None and CHAT_TEMPLATE not in [file.name for file in tokenizer.files]:
+        kept.setdefault("chat_template", tokenizer.chat.source)
+    try:
+        content |= {file.name: file.read_bytes() for file in tokenizer.files}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be copied: restore it") from error
+    content["tokenizer_config.json"] = json.dumps(kept | _AS_WRITTEN, indent=2).encode()
+    for name in content:
+        if (folder / name).exists():
+            raise UserError(f"{folder / name} exists: choose an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+
+
 def _read(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> Any:
     """Load the tokenizer with `transformers`; ``named`` overrides its settings."""
     present = [name for name in _FILES if (path / name).is_file()]
+    for name in present:
+        check_no_pointer(path / name)
     if "tokenizer.json" in present:
         # Not AutoTokenizer: a class named in tokenizer_config.json would rebuild the pre-tokenizer
         # by its own rules (GPT2Tokenizer drops SmolLM2's digit splitting) instead of reading it.
@@ -193,6 +248,7 @@ def _json_object(file: Path) -> dict[str, Any]:
     """Read the object of a JSON file; empty if the file does not exist."""
     if not file.is_file():
         return {}
+    check_no_pointer(file)
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -218,6 +274,8 @@ class GGUFVocabulary:
     eos_id: int | None
     pad_id: int | None
     add_bos: bool
+    chat_template: str | None = None
+    more_ends: tuple[int, ...] = ()  # of a turn, of a message
 
 
 def _gpt2() -> pre_tokenizers.PreTokenizer:
@@ -274,14 +332,25 @@ def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
             pair=[begin, "$A", begin, "$B"],
             special_tokens=[(begin, fields.bos_id)],
         )
+    named = {"bos_token": fields.bos_id, "eos_token": fields.eos_id, "pad_token": fields.pad_id}
+    tokens = {name: fields.tokens[i] for name, i in named.items() if i is not None}
+    source = fields.chat_template
     return Tokenizer(
         backend,
         eos_id=fields.eos_id,
         pad_id=fields.pad_id,
         bos_id=fields.bos_id,
         adds_bos=fields.add_bos,
+        ends=fields.more_ends,
+        chat=None if source is None else ChatTemplate(source, tokens),
         settings=_SETTINGS,
     )
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def byte_level() -> Tokenizer:
@@ -289,6 +358,7 @@ def byte_level() -> Tokenizer:
 
     Id b is byte b. The special tokens are ``<|endoftext|>`` 256, ``<|im_start|>`` 257 and
     ``<|im_end|>`` 258. The last one ends a response and, as in many real tokenizers, also pads.
+    The chat template is ChatML.
     """
     backend = tokenizers.Tokenizer(
         models.BPE(vocab={c: byte for byte, c in enumerate(_byte_characters())}, merges=[])
@@ -297,7 +367,13 @@ def byte_level() -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     return Tokenizer(
-        backend, eos_id=258, pad_id=None, bos_id=None, adds_bos=False, settings=_SETTINGS
+        backend,
+        eos_id=258,
+        pad_id=None,
+        bos_id=None,
+        adds_bos=False,
+        chat=ChatTemplate(CHATML, {"eos_token": "<|im_end|>"}),
+        settings=_SETTINGS,
     )
 
 

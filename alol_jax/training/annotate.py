@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alol_jax.devices.out_of_memory import Program, watching_memory
 from alol_jax.devices.sharding import fetch, own_part, place_rows
 from alol_jax.models.grid_sizes import Packed
 from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel
+from alol_jax.models.savings import PASS, program_of
 from alol_jax.objectives.logprobs import grid_kl, grid_logp
 from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import Ragged
@@ -75,15 +77,22 @@ def annotate(
     logps, values = Responses(responses.lengths), np.zeros(len(rows), np.float32)
     packed = lm.pack_table(prompts.lengths, responses.lengths)
     grids = _grids(lm, packed, prompts, responses)
-    for members, grid in progress(grids, watch, total=len(packed.grids)):
-        out = step(params, value_params, place_rows(grid, lm.mesh))
-        grid_logps, grid_values = fetch(out)
-        logps.put(members, grid_logps)
-        for row, examples in enumerate(members):
-            values[examples] = grid_values[row, : len(examples)]
+    with watching_memory(_program(lm, packed, watch)):
+        for members, grid in progress(grids, watch, total=len(packed.grids)):
+            out = step(params, value_params, place_rows(grid, lm.mesh))
+            grid_logps, grid_values = fetch(out)
+            logps.put(members, grid_logps)
+            for row, examples in enumerate(members):
+                values[examples] = grid_values[row, : len(examples)]
     if packed.grids:
         watch.say(f"{watch.label}: {packed.real:.0%} of the computed tokens are real")
     return logps.rows, values
+
+
+def _program(lm: LanguageModel, packed: Packed, watch: Watch) -> Program:
+    """Describe the pass for the error of a failed allocation."""
+    rows, width = packed.grids[0][0][:2] if packed.grids else (0, 0)
+    return program_of(lm, PASS, watch.label, rows, width)
 
 
 def _grids(
@@ -115,8 +124,9 @@ def token_numbers(
     prompts, responses = rows["prompt"], rows["response"]
     packed, found = lm.pack_table(prompts.lengths, responses.lengths), Responses(responses.lengths)
     grids = _grids(lm, packed, prompts, responses)
-    for members, grid in progress(grids, watch, total=len(packed.grids)):
-        found.put(members, fetch(run(place_rows(grid, lm.mesh))))
+    with watching_memory(_program(lm, packed, watch)):
+        for members, grid in progress(grids, watch, total=len(packed.grids)):
+            found.put(members, fetch(run(place_rows(grid, lm.mesh))))
     return found.rows
 
 

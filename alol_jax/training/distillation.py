@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.rewards.distilled import Description, base_fingerprint, encode, reader_of
 from alol_jax.runs.progress import progress
 from alol_jax.training.head_fit import Features, HeadFitter, features_of, make_head_fitter
-from alol_jax.types import Params, Task, Watch
+from alol_jax.types import Exchange, Params, Task, Watch
 
 
 class Rows(NamedTuple):
@@ -44,13 +45,21 @@ def describe(lm: LanguageModel, task: Task, options: ConfigDict) -> Description:
     """
     model: dict[str, Any] = dict(lm.options) | {"adapter": ""}
     return Description(
-        task.template, task.marks, tuple(lm.limits), options.heads, base_fingerprint(lm), model, {}
+        template=task.template,
+        marks=task.marks,
+        date=task.date,
+        limits=tuple(lm.limits),
+        heads=options.heads,
+        base=base_fingerprint(lm),
+        model=model,
+        figures={},
     )
 
 
 def distil_head(
     lm: LanguageModel,
     described: Description,
+    read: Callable[[str, str], Exchange],
     options: ConfigDict,
     named: Mapping[str, Rows],
     *,
@@ -60,6 +69,7 @@ def distil_head(
     """Fit a head to the training rows, choose its epoch on the validation rows, try the test rows.
 
     Args:
+        read: from the task: prompt, response -> exchange.
         options: ``config.distill``.
         named: the rows of train, validation and test.
 
@@ -69,7 +79,8 @@ def distil_head(
     """
     check_options(options, lm.transformer.config.width)
     _check_memory(lm, named)
-    features = {split: _features(lm, described, rows, watch) for split, rows in named.items()}
+    ids = functools.partial(encode, lm, described, read)
+    features = {split: _features(lm, ids, rows, watch) for split, rows in named.items()}
     head = ValueHead(lm.transformer.config.width, 1.0, options.heads, options.dropout)
     fitter = make_head_fitter(
         head, options, rows=len(named["train"].reward), mesh=lm.mesh, seed=seed
@@ -93,12 +104,14 @@ def check_options(options: ConfigDict, width: int) -> None:
         )
 
 
-def _features(lm: LanguageModel, described: Description, rows: Rows, watch: Watch) -> Features:
+def _features(
+    lm: LanguageModel, ids: Callable[[str, str], tuple[int, ...]], rows: Rows, watch: Watch
+) -> Features:
     return features_of(
         lm,
         reader_of(lm),
         lm.base,
-        [encode(lm, described, p, r) for p, r in zip(rows.prompt, rows.response, strict=True)],
+        list(map(ids, rows.prompt, rows.response)),
         rows.reward,
         watch=watch._replace(label="features"),
     )

@@ -12,9 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from alol_jax.devices.out_of_memory import watching_memory
 from alol_jax.devices.sharding import fetch, own_part, place_like_params, place_params, place_rows
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import LanguageModel
+from alol_jax.models.savings import PASS, program_of
 from alol_jax.models.transformer import Transformer
 from alol_jax.runs.progress import progress
 from alol_jax.text.packing import Layout, texts_alone, to_grid
@@ -80,15 +82,17 @@ def features_of(
     grids = lm.pack_table(length, np.zeros_like(length)).grids
     example = texts_alone(rows)
 
-    for size, members in progress(grids, watch, total=len(grids)):
-        grid = to_grid(own_part(members, size.rows, lm.mesh), example, size, layout)
-        found = fetch(hidden_of(params, place_rows(grid, lm.mesh)))
-        for row, texts in enumerate(members):
-            at = 0
-            for text in texts:
-                first, tokens = start[text], length[text]
-                states[first : first + tokens] = found[row, at : at + tokens]
-                at += tokens
+    program = program_of(lm, PASS, watch.label, *(grids[0][0][:2] if grids else (0, 0)))
+    with watching_memory(program):
+        for size, members in progress(grids, watch, total=len(grids)):
+            grid = to_grid(own_part(members, size.rows, lm.mesh), example, size, layout)
+            found = fetch(hidden_of(params, place_rows(grid, lm.mesh)))
+            for row, texts in enumerate(members):
+                at = 0
+                for text in texts:
+                    first, tokens = start[text], length[text]
+                    states[first : first + tokens] = found[row, at : at + tokens]
+                    at += tokens
     return Features(states, start, length, reward.astype(np.float32))
 
 

@@ -14,6 +14,7 @@ from alol_jax.tables.columns import CHUNK, Ragged, Texts
 from alol_jax.tables.files import collect, read
 from alol_jax.tables.table import Table, concatenate
 from alol_jax.text.packing import Lengths, lengths_of
+from alol_jax.text.prompts import encoder_of
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.training import flops
 from alol_jax.types import Annotated, Limits, Scored, Task
@@ -116,9 +117,8 @@ def _tokenised(
     rows: Table[Scored], task: Task, tokenizer: Tokenizer, limits: Limits
 ) -> tuple[Table[Annotated], Cut]:
     count = len(rows)
-    prompts, cut_prompts = tokenizer.encode_prompts(
-        task.template, rows["prompt"], limit=limits.prompt, marks=task.marks
-    )
+    encode = encoder_of(tokenizer, task, task.conversation)
+    prompts, cut_prompts = encode(rows["prompt"], limit=limits.prompt)
     responses, cut_responses = tokenizer.encode_responses(rows["response"], limit=limits.response)
     columns = {
         "example_id": rows["example_id"],

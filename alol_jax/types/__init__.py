@@ -31,6 +31,7 @@ from alol_jax.types.data import (
     ScoredSplits,
     Splits,
     TrainingTable,
+    read_at,
 )
 from alol_jax.types.results import (
     Cost,
@@ -49,15 +50,26 @@ from alol_jax.types.results import (
     ValueAudit,
 )
 from alol_jax.types.task import (
+    ASSISTANT,
+    CHAT,
+    SYSTEM,
+    USER,
     Exchange,
     RewardSpec,
     Task,
+    Turn,
+    alternating,
+    is_chat,
     one_turn,
     stripped,
 )
 
 __all__ = [
+    "ASSISTANT",
     "Agreement",
+    "CHAT",
+    "SYSTEM",
+    "USER",
     "Annotated",
     "Answers",
     "Batch",
@@ -89,13 +101,17 @@ __all__ = [
     "Task",
     "TestSet",
     "TrainingTable",
+    "Turn",
     "Validation",
     "Value",
     "ValueAudit",
     "Watch",
     "Work",
+    "alternating",
+    "is_chat",
     "never",
     "one_turn",
+    "read_at",
     "silent",
     "stripped",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from alol_jax.paths import AnyPath
+if TYPE_CHECKING:
+    from alol_jax.paths import AnyPath
 
 
 def never() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -39,6 +40,14 @@ class Gold:
     responses: tuple[str, ...]
 
 
+_READ_AT = re.compile(r"(\S+): read at commit ([0-9a-f]{40})\.")
+
+
+def read_at(name: str, commit: str) -> str:
+    """Return the note that a data set of the hub was read at this commit."""
+    return f"{name}: read at commit {commit}."
+
+
 def _no_gold() -> Table[Gold]:
     from alol_jax.tables.table import Table  # only whoever has tables needs pyarrow
 
@@ -55,6 +64,12 @@ class Splits:
     notes: tuple[str, ...]  # what was dropped or merged, with counts; one sentence each
     # of the training prompts, if ``train`` has other responses than the data
     gold: Table[Gold] = dataclasses.field(default_factory=_no_gold)
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commits that were read of data sets of the hub, by the names in the config."""
+        found = map(_READ_AT.fullmatch, self.notes)
+        return {match[1]: match[2] for match in found if match}
 
 
 @dataclasses.dataclass(frozen=True)

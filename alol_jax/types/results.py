@@ -178,8 +178,11 @@ class RunSummary:
     model: str
     config_json: str  # the whole config, indented
     versions: tuple[tuple[str, str], ...]  # (package, version)
+    # what was read of repositories on the hub: (name in the config, commit)
+    commits: tuple[tuple[str, str], ...] = ()
 
     @property
     def fingerprint(self) -> tuple:
-        """The fields that make a finished report stale when they change; versions do not."""
+        """The fields that make a finished report stale when they change; versions and commits
+        do not."""
         return (self.objective, self.hyper_parameters, self.task, self.model)

@@ -137,7 +137,8 @@ def optimizer_of(config):
 
 def opened() -> LanguageModel:
     config = CONFIG.value
-    return open_language_model(config.model, make_mesh(data=-1, fsdp=1, tensor=1))
+    lm = open_language_model(config.model, make_mesh(data=-1, fsdp=1, tensor=1))
+    return lm.for_template(config.task.template)
 
 
 def raced(folder: Path, what: str) -> dict[str, list[dict]]:

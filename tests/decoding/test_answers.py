@@ -64,24 +64,35 @@ def test_further_end_tokens_end_an_answer_besides_the_tokenizers_own():
     assert answered(Sampling(8, end=(ord("d"),)), line=ending)[:2] == ("ab", 3)
 
 
+def test_every_end_token_of_the_tokenizer_ends_an_answer(monkeypatch):
+    tokenizer = byte_level()
+    tokenizer.ends = (tokenizer.eos_id, ord("c"))
+    monkeypatch.setattr("tests.decoding.test_answers.byte_level", lambda: tokenizer)
+    response, steps, said = answered(Sampling(8))
+    assert (response, steps) == ("ab", 3) and "; 1 ended, 0 hit a stop" in said[0]
+
+
 def test_how_fast_it_went_and_how_answers_end_is_said_once():
-    (line,) = answered(Sampling(8))[2]
+    line, warning = answered(Sampling(8))[2]
     assert line.startswith("answers: 1 in ")
-    assert line.endswith("; 0 ended, 0 hit a stop sequence, 1 hit the limit")
+    assert line.endswith("; 0 ended, 0 hit a stop sequence, 1 hit the limit (0% by themselves)")
+    assert "most answers did not end by themselves: raise config.decode.max_new_tokens=8" in warning
+    assert "end token '<|im_end|>'" in warning
     (line,) = answered(Sampling(8), stop=("\n",))[2]
-    assert line.endswith("; 0 ended, 1 hit a stop sequence, 0 hit the limit")
+    assert line.endswith("; 0 ended, 1 hit a stop sequence, 0 hit the limit (100% by themselves)")
     (line,) = answered(Sampling(8, end=(ord("d"),)))[2]
-    assert line.endswith("; 1 ended, 0 hit a stop sequence, 0 hit the limit")
+    assert line.endswith("; 1 ended, 0 hit a stop sequence, 0 hit the limit (100% by themselves)")
 
 
 def test_a_stop_text_that_no_answer_has_is_a_warning():
-    _, warning = answered(Sampling(8), stop=("###",))[2]
+    *_, warning = answered(Sampling(8), stop=("###",))[2]
     assert warning == "warning: no answer has the stop sequence '###': does this model write it?"
 
 
 def test_a_stop_text_that_is_there_without_its_spaces_is_no_warning():
-    assert len(answered(Sampling(8), stop=(" c",))[2]) == 1  # cut at the limit, with a "c" in it
-    warnings = answered(Sampling(8), stop=(" ###", "###"))[2][1:]
+    said = answered(Sampling(8), stop=(" c",))[2]  # cut at the limit, with a "c" in it
+    assert not any("stop sequence ' c'" in line or "'c'" in line for line in said)
+    warnings = answered(Sampling(8), stop=(" ###", "###"))[2][2:]
     assert warnings == ["warning: no answer has the stop sequence '###': does this model write it?"]
 
 

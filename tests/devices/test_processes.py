@@ -82,17 +82,18 @@ def test_a_failure_of_one_process_ends_all_with_its_words():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "words"),
+    ("what", "rank", "words"),
     [
-        ("problem", ": no such file"),
-        ("first", "No such file or directory: '/no/such/file'"),
-        ("late", "select: waited 2 s for process 1 ("),
+        ("problem", 1, ": no such file"),
+        ("first", 0, "No such file or directory: '/no/such/file'"),
+        ("late", 0, "select: waited 2 s for process 1 ("),
     ],
 )
-def test_what_goes_wrong_in_one_place_is_said_once(what, words):
+def test_what_goes_wrong_in_one_place_is_said_once(what, rank, words):
     first, second = run(what, [0, 1], [2, 2])
     assert (first[0], second[0]) == (2, 2)
     assert len(first[1]) == 1 and words in first[1][0]
+    assert first[1][0].startswith(f"error: process {rank} (")
     assert second[1] == []
 
 

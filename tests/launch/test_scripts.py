@@ -193,6 +193,21 @@ def test_what_is_installed_is_what_is_committed(host):
 # Slurm
 
 
+def test_each_job_has_its_own_port_unless_one_is_set(host):
+    stand_in(host / ".venv/bin", "python", 'echo "$JAX_COORDINATOR_PORT"')
+    words = printed("slurm")[0]
+    line = ["bash", "-c", words[words.index("bash") + 2]]
+    found = [
+        run_line(line, host, stand_ins=host / ".venv/bin", **variables).stdout.strip()
+        for variables in (
+            {"SLURM_JOB_ID": "1234567"},
+            {"SLURM_JOB_ID": "1234568"},
+            {"SLURM_JOB_ID": "7", "JAX_COORDINATOR_PORT": "8476"},
+        )
+    ]
+    assert found == ["24567", "24568", "8476"]
+
+
 def test_the_directives_of_slurm_are_documented_ones():
     text = (ROOT / "launch/slurm.sbatch").read_text(encoding="utf-8")
     given = dict(re.findall(r"^#SBATCH (--[\w-]+)(?:=(.*))?$", text, re.MULTILINE))

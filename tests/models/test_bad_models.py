@@ -7,7 +7,7 @@ import pytest
 
 from alol_jax.models.adapters import is_adapter
 from alol_jax.runs.checkpoint import load_params
-from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.text.tokenizer_files import byte_level, save
 from tests.models.files.torch_files import write_torch
 from tests.models.tiny_llama import (
     CONFIG,
@@ -80,13 +80,13 @@ def small_vocabulary(folder):
     weights = random_weights()
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:200]
     write_directory(folder / "m", weights, CONFIG | {"vocab_size": 200})
-    byte_level().save(folder / "m")
+    save(byte_level(), folder / "m")
     return folder / "m"
 
 
 def few_positions(folder):
     write_directory(folder / "m", random_weights(), CONFIG | {"max_position_embeddings": 100})
-    byte_level().save(folder / "m")
+    save(byte_level(), folder / "m")
     return folder / "m"
 
 
@@ -132,7 +132,7 @@ def test_adapters_of_another_base_are_refused(tmp_path):
     """A result holds adapters alone; its record knows the base that they belong to."""
     arguments = (*SMALL, f"--config.model.path={tmp_path / 'm'}", "--config.model.quantisation=nf4")
     write_directory(tmp_path / "m", random_weights(0))
-    byte_level().save(tmp_path / "m")
+    save(byte_level(), tmp_path / "m")
     result = run_here(tmp_path / "run", *arguments, "--stages=load,score,fit_reference")
     assert result.returncode == 0, result.stderr
     kept = load_params(tmp_path / "run" / "03_fit_reference" / "trained")

@@ -13,7 +13,7 @@ from alol_jax.errors import UserError
 from alol_jax.models.language_model import open_language_model
 from alol_jax.objectives.registry import get_objective
 from alol_jax.plan.chips import CHIPS, GIB, read_topology
-from alol_jax.plan.costs import Cost, Memory, bytes_needed
+from alol_jax.plan.costs import Cost, Memory
 from alol_jax.plan.knobs import KNOBS, advice
 from alol_jax.plan.programs import largest_grid, programs_of
 from alol_jax.plan.setting import Setting, prepare
@@ -172,15 +172,6 @@ def test_bad_input_is_one_line_and_exit_code_2():
         timeout=120,
     )
     assert "no chip 'v7'" in refused(result)
-
-
-def test_what_the_compiler_says_is_too_much_is_read():
-    said = (
-        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
-        "required for HLO temporaries (185.28G) exceeds available HBM (15.75G). HLO module: f."
-    )
-    assert bytes_needed(said) == pytest.approx(185.28 * GIB)
-    assert bytes_needed("INTERNAL: something else") is None
 
 
 def test_the_longest_time_is_the_bound():

@@ -19,7 +19,7 @@ class Hub:
 
     address: str = ""
     repositories: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
-    gated: set[str] = dataclasses.field(default_factory=set)
+    gated: set[str] = dataclasses.field(default_factory=set)  # not for who sends no token
     sent: list[str] = dataclasses.field(default_factory=list)  # files, by their paths
 
 
@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
     def file(self, repository, path):
         if repository not in self.hub.repositories:
             return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if repository in self.hub.gated:
+        if repository in self.hub.gated and "Authorization" not in self.headers:
             return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
         body = self.hub.repositories[repository].get(path)
         if body is None:

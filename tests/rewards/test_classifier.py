@@ -235,13 +235,10 @@ def test_several_models_and_words_are_summed_by_their_weights(folder):
     np.testing.assert_allclose(total, components @ [0.5, 2.0, 1.0])
 
 
-def test_a_model_that_gives_nan_is_one_line_that_names_it(tmp_path):
-    path = tmp_path / "model"
-    params = random_classifier(CLASSIFIERS[NEOX])
-    params["score/bias"] = params["score/bias"] * np.nan
-    write_classifier(path, NEOX, params, pooling="last")
-    tokenizer_beside(path)
-    reward = Scoring((), {"rm": opened(path)}, {"rm": 1.0}).reward([])
+def test_a_model_that_gives_nan_is_one_line_that_names_it(folder):
+    model = opened(folder)
+    model.stored.params["score/bias"] *= np.nan
+    reward = Scoring((), {"rm": model}, {"rm": 1.0}).reward([])
     with pytest.raises(
         UserError, match=r"gave nan for 'yes': expected a score from 0 to 1 \(4 of 4"
     ):

@@ -64,7 +64,7 @@ def test_it_orders_unseen_rows_as_their_rewards_do_and_says_how_well(fitted):
 
 def test_an_answer_is_rewarded_on_the_scale_of_the_rows(fitted, options):
     found, _ = fitted
-    scorer = fitted_scorer(describe(LM, TASK, options), LM, found)
+    scorer = fitted_scorer(describe(LM, TASK, options), TASK.exchange, LM, found)
     made = setup(LM, TASK, {"positivity": 0.0}, small_options().decode)
     made = made._replace(scoring=scoring({"positivity": 0.0}).only(NAME, scorer))
     reward = made.reward(splits())

@@ -1,14 +1,18 @@
 """load: the promises that every task keeps are checked for every task."""
 
 import dataclasses
+import types
 
 import pytest
 from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
-from alol_jax.stages.load import load, swap_responses
+from alol_jax.stages.load import counter_of, load, read_splits, swap_responses
 from alol_jax.tables.table import Table
-from alol_jax.types import Example, Splits, StageContext, Task
+from alol_jax.tasks.registry import get_task
+from alol_jax.types import Example, Limits, Splits, StageContext, Task
+from tests.tasks.own_data import options, write
+from tests.text.chat_templates import GEMMA, TEMPLATES, tokenizer_with
 
 
 def _example(name: str) -> Example:
@@ -124,3 +128,48 @@ def test_more_noise_keeps_what_less_noise_moved():
 def test_what_is_no_share_is_one_clear_line(share):
     with pytest.raises(UserError, match="config.task.swapped=.* must be a share from 0 to 1"):
         swap_responses(_many(3), share)
+
+
+# the model's own chat template
+
+
+def _rows(tmp_path, *conversations):
+    rows = [
+        {"messages": [*({"role": r, "content": t} for r, t in said), ANSWER]}
+        for said in conversations
+    ]
+    return write(tmp_path / "mine.jsonl", rows)
+
+
+ANSWER = {"role": "assistant", "content": "yes"}
+QUESTIONS = [[("user", f"tea {n}?")] for n in range(4)]
+
+
+def _read(tmp_path, template, *conversations):
+    given = options(_rows(tmp_path, *conversations), template="chat", max_tokens=0)
+    tokenizer = tokenizer_with(template, tmp_path / "t")
+    task = get_task(given)
+    lm = types.SimpleNamespace(tokenizer=tokenizer, limits=Limits(99, 9))
+    return read_splits(task, given, counter_of(lm, task, given))
+
+
+def test_turns_that_the_chat_template_refuses_are_one_line_at_load(tmp_path):
+    system = [("system", "Be brief."), ("user", "And milk?")]
+    with pytest.raises(UserError) as caught:
+        _read(tmp_path, GEMMA, *QUESTIONS, system)
+    said = str(caught.value)
+    assert (
+        "\n" not in said and "example 'train_file:5': the model's chat template does not " in said
+    )
+    assert "take the turns system, user: System role not supported: leave such rows out" in said
+    splits = _read(tmp_path / "other", TEMPLATES["smollm2"][0], *QUESTIONS, system)
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 5
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [("{% if %}", "chat template is damaged"), (None, "the model has no chat template")],
+)
+def test_a_template_that_cannot_be_used_is_one_line_at_load(template, named, tmp_path):
+    with pytest.raises(UserError, match=named):
+        _read(tmp_path, template, *QUESTIONS)

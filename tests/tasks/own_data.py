@@ -20,6 +20,7 @@ def options(train_file, **changes) -> ConfigDict:
     values = {
         "name": "own",
         "template": "",
+        "date": "2024-07-26",
         "train_file": str(train_file),
         "validation_file": "",
         "test_file": "",

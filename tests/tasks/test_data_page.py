@@ -18,6 +18,11 @@ import alol_jax.main  # noqa: F401  defines the flags
 from alol_jax.runs.command_line import parse
 from alol_jax.tasks import own
 from alol_jax.tasks.forms import FORMS
+from alol_jax.tasks.registry import get_task
+from alol_jax.tasks.turns import prompt_of
+from alol_jax.text.prompts import encoder_of, in_chat
+from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.types import Turn, is_chat
 from tests.tasks.own_data import every
 
 ROOT = Path(__file__).parents[2]
@@ -34,15 +39,20 @@ def _code(cell):
     return re.fullmatch("`(.*)`", cell)[1]
 
 
-def _load(flags_of_a_line, monkeypatch):
-    """The splits of a line: its flags are parsed as the program does."""
+def _options(flags_of_a_line, monkeypatch):
+    """``config.task`` of a line: its flags are parsed as the program does."""
     held_out = ["--config.task.validation=1", "--config.task.test=1"]
     config = f"--config={ROOT}/configs/own.py"
     words = ["alol_jax.main", config, *held_out, *shlex.split(flags_of_a_line)]
     monkeypatch.setattr(sys, "argv", words)
     with flagsaver.flagsaver():
         parse(words)
-        return own.load(flags.FLAGS.config.task)
+        return flags.FLAGS.config.task
+
+
+def _load(flags_of_a_line, monkeypatch):
+    """The splits of a line."""
+    return own.load(_options(flags_of_a_line, monkeypatch))
 
 
 @reads_a_file
@@ -99,6 +109,24 @@ def test_a_source_of_each_kind_is_read(cells, tmp_path, monkeypatch):
     assert len(every(splits)) == 3 * len(names) - (":0.67=" in cells[-1])
     if "first" in cells[-1]:
         assert {one.source for one in every(splits)} == {"first", "second"}
+
+
+TEMPLATES = re.findall(r"^\| `(\S*--config.*?)` \| `(.*)` \|$", PAGE, re.MULTILINE)
+TEMPLATES = [(words, text) for words, text in TEMPLATES if ".template=" in words]
+
+
+@reads_a_file
+@pytest.mark.parametrize(("flags_of_it", "read"), TEMPLATES)
+def test_a_template_gives_what_the_page_shows(flags_of_it, read, monkeypatch):
+    task = get_task(_options(flags_of_it, monkeypatch))
+    tokenizer = in_chat(byte_level()) if is_chat(task.template) else byte_level()
+    prompt = prompt_of("a row", (Turn("system", "Be brief."), Turn("user", "An egg?")))
+    (ids,) = encoder_of(tokenizer, task, task.conversation)([prompt], limit=999)[0]
+    assert ids.tolist() == tokenizer.encode(read.replace("\\|", "|").replace("\\n", "\n"))
+
+
+def test_the_page_shows_three_templates():
+    assert len(TEMPLATES) == 3
 
 
 def test_the_page_shows_eleven_sources():

@@ -146,7 +146,7 @@ def test_ids_of_files_of_the_same_name_differ(tmp_path):
 def test_a_split_of_the_hub_is_read_by_its_name(tmp_path, monkeypatch):
     asked = []
 
-    def read_rows(name, split):
+    def read_rows(name, split, noted):
         asked.append((name, split))
         yield "here", answer(9)
 
@@ -245,7 +245,9 @@ def test_a_critic_of_faithfulness_reads_knowledge_and_response_others_the_turns(
     assert dialogue.pair(PROMPT, "Yes.") == ("Tea is old.", "Yes.")
     assert dialogue.turns_of(PROMPT) == ("Hello.", "Hi.", "Tea?")
     exchange = dialogue.DIALOGUE.exchange(PROMPT, "Yes.")
-    assert exchange == (("Hello.", "Hi.", "Tea?"), "Yes.", ("Tea is old.", "Yes."))
+    assert exchange[:3] == (("Hello.", "Hi.", "Tea?"), "Yes.", ("Tea is old.", "Yes."))
+    roles = [turn.role for turn in exchange.conversation]
+    assert roles == ["system", "user", "assistant", "user"]  # the knowledge is the system turn
 
 
 def test_a_shorter_prompt_has_lost_its_oldest_turn_and_never_the_last():

@@ -129,7 +129,8 @@ def test_hub_splits_are_read_by_folder_and_split(tmp_path, monkeypatch):
 
     def load_dataset(name, *, data_dir, split):
         asked.append((name, data_dir, split))
-        return [transcripts(f"{data_dir} {split} {n}?") for n in range(2)]
+        rows = [transcripts(f"{data_dir} {split} {n}?") for n in range(2)]
+        return datasets.Dataset.from_list(rows)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name, revision: ["default"])

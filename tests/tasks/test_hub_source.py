@@ -65,6 +65,14 @@ def test_a_run_reads_configs_folders_splits_and_revisions_and_says_the_commit(tm
     assert "[load] train: 18 prompts, 36 responses" in result.stdout
 
 
+def test_a_data_set_that_asks_for_a_token_says_how_to_log_in(tmp_path, hub):
+    hub.repositories["datasets/some/gated"] = hub.repositories["datasets/some/folders"]
+    hub.gated.add("datasets/some/gated")
+    line = refused(_load(tmp_path, hub, "some/gated:base:train"))
+    assert line.startswith("error: some/gated:base:train: cannot load 'train' from the Hugging")
+    assert "accept its terms at https://huggingface.co/datasets/some/gated and log in" in line
+
+
 def test_what_the_hub_does_not_have_is_one_line(tmp_path, hub):
     for name in ("some/none", "some/configs:fr:train", "some/configs"):
         line = refused(_load(tmp_path, hub, name))

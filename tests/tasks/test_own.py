@@ -19,12 +19,20 @@ def _write(path, rows):
 
 
 def _options(
-    train_file, validation_file="", test_file="", validation=1, test=1, limit=0, template=""
+    train_file,
+    validation_file="",
+    test_file="",
+    validation=1,
+    test=1,
+    limit=0,
+    template="",
+    date="2024-07-26",
 ) -> ConfigDict:
     return ConfigDict(
         dict(
             name="own",
             template=template,
+            date=date,
             train_file=train_file,
             validation_file=validation_file,
             test_file=test_file,
@@ -116,6 +124,16 @@ def test_a_limit_keeps_that_many_training_prompts(tmp_path):
 def test_the_template_is_the_bare_prompt_unless_the_config_says_otherwise():
     assert get_task(_options("a")).template == "{prompt}"
     assert get_task(_options("a", template="Q: {prompt}")).template == "Q: {prompt}"
+
+
+def test_the_template_may_be_the_models_own_with_a_day_that_stays_the_same():
+    task = get_task(_options("a", template="chat", date="2026-02-28"))
+    assert (task.template, task.date, task.stop) == ("chat", "2026-02-28", ())
+    assert [turn.role for turn in task.conversation("hi")] == ["user"]
+    with pytest.raises(UserError, match="task.date=.2026-02-30. is no date: expected YYYY-MM-DD"):
+        get_task(_options("a", template="chat", date="2026-02-30"))
+    with pytest.raises(UserError, match="has no {prompt}: add it .*, or give .chat. for the model"):
+        get_task(_options("a", template="Chat"))
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_hub_dataset_is_named_with_folder_and_split(monkeypatch):
 
     def load_dataset(name, *, data_dir, split):
         asked.append((name, data_dir, split))
-        return [{"a": 1}, {"a": 2}]
+        return datasets.Dataset.from_list([{"a": 1}, {"a": 2}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name, revision: ["default"])

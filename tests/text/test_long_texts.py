@@ -1,13 +1,17 @@
 """Long texts: responses that leave, and what stays with those that remain."""
 
+import dataclasses
+
 import pytest
 
 from alol_jax.tables.table import Table
 from alol_jax.text import tokenizer_files
 from alol_jax.text.long_texts import TokenCounter, without_long_rows, without_old_turns
 from alol_jax.types import Example
+from tests.tiny_run import TASK
 
-COUNTER = TokenCounter(tokenizer_files.byte_level(), "<|im_start|>{prompt}:", ("<|im_end|>",), 12)
+ASKED = dataclasses.replace(TASK, template="<|im_start|>{prompt}:", marks=("<|im_end|>",))
+COUNTER = TokenCounter(tokenizer_files.byte_level(), ASKED, 12)
 
 
 def table(*examples):
@@ -78,11 +82,9 @@ def test_turns_leave_one_by_one_until_the_prompt_fits_or_none_can_go():
 
 
 def test_the_fingerprint_follows_all_that_the_counts_depend_on():
-    same = TokenCounter(tokenizer_files.byte_level(), COUNTER.template, COUNTER.marks, 12)
+    same = TokenCounter(tokenizer_files.byte_level(), ASKED, 12)
     assert same.fingerprint == COUNTER.fingerprint
-    for other in (
-        TokenCounter(COUNTER.tokenizer, "{prompt}", COUNTER.marks, 12),
-        TokenCounter(COUNTER.tokenizer, COUNTER.template, (), 12),
-        TokenCounter(COUNTER.tokenizer, COUNTER.template, COUNTER.marks, 13),
-    ):
+    changes = ({"template": "{prompt}"}, {"marks": ()}, {"date": "2026-01-01"})
+    others = [TokenCounter(COUNTER.tokenizer, dataclasses.replace(ASKED, **c), 12) for c in changes]
+    for other in (*others, TokenCounter(COUNTER.tokenizer, ASKED, 13)):
         assert other.fingerprint != COUNTER.fingerprint

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import models
 
 from alol_jax.errors import UserError
-from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
+from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf, save
 from tests.text.test_tokenizer import needs_smollm2, smollm2, smollm2_fields
 from tests.text.tokenizer_kinds import (
     KINDS,
@@ -236,7 +236,7 @@ def test_a_saved_tokenizer_has_the_same_ids_in_transformers(name, with_config, t
     folder = KINDS[name](tmp_path / "from")
     config = json.loads((folder / "config.json").read_text())["model_type"]
     ours = from_directory(folder)
-    ours.save(tmp_path / "out" / "to")
+    save(ours, tmp_path / "out" / "to")
     check_saved(ours, tmp_path / "out" / "to", config if with_config else None)
 
 
@@ -247,7 +247,7 @@ def test_a_saved_tokenizer_keeps_the_original_files(tmp_path):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     ours = from_directory(folder)
     assert [file.name for file in ours.files] == ["tokenizer.json", "chat_template.jinja"]
-    ours.save(tmp_path / "to")
+    save(ours, tmp_path / "to")
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (tmp_path / "to" / name).read_bytes() == before[name]
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -259,13 +259,13 @@ def test_a_saved_tokenizer_keeps_the_original_files(tmp_path):
 
 
 def test_the_byte_tokenizer_can_be_saved(tmp_path):
-    byte_level().save(tmp_path)
+    save(byte_level(), tmp_path)
     check_saved(byte_level(), tmp_path)
 
 
 @needs_smollm2
 def test_the_tokenizer_of_a_gguf_file_can_be_saved(tmp_path):
-    smollm2().save(tmp_path)
+    save(smollm2(), tmp_path)
     check_saved(smollm2(), tmp_path, "llama")
 
 
@@ -275,7 +275,7 @@ def test_a_begin_token_that_a_gguf_file_asks_for_is_saved(tmp_path):
     assert (
         ours.encode_single("x", limit=9)[0] == ours.encode_prompt("{prompt}", "x", limit=9)[0] == 1
     )
-    ours.save(tmp_path)
+    save(ours, tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
     assert theirs.pad_token_id == 4 and theirs("x").input_ids == list(
         ours.encode_single("x", limit=9)
@@ -287,9 +287,42 @@ def test_saving_overwrites_nothing_and_leaves_nothing_half_written(tmp_path):
     ours = from_directory(folder)
     before = sorted(folder.iterdir())
     with pytest.raises(UserError, match="vocab.json exists: choose an empty folder"):
-        ours.save(folder)
+        save(ours, folder)
     assert sorted(folder.iterdir()) == before
     (folder / "merges.txt").unlink()
     with pytest.raises(UserError, match="merges.txt cannot be copied: restore it"):
-        ours.save(tmp_path / "to")
+        save(ours, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_decoding_ends_at_every_end_token_of_the_generation_config(tmp_path):
+    folder = gpt2(tmp_path / "from")
+    for ends in ([5, 7, 5, 10**6, "x"], 5, None):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        ours = from_directory(folder)
+        listed = {list: (5, 7), int: (5,), type(None): ()}[type(ends)]
+        assert ours.ends == (ours.eos_id, *listed)
+    plain = ours.fingerprint()
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    ours = from_directory(folder)
+    ids = [i for i in ours.encode("hello the cat") if i != 7]
+    assert ours.decode([*ids, 7, 9]) == ours.decode(ids) != ours.decode([9])
+    assert ours.fingerprint() != plain
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match="generation_config.json is not readable"):
+        from_directory(folder)
+
+
+@needs_smollm2
+def test_the_chat_template_of_a_gguf_file_is_read_and_saved(tmp_path):
+    template = smollm2().chat.source
+    assert "You are a helpful AI assistant named SmolLM" in template
+    save(smollm2(), tmp_path / "to")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "to"))
+    assert theirs.chat_template == template == from_directory(tmp_path / "to").chat.source
+
+
+@needs_smollm2
+def test_further_end_tokens_of_a_gguf_file_end_an_answer():
+    fields = smollm2_fields()
+    assert from_gguf(dataclasses.replace(fields, more_ends=(0, 4))).ends == (2, 0, 4)

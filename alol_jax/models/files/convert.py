@@ -25,8 +25,9 @@ from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
 from alol_jax.models.files.gguf_reader import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
-from alol_jax.models.files.hf_reader import HUB_NAME, HFDirectory, copied, download
+from alol_jax.models.files.hf_reader import HFDirectory, copied, download, on_hub
 from alol_jax.models.files.packages import PACKAGES, PREFIX, packaged_weights
+from alol_jax.models.files.peft_changes import BaseChanges
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.paths import is_bucket
@@ -65,6 +66,8 @@ class Checkpoint:
     weights: WeightFiles
     rows: tuple[Row, ...]  # the tensors, by the names in the files
     tied_head: str  # the name of the head's tensor, stored or not; "" if there is no such head
+    commit: str = ""  # that was read of a repository on the hub
+    changes: BaseChanges = BaseChanges()  # what an adapter makes of them while they are loaded
 
     def load(
         self, dtype: jax.typing.DTypeLike, sharding: ShardingFn, nf4: NF4 | None = None
@@ -77,20 +80,26 @@ class Checkpoint:
           nf4: quantise the kernels of the blocks, layer by layer, from the stored values.
 
         Raises:
-          UserError: a stored head differs from the embedding that the config ties it to, or a
-            file cannot be read.
+          UserError: a stored head differs from the embedding that the config ties it to, a file
+            cannot be read, or a number in it is NaN or infinite.
         """
         self._check_tied_head()
         params: Params = {}
         for row in self.rows:
-            for layer, name in enumerate(row.names(self.config)):
-                parts = row.layout.split(self.config, self.weights.read(name))
+            for layer, _ in enumerate(row.names(self.config)):
+                parts = self.parts(row, layer)
                 for path, value in zip(row.paths, parts, strict=True):
                     if row.layered:
                         self._set_layer(params, path, value, layer, dtype, sharding, nf4)
                     else:
                         params |= _place(path, value, dtype, sharding(path, value.shape), None)
         return params
+
+    def parts(self, row: Row, layer: int) -> list[np.ndarray]:
+        """Return the parameters in the tensor of a row, of one layer; 0 for rows without layers."""
+        stored = self.weights.read(row.name.format(i=layer))
+        parts = row.layout.split(self.config, stored)
+        return [self.changes(path, layer, x) for path, x in zip(row.paths, parts, strict=True)]
 
     def _set_layer(self, params, path, value, layer, dtype, sharding, nf4) -> None:
         """Write the value of one layer into the stacked parameter of ``params``."""
@@ -103,11 +112,16 @@ class Checkpoint:
             params[leaf_path] = _layer_writer(whole)(params[leaf_path], leaf, layer)
 
     def fingerprint(self) -> str:
-        """Return the blake2b hash of the contents of config and weight files, as 32 hex digits."""
+        """Return the blake2b hash of the contents of config and weight files, as 32 hex digits.
+
+        What an adapter changes counts too.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "blake2b").digest())
+        for name, array in self.changes.arrays():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def _check_tied_head(self) -> None:
@@ -160,7 +174,8 @@ def open_checkpoint(path: str) -> Checkpoint:
 
     Args:
       path: a Hugging Face directory, a .gguf file, either of them in a bucket, "package:NAME" (the
-        model in that installed package, see `packages`), or a hub name "org/name".
+        model in that installed package, see `packages`), or a hub name "org/name", with "@revision"
+        if one is meant.
 
     Raises:
       UserError: there is no such checkpoint, or it cannot be read exactly.
@@ -174,8 +189,9 @@ def open_checkpoint(path: str) -> Checkpoint:
         return _open_directory(local, path)
     if local.suffix == ".gguf":
         return _open_gguf(local, path)
-    if not local.exists() and HUB_NAME.fullmatch(path):
-        return _open_directory(download(path), path)
+    if not local.exists() and (model := on_hub(path)):
+        folder = download(model)
+        return dataclasses.replace(_open_directory(folder, path), commit=folder.name)
     raise UserError(
         f"{path!r} is not a checkpoint: give a Hugging Face directory, a .gguf file, a hub name "
         f"(org/name) or one of {', '.join(PREFIX + name for name in PACKAGES)}"

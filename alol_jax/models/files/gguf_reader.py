@@ -14,6 +14,8 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig, Rotary
+from alol_jax.models.files.finite import check_finite
+from alol_jax.paths import check_no_pointer
 from alol_jax.text.tokenizer_files import GGUFVocabulary
 
 _TYPES = frozenset(  # those that the library dequantises and that current files use
@@ -54,6 +56,8 @@ _TOKENIZER = frozenset(
     "tokenizer.ggml.fim_sep_token_id split.tensors.count".split()
 )
 
+_MORE_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+
 _PROVENANCE = ("GGUF.", "general.", "quantize.")
 
 
@@ -68,6 +72,7 @@ class GGUFFile:
         self.path = path
         if not path.is_file():
             raise UserError(f"{path}: no such file")
+        check_no_pointer(path)
         try:
             self._reader = gguf.GGUFReader(path)
             self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
@@ -87,10 +92,15 @@ class GGUFFile:
             self.shapes[name] = tuple(int(n) for n in reversed(tensor.shape))
 
     def read(self, name: str) -> np.ndarray:
-        """Read and dequantise the tensor ``name``: f32[shapes[name]]."""
+        """Read and dequantise the tensor ``name``: f32[shapes[name]].
+
+        Raises:
+          UserError: a number is NaN or infinite.
+        """
         tensor = self._tensors[name]
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return np.asarray(values, np.float32).reshape(self.shapes[name])
+        values = np.asarray(values, np.float32).reshape(self.shapes[name])
+        return check_finite(self.path, name, values)
 
     def config(self) -> ModelConfig:
         """Return the ModelConfig.
@@ -135,6 +145,8 @@ class GGUFFile:
             eos_id=self._value("tokenizer.ggml.eos_token_id"),
             pad_id=self._value("tokenizer.ggml.padding_token_id"),
             add_bos=bool(self._value("tokenizer.ggml.add_bos_token")),
+            chat_template=self._value("tokenizer.chat_template"),
+            more_ends=tuple(i for i in map(self._value, _MORE_ENDS) if i is not None),
         )
 
     def _check_keys(self) -> None:

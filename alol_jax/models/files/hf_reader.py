@@ -16,8 +16,9 @@ import safetensors
 
 from alol_jax.errors import UserError
 from alol_jax.models.families.registry import BUFFERS
+from alol_jax.models.files.finite import check_finite
 from alol_jax.models.files.torch_reader import TorchFile
-from alol_jax.paths import local_copy
+from alol_jax.paths import check_no_pointer, local_copy
 
 _DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 # next to a critic's body; the first that is there is read
@@ -56,7 +57,20 @@ MODEL_FILES = HubFiles(
     ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
 )
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
+
+
+class OnHub(NamedTuple):
+    """A repository on the hub."""
+
+    name: str  # org/name
+    revision: str | None  # a branch, a tag or a commit; None for the main branch
+
+
+def on_hub(path: str) -> OnHub | None:
+    """Return what "org/name" or "org/name@revision" means on the hub; None for other texts."""
+    found = _HUB_NAME.fullmatch(path)
+    return OnHub(*found.groups()) if found else None
 
 
 class TensorFiles:
@@ -77,8 +91,13 @@ class TensorFiles:
             self._add(file, _open(file))
 
     def read(self, name: str) -> np.ndarray:
-        """Read the tensor ``name`` as stored: f16, bf16, f32 or f64, of shape ``shapes[name]``."""
-        return self._file_of[name].read(name)
+        """Read the tensor ``name`` as stored: f16, bf16, f32 or f64, of shape ``shapes[name]``.
+
+        Raises:
+          UserError: a number is NaN or infinite.
+        """
+        shard = self._file_of[name]
+        return check_finite(shard.file, name, shard.read(name))
 
     def _add(self, file: Path, shard: _TensorFile) -> None:
         """Add the tensors of a file to the index."""
@@ -97,6 +116,7 @@ class TensorFiles:
 class _TensorFile(Protocol):
     """One file of named tensors."""
 
+    file: Path
     entries: dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape)
 
     def read(self, name: str) -> np.ndarray: ...
@@ -106,7 +126,7 @@ class _SafetensorsFile:
     """The named tensors of one safetensors file."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.file = file
         with self._open() as shard:
             slices = {name: shard.get_slice(name) for name in shard.keys()}
             self.entries = {
@@ -121,14 +141,15 @@ class _SafetensorsFile:
     def _open(self) -> Any:
         """Open the file, for use in a ``with``."""
         try:
-            return safetensors.safe_open(self._file, framework="numpy")
+            return safetensors.safe_open(self.file, framework="numpy")
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(
-                f"{self._file} is damaged or not a safetensors file ({error}): download it again"
+                f"{self.file} is damaged or not a safetensors file ({error}): download it again"
             ) from error
 
 
 def _open(file: Path) -> _TensorFile:
+    check_no_pointer(file)
     return _SafetensorsFile(file) if file.suffix == ".safetensors" else TorchFile(file)
 
 
@@ -149,20 +170,23 @@ class HFDirectory(TensorFiles):
         super().__init__(self.files[1:])
 
 
-def download(name: str, files: HubFiles = MODEL_FILES) -> Path:
-    """Return the local directory of the hub model ``name`` ("org/name"), downloading if needed.
+def download(model: OnHub, files: HubFiles = MODEL_FILES) -> Path:
+    """Return the local directory of a model of the hub, downloading if needed.
+
+    The directory is called by its commit.
 
     Args:
-      name: the model on the Hugging Face hub.
+      model: what to download from.
       files: what to download.
 
     Raises:
-      UserError: there is no such model, no connection, or no permission.
+      UserError: there is no such model or revision, no connection, or no permission.
     """
-    folder = _snapshot(name, [*files.always, *files.weights], None)
+    folder = _snapshot(model, [*files.always, *files.weights])
     if not any(True for pattern in files.weights for _ in folder.glob(pattern)):
-        # A snapshot's folder is called by its commit; offline, each call looks into the cache.
-        folder = _snapshot(name, [*files.always, *files.torch_weights], folder.name)
+        # Of the same commit; offline, each call looks into the cache.
+        same = model._replace(revision=folder.name)
+        folder = _snapshot(same, [*files.always, *files.torch_weights])
     return folder
 
 
@@ -178,10 +202,11 @@ def copied(url: str, files: HubFiles = MODEL_FILES) -> Path:
     return local_copy(url, files.torch_weights)
 
 
-def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
+def _snapshot(model: OnHub, patterns: list[str]) -> Path:
     """Return the local directory with the files of a hub model that match one of ``patterns``."""
     import huggingface_hub
 
+    name, revision = model
     try:
         found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
         return Path(found)
@@ -189,6 +214,11 @@ def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
         raise UserError(
             f"{name} is gated: accept its licence at https://huggingface.co/{name}, then log in "
             "with `hf auth login`"
+        ) from error
+    except huggingface_hub.errors.RevisionNotFoundError as error:
+        raise UserError(
+            f"{name} on the Hugging Face hub has no branch, tag or commit {revision!r}: see "
+            f"https://huggingface.co/{name}/tree/main"
         ) from error
     except huggingface_hub.errors.RepositoryNotFoundError as error:
         raise UserError(
@@ -247,6 +277,7 @@ def json_object(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise UserError(f"{file} is missing")
+    check_no_pointer(file)
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

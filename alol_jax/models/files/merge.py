@@ -40,10 +40,7 @@ def weights_from_checkpoint(checkpoint: Checkpoint) -> Weight:
     """Return the weights of a checkpoint, read on demand."""
     places = {path: (row, i) for row in checkpoint.rows for i, path in enumerate(row.paths)}
 
-    @functools.lru_cache(maxsize=1)  # q, k and v may be parts of one stored tensor
-    def parts(row: Row, layer: int):
-        stored = checkpoint.weights.read(row.name.format(i=layer))
-        return row.layout.split(checkpoint.config, stored)
+    parts = functools.lru_cache(maxsize=1)(checkpoint.parts)  # one tensor may hold q, k and v
 
     def weight(path: str, layer: int) -> np.ndarray:
         row, i = places[path]

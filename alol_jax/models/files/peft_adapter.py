@@ -6,14 +6,15 @@ PEFT stores A as (r, in) and B as (out, r) and adds alpha/r · B A to a linear m
 ``use_rslora``). A packed query-key-value map has one A and one B in PEFT but three adapters here.
 Reading copies A and splits B like the kernel. Writing n adapters of rank r concatenates their A to
 rank n · r and makes B block-wise, with zeros outside each adapter's own rows and columns; with
-n · alpha the scale stays alpha/r. Both are exact.
+n · alpha the scale stays alpha/r. Both are exact. What else an adapter may change is in
+`peft_changes`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,21 @@ from alol_jax.errors import UserError, format_names
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.fields import Fields
-from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
-from alol_jax.models.families.registry import FAMILIES
-from alol_jax.models.files.hf_reader import HUB_NAME, HubFiles, TensorFiles, copied, download
+from alol_jax.models.families.layouts import Row
+from alol_jax.models.files.convert import Checkpoint
+from alol_jax.models.files.hf_reader import HubFiles, TensorFiles, copied, download, on_hub
 from alol_jax.models.files.hf_writer import write_json, write_tensors
+from alol_jax.models.files.peft_changes import (
+    BaseChanges,
+    StoredChanges,
+    read_changes,
+    stored_changes,
+)
 from alol_jax.models.files.peft_config import (
     CONFIG,
     TORCH_WEIGHTS,
     WEIGHTS,
+    adapted_layers,
     common_scale,
     config_json,
     is_target,
@@ -39,10 +47,18 @@ from alol_jax.models.files.peft_config import (
     read_fields,
     weights_file,
 )
-from alol_jax.models.transformer import is_block_kernel, param_shapes
+from alol_jax.models.files.peft_rows import (
+    PREFIX,
+    kernel_rows,
+    kernel_sizes,
+    module_of,
+    modules_of,
+    names_of,
+    stores_inputs_first,
+    tail_of,
+)
 from alol_jax.paths import is_bucket
 
-_PREFIX = "base_model.model."
 ADAPTER_FILES = HubFiles((CONFIG,), (WEIGHTS,), (TORCH_WEIGHTS,))
 
 
@@ -53,14 +69,20 @@ class Adapter:
     Attributes:
         folder: the directory it was read from.
         base: the base model that its config names; "" if none.
-        lora: rank, alpha, dropout and modules.
-        leaves: ``layers/<module>/lora_a`` f32[L, in, r] and ``lora_b`` f32[L, r, out].
+        lora: rank, alpha, dropout and modules; None if it is merged into the base while that is
+            loaded (DoRA).
+        leaves: ``layers/<module>/lora_a`` f32[L, in, r] and ``lora_b`` f32[L, r, out]; zeros in
+            layers without an adapter, which stay zeros in training.
+        changes: what becomes of the base's own weights.
+        commit: that was read of a repository on the hub; "" elsewhere.
     """
 
     folder: Path
     base: str
-    lora: LoRA
+    lora: LoRA | None
     leaves: dict[str, np.ndarray]
+    changes: BaseChanges = BaseChanges()
+    commit: str = ""
 
     def fingerprint(self) -> str:
         """Return the blake2b hash of its settings and weights, as 32 hex digits."""
@@ -68,14 +90,23 @@ class Adapter:
         for path, leaf in sorted(self.leaves.items()):
             digest.update(path.encode())
             digest.update(np.ascontiguousarray(leaf).data)
+        for name, array in self.changes.arrays():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def __str__(self) -> str:
+        told = f"{self.folder}, made for {self.base or 'a base without a name'}: "
+        if self.lora is None:
+            return (
+                f"{told}merged into the base while that is loaded ({self.changes}); new adapters "
+                "of config.model.lora train"
+            )
         lora = self.lora
-        return (
-            f"{self.folder}, made for {self.base or 'a base without a name'}: rank {lora.rank}, "
-            f"alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {', '.join(lora.modules)}"
+        told += (
+            f"rank {lora.rank}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on "
+            f"{', '.join(lora.modules)}; config.model.lora is not read"
         )
+        return f"{told}; its own {self.changes} stay as they are" if self.changes else told
 
 
 # reading
@@ -91,67 +122,78 @@ def read_adapter(path: str | Path, config: ModelConfig) -> Adapter:
         UserError: a file is missing or damaged, or holds more than tensors; a field needs something
             that is not implemented; or the weights do not match the model or adapter_config.json.
     """
-    folder = copied(path, ADAPTER_FILES) if is_bucket(path) else Path(path).expanduser()
-    if not folder.exists() and HUB_NAME.fullmatch(str(path)):
-        folder = download(str(path), ADAPTER_FILES)
+    folder, commit = _folder(str(path))
     fields = read_fields(folder)
     weights = TensorFiles([weights_file(folder)])
-    rows = _adapted_rows(folder, weights, config)
-    _check_targets(fields, rows, config)
-    scales = {}
-    for row in rows:
-        for module in _modules(row, config):
-            scales[module] = rank_and_scale(fields, module)
-    _check_shapes(folder, weights, rows, config, scales)
-    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for row in rows:
-        rank = max(scales[module][0] for module in _modules(row, config))
-        a, b = _stacked(weights, row, config, rank)
-        parts |= _unpacked(row, config, a, b, fields.size("r"))
-    rank = max(a.shape[2] for a, _ in parts.values())
-    leaves = {}
-    for path, (a, b) in parts.items():
-        leaves[f"{path}/lora_a"] = _padded(a, 2, rank)
-        leaves[f"{path}/lora_b"] = _padded(b, 1, rank)
+    layers = adapted_layers(fields, modules_of(kernel_rows(config)[0], config))
+    rows, stored = _adapted_rows(fields, weights, layers, config)
+    _check_targets(fields, rows, layers, config)
+    modules = [module_of(row, layer) for row in rows for layer in layers]
+    scales = {module: rank_and_scale(fields, module) for module in modules}
+    _check_shapes(folder, weights, rows, layers, config, scales)
+    _check_changes(folder, weights, stored)
+    factors = {module: float(scale) for module, (_, scale) in scales.items()}
+    changes = read_changes(fields, weights, stored, factors, config)
+    base = str(fields.values.get("base_model_name_or_path") or "")
+    if changes.dora:
+        return Adapter(folder, base, None, {}, changes, commit)
+    leaves, rank = _leaves(fields, weights, rows, layers, config, scales)
     dropout = fields.number("lora_dropout", 0.0)
     if not 0.0 <= dropout < 1.0:
         raise UserError(f"{fields.where}: lora_dropout = {dropout} must be in [0, 1)")
-    names = tuple(name for name in config.projections if f"layers/{name}" in parts)
+    names = tuple(name for name in config.projections if f"layers/{name}/lora_a" in leaves)
     lora = LoRA(rank, float(common_scale(fields, scales) * rank), dropout, names)
-    return Adapter(folder, str(fields.values.get("base_model_name_or_path") or ""), lora, leaves)
+    return Adapter(folder, base, lora, leaves, changes, commit)
 
 
-def _adapted_rows(folder: Path, weights: TensorFiles, config: ModelConfig) -> list[Row]:
-    """Return the rows of the kernels that have adapters."""
+def _folder(path: str) -> tuple[Path, str]:
+    """Return the directory of an adapter, and the commit if it is one of the hub."""
+    folder = copied(path, ADAPTER_FILES) if is_bucket(path) else Path(path).expanduser()
+    model = None if folder.exists() else on_hub(path)
+    if model is None:
+        return folder, ""
+    folder = download(model, ADAPTER_FILES)
+    return folder, folder.name
+
+
+def _adapted_rows(
+    fields: Fields, weights: TensorFiles, layers: Collection[int], config: ModelConfig
+) -> tuple[list[Row], StoredChanges]:
+    """Return the rows of the kernels that have adapters, and what else is stored."""
     tensors = {
         row: [
-            f"{_PREFIX}{module}.lora_{factor}.weight"
-            for module in _modules(row, config)
+            f"{PREFIX}{module_of(row, layer)}.lora_{factor}.weight"
+            for layer in layers
             for factor in "AB"
         ]
-        for row in _kernel_rows(config)
+        for row in kernel_rows(config)
     }
     found = [row for row, names in tensors.items() if any(n in weights.shapes for n in names)]
-    expected = [name for row in found for name in tensors[row]]
+    stored = stored_changes(fields, weights, found, layers, config)
+    expected = [name for row in found for name in tensors[row]] + [s.name for s in stored.all]
     missing = [name for name in expected if name not in weights.shapes]
     unexpected = sorted(set(weights.shapes) - set(expected))
     if missing or unexpected or not found:
         raise UserError(
-            f"{folder} is an adapter for another base than this {config.family} of {config.layers} "
-            f"layers: missing {format_names(missing)}; unexpected {format_names(unexpected)}"
+            f"{Path(fields.where).parent} is an adapter for another base than this "
+            f"{config.family} of {config.layers} layers: missing {format_names(missing)}; "
+            f"unexpected {format_names(unexpected)}"
         )
-    return found
+    return found, stored
 
 
-def _check_targets(fields: Fields, rows: Sequence[Row], config: ModelConfig) -> None:
+def _check_targets(
+    fields: Fields, rows: Sequence[Row], layers: Collection[int], config: ModelConfig
+) -> None:
     """Raise UserError unless ``target_modules`` names exactly the modules with weights.
 
     PEFT drops the weights of modules that are not named and creates new ones for named modules
     without weights. Neither is the trained adapter.
     """
     unnamed, empty = [], []
-    for row in _kernel_rows(config):
-        for module in _modules(row, config):
+    for row in kernel_rows(config):
+        for layer in layers:
+            module = module_of(row, layer)
             named = is_target(fields, module, row in rows)
             if named != (row in rows):
                 (empty if named else unnamed).append(module)
@@ -166,18 +208,19 @@ def _check_shapes(
     folder: Path,
     weights: TensorFiles,
     rows: Sequence[Row],
+    layers: Collection[int],
     config: ModelConfig,
     scales: Mapping[str, tuple[int, Fraction]],
 ) -> None:
-    sizes = _sizes(config)
+    sizes = kernel_sizes(config)
     wrong = []
     for row in rows:
         inputs = sizes[row.paths[0]][0]
         outputs = sum(sizes[path][1] for path in row.paths)
-        for module in _modules(row, config):
+        for module in (module_of(row, layer) for layer in layers):
             rank = scales[module][0]
             for factor, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
-                name = f"{_PREFIX}{module}.lora_{factor}.weight"
+                name = f"{PREFIX}{module}.lora_{factor}.weight"
                 if weights.shapes[name] != shape:
                     wrong.append(f"{name} {weights.shapes[name]}, expected {shape}")
     if wrong:
@@ -187,14 +230,52 @@ def _check_shapes(
         )
 
 
+def _check_changes(folder: Path, weights: TensorFiles, stored: StoredChanges) -> None:
+    wrong = [
+        f"{one.name} {weights.shapes[one.name]}, expected {one.shape}"
+        for one in stored.all
+        if weights.shapes[one.name] != one.shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{folder} changes weights of the base to others of another shape, which is not "
+            f"implemented: {format_names(wrong)}: merge it with peft's merge_and_unload"
+        )
+
+
+def _leaves(
+    fields: Fields,
+    weights: TensorFiles,
+    rows: Sequence[Row],
+    layers: Collection[int],
+    config: ModelConfig,
+    scales: Mapping[str, tuple[int, Fraction]],
+) -> tuple[dict[str, np.ndarray], int]:
+    """Return A and B by path, all of one rank, and that rank."""
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for row in rows:
+        rank = max(scales[module_of(row, layer)][0] for layer in layers)
+        a, b = _stacked(weights, row, layers, config, rank)
+        parts |= _unpacked(row, config, a, b, fields.size("r"))
+    rank = max(a.shape[2] for a, _ in parts.values())
+    leaves = {}
+    for path, (a, b) in parts.items():
+        leaves[f"{path}/lora_a"] = _padded(a, 2, rank)
+        leaves[f"{path}/lora_b"] = _padded(b, 1, rank)
+    return leaves, rank
+
+
 def _stacked(
-    weights: TensorFiles, row: Row, config: ModelConfig, rank: int
+    weights: TensorFiles, row: Row, layers: Collection[int], config: ModelConfig, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return A and B of all layers: f32[L, in, rank] and f32[L, out, rank]."""
     a, b = [], []
-    for module in _modules(row, config):
+    for layer in range(config.layers):
+        # A layer without an adapter has one of rank 0, which is padded.
+        read, module = layer in layers, module_of(row, layer if layer in layers else min(layers))
         for factor, stack, axis in (("A", a, 0), ("B", b, 1)):
-            stored = weights.read(f"{_PREFIX}{module}.lora_{factor}.weight").astype(np.float32)
+            stored = weights.read(f"{PREFIX}{module}.lora_{factor}.weight").astype(np.float32)
+            stored = stored if read else np.delete(stored, np.s_[:], axis)
             stack.append(_padded(stored, axis, rank))
     return np.stack(a).swapaxes(1, 2), np.stack(b)
 
@@ -208,7 +289,7 @@ def _unpacked(
     parts. If every such run of columns belongs to one part, each part gets its run; else every part
     shares A.
     """
-    oriented = (layer.T if _stores_inputs_first(row) else layer for layer in b)
+    oriented = (layer.T if stores_inputs_first(row) else layer for layer in b)
     layers = [row.layout.split(config, layer) for layer in oriented]
     each = [np.stack(part) for part in zip(*layers, strict=True)]
     paths = [path.removesuffix("/kernel") for path in row.paths]
@@ -229,6 +310,20 @@ def _padded(x: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return np.pad(x, padding)
 
 
+def with_changes(checkpoint: Checkpoint | None, adapter: Adapter) -> Checkpoint:
+    """Return the checkpoint of the base with what the adapter changes in it.
+
+    Raises:
+        UserError: the base has none, but random weights.
+    """
+    if checkpoint is None:
+        raise UserError(
+            f"config.model.adapter: {adapter.folder} changes weights of its base "
+            f"({adapter.changes}): config.model.path must be that base, not a random model"
+        )
+    return dataclasses.replace(checkpoint, changes=adapter.changes)
+
+
 # writing
 
 
@@ -245,17 +340,17 @@ def write_adapter(
         base: path or hub name of the base model, for users of the adapter.
     """
     tensors: dict[str, np.ndarray] = {}
-    for row in _kernel_rows(config):
-        names = [name for name in _names(row) if name in lora.modules]
-        for layer, module in enumerate(_modules(row, config) if names else ()):
+    for row in kernel_rows(config):
+        names = [name for name in names_of(row) if name in lora.modules]
+        for layer, module in enumerate(modules_of(row, config) if names else ()):
             of = {
                 name: [np.asarray(leaves[f"layers/{name}/lora_{x}"][layer]) for x in "ab"]
                 for name in names
             }
-            tensors[f"{_PREFIX}{module}.lora_A.weight"] = np.concatenate(
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = np.concatenate(
                 [a for a, _ in of.values()], axis=1
             ).T
-            tensors[f"{_PREFIX}{module}.lora_B.weight"] = _packed(row, config, of)
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = _packed(row, config, of)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     write_tensors(folder / WEIGHTS, shapes, "float32", tensors.__getitem__)
     write_json(folder / CONFIG, _config_json(config, lora, base))
@@ -265,61 +360,26 @@ def _packed(row: Row, config: ModelConfig, of: Mapping[str, Sequence[np.ndarray]
     """Return B as PEFT stores it, (out, n · r), from the (A [in, r], B [r, out]) of each part."""
     rank, out = next(iter(of.values()))[1].shape
     parts, start = [], 0
-    for name in _names(row):
+    for name in names_of(row):
         part = np.zeros((rank * len(of), out), np.float32)
         if name in of:
             part[start : start + rank] = of[name][1]
             start += rank
         parts.append(part)
     stored = np.asarray(row.layout.join(config, parts))
-    return stored.T if _stores_inputs_first(row) else stored
+    return stored.T if stores_inputs_first(row) else stored
 
 
 def _config_json(config: ModelConfig, lora: LoRA, base: str) -> dict[str, Any]:
-    rows = {row: [n for n in _names(row) if n in lora.modules] for row in _kernel_rows(config)}
-    others = [_tail(row) for row, names in rows.items() if not names]
+    rows = {row: [n for n in names_of(row) if n in lora.modules] for row in kernel_rows(config)}
+    others = [tail_of(row) for row, names in rows.items() if not names]
     adapted = {row: names for row, names in rows.items() if names}
     counts = {_target(row, others): len(names) for row, names in adapted.items()}
-    return config_json(lora, base, counts, any(map(_stores_inputs_first, adapted)))
+    return config_json(lora, base, counts, any(map(stores_inputs_first, adapted)))
 
 
 def _target(row: Row, others: Sequence[str]) -> str:
     """Return the shortest suffix of the module name that is not a suffix of one of ``others``."""
-    words = _tail(row).split(".")
+    words = tail_of(row).split(".")
     ends = [".".join(words[i:]) for i in reversed(range(len(words)))]
     return next(end for end in ends if not any(f".{other}".endswith(f".{end}") for other in others))
-
-
-# rows of the weight tables
-
-
-def _kernel_rows(config: ModelConfig) -> list[Row]:
-    """Return the rows of a block's kernels."""
-    return [row for row in FAMILIES[config.family].body if is_block_kernel(row.paths[0])]
-
-
-def _names(row: Row) -> list[str]:
-    """Return our names of the linear maps in a row: q_proj, …"""
-    return [path.split("/")[1] for path in row.paths]
-
-
-def _modules(row: Row, config: ModelConfig) -> list[str]:
-    """Return the module names of a row in transformers, by layer."""
-    name = row.name.removesuffix(".weight")
-    return [name.format(i=layer) for layer in range(config.layers)]
-
-
-def _tail(row: Row) -> str:
-    """Return a module's name within its layer."""
-    return row.name.split("{i}.")[1].removesuffix(".weight")
-
-
-def _stores_inputs_first(row: Row) -> bool:
-    """Return True for kernels stored as [in, out], as in GPT-2; all others are [out, in]."""
-    return row.layout in (AS_IS, CONCATENATED)
-
-
-def _sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return path -> (inputs, outputs) of the kernels of a block."""
-    shapes = param_shapes(config)
-    return {path: leaf.shape[1:] for path, leaf in shapes.items() if is_block_kernel(path)}

@@ -7,7 +7,7 @@ that is unknown here and not empty, raises UserError.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TORCH_WEIGHTS = "adapter_model.bin"  # of older versions of PEFT
 
 _READ = frozenset(
-    "r lora_alpha lora_dropout target_modules rank_pattern alpha_pattern use_rslora "
-    "base_model_name_or_path".split()
+    "r lora_alpha lora_dropout target_modules rank_pattern alpha_pattern use_rslora use_dora "
+    "layers_to_transform layers_pattern modules_to_save base_model_name_or_path".split()
 )
 # Fields that change the computation -> the implemented values.
 _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
-    "bias": ("none",),
+    "bias": ("none", "lora_only"),
     # Others (pissa, olora, corda, loftq) change the weights of the base.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
@@ -71,6 +71,35 @@ def weights_file(folder: Path) -> Path:
     if file is None:
         raise UserError(f"{folder / WEIGHTS} is missing, as is {TORCH_WEIGHTS}: save it again")
     return file
+
+
+def adapted_layers(fields: Fields, modules: Sequence[str]) -> tuple[int, ...]:
+    """Return the layers of ``layers_to_transform``, all if it is null.
+
+    Args:
+        modules: the names of one module, by layer.
+    """
+    chosen = fields.values.get("layers_to_transform")
+    if chosen is None or chosen == []:
+        return tuple(range(len(modules)))
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    wrong = [one for one in chosen if type(one) is not int or not 0 <= one < len(modules)]
+    if wrong:
+        raise UserError(
+            f"{fields.where}: layers_to_transform = {wrong[0]!r} is no layer of this model, which "
+            f"has {len(modules)}: the adapter is for another base"
+        )
+    containers = fields.values.get("layers_pattern") or []
+    containers = [containers] if isinstance(containers, str) else containers
+    if containers and not any(
+        _matches(fields, "layers_pattern", rf"(.*\.)?{one}\.\d+\..*", modules[0])
+        for one in containers
+    ):
+        raise UserError(
+            f"{fields.where}: layers_pattern = {containers!r} is not where {modules[0]} is: the "
+            "adapter is for another base"
+        )
+    return tuple(sorted(set(chosen)))
 
 
 def is_target(fields: Fields, module: str, default: bool) -> bool:

@@ -50,7 +50,7 @@ class TorchFile:
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.file = file
         try:
             with file.open("rb") as stream:
                 head = stream.read(512)
@@ -81,13 +81,13 @@ class TorchFile:
         last = sum((n - 1) * step for n, step in zip(tensor.shape, strides, strict=True))
         start = self._starts[storage.key] + (storage.start + tensor.offset) * dtype.itemsize
         try:
-            with self._file.open("rb") as stream:
+            with self.file.open("rb") as stream:
                 stream.seek(start)
                 stored = np.fromfile(stream, np.uint8, last + dtype.itemsize)
         except OSError as error:
-            raise _damaged(self._file, error) from error
+            raise _damaged(self.file, error) from error
         if stored.size != last + dtype.itemsize:
-            raise _damaged(self._file, ValueError(f"it ends within {name}"))
+            raise _damaged(self.file, ValueError(f"it ends within {name}"))
         seen = np.lib.stride_tricks.as_strided(stored.view(dtype), tensor.shape, strides)
         return seen if seen.flags.c_contiguous else seen.copy()
 

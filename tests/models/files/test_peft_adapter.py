@@ -216,12 +216,12 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"use_dora": True}, "use_dora = True"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\]"),
+        ({"use_dora": True}, "missing base_model.model.model.layers.0.self_attn.q_proj.lora_magn"),
+        ({"modules_to_save": ["score"]}, r"modules_to_save = \['score'\]"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa'"),
         ({"peft_type": "IA3"}, "peft_type = 'IA3'"),
-        ({"layers_to_transform": [0]}, r"layers_to_transform = \[0\]"),
+        ({"layers_to_transform": [0]}, r"unexpected base_model.model.model.layers.1.self_attn.q"),
         ({"tomorrow": 1}, "tomorrow = 1"),
         ({"alpha_pattern": {"v_proj": 1}}, "modules of different scales"),
         ({"rank_pattern": {"v_proj": 2}}, "another rank than adapter_config.json says"),
@@ -304,8 +304,10 @@ def test_a_hub_name_is_fetched(tmp_path, monkeypatch):
     folder = written(tmp_path, LLAMA, lora, leaves)
     asked = []
     monkeypatch.setattr(peft_adapter, "download", lambda *given: asked.append(given) or folder)
-    same(read_adapter("someone/adapter", LLAMA).leaves, leaves)
-    assert asked == [("someone/adapter", peft_adapter.ADAPTER_FILES)]
+    found = read_adapter("someone/adapter@v2", LLAMA)
+    same(found.leaves, leaves)
+    assert found.commit == folder.name
+    assert asked == [(("someone/adapter", "v2"), peft_adapter.ADAPTER_FILES)]
     assert peft_adapter.ADAPTER_FILES == (
         ("adapter_config.json",),
         ("adapter_model.safetensors",),

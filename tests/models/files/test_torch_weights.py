@@ -197,11 +197,12 @@ def test_an_adapters_torch_file_is_fetched_where_it_has_no_other(hub):
     (repository / "adapter_model.bin").touch()
     (repository / "config").touch()
     given = hf_reader.HubFiles(("config",), ("adapter_model.safetensors",), ("adapter_model.bin",))
-    assert hf_reader.download("org/name", given) == snapshot
+    model = hf_reader.on_hub("org/name")
+    assert hf_reader.download(model, given) == snapshot
     assert {file.name for file in snapshot.iterdir()} == {"config", "adapter_model.bin"}
     (repository / "adapter_model.safetensors").touch()
     asked.clear()
-    hf_reader.download("org/name", given)
+    hf_reader.download(model, given)
     assert asked == [("config", "adapter_model.safetensors")]
 
 

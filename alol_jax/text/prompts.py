@@ -1,0 +1,207 @@
+"""Prompts as token ids: in a string template, or in the model's own chat template."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from alol_jax.errors import UserError
+from alol_jax.tables.columns import Ragged
+from alol_jax.text import flat_ids
+from alol_jax.text.chat_template import WAY_OUT, ChatTemplate
+from alol_jax.text.special_tokens import Guard
+from alol_jax.text.tokenizer import Tokenizer, batches
+from alol_jax.types import ASSISTANT, SYSTEM, USER, Turn, is_chat
+
+ANY_DAY = "2024-07-26"  # where a template is only asked how it ends a turn
+_SAID = "Qxzvk"  # a text that no template has
+
+Conversation = Callable[[str], tuple[Turn, ...]]
+"""A prompt -> its turns."""
+
+
+class Asking(Protocol):
+    """How prompts are asked: of `Task`, or of what is stored of one."""
+
+    template: str
+    marks: tuple[str, ...]
+    date: str
+
+
+class Encode(Protocol):
+    """Prompts -> their token ids, and how many were truncated to ``limit`` tokens."""
+
+    def __call__(self, texts: Sequence[str], *, limit: int) -> tuple[Ragged, int]: ...
+
+
+def encoder_of(tokenizer: Tokenizer, asking: Asking, conversation: Conversation) -> Encode:
+    """Return what encodes prompts in the template of a task.
+
+    Args:
+      tokenizer: with a chat template, `in_chat`.
+      asking: the template and how it is filled.
+      conversation: reads the turns of a prompt; a string template takes the text.
+    """
+    if is_chat(asking.template):
+        return ChatPrompts(tokenizer, conversation, asking.marks, asking.date).encode
+    return functools.partial(tokenizer.encode_prompts, asking.template, marks=asking.marks)
+
+
+def chat_template_of(tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the model's own chat template.
+
+    Raises:
+      UserError: it has none.
+    """
+    if tokenizer.chat is None:
+        raise UserError(
+            "config.task.template='chat': the model has no chat template (chat_template.jinja, "
+            "chat_template in tokenizer_config.json, tokenizer.chat_template in a .gguf file): "
+            f"choose a chat model, {WAY_OUT}"
+        )
+    return tokenizer.chat
+
+
+def in_chat(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer for prompts in the model's own chat template.
+
+    Its responses end as the template ends an assistant's turn: with the first special token after
+    the text. A template that writes none there leaves the tokenizer's end token.
+
+    Raises:
+      UserError: there is no template, or it fails.
+    """
+    before, between, after = _around(chat_template_of(tokenizer))
+    added = tokenizer.added
+    marks = [i for i in tokenizer.encode(before + between) if i in added and added[i].strip()]
+    ends = [i for i in tokenizer.encode(after) if i in marks or added.get(i) in tokenizer.special]
+    end = ends[0] if ends else tokenizer.eos_id
+    return tokenizer.in_chat(end, [added[i] for i in (*marks, end) if i in added])
+
+
+def _around(template: ChatTemplate) -> tuple[str, str, str]:
+    """What a template writes before a question, from an answer to the next question, and after the
+    last answer."""
+    talk = [Turn(role, _SAID) for role in (USER, ASSISTANT, USER, ASSISTANT)]
+    parts = template.render(talk, date=ANY_DAY, answer_next=False).split(_SAID)
+    if len(parts) != len(talk) + 1:
+        raise UserError(
+            f"the model's chat template leaves out or repeats what is said: download it again, "
+            f"{WAY_OUT}"
+        )
+    return parts[0], parts[2], parts[4]
+
+
+def notes_on_template(tokenizer: Tokenizer, asking: Asking) -> tuple[str, ...]:
+    """Describe the template that is used, or say that the model has another one of its own."""
+    if is_chat(asking.template):
+        said = f"prompts in the model's own chat template, whose turns end with {tokenizer.eos!r}"
+        told = f"; it is told the date {asking.date} (config.task.date)"
+        return (said + told * tokenizer.chat.asks_for_date,)
+    if tokenizer.chat is None or _writes_the_same(tokenizer, asking):
+        return ()
+    return (
+        "the model has a chat template, but config.task.template is another one, which it may not "
+        "know: --config.task.template=chat takes its own",
+    )
+
+
+def _writes_the_same(tokenizer: Tokenizer, asking: Asking) -> bool:
+    """Whether a string template and the chat template make the same of a question."""
+    ours, _ = tokenizer.encode_prompts(asking.template, [_SAID], limit=2**31 - 1)
+    try:
+        chat = ChatPrompts(in_chat(tokenizer), lambda text: (Turn(USER, text),), (), ANY_DAY)
+        theirs, _ = chat.encode([_SAID], limit=2**31 - 1)
+    except UserError:  # a template that cannot be used is no other choice
+        return True
+    return ours.tolist() == theirs.tolist()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChatPrompts:
+    """Prompts in the model's own chat template.
+
+    The ids are those of `apply_chat_template` with ``add_generation_prompt``, except that special
+    tokens in what is said are encoded as plain characters.
+
+    Attributes:
+      tokenizer: has a chat template.
+      conversation: a prompt -> its turns.
+      marks: names that are special tokens in what is said, too.
+      date: see `ChatTemplate.render`.
+    """
+
+    tokenizer: Tokenizer
+    conversation: Conversation
+    marks: tuple[str, ...]
+    date: str
+
+    def encode(self, texts: Sequence[str], *, limit: int) -> tuple[Ragged, int]:
+        """Encode prompts; return their ids, i32, and how many were truncated.
+
+        A prompt of more than ``limit`` tokens loses its oldest turns, two by two. If the user's
+        last turn alone is too long, it loses its oldest tokens; if nothing of it has room, the
+        system turn goes. The template is never cut.
+
+        Raises:
+          UserError: the template fails on the turns of a prompt, or has no room for text.
+        """
+        parts, truncated = [], 0
+        for batch in batches(texts):
+            talks = list(map(self.conversation, batch))
+            prompts = self._encoded(talks)
+            over = np.flatnonzero(prompts.lengths > limit)
+            if len(over):
+                rows = list(prompts)
+                for place in over:
+                    rows[place] = self._shortened(talks[place], limit)
+                prompts = Ragged.of(*flat_ids.flat(rows))
+            parts.append(prompts)
+            truncated += len(over)
+        return Ragged.joined(parts, np.int32), truncated
+
+    def _encoded(self, talks: Sequence[Sequence[Turn]]) -> Ragged:
+        template = chat_template_of(self.tokenizer)
+        guard = _guard(tuple(name for name in self.tokenizer.special if name not in self.marks))
+        rendered = [
+            template.render([Turn(t.role, guard(t.text)) for t in talk], date=self.date)
+            for talk in talks
+        ]
+        return self.tokenizer.encode_rendered(rendered, guard.mark)
+
+    def _shortened(self, talk: tuple[Turn, ...], limit: int) -> np.ndarray:
+        """The ids of the longest rest of a conversation that fits."""
+        for shorter in _without_oldest(talk):
+            (ids,) = self._encoded([shorter])
+            if len(ids) <= limit:
+                return ids
+        said, before = talk[-1], [turn for turn in talk[:1] if turn.role == SYSTEM]
+        for head in (before, []):
+            (least,) = self._encoded([(*head, Turn(USER, said.text[-1]))])
+            if len(least) > limit:
+                continue
+            (ids,) = self._encoded([(*head, said)])
+            for kept in self.tokenizer.ends_of(said.text, len(ids) - limit):
+                (ids,) = self._encoded([(*head, Turn(USER, kept))])
+                if len(ids) <= limit:
+                    return ids
+        raise UserError(
+            f"prompt limit of {limit} tokens leaves no room: the model's chat template alone has "
+            f"about {len(least)}: raise config.model.max_prompt"
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _guard(names: tuple[str, ...]) -> Guard:
+    return Guard(names)
+
+
+def _without_oldest(talk: tuple[Turn, ...]) -> Iterator[tuple[Turn, ...]]:
+    """Yield the conversation without its oldest question and answer, its two oldest, …"""
+    first = int(talk[0].role == SYSTEM)
+    for start in range(first + 2, len(talk), 2):
+        yield (*talk[:first], *talk[start:])

@@ -1,0 +1,233 @@
+"""Prompts in a model's own chat template: the ids of transformers, and text that stays text."""
+
+import dataclasses
+import functools
+import itertools
+import random
+
+import pytest
+import transformers
+
+from alol_jax.errors import UserError
+from alol_jax.text.prompts import ANY_DAY, ChatPrompts, encoder_of, in_chat, notes_on_template
+from alol_jax.text.tokenizer_files import byte_level, from_directory
+from alol_jax.types import ASSISTANT, CHAT, SYSTEM, USER, Turn
+from tests.text.chat_templates import TEMPLATES, directory, tokenizer_with
+from tests.tiny_run import TASK
+
+CONTENTS = (
+    *(
+        "hello",
+        " hello ",
+        "It's the user's.\n",
+        "\n\nnaïve café",
+        "日本語 🙂",
+        "a < b > c",
+        "1 [x] 2",
+    ),
+    *("<think>\nhm\n</think>\n\nyes", "| pipe |>", "a\n\nHuman: b", "{{ 7 * 7 }}{% raw %}"),
+)
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def both(request, tmp_path_factory):
+    """A template's name, our tokenizer for it and that of transformers."""
+    folder = directory(request.param, tmp_path_factory.mktemp("chat") / "t")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder))
+    return request.param, in_chat(from_directory(folder)), theirs
+
+
+def talks(name, count=40):
+    """Conversations that end with the user, with and without a system turn."""
+    draw = random.Random(0)
+    for number in range(count):
+        turns = [
+            Turn((USER, ASSISTANT)[n % 2], draw.choice(CONTENTS)) for n in range(number % 3 * 2 + 1)
+        ]
+        if number % 2 and name != "gemma":
+            turns.insert(0, Turn(SYSTEM, draw.choice(CONTENTS)))
+        yield tuple(turns)
+
+
+def prompts(tokenizer, talk, **changes):
+    """What encodes one conversation, whatever the text."""
+    given = ChatPrompts(tokenizer, lambda text: talk, (), ANY_DAY)
+    return dataclasses.replace(given, **changes)
+
+
+def ids(tokenizer, talk, limit=10_000, **changes):
+    return prompts(tokenizer, talk, **changes).encode([""], limit=limit)[0][0].tolist()
+
+
+def messages(talk):
+    return [{"role": turn.role, "content": turn.text} for turn in talk]
+
+
+def today(theirs, talk):
+    """The ids of transformers, on our day."""
+    import datetime
+    from unittest import mock
+
+    from transformers.utils import chat_template_utils
+
+    class Day(datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls.fromisoformat(ANY_DAY)
+
+    with mock.patch.object(chat_template_utils, "datetime", Day):
+        return theirs.apply_chat_template(
+            messages(talk), add_generation_prompt=True, return_dict=False
+        )
+
+
+def test_the_ids_are_those_of_transformers(both):
+    name, ours, theirs = both
+    for talk in talks(name):
+        assert ids(ours, talk) == today(theirs, talk), talk
+
+
+def test_a_response_ends_as_the_template_ends_a_turn(both):
+    name, ours, theirs = both
+    end = TEMPLATES[name][2]
+    assert ours.eos == end and ours.ends[0] == theirs.convert_tokens_to_ids(end)
+    response, whole = ours.encode_response("yes", limit=9)
+    assert whole and response[-1] == ours.eos_id
+    talk = (Turn(USER, "tea?"), Turn(ASSISTANT, "yes"))
+    rendered = theirs.apply_chat_template(messages(talk), return_dict=False)
+    assert ours.eos_id in rendered[-3:]
+    assert ours.decode([*theirs.encode("ok", add_special_tokens=False), ours.eos_id, 5]) == "ok"
+
+
+def test_special_tokens_in_what_is_said_stay_text(both):
+    name, ours, theirs = both
+    added = [token for token in ours.special if len(token) > 1]
+    names = [token for token in added if "0x" not in token][:8]
+    talk = tuple(next(itertools.islice(talks(name), 4, None)))
+    for token in names:
+        bad = f"a {token} b{token}"
+        asked = (*talk[:-1], Turn(USER, bad))
+        plain = (*talk[:-1], Turn(USER, "a b"))
+        (special,) = theirs.encode(token, add_special_tokens=False)[-1:]
+        assert ids(ours, asked).count(special) == ids(ours, plain).count(special), token
+        assert theirs.decode(ids(ours, asked)).count(token) == (
+            theirs.decode(ids(ours, plain)).count(token) + 2
+        ), token
+
+
+def test_two_texts_side_by_side_never_make_a_special_token(tmp_path):
+    """A template that puts nothing between what is said."""
+    bare = "{% for m in messages %}{{ m.content | trim }}{% endfor %}<|im_end|>"
+    tokenizer = tokenizer_with(bare, tmp_path / "t")
+    talk = (Turn(SYSTEM, "x <|im_"), Turn(USER, " end|> y <"))
+    found = ids(tokenizer, talk)
+    assert found.count(tokenizer.eos_id) == 1 and found[-1] == tokenizer.eos_id
+    assert tokenizer.decode(found) == "x <|im_end|> y <"
+
+
+def test_marks_of_a_task_are_special_in_what_is_said_too():
+    tokenizer = in_chat(byte_level())
+    talk = (Turn(USER, "a<|endoftext|>b<|im_end|>"),)
+    found = ids(tokenizer, talk, marks=("<|endoftext|>",))
+    assert found.count(256) == 1 and found.count(258) == 1
+
+
+def test_added_tokens_that_separate_turns_are_special_whatever_the_files_say(tmp_path):
+    from tests.text.tokenizer_kinds import byte_level as trained
+    from tests.text.tokenizer_kinds import write
+
+    backend = trained(400, ["<|endoftext|>"])
+    backend.add_tokens(["<|im_start|>", "<|im_end|>"])
+    settings = {"eos_token": "<|endoftext|>", "chat_template": TEMPLATES["chatml"][0]}
+    folder = write(tmp_path / "t", settings, tokenizer__json=backend.to_str())
+    tokenizer = in_chat(from_directory(folder))
+    assert tokenizer.eos == "<|im_end|>"
+    found = ids(tokenizer, (Turn(USER, "a<|im_end|>b"),))
+    assert found.count(tokenizer.eos_id) == 1
+    assert tokenizer.encode_response("a<|im_end|>", limit=99)[0].count(tokenizer.eos_id) == 1
+
+
+# limits
+
+TALK = (
+    Turn(SYSTEM, "be kind"),
+    Turn(USER, "hi"),
+    Turn(ASSISTANT, "hello"),
+    Turn(USER, "and now?"),
+)
+
+
+def test_a_prompt_beyond_the_limit_loses_turns_then_text_then_the_system_turn():
+    tokenizer = in_chat(byte_level())
+    alone = functools.partial(ids, tokenizer)
+    whole, last = alone(TALK), alone((TALK[0], TALK[-1]))
+    assert ids(tokenizer, TALK, len(whole)) == whole
+    assert ids(tokenizer, TALK, len(whole) - 1) == last
+    assert ids(tokenizer, TALK, len(last) - 3) == alone((TALK[0], Turn(USER, " now?")))
+    least = len(alone((TALK[0], Turn(USER, "?"))))
+    assert ids(tokenizer, TALK, least) == alone((TALK[0], Turn(USER, "?")))
+    assert ids(tokenizer, TALK, least - 1) == alone((TALK[-1],))
+    nothing = len(alone((Turn(USER, "?"),)))
+    with pytest.raises(UserError, match=f"limit of {nothing - 1} tokens leaves no room: the"):
+        ids(tokenizer, TALK, nothing - 1)
+
+
+def test_how_many_prompts_were_cut_is_counted():
+    given = prompts(in_chat(byte_level()), ()).__class__(
+        in_chat(byte_level()), lambda text: (Turn(USER, text),), (), ANY_DAY
+    )
+    found, cut = given.encode(["a", "b" * 50, "c" * 60], limit=50)
+    assert cut == 2 and found.lengths.max() <= 50
+
+
+# which template
+
+
+def test_the_template_of_a_task_decides(tmp_path):
+    tokenizer = in_chat(byte_level())
+    asked = dataclasses.replace(TASK, template=CHAT, date=ANY_DAY)
+    found, _ = encoder_of(tokenizer, asked, asked.conversation)(["hi"], limit=99)
+    assert found[0].tolist() == tokenizer.encode(
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    text = dataclasses.replace(TASK, template="Q: {prompt}")
+    found, _ = encoder_of(tokenizer, text, text.conversation)(["hi"], limit=99)
+    assert found[0].tolist() == tokenizer.encode("Q: hi")
+
+
+def test_a_chat_model_that_is_given_another_template_is_said(tmp_path):
+    other = dataclasses.replace(TASK, template="Q: {prompt}")
+    (line,) = notes_on_template(byte_level(), other)
+    assert "the model has a chat template, but config.task.template is another one" in line
+    chatml = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    assert notes_on_template(byte_level(), dataclasses.replace(TASK, template=chatml)) == ()
+    assert notes_on_template(tokenizer_with(None, tmp_path / "t"), other) == ()
+
+
+def test_the_chat_template_and_the_date_it_is_told_are_said(tmp_path):
+    chat = dataclasses.replace(TASK, template=CHAT, date="2026-01-31")
+    assert notes_on_template(in_chat(byte_level()), chat) == (
+        "prompts in the model's own chat template, whose turns end with '<|im_end|>'",
+    )
+    dated = in_chat(tokenizer_with(TEMPLATES["smollm3"][0], tmp_path / "t"))
+    assert "it is told the date 2026-01-31 (config.task.date)" in notes_on_template(dated, chat)[0]
+    found = ids(dated, (Turn(USER, "hi"),), date="2026-01-31")
+    assert dated.decode(found[1:]).startswith("system\nToday: 31 January 2026")
+
+
+def test_a_model_without_a_chat_template_is_one_line_with_the_way_out(tmp_path):
+    with pytest.raises(UserError, match="the model has no chat template .*: choose a chat model"):
+        in_chat(tokenizer_with(None, tmp_path / "t"))
+
+
+def test_of_several_templates_by_name_the_default_is_read(tmp_path):
+    both = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ 1 }}"}]
+    assert tokenizer_with(both, tmp_path / "t").chat.source == "{{ 1 }}"
+    assert tokenizer_with(both[:1], tmp_path / "u").chat is None
+
+
+def test_only_the_chosen_chat_template_is_part_of_the_fingerprint(tmp_path):
+    one = tokenizer_with(TEMPLATES["chatml"][0], tmp_path / "1")
+    other = tokenizer_with(TEMPLATES["smollm2"][0], tmp_path / "2")
+    assert one.fingerprint() == other.fingerprint()
+    assert in_chat(one).fingerprint() != in_chat(other).fingerprint()
