@@ -57,7 +57,7 @@ def computed(monkeypatch):
         table = run.stage("select", select, config.select, config.seed)
         return run.stage("fit_policy", fit_policy, config.objective, config.policy.seed, table)
 
-    opened = Opened(tiny_lm(limits=Limits(160, 48)), None, None)
+    opened = Opened(tiny_lm(limits=Limits(160, 48)), None, None, ())
     monkeypatch.setattr(program, "prepare", lambda config: opened)
     monkeypatch.setattr(program, "recipe", recipe)
     return names
