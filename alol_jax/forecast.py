@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.registry import get_objective, num_responses
 from alol_jax.paths import AnyPath
+from alol_jax.training.validation import CHOSEN_BY, WITHOUT_ANSWERS
 from alol_jax.types import Pace, ScoredSplits
 
 FORWARD = 3.0  # a training step in forward passes: 3.1 on a GPU, 3.3 on a CPU (docs/results.md)
@@ -104,7 +105,9 @@ class Forecast:
         self._objective = get_objective(config.objective.name)
         platform = lm.mesh.devices.flat[0].platform
         self._answer_token = ANSWER_TOKEN.get(platform, ANSWER_TOKEN_ELSEWHERE)
-        self._answered = scores and config.policy.choose_by != "likelihood"
+        chosen_by = config.policy.choose_by
+        answers = scores or chosen_by in CHOSEN_BY
+        self._answered = answers and chosen_by not in WITHOUT_ANSWERS
 
     def tell(self, stage: str, pace: Pace) -> None:
         """Say what a step of a stage takes, and the rest of this fit and of the run."""

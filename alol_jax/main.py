@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
+from alol_jax.checks_of_rows import check_scored
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.opening import open_devices
 from alol_jax.devices.sharding import make_mesh
@@ -26,6 +27,7 @@ from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
+from alol_jax.rewards.distilled import NAME, fitted_scorer
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
 from alol_jax.runs.command_line import (
@@ -40,6 +42,7 @@ from alol_jax.runs.command_line import (
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, check_same, log_options
+from alol_jax.stages.distil import distil
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -53,11 +56,13 @@ from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.prompts import notes_on_template
 from alol_jax.training.boards import check_boards
-from alol_jax.types import Evaluation, RunSummary
+from alol_jax.training.distillation import describe
+from alol_jax.types import Agreement, Evaluation, RunSummary, ScoredSplits
 
 STAGES = {
     "load": 1,
     "score": 2,
+    "distil": 2,  # after score, if config.score.distil fits the scorer of what is generated
     "fit_reference": 3,
     "generate": 4,
     "fit_value": 5,
@@ -98,7 +103,7 @@ def prepare(config: ConfigDict) -> Opened:
     used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
     models = open_reward_models(c.reward_models, used, task.exchange, lm)
     scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
-    tested = Scoring(task.rewards, models, test, tuple(c.reward_models))
+    tested = Scoring(task.rewards, models, test, tuple(c.reward_models), trained_on=False)
     return Opened(lm, scoring, tested if c.evaluate.rewards else scoring, notes)
 
 
@@ -109,10 +114,15 @@ def told(opened: Opened) -> Opened:
     return opened._replace(notes=())
 
 
-def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
+def recipe(
+    config: ConfigDict, run: Run, opened: Opened, others: Sequence[ConfigDict] = ()
+) -> Evaluation:
     """Run all stages, from raw data to report.
 
     A stage whose inputs have not changed is loaded from the workdir instead.
+
+    Args:
+        others: configs that will train on the same rows; these are checked now, too.
     """
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
@@ -120,15 +130,17 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     wanted = {*(c.select.columns or objective.reads), "reward"}  # every row has a reward
     columns = tuple(column for column in COLUMNS if column in wanted)
 
-    setup = Setup(lm, task, scoring, c.decode, c.seed)
-
     counter = counter_of(lm, task, c.task)
     files = task.files(with_local_copies(c.task))
     splits = run.stage("load", load, task, c.task, files, counter, once=True, quiet_for=QUIET)
     told(opened)
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
+    for each in (c, *others):
+        check_scored(each, get_objective(each.objective.name), scored)
+    scoring, agreement = _judge(c, run, opened, scored)
     forecast = Forecast(c, lm, counts_of(scored), scores=scoring.can_score, say=say)
     run.pace = forecast.tell
+    setup = Setup(lm, task, scoring, c.decode, c.seed, agreement)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:
         answers = run.stage("generate", generate, setup, c.generate, scored, reference)
@@ -149,7 +161,9 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
             "fit_policy", fit_policy, setup, objective, c.objective, c.policy, scored, table,
             reference,
         )  # fmt: skip
-    tested = setup._replace(scoring=test_scoring)
+    tested = setup
+    if c.evaluate.rewards:  # of another scale than the stored rewards
+        tested = setup._replace(scoring=test_scoring, agreement=None)
     evaluation = run.stage("evaluate", evaluate, tested, c.evaluate, scored, reference, policy)
     commits = splits.commits | lm.commits | scoring.commits | test_scoring.commits
     summary = summarise(c, task.name, hyper_parameters(objective), commits)
@@ -159,6 +173,18 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
         once=True,
     )  # fmt: skip
     return evaluation
+
+
+def _judge(
+    c: ConfigDict, run: Run, opened: Opened, scored: ScoredSplits
+) -> tuple[Scoring, Agreement | None]:
+    """What scores generated answers, and how far it agrees with the stored rewards of the rows."""
+    if not c.score.distil:
+        return opened.scoring, scored.agreement
+    lm, task = opened.lm, get_task(c.task)
+    distilled = run.stage("distil", distil, lm, task, c.distill, c.seed, scored)
+    scorer = fitted_scorer(describe(lm, task, c.distill), task.exchange, lm, distilled)
+    return opened.scoring.only(NAME, scorer), distilled.agreement
 
 
 def summarise(

@@ -41,6 +41,7 @@ PROGRAMS = (
     "doctor",
     "checks",
     "forecast",
+    "checks_of_rows",
     "plan",
     "prepare",
 )
@@ -99,6 +100,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "vaderSentiment": ("rewards.text",),
     "scipy": ("reports.statistics",),
     "nltk": ("rewards.lexical",),
+    "sacrebleu": ("rewards.likeness",),
     "sklearn": ("rewards.text",),
     "profanity_check": ("rewards.text",),
     "flax": ("models.blocks", "models.classifiers", "models.heads"),

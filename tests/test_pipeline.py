@@ -277,7 +277,8 @@ def test_own_data_goes_from_json_lines_to_report(row, said, tmp_path):
     assert said in result.stdout
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout
-    assert "nothing can score a generated answer" in result.stdout
+    assert "no scorer judges the generated answers" in result.stdout
+    assert "likeness" in result.stdout and "logp gap" in result.stdout
 
 
 # in a bucket

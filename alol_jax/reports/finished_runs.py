@@ -158,7 +158,8 @@ def _data(run: FinishedRun) -> dict[str, Any]:
 def _reward(run: FinishedRun) -> dict[str, Any]:
     """How the data's responses were scored, without the options for checking stored rewards."""
     inputs = run.score.record["inputs"]
-    options = _only(inputs["config.score"], ("stored",))
+    read = ("stored", "rows", "transform", "clip", "distil")
+    options = _only(inputs["config.score"], read)
     return inputs["scoring"] | {"config.score": options}
 
 

@@ -34,7 +34,7 @@ from alol_jax.runs.artifacts import load_result, save_result
 from alol_jax.runs.records import as_stored, content_of, digest, first_difference
 from alol_jax.types import LogOptions, Pace, StageContext, never
 
-FORMAT = 6  # version of the folder layout; results of another version are stale
+FORMAT = 7  # version of the folder layout; results of another version are stale
 RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
 CHECKPOINTS = "checkpoints"
 

@@ -5,6 +5,7 @@
 `Table` of one), and `task` says what a task is. Imports nothing of ours but tables.
 """
 
+from alol_jax.types.agreement import Agreement, Interval
 from alol_jax.types.arrays import (
     Batch,
     Grid,
@@ -28,6 +29,7 @@ from alol_jax.types.data import (
     Example,
     Gold,
     Limits,
+    RewardTransform,
     Scored,
     ScoredSplits,
     Splits,
@@ -37,11 +39,13 @@ from alol_jax.types.data import (
 from alol_jax.types.results import (
     Cost,
     Curve,
+    Distilled,
     Evaluation,
-    Interval,
     Policy,
+    PromptMeasures,
     Report,
     RunSummary,
+    StoredMeasure,
     SystemScores,
     TestSet,
     Validation,
@@ -65,6 +69,7 @@ from alol_jax.types.task import (
 
 __all__ = [
     "ASSISTANT",
+    "Agreement",
     "CHAT",
     "SYSTEM",
     "USER",
@@ -73,6 +78,7 @@ __all__ = [
     "Batch",
     "Cost",
     "Curve",
+    "Distilled",
     "Evaluation",
     "Example",
     "Exchange",
@@ -84,14 +90,17 @@ __all__ = [
     "Pace",
     "Params",
     "Policy",
+    "PromptMeasures",
     "Prompts",
     "Report",
     "RewardSpec",
+    "RewardTransform",
     "RunSummary",
     "Scored",
     "ScoredSplits",
     "Splits",
     "StageContext",
+    "StoredMeasure",
     "SystemScores",
     "Targets",
     "Task",
