@@ -63,13 +63,13 @@ def test_a_scorer_from_the_rows_rewards_the_answers_and_chooses_the_step(tmp_pat
 def test_what_rewards_cannot_do_is_one_line_before_anything_is_trained(tmp_path, more, said):
     result = run_here(tmp_path / "run", *arguments(tmp_path), *more, config=OWN)
     assert said in refused(result)
-    assert "fit_reference" not in result.stdout
+    assert "[fit_reference]" not in result.stdout
 
 
 def test_one_reward_for_all_rows_is_one_line_right_after_score(tmp_path):
     result = run_here(tmp_path / "run", *arguments(tmp_path, (1.0, 1.0)), config=OWN)
     assert "training rewards are 1, and the objective a_lol learns from" in refused(result)
-    assert "[score] took" in result.stdout and "fit_reference" not in result.stdout
+    assert "[score] took" in result.stdout and "[fit_reference]" not in result.stdout
 
 
 @pytest.mark.slow
