@@ -214,8 +214,10 @@ def _weights(lm: LanguageModel, trained: Params) -> Weight:
         weight = weights_from_params(
             dataclasses.replace(lm, transformer=plain).trainable(jax.random.key(0))
         )
+    stored = None if lm.checkpoint is None else lm.checkpoint.stored_nf4
+    requantised = nf4 is not None and stored is None
     return merged_weights(
-        weight if nf4 is None else dequantised_weights(weight, nf4), lora, trained
+        dequantised_weights(weight, nf4) if requantised else weight, lora, trained
     )
 
 

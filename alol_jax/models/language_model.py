@@ -23,9 +23,9 @@ from alol_jax.models.adapters import (
     make_lora,
     trainable_summary,
 )
-from alol_jax.models.attention import BLOCK, KERNELS, Attention, choose_kernel
+from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.config import PRESETS, ModelConfig
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.peft_adapter import Adapter, read_adapter, with_changes
 from alol_jax.models.grid_sizes import (
@@ -35,7 +35,9 @@ from alol_jax.models.grid_sizes import (
     pack_table,
     platform_of,
 )
+from alol_jax.models.kernels import BLOCK, KERNELS
 from alol_jax.models.nf4 import NF4
+from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
 from alol_jax.text.prompts import in_chat
 from alol_jax.text.tokenizer import Tokenizer
@@ -262,7 +264,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         config, tokenizer = checkpoint.config, _tokenizer(checkpoint.tokenizer)
     _check_generates(options.path, checkpoint, config)
     tokenizer = tokenizer.for_vocab_size(config.vocab_size)
-    limits = _limits(options, config.max_positions)
+    limits = _limits(options, config.longest)
+    config = config.for_texts(sum(limits))
     grid = grid_options(options.width, options.rows, limits, mesh)
     if options.dtype not in DTYPES:
         raise UserError.unknown(
@@ -274,7 +277,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
     lora = adapter.lora if adapter is not None else None
     lora = lora or _lora(options.lora, config)
     widths = (*prompt_widths(limits.prompt, mesh), *filter(None, (grid.width, grid.width // 2)))
-    transformer, kernel_said = _transformer(options, config, lora, widths, mesh)
+    stored = None if checkpoint is None else checkpoint.stored_nf4
+    transformer, kernel_said = _transformer(options, config, lora, widths, mesh, stored)
     lm = LanguageModel(
         transformer=transformer,
         tokenizer=tokenizer,
@@ -341,6 +345,7 @@ def _transformer(
     lora: LoRA | None,
     widths: Sequence[int],
     mesh: Mesh,
+    stored: NF4 | None,
 ) -> tuple[Transformer, str]:
     """Return the transformer of ``config.model``, and which attention kernel runs and why."""
     if options.quantisation not in QUANTISATIONS:
@@ -350,6 +355,12 @@ def _transformer(
             QUANTISATIONS,
         )
     nf4 = QUANTISATIONS[options.quantisation]
+    if stored not in (None, nf4):
+        name = next(name for name, kind in QUANTISATIONS.items() if kind == stored)
+        raise UserError(
+            f"config.model.quantisation={options.quantisation!r}: {options.path} is stored in 4 "
+            f"bits: set it to {name!r}"
+        )
     if nf4 is not None and lora is None:
         raise UserError(
             "config.model.quantisation: a quantised base cannot train; give config.model.lora.rank "
@@ -367,6 +378,7 @@ def _transformer(
         dtype=options.dtype,
         head_width=config.head_width,
         widths=widths,
+        cap=config.attention.cap,
     )
     dtype, attention = jnp.dtype(options.dtype), Attention(kernel, mesh)
     return Transformer(config, lora, dtype, options.remat, attention, nf4), said

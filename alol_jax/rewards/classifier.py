@@ -78,7 +78,7 @@ class ClassifierScorer:
     @property
     def _end(self) -> int | None:
         """The id after which a pair's second text begins, if that has a token type of its own."""
-        types = self.stored.classifier.body.config.token_types
+        types = self.stored.classifier.body.config.embedding.token_types
         typed = self.form is pair and 0 < self.tokenizer.second_type < types
         return self.tokenizer.eos_id if typed else None
 
@@ -183,6 +183,7 @@ def fused_attention(body: Transformer, wanted: ConfigDict, mesh: Mesh) -> Attent
         dtype=wanted.dtype,
         head_width=body.config.head_width,
         widths=(platform_of(mesh).least,),
+        cap=body.config.attention.cap,
     )
     return Attention(kernel, mesh)
 

@@ -11,6 +11,7 @@ from alol_jax.types.arrays import (
     Params,
     Prompts,
     Targets,
+    Unembedding,
     Work,
 )
 from alol_jax.types.context import (
@@ -93,6 +94,7 @@ __all__ = [
     "TestSet",
     "TrainingTable",
     "Turn",
+    "Unembedding",
     "Validation",
     "Value",
     "ValueAudit",

@@ -104,7 +104,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
 
     theirs, stored = pair
     tokens, mask = padded(side)
-    offset = stored.checkpoint.config.position_offset
+    offset = stored.checkpoint.config.embedding.position_offset
     with torch.no_grad():
         if stored.classifier.pooling == "first" and side == "left":
             # PyTorch's encoders read the first column, padding or not
@@ -243,7 +243,7 @@ def test_a_critic_scores_as_roberta_and_its_torch_head_from_the_published_files(
     torch.save(head.state_dict(), tmp_path / f"{HEAD_FILE}.pt")
     stored = opened(tmp_path)
     batch = padded("right")
-    offset = stored.checkpoint.config.position_offset
+    offset = stored.checkpoint.config.embedding.position_offset
     with torch.no_grad():
         logits = head(theirs(**torch_inputs(*batch, offset)).pooler_output)
     assert_says(stored, logits.numpy(), batch)

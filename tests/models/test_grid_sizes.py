@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.attention import KERNELS, PREFERRED
-from alol_jax.models.config import PRESETS
 from alol_jax.models.grid_sizes import (
     PLATFORMS,
     GridOptions,
@@ -17,6 +15,8 @@ from alol_jax.models.grid_sizes import (
     platform_of,
     widths_for,
 )
+from alol_jax.models.kernels import KERNELS, PREFERRED
+from alol_jax.models.presets import PRESETS
 from alol_jax.text.packing import GridShape
 from tests.tiny_run import mesh_of
 

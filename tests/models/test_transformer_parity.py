@@ -10,6 +10,7 @@ import pytest
 from alol_jax.decoding.decode import Sampling, make_decoder
 from alol_jax.decoding.prompts import one_per_row
 from alol_jax.models.language_model import open_language_model
+from alol_jax.objectives.logprobs import logits_of
 from configs import common
 from tests.models.small_models import small
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch, saved_and_opened
@@ -84,7 +85,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
         ids, mask = (
             np.pad(x, ((0, 0), (0, 3)), constant_values=n) for x, n in ((ids, 1), (mask, 0))
         )
-    ours = jax.jit(model.hidden)(params, ids, mask) @ model.unembedding(params)
+    ours = logits_of(jax.jit(model.hidden)(params, ids, mask), model.unembedding(params))
     with torch.no_grad():
         expected = their_logits(theirs, ids, mask).numpy()
     assert np.abs(expected[mask > 0]).max() > 1.0
@@ -145,7 +146,7 @@ def their_states(encoder, ids, mask, types):
     import torch
 
     theirs, model, _ = encoder
-    positions = np.maximum(np.cumsum(mask, 1) - 1, 0) + model.config.position_offset
+    positions = np.maximum(np.cumsum(mask, 1) - 1, 0) + model.config.embedding.position_offset
     with torch.no_grad():
         return theirs(
             input_ids=torch.tensor(ids),
@@ -165,7 +166,7 @@ def test_an_encoders_states_are_pytorchs_whatever_the_padding(encoder, side):
     expected = their_states(encoder, ids, mask, np.zeros_like(ids))
     ours = jax.jit(model.hidden)(params, ids, mask)
     np.testing.assert_allclose(ours[mask], expected[mask], rtol=0, atol=1e-4)
-    if model.config.token_types > 1:
+    if model.config.embedding.token_types > 1:
         types = draw.integers(0, 2, ids.shape)
         typed = their_states(encoder, ids, mask, types)
         assert np.abs(typed - expected)[mask].max() > 0.1

@@ -13,8 +13,9 @@ import gguf
 import numpy as np
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import ModelConfig, Rotary
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.finite import check_finite
+from alol_jax.models.rotary import Rotary
 from alol_jax.paths import check_no_pointer
 from alol_jax.text.tokenizer_files import GGUFVocabulary
 

@@ -92,7 +92,7 @@ class HFTensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         ours = param_shapes(config)
         head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
-        for row in FAMILIES[config.family].body + head:
+        for row in FAMILIES[config.family].rows(config) + head:
             shape = row.stored_shape(config, ours)
             for layer, name in enumerate(row.names(config)):
                 self.shapes[name], self._row_of[name] = shape, (row, layer)

@@ -3,8 +3,9 @@
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import PRESETS, LinearScaling, Llama3Scaling, Rotary
 from alol_jax.models.files.hf_config import from_hf, to_hf
+from alol_jax.models.presets import PRESETS
+from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
 
 SMOLLM2 = {  # as transformers 4.48 writes it
     "_name_or_path": "HuggingFaceTB/SmolLM2-135M",

@@ -8,10 +8,10 @@ from safetensors.numpy import load_file, save_file
 
 from alol_jax.errors import UserError
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.config import PRESETS
 from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files import peft_adapter
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
+from alol_jax.models.presets import PRESETS
 from tests.models.files.torch_files import write_old, write_torch
 from tests.models.small_models import small
 

@@ -9,6 +9,7 @@ import pytest
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
+from alol_jax.objectives.logprobs import logits_of
 from tests.models.files.test_peft_adapter import random_leaves
 from tests.models.small_models import hidden_of, small
 from tests.models.tiny_llama import here
@@ -37,7 +38,7 @@ def base(request, tmp_path):
 def logits(config, lora, params):
     model = small(config, lora)
     hidden = hidden_of(model)(params, jnp.asarray(TOKENS, jnp.int32), jnp.ones(TOKENS.shape))
-    return np.asarray(hidden @ model.unembedding(params))
+    return np.asarray(logits_of(hidden, model.unembedding(params)))
 
 
 def torch_logits(model):
