@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from alol_jax.errors import UserError
-from alol_jax.models.rotary import DynamicScaling, Rotary
+from alol_jax.models.rotary import DynamicScaling, LongRope, Rotary
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 UNGATED = (*ATTENTION_PROJECTIONS, "up_proj", "down_proj")  # all of a block without a gate
@@ -160,7 +160,8 @@ class ModelConfig:
 
         Only rotary scalings that depend on the length of a text differ.
         """
-        if self.rotary is None:
+        scaling = self.rotary and self.rotary.scaling
+        if not isinstance(scaling, DynamicScaling | LongRope):
             return self
         return dataclasses.replace(self, rotary=dataclasses.replace(self.rotary, length=length))
 

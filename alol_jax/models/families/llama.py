@@ -34,7 +34,11 @@ def read_decoder(
     if "rotary" not in others:
         others["rotary"] = read_rotary(fields, head_width)
         if others["rotary"].width != head_width and not partial:
-            raise fields.unimplemented("partial_rotary_factor", "a part of a head", "1.0")
+            stated = (
+                key for key in ("partial_rotary_factor", *sorted(ROPE)) if fields.values.get(key)
+            )
+            key = next(stated)
+            raise fields.unimplemented(key, fields.values[key], "partial_rotary_factor 1.0")
     return ModelConfig(
         family=family,
         **sizes(fields, width, heads) | grouped,

@@ -122,6 +122,9 @@ _KINDS: dict[str, _Kind] = {
 }
 
 
+_KINDS["su"] = _KINDS["longrope"]  # its first name
+
+
 def read_rotary(
     fields: Fields, head_width: int, *, share: float = 1.0, theta: float = 1e4
 ) -> Rotary:

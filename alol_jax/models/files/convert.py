@@ -308,6 +308,21 @@ def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None
     return expected
 
 
+def _hint(checkpoint: Checkpoint) -> str:
+    """Say which other family's weights are stored, if they are those of one."""
+    stored = {re.sub(r"\.\d+\.", ".{i}.", name) for name in checkpoint.weights.shapes}
+    found = []
+    for family in FAMILIES.values():
+        names = {row.name for row in family.body}
+        needed = {name for name in names if not name.endswith("_proj.bias")}
+        below = {name for name in stored if name.startswith(family.prefix)}
+        if needed <= below <= names and family.name != checkpoint.config.family:
+            found.append(family.name)
+    if not found:
+        return ""
+    return f"; they are those of {' or '.join(found)}: correct model_type in config.json"
+
+
 def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
     """Raise UserError unless exactly the expected weights are stored, in the expected shapes."""
     expected, stored = _expected_shapes(checkpoint), checkpoint.weights.shapes
@@ -324,6 +339,7 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
         raise UserError(
             f"{checkpoint.where}: the weights are not those of the config: "
             f"missing {format_names(missing)}; unexpected {format_names(unexpected)}"
+            f"{_hint(checkpoint)}"
         )
     wrong = [
         f"{name} {stored[name]}, expected {shape}"

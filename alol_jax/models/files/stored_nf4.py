@@ -123,7 +123,7 @@ class NF4Directory(HFDirectory):
     def read(self, name: str) -> np.ndarray:
         """Read a tensor: as stored, or f32[out, in] if it is in NF4."""
         if name not in self._states:
-            return super().read(name)
+            return self._as_stored(name)
         stored = self.read_stored(name)
         levels = np.array(LEVELS, np.float32)[stored.codes]
         return levels * np.repeat(stored.scales(), BLOCK, axis=1)
@@ -132,20 +132,23 @@ class NF4Directory(HFDirectory):
         """Read a kernel in NF4."""
         state = self._states[name]
         out, width = state["shape"]
-        packed = super().read(name).reshape(-1)
+        packed = self._as_stored(name).reshape(-1)
         codes = np.stack([packed >> 4, packed & 15], axis=1).reshape(out, width)
-        scale = super().read(f"{name}.absmax").reshape(out, width // BLOCK)
+        scale = self._as_stored(f"{name}.absmax").reshape(out, width // BLOCK)
         if not self.nf4.double:
             return Stored(codes, scale.astype(np.float32))
-        group = super().read(f"{name}.nested_absmax").astype(np.float32)
+        group = self._as_stored(f"{name}.nested_absmax").astype(np.float32)
         return Stored(codes, scale, group, np.float32(state["nested_offset"]))
+
+    def _as_stored(self, name: str) -> np.ndarray:
+        return super().read(name)
 
     def _state(self, name: str) -> dict[str, Any]:
         """Return the JSON of a kernel after checking that its parts have the expected form."""
         if name + _STATE not in self.shapes or name not in self.shapes:
             raise UserError(f"{self.path}: {name} lacks its state or its codes: download it again")
         try:
-            state = json.loads(super().read(name + _STATE).tobytes())
+            state = json.loads(self._as_stored(name + _STATE).tobytes())
             out, width = state["shape"]
             nested = state.get("nested_blocksize")
         except (ValueError, KeyError, TypeError) as error:
@@ -156,10 +159,8 @@ class NF4Directory(HFDirectory):
             tables["nested_quant_map"] = dynamic_map()
             sizes[".nested_absmax"] = -(-out * width // BLOCK // SCALE_BLOCK)
         usual = state.get("blocksize") == BLOCK and nested in (None, SCALE_BLOCK)
-        same = all(
-            np.array_equal(super(NF4Directory, self).read(f"{name}.{k}"), x)
-            for k, x in tables.items()
-        )
+        found = {part: self._as_stored(f"{name}.{part}") for part in tables}
+        same = all(np.array_equal(found[part], table) for part, table in tables.items())
         whole = all(math.prod(self.shapes[name + part]) == size for part, size in sizes.items())
         if not (usual and same and whole and width % BLOCK == 0):
             raise UserError(
