@@ -76,6 +76,12 @@ def assert_says(stored, expected, batch):
 
 CLASSES = {
     "LlamaForSequenceClassification": "llama: grouped heads of another width, untied",
+    "MistralForSequenceClassification": "mistral: a window",
+    "Qwen2ForSequenceClassification": "qwen2",
+    "Qwen3ForSequenceClassification": "qwen3",
+    "Gemma2ForSequenceClassification": "gemma2",
+    "Gemma3TextForSequenceClassification": "gemma3: two local layers to one",
+    "Phi3ForSequenceClassification": "phi3: fused, a window",
     "GPTNeoXForSequenceClassification": "gpt_neox: parallel, a quarter of a head turns",
     "GPT2ForSequenceClassification": "gpt2: tied",
     "BertForSequenceClassification": "bert: two segments",

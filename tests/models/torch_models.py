@@ -207,6 +207,12 @@ CAUSAL = {
         tie_word_embeddings=False, n_inner=70, activation_function="gelu"
     ),
 }
+WIDE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 2}
+FOUR_BIT = {  # as wide as blocks of 64 weights need
+    "qwen3": lambda: _kin("Qwen3Config", **WIDE),
+    "gemma3": lambda: _kin("Gemma3TextConfig", **WIDE, layer_types=[LOCAL, WHOLE]),
+    "phi3": lambda: _kin("Phi3Config", **WIDE | {"num_key_value_heads": 4}),
+}
 ENCODERS = {
     "bert: two segments": lambda: _bert(),
     "bert: one segment, tanh gelu": lambda: _bert(type_vocab_size=1, hidden_act="gelu_new"),

@@ -20,6 +20,13 @@ pytestmark = pytest.mark.parity
 TOKENS = np.random.default_rng(0).integers(0, 53, (2, 9))
 FAMILIES = {
     "llama": "llama: grouped heads of another width, untied",
+    "mistral": "mistral: a window",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3: two local layers to one",
+    "phi3": "phi3: fused, a window",
+    "olmo2": "olmo2",
     "gpt-neox": "gpt_neox: parallel, a quarter of a head turns",
     "gpt2": "gpt2: tied",
 }
@@ -53,7 +60,7 @@ def torch_logits(model):
     [
         {"target_modules": "all-linear", "lora_alpha": 10},
         {
-            "target_modules": r".*\.(q_proj|up_proj|query_key_value|dense|c_attn|c_fc)",
+            "target_modules": r".*\.(q_proj|qkv_proj|up_proj|query_key_value|dense|c_attn|c_fc)",
             "use_rslora": True,
             "lora_alpha": 7,
         },
