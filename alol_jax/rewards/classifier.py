@@ -149,7 +149,11 @@ def open_scorer(
     stored = open_classifier(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.classifier.body
     check_limit(wanted.max_tokens, where, body.config)
-    body = dataclasses.replace(body, attention=fused_attention(body, wanted, mesh))
+    body = dataclasses.replace(
+        body,
+        config=body.config.for_texts(wanted.max_tokens),
+        attention=fused_attention(body, wanted, mesh),
+    )
     stored = dataclasses.replace(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
@@ -167,9 +171,9 @@ def check_dtype(dtype: str, where: str) -> None:
 
 def check_limit(max_tokens: int, where: str, config: ModelConfig) -> None:
     """Raise UserError unless the model has a position for each of ``max_tokens`` tokens."""
-    if not 1 <= max_tokens <= config.max_positions:
+    if not 1 <= max_tokens <= config.longest:
         raise UserError(
-            f"{where}.max_tokens={max_tokens}: the model has {config.max_positions} positions"
+            f"{where}.max_tokens={max_tokens}: the model has {config.longest} positions"
         )
 
 

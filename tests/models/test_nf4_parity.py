@@ -141,6 +141,11 @@ def test_a_model_that_transformers_stored_in_four_bits_gives_its_logits(kind, do
     assert checkpoint.stored_nf4 == NF4(double)
     params = checkpoint.load("float32", here, NF4(double))
     model = dataclasses.replace(small(checkpoint.config), nf4=NF4(double))
+    theirs = theirs.dequantize()  # its products of 4-bit kernels on a CPU are in half precision
+    for name, weight in theirs.state_dict().items():
+        if name in checkpoint.weights.quantised:
+            found = checkpoint.weights.read(name)
+            np.testing.assert_allclose(found, weight.numpy(), rtol=ROUNDINGS, atol=0)
     ids = np.random.default_rng(0).integers(5, 53, (2, 11))
     hidden = jax.jit(model.hidden)(params, ids, np.ones_like(ids))
     with torch.no_grad():

@@ -166,7 +166,7 @@ def test_an_exported_model_gives_the_same_logits_in_transformers(pair, tmp_path)
     theirs, _, params, checkpoint = pair
     tensors = HFTensors(checkpoint.config, checkpoint.architecture, weights_from_params(params))
     write_weights(tmp_path, tensors.shapes, "float32", tensors.read)
-    named = {"architectures": [checkpoint.architecture]}
+    named = {"architectures": [checkpoint.architecture], "pad_token_id": None}
     write_json(tmp_path / "config.json", named | to_hf(checkpoint.config))
     again = AutoModelForCausalLM.from_pretrained(
         tmp_path, dtype=torch.float32, attn_implementation="eager"

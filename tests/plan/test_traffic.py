@@ -81,6 +81,16 @@ def test_loops_in_loops_multiply(mesh):
     assert traffic_of(text).network == 15 * 2 * KIB * 7 / 8
 
 
+def test_of_the_branches_of_a_choice_one_runs(mesh):
+    def run(x, first):
+        one, other = (lambda x, f=f: jax.lax.psum(f(x), "fsdp") for f in (jnp.tanh, jnp.sin))
+        return jax.lax.cond(first[0] > 0, one, other, x)
+
+    arguments = on_mesh(mesh, (2048,), "fsdp"), on_mesh(mesh, (8,), "fsdp")
+    text = compiled(mapped(mesh, run, (P("fsdp"), P("fsdp")), P("fsdp")), *arguments)
+    assert traffic_of(text).network == 2 * KIB * 7 / 8
+
+
 def test_groups_along_one_axis_of_a_mesh_are_seen():
     mesh = make_mesh(data=2, fsdp=4, tensor=1)
     run = mapped(mesh, lambda x: jax.lax.psum(x, "fsdp"), P(("data", "fsdp")), P("data"))

@@ -358,10 +358,10 @@ def write_adapter(
 
 def _packed(row: Row, config: ModelConfig, of: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
     """Return B as PEFT stores it, (out, n · r), from the (A [in, r], B [r, out]) of each part."""
-    rank, out = next(iter(of.values()))[1].shape
+    rank, sizes = next(iter(of.values()))[1].shape[0], kernel_sizes(config)
     parts, start = [], 0
-    for name in names_of(row):
-        part = np.zeros((rank * len(of), out), np.float32)
+    for name, path in zip(names_of(row), row.paths, strict=True):
+        part = np.zeros((rank * len(of), sizes[path][1]), np.float32)
         if name in of:
             part[start : start + rank] = of[name][1]
             start += rank

@@ -15,7 +15,7 @@ from alol_jax.models.presets import PRESETS
 from tests.models.files.torch_files import write_old, write_torch
 from tests.models.small_models import small
 
-CONFIGS = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "gpt-neox", "gpt2")}
+CONFIGS = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "phi3", "gpt-neox", "gpt2")}
 LLAMA = CONFIGS["llama"]
 
 
