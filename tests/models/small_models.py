@@ -61,13 +61,13 @@ SMALLS = {
     "gemma2": dataclasses.replace(
         GEMMA,
         family="gemma2",
-        attention=AttentionConfig(None, Local(3, (True, False)), 0.3, 2.0),
+        attention=AttentionConfig(None, Local(3, (True, False)), 0.25, 2.0),
         logit_cap=3.0,
     ),
     "gemma3": dataclasses.replace(
         GEMMA,
         family="gemma3_text",
-        attention=AttentionConfig("head", Local(3, (True, False), Rotary(1e2, 12)), 0.3),
+        attention=AttentionConfig("head", Local(3, (True, False), Rotary(1e2, 12)), 0.25),
     ),
     "olmo2": dataclasses.replace(
         SMALL, family="olmo2", residual="after", attention=AttentionConfig("all")
