@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from alol_jax.models.config import (
@@ -47,18 +48,15 @@ _KINDS = {"full_attention": False, "sliding_attention": True}  # -> whether the 
 _IGNORED = frozenset({"hidden_act", "cache_implementation", "_sliding_window_pattern"})
 
 
-def _read(fields: Fields, family: str, **others: Any) -> ModelConfig:
-    """Read what both have in common."""
-    return read_decoder(
-        fields,
-        family,
-        tied=True,
+def _with_norms(config: ModelConfig, fields: Fields) -> ModelConfig:
+    """Add what both have in common."""
+    return dataclasses.replace(
+        config,
         norm="rms_plus_one",
         residual="around",
         activation="gelu_tanh",
         biases=attention_biases(fields),
         embedding=EmbeddingConfig(scaled=True),
-        **others,
     )
 
 
@@ -71,10 +69,9 @@ def _read_2(fields: Fields) -> ModelConfig:
     window = window_size(fields, 4096)
     local = read_local(fields, [layer % 2 == 0 for layer in layers], window=window)
     cap = fields.positive("attn_logit_softcapping", 50.0)
-    return _read(
-        fields,
-        "gemma2",
-        head_width=fields.size("head_dim", 256),
+    config = read_decoder(fields, "gemma2", head_width=fields.size("head_dim", 256), tied=True)
+    return dataclasses.replace(
+        _with_norms(config, fields),
         attention=AttentionConfig(local=local, scale=_scale(fields), cap=cap),
         logit_cap=fields.positive("final_logit_softcapping", 30.0),
     )
@@ -90,11 +87,9 @@ def _read_3(fields: Fields) -> ModelConfig:
         window=window_size(fields, 4096),
         rotary=near,
     )
-    return _read(
-        fields,
-        "gemma3_text",
-        head_width=width,
-        rotary=whole,
+    config = read_decoder(fields, "gemma3_text", head_width=width, rotary=whole, tied=True)
+    return dataclasses.replace(
+        _with_norms(config, fields),
         attention=AttentionConfig("head", local, scale=_scale(fields)),
         logit_cap=fields.positive("final_logit_softcapping", None),
     )
@@ -106,22 +101,16 @@ def _rotaries(fields: Fields, width: int) -> tuple[Rotary, Rotary]:
     transformers 5 has ``rope_parameters`` for each kind of layer; 4 has ``rope_theta`` and
     ``rope_scaling`` for the former, and ``rope_local_base_freq`` for the latter.
     """
-    given, sizes = (
-        fields.values,
-        {"max_position_embeddings": fields.size("max_position_embeddings")},
-    )
-    nested = given.get("rope_parameters")
-    if nested is None:
-        whole = {key: given[key] for key in ("rope_theta", "rope_scaling") if key in given}
-        near = {"rope_theta": fields.number("rope_local_base_freq", 1e4)}
-    else:
-        if not isinstance(nested, dict) or not nested.keys() <= _KINDS.keys():
-            known = f"an object of {', '.join(_KINDS)}"
-            raise fields.unimplemented("rope_parameters", nested, known)
-        whole, near = ({"rope_parameters": nested.get(kind)} for kind in _KINDS)
+    given, nested = fields.values, fields.values.get("rope_parameters") or {}
+    if not isinstance(nested, dict) or not nested.keys() <= _KINDS.keys():
+        raise fields.unimplemented("rope_parameters", nested, f"one for each of {[*_KINDS]}")
+    shared = {"max_position_embeddings": fields.size("max_position_embeddings")}
+    whole = shared | {name: given.get(name) for name in ("rope_theta", "rope_scaling")}
+    near = shared | {"rope_theta": given.get("rope_local_base_freq")}
+    whole["rope_parameters"], near["rope_parameters"] = map(nested.get, _KINDS)
     return (
-        read_rotary(Fields(whole | sizes, fields.where), width, theta=1e6),
-        read_rotary(Fields(near | sizes, fields.where), width),
+        read_rotary(Fields(whole, fields.where), width, theta=1e6),
+        read_rotary(Fields(near, fields.where), width),
     )
 
 

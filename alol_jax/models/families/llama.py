@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from alol_jax.models.families.family import SIZES, Architecture, Family, sizes
 from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import AS_IS, SCORE, TRANSPOSED, Layout, Row, head
 from alol_jax.models.families.rope import ROPE, read_rotary, rope_parameters
+from alol_jax.models.rotary import Rotary
 
 DECODER = SIZES | ROPE | {"num_key_value_heads", "head_dim", "rms_norm_eps"}
 """The fields of config.json that `read_decoder` uses."""
@@ -19,26 +21,30 @@ _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def read_decoder(
-    fields: Fields, family: str, *, partial: bool = False, tied: bool = False, **others: Any
+    fields: Fields,
+    family: str,
+    *,
+    head_width: int | None = None,
+    rotary: Rotary | None = None,
+    partial: bool = False,
+    tied: bool = False,
 ) -> ModelConfig:
     """Read what Llama and its kin have in common.
 
     Args:
+        head_width: H; None reads it.
+        rotary: the rotary positions; None reads them.
         partial: whether a part of a head may be rotated.
         tied: the default for ``tie_word_embeddings``.
-        others: further fields of the ModelConfig, which come first.
     """
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    head_width = others.pop("head_width", None) or fields.size("head_dim", width // max(heads, 1))
+    head_width = head_width or fields.size("head_dim", width // max(heads, 1))
+    rotary = rotary or read_rotary(fields, head_width)
+    if rotary.width != head_width and not partial:
+        named = ("partial_rotary_factor", *sorted(ROPE))
+        key = next(key for key in named if fields.values.get(key))
+        raise fields.unimplemented(key, fields.values[key], "partial_rotary_factor 1.0")
     grouped = {"kv_heads": fields.size("num_key_value_heads", heads), "head_width": head_width}
-    if "rotary" not in others:
-        others["rotary"] = read_rotary(fields, head_width)
-        if others["rotary"].width != head_width and not partial:
-            stated = (
-                key for key in ("partial_rotary_factor", *sorted(ROPE)) if fields.values.get(key)
-            )
-            key = next(stated)
-            raise fields.unimplemented(key, fields.values[key], "partial_rotary_factor 1.0")
     return ModelConfig(
         family=family,
         **sizes(fields, width, heads) | grouped,
@@ -47,7 +53,7 @@ def read_decoder(
         max_positions=fields.size("max_position_embeddings"),
         norm_epsilon=fields.number("rms_norm_eps"),
         tied_embeddings=fields.flag("tie_word_embeddings", tied),
-        **others,
+        rotary=rotary,
     )
 
 
@@ -105,7 +111,8 @@ def decoder_body(norms: dict[str, str], biases: Sequence[str] = ()) -> tuple[Row
 
 def _read(fields: Fields) -> ModelConfig:
     mlp = _MLP if fields.flag("mlp_bias", False) else ()
-    return read_decoder(fields, "llama", biases=attention_biases(fields) + mlp)
+    config = read_decoder(fields, "llama")
+    return dataclasses.replace(config, biases=attention_biases(fields) + mlp)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from alol_jax.models.config import AttentionConfig, ModelConfig
@@ -19,8 +20,8 @@ from alol_jax.models.families.windows import WINDOW, read_window, write_window
 
 
 def _read(fields: Fields) -> ModelConfig:
-    local = read_window(fields, 4096)
-    return read_decoder(fields, "mistral", attention=AttentionConfig(local=local))
+    attention = AttentionConfig(local=read_window(fields, 4096))
+    return dataclasses.replace(read_decoder(fields, "mistral"), attention=attention)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:

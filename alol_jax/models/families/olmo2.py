@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from alol_jax.models.config import ATTENTION_PROJECTIONS, AttentionConfig, ModelConfig
@@ -25,9 +26,8 @@ _NORMS = {
 
 
 def _read(fields: Fields) -> ModelConfig:
-    return read_decoder(
-        fields,
-        "olmo2",
+    return dataclasses.replace(
+        read_decoder(fields, "olmo2"),
         residual="after",
         biases=attention_biases(fields),
         attention=AttentionConfig("all"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +23,7 @@ _ORIGINAL = "original_max_position_embeddings"
 
 def _read(fields: Fields) -> ModelConfig:
     attention = AttentionConfig(local=read_window(fields, None))
-    return read_decoder(fields, "phi3", partial=True, attention=attention)
+    return dataclasses.replace(read_decoder(fields, "phi3", partial=True), attention=attention)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     return fields
 
 
-def _side_by_side(sizes) -> Layout:
+def _side_by_side(sizes: Callable[[ModelConfig], list[int]]) -> Layout:
     """Tensors [out, in] whose rows are those of several maps, one after the other.
 
     ``sizes`` is (config) -> the outputs of each.
@@ -71,7 +73,14 @@ _BODY = (
 PHI3 = Family(
     name="phi3",
     reads=DECODER | WINDOW | {_ORIGINAL},
-    implemented={"hidden_act": ("silu",), "attention_bias": (False, None), "mlp_bias": (False,)},
+    implemented={
+        "hidden_act": ("silu",),
+        "attention_bias": (False, None),
+        "mlp_bias": (False, None),
+        "lm_head_bias": (False, None),
+        "full_attn_mod": (1, None),
+        "interpolate_factor": (1, None),
+    },
     # The repositories name code of their own, which transformers has too, and which is not run.
     ignored=frozenset({"auto_map"}),
     read=_read,

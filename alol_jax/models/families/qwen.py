@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from alol_jax.models.config import ATTENTION_PROJECTIONS, AttentionConfig, Local, ModelConfig
@@ -41,14 +42,13 @@ def _local(fields: Fields) -> Local | None:
 
 def _read_2(fields: Fields) -> ModelConfig:
     attention = AttentionConfig(local=_local(fields))
-    return read_decoder(fields, "qwen2", biases=_BIASED, attention=attention)
+    config = read_decoder(fields, "qwen2")
+    return dataclasses.replace(config, biases=_BIASED, attention=attention)
 
 
 def _read_3(fields: Fields) -> ModelConfig:
-    return read_decoder(
-        fields,
-        "qwen3",
-        head_width=fields.size("head_dim", 128),
+    return dataclasses.replace(
+        read_decoder(fields, "qwen3", head_width=fields.size("head_dim", 128)),
         biases=attention_biases(fields),
         attention=AttentionConfig("head", _local(fields)),
     )

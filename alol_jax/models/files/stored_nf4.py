@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alol_jax.errors import UserError, format_names
+from alol_jax.errors import UserError, format_names, reason
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
 from alol_jax.models.files.hf_reader import DTYPES, HFDirectory, json_object
@@ -149,26 +149,35 @@ class NF4Directory(HFDirectory):
             raise UserError(f"{self.path}: {name} lacks its state or its codes: download it again")
         try:
             state = json.loads(self._as_stored(name + _STATE).tobytes())
-            out, width = state["shape"]
+            out, width = map(int, state["shape"])
             nested = state.get("nested_blocksize")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path}: the state of {name} is damaged: {error}") from error
-        tables = {"quant_map": np.array(LEVELS, np.float32)}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.path}: the state of {name} is damaged ({reason(error)}): download it again"
+            ) from error
+        tables = {".quant_map": np.array(LEVELS, np.float32)}
         sizes = {"": out * width // 2, ".absmax": out * width // BLOCK}
         if nested is not None:
-            tables["nested_quant_map"] = dynamic_map()
+            tables[".nested_quant_map"] = dynamic_map()
             sizes[".nested_absmax"] = -(-out * width // BLOCK // SCALE_BLOCK)
         usual = state.get("blocksize") == BLOCK and nested in (None, SCALE_BLOCK)
-        found = {part: self._as_stored(f"{name}.{part}") for part in tables}
-        same = all(np.array_equal(found[part], table) for part, table in tables.items())
-        whole = all(math.prod(self.shapes[name + part]) == size for part, size in sizes.items())
-        if not (usual and same and whole and width % BLOCK == 0):
+        if not (usual and width % BLOCK == 0 and self._has_parts(name, tables, sizes)):
             raise UserError(
                 f"{self.path}: {name} is in a form of NF4 that is not read (blocks of {BLOCK} "
                 f"inputs, scales in groups of {SCALE_BLOCK}, bitsandbytes' tables): choose another "
                 "checkpoint"
             )
         return state
+
+    def _has_parts(self, name: str, tables: dict[str, np.ndarray], sizes: dict[str, int]) -> bool:
+        """Whether the tables of a kernel are these, and its other parts as large as that."""
+        if any(name + part not in self.shapes for part in (*tables, *sizes)):
+            return False
+        found = (self._as_stored(name + part) for part in tables)
+        same = all(map(np.array_equal, found, tables.values()))
+        return same and all(
+            math.prod(self.shapes[name + part]) == size for part, size in sizes.items()
+        )
 
 
 def leaves_of(row: Row, config: ModelConfig, stored: Stored, where: str) -> list[dict[str, Any]]:

@@ -232,11 +232,16 @@ def test_longrope_of_phi_3_takes_its_magnitude_from_the_lengths(kind):
         (GEMMA2 | {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping must be above 0"),
         (GEMMA3 | {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
         (GEMMA3 | {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters = "),
+        (
+            GEMMA3 | {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            "rope_theta is stated twice",
+        ),
         (MISTRAL | {"layer_types": ["full_attention"] * 32}, "layer_types = "),
         (MISTRAL | {"sliding_window": 0}, "a sliding window of 0 must be positive"),
         (OLMO2 | {"sliding_window": 4096}, "sliding_window = 4096"),
         (QWEN2 | {"attention_sinks": True}, "unknown field attention_sinks = True"),
         (QWEN2 | {"rope_scaling": {"type": "yarn", "factor": "4"}}, "factor must be a number"),
+        (PHI3 | {"interpolate_factor": 2}, "interpolate_factor = 2"),
         (PHI3 | {"rope_scaling": {"type": "su", "short_factor": 1.0}}, "short_factor must be"),
         (
             PHI3 | {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}},

@@ -80,6 +80,7 @@ def test_a_kernel_in_full_precision_among_others_in_four_bits_is_named(tmp_path)
         (".quant_map", lambda x: x[::-1].copy(), "a form of NF4 that is not read"),
         (".nested_quant_map", lambda x: x / 2, "a form of NF4 that is not read"),
         (".absmax", lambda x: x[:-1], "a form of NF4 that is not read"),
+        (".absmax", lambda x: None, "a form of NF4 that is not read"),
         (".quant_state.bitsandbytes__nf4", lambda x: x[:-1], "is damaged"),
         (".quant_state.bitsandbytes__nf4", lambda x: None, "lacks its state"),
     ],
