@@ -34,8 +34,9 @@ from alol_jax.models.grid_sizes import (
     grid_options,
     pack_table,
     platform_of,
+    prompt_widths,
 )
-from alol_jax.models.kernels import BLOCK, KERNELS
+from alol_jax.models.kernels import KERNELS
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
@@ -46,7 +47,6 @@ from alol_jax.text.tokens import Batching
 from alol_jax.types import Limits, Params, is_chat
 
 RANDOM = "random:"
-NARROWEST = 64  # prompts in decoding
 ROOM = 2.0  # a copy of the kernels is made where it takes at most half of what is free
 DTYPES = ("float32", "bfloat16")
 LAYOUT = ("remat", "logprob_chunk", "width", "rows", "fit")  # how a pass is laid out in memory
@@ -236,17 +236,6 @@ class LanguageModel:
     def shards(self) -> int:
         """The number of devices that share out the rows of a batch."""
         return shards(self.mesh)
-
-
-def prompt_widths(limit: int, mesh: Mesh) -> tuple[int, ...]:
-    """Return a quarter, a half and the whole of ``limit``, rounded up for the platform's kernel.
-
-    Widths below `NARROWEST` are left out, unless it is the only one.
-    """
-    multiple = BLOCK if mesh.devices.flat[0].platform == "tpu" else 8
-    parts = (-(-limit // part) for part in (4, 2, 1))
-    widths = sorted({-(-part // multiple) * multiple for part in parts})
-    return tuple(width for width in widths if width >= NARROWEST) or (widths[-1],)
 
 
 def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:

@@ -11,8 +11,8 @@ import pytest
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
 from alol_jax.models.adapters import adapters_of
-from alol_jax.models.grid_sizes import GridOptions
-from alol_jax.models.language_model import open_language_model, prompt_widths
+from alol_jax.models.grid_sizes import GridOptions, prompt_widths
+from alol_jax.models.language_model import open_language_model
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import quantise_params
