@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from alol_jax.errors import UserError
 from alol_jax.export import export, parse
 from alol_jax.models.language_model import open_language_model
-from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.text.tokenizer_files import byte_level, save
 from alol_jax.types import Evaluation, Interval, SystemScores
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
 from tests.models.files.nf4_files import write_nf4
@@ -95,7 +95,7 @@ def test_a_quantised_base_is_merged_as_it_was_trained_on(base_of, tmp_path):
 def test_a_base_that_was_stored_in_four_bits_is_merged_from_what_is_stored(tmp_path):
     """Quantising its dequantised kernels again would give other scales."""
     base = write_nf4(tmp_path / "base", random_weights(), double=True)
-    byte_level().save(tmp_path / "base")
+    save(byte_level(), tmp_path / "base")
     lm = finished_run(tmp_path / "run", config_of(base, quantisation="nf4-double"))
     out = exported(tmp_path / "run", tmp_path / "out", "merged")
     again = opened(out, lora=WHOLE)

@@ -16,7 +16,7 @@ from alol_jax.models.language_model import open_language_model
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import quantise_params
-from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.text.tokenizer_files import byte_level, save
 from configs import common
 from tests.models.files.nf4_files import write_nf4
 from tests.models.small_models import base_of
@@ -56,7 +56,7 @@ def test_a_random_model_is_the_preset_with_the_byte_tokenizer_and_the_same_weigh
 
 def test_a_base_that_is_stored_in_four_bits_stays_as_it_is_and_the_config_must_say_so(tmp_path):
     path = write_nf4(tmp_path / "m", random_weights(), double=True)
-    byte_level().save(tmp_path / "m")
+    save(byte_level(), tmp_path / "m")
     lm = opened(path=path, quantisation="nf4-double")
     name = "layers/up_proj/nf4_codes"
     stored = lm.checkpoint.load(jnp.float32, here, NF4(double=True))
