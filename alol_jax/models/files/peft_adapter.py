@@ -314,12 +314,18 @@ def with_changes(checkpoint: Checkpoint | None, adapter: Adapter) -> Checkpoint:
     """Return the checkpoint of the base with what the adapter changes in it.
 
     Raises:
-        UserError: the base has none, but random weights.
+        UserError: the base has none, but random weights; or its kernels are stored in 4 bits, and
+            the adapter changes them.
     """
     if checkpoint is None:
         raise UserError(
             f"config.model.adapter: {adapter.folder} changes weights of its base "
             f"({adapter.changes}): config.model.path must be that base, not a random model"
+        )
+    if checkpoint.stored_nf4 is not None and adapter.changes.dora:
+        raise UserError(
+            f"config.model.adapter: {adapter.folder} changes kernels of its base (DoRA), which is "
+            "stored in 4 bits: give the base in full precision"
         )
     return dataclasses.replace(checkpoint, changes=adapter.changes)
 
