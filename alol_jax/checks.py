@@ -14,11 +14,16 @@ from alol_jax.models.language_model import LanguageModel
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.registry import Objective, hyper_parameters
 from alol_jax.reports.text_measures import TEXT_MEASURES
+from alol_jax.rewards.distilled import NAME
 from alol_jax.rewards.lexical import check_meteor
 from alol_jax.rewards.reward import check_weights
+from alol_jax.rewards.stored import LABELS, WHOSE
+from alol_jax.rewards.transform import check_transform
 from alol_jax.runs.command_line import FORMER, former
 from alol_jax.text.tokenizer import Tokenizer
+from alol_jax.training.distillation import check_options
 from alol_jax.training.fit_in_memory import FITS
+from alol_jax.training.held_out import MEASURES
 from alol_jax.training.items import RANKINGS
 from alol_jax.training.optim import make_optimizer
 from alol_jax.training.rollouts import check_rollouts
@@ -60,6 +65,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         for split in config.score[field]:
             if split not in SPLITS:
                 raise UserError.unknown(f"config.score.{field}: no split {split!r}", split, SPLITS)
+    _check_rewards(config, objective, lm)
     _check_measures(config)
     for field in ("generate.samples", "value.epochs", "evaluate.bootstrap", "model.logprob_chunk"):
         section, name = field.split(".")
@@ -147,11 +153,64 @@ def _check_measures(config: ConfigDict) -> None:
             check_meteor(f"config.{field}")
 
 
+def _check_rewards(config: ConfigDict, objective: Objective, lm: LanguageModel) -> None:
+    """Check which reward stands where, and what is done to it."""
+    options = config.score
+    check_transform(options.transform, options.clip)
+    if objective.positive and options.transform == "standardise":
+        raise UserError(
+            f"config.score.transform='standardise': half of the rewards fall below 0, and the "
+            f"objective {config.objective.name} weighs each row by its reward: choose minmax, "
+            "sigmoid or rank"
+        )
+    _positive("score.compared", options.compared)
+    for name in MEASURES:
+        if name in config.rewards:
+            raise UserError(
+                f"config.rewards: {name!r} is a measure by the stored rewards: give the reward "
+                "another name"
+            )
+    _check_whose(config)
+    if not options.distil:
+        return
+    check_options(config.distill, lm.transformer.config.width)
+    if NAME in config.rewards:
+        raise UserError(
+            f"config.rewards.{NAME}: config.score.distil makes a scorer of this name: give yours "
+            "another one"
+        )
+    if any(config.rewards.values()):
+        names = ", ".join(name for name, weight in config.rewards.items() if weight)
+        raise UserError(
+            "config.score.distil fits the only scorer of what is generated: set the weight of "
+            f"{names} in config.rewards to 0, or leave config.score.distil off"
+        )
+
+
+def _check_whose(config: ConfigDict) -> None:
+    """Check whose reward the data's rows have."""
+    options = config.score
+    if options.rows not in WHOSE:
+        raise UserError.unknown(f"config.score.rows: no {options.rows!r}", options.rows, WHOSE)
+    if options.rows == LABELS and not any(config.rewards.values()):
+        raise UserError(
+            "config.score.rows='labels' says that config.rewards score what is generated, and all "
+            "their weights are 0: give one a weight above 0, or leave config.score.rows at "
+            "'scorer' (without scorers the stored rewards are used, too)"
+        )
+    if options.rows == LABELS and options.stored:
+        raise UserError(
+            f"config.score.stored={tuple(options.stored)} says that the scorer gave the stored "
+            "rewards, config.score.rows='labels' that it did not: set one of them"
+        )
+
+
 def _check_scorer(config: ConfigDict) -> None:
-    if not any(config.rewards.values()):
+    if not any(config.rewards.values()) and not config.score.distil:
         raise UserError(
             f"the objective {config.objective.name} learns from what its policy writes, and "
-            "nothing can score that: give one of config.rewards a weight above 0"
+            "nothing can score that: give one of config.rewards a weight above 0, or set "
+            "config.score.distil"
         )
 
 

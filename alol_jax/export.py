@@ -1,6 +1,7 @@
-"""Export a trained model to transformers, PEFT and vLLM, or the annotated rows to other tools.
+"""Export a trained model to transformers, PEFT, vLLM and llama.cpp, or the annotated rows.
 
 python -m alol_jax.export --workdir=runs/quickstart --what=adapter --out=adapters/quickstart
+python -m alol_jax.export --workdir=runs/quickstart --what=merged --push=me/quickstart
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,35 +17,37 @@ import jax
 
 from alol_jax import paths
 from alol_jax.devices.compile_cache import use_compile_cache
-from alol_jax.devices.opening import open_devices
-from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
-from alol_jax.models.families.registry import ARCHITECTURES
+from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
+from alol_jax.models.files.gguf_file import config_fields, rope_factors, write_gguf
 from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.files.hf_reader import HFDirectory, json_object
 from alol_jax.models.files.hf_writer import write_json, write_weights
 from alol_jax.models.files.merge import (
-    HFTensors,
+    StoredTensors,
     Weight,
     dequantised_weights,
+    gguf_rows,
+    hf_rows,
     merged_weights,
     weights_from_checkpoint,
     weights_from_params,
 )
 from alol_jax.models.files.peft_adapter import write_adapter
-from alol_jax.models.language_model import DTYPES, LanguageModel, open_language_model
+from alol_jax.models.language_model import DTYPES, LanguageModel
 from alol_jax.paths import AnyPath
-from alol_jax.reports.model_card import Exported, model_card
+from alol_jax.reports.data_card import columns_read, data_card
+from alol_jax.reports.model_card import THIS_FOLDER, Exported, model_card, modelfile
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.command_line import guarded
-from alol_jax.runs.data_files import FORMATS, write_training_rows
+from alol_jax.runs.data_files import DATASETS, FORMATS, write_data_set, write_training_rows
+from alol_jax.runs.hub import DATASET, MODEL, check_push, push
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Stage, finished_stage
+from alol_jax.runs.workdir import finished_stage
+from alol_jax.text.gguf_vocabulary import read_vocabulary, special_fields
 from alol_jax.text.tokenizer_files import GENERATION, save
+from alol_jax.trained import MODELS, open_trained
 from alol_jax.types import Params, Policy, TrainingTable
-
-MODELS = {"policy": ("fit_policy", "fit_policy_online"), "reference": ("fit_reference",)}
-"""Model to export -> the stages that can train it."""
 
 
 class Options(argparse.Namespace):
@@ -51,7 +55,9 @@ class Options(argparse.Namespace):
 
     workdir: AnyPath
     what: str
-    out: AnyPath
+    out: AnyPath | None
+    push: str
+    private: bool
     stage: str
     dtype: str
     base: str
@@ -62,54 +68,78 @@ class Options(argparse.Namespace):
 
 
 def export(options: Options) -> None:
-    """Write the directory ``options.out``: model files, tokenizer files and README.md.
+    """Write the directory ``options.out``, with a README.md, or push it to the hub, or both.
 
     Raises:
-        UserError: the run has no such model, the directory is not empty, or the base model is not
-            the one of the run. Nothing is left half-written.
+        UserError: the run has no such model, the directory is not empty, the base model is not the
+            one of the run, or the hub refuses the push. Nothing is left half-written; what was
+            written to ``options.out`` stays if only the push fails.
     """
-    if options.what not in (*WRITERS, DATA):
-        known = (*WRITERS, DATA)
+    _check_options(options)
+    kind = DATASET if options.what == DATA else MODEL
+    if options.push:
+        check_push(options.push, kind)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = options.out or Path(temporary) / "export"
+        with paths.new_folder(out) as folder:
+            (_export_data if options.what == DATA else _export_model)(options, folder)
+        if options.push:
+            url = push(paths.local_copy(out), options.push, kind, private=options.private)
+            say(f"pushed: {url}")
+
+
+def _check_options(options: Options) -> None:
+    """Check the flags that stand alone."""
+    known = (*WRITERS, DATA)
+    if options.what not in known:
         raise UserError.unknown(f"--what: no form {options.what!r}", options.what, known)
-    if options.format not in FORMATS:
-        raise UserError.unknown(f"--format: no {options.format!r}", options.format, FORMATS)
+    options.format = options.format or (DATASETS if options.push else "jsonl")
+    formats = (*FORMATS, DATASETS)
+    if options.format not in formats:
+        raise UserError.unknown(f"--format: no {options.format!r}", options.format, formats)
+    if options.push and options.what == DATA and options.format != DATASETS:
+        raise UserError(f"--format={options.format}: what is pushed has --format={DATASETS}")
     if options.stage not in MODELS:
         raise UserError.unknown(f"--stage: no model {options.stage!r}", options.stage, MODELS)
     if options.dtype not in ("", *DTYPES):
         raise UserError.unknown(f"--dtype: no dtype {options.dtype!r}", options.dtype, DTYPES)
-    options.out = paths.resolve(options.out)
-    _check_empty(options.out)
-    if options.what == DATA:
-        _export_data(options)
-        return
-    stage = _trained_stage(options.workdir, options.stage)
-    config = stage.config()
-    config.model.path = options.base or config.model.path
-    config.model.adapter = options.adapter or config.model.adapter
-    config.model.attention = "xla"  # available everywhere; nothing is computed with it
-    lm = open_language_model(
-        config.model, make_mesh(data=1, fsdp=1, tensor=1, devices=open_devices()[:1])
-    ).for_template(config.task.template)
-    _check_base(lm, stage, config.model.path)
+    if options.out is None and not options.push:
+        raise UserError("--out: give a directory to write to, or --push=ORG/NAME for the hub")
+    if options.out is not None:
+        options.out = paths.resolve(options.out)
+        _check_empty(options.out)
+    if options.private and not options.push:
+        raise UserError("--private: it is for --push")
+
+
+def _export_model(options: Options, folder: Path) -> None:
+    """Write the model files, the tokenizer and the model card."""
+    stage, config, lm = open_trained(
+        options.workdir, options.stage, base=options.base, adapter=options.adapter
+    )
     policy = load_result(stage.folder, Policy)
-    with paths.new_folder(options.out) as folder:
-        dtype = WRITERS[options.what](folder, lm, policy.trained, config.model.path, options.dtype)
-        save(lm.tokenizer, folder)
-        about = Exported(
-            options.workdir,
-            options.stage,
-            stage,
-            policy,
-            config,
-            lm.transformer.config.family,
-            lm.transformer.lora,
-            dtype,
-        )
-        (folder / "README.md").write_text(model_card(about), encoding="utf-8")
-    say(f"the {options.stage} of {options.workdir} as {options.what}: {options.out}")
+    dtype = WRITERS[options.what](folder, lm, policy.trained, config.model.path, options.dtype)
+    about = Exported(
+        options.workdir,
+        options.stage,
+        options.what,
+        stage,
+        policy,
+        config,
+        lm.transformer.config.family,
+        lm.transformer.lora,
+        dtype,
+    )
+    _write_card(folder, model_card(about), options)
+    if options.what == "gguf":
+        task = stage.record["inputs"]["task"]
+        text = modelfile(task["template"], task["stop"])
+        (folder / "Modelfile").write_text(text, encoding="utf-8")
+    where = options.out or options.push
+    say(f"the {options.stage} of {options.workdir} as {options.what}: {where}")
 
 
-def _export_data(options: Options) -> None:
+def _export_data(options: Options, folder: Path) -> None:
     """Write the annotated training rows."""
     select = finished_stage(options.workdir, "select")
     if select is None:
@@ -117,30 +147,19 @@ def _export_data(options: Options) -> None:
             f"{options.workdir} has no finished select: run alol_jax.main with this workdir first"
         )
     rows = load_result(select.folder, TrainingTable).rows
-    with paths.new_folder(options.out) as folder:
+    if options.format != DATASETS:
         write_training_rows(folder, rows, options.format)
-    say(f"{len(rows)} training rows of {options.workdir} as {options.format}: {options.out}")
+    else:
+        write_data_set(folder, rows, columns_read(select))
+        _write_card(folder, data_card(select, rows), options)
+    where = options.out or options.push
+    say(f"{len(rows)} training rows of {options.workdir} as {options.format}: {where}")
 
 
-def _trained_stage(workdir: AnyPath, name: str) -> Stage:
-    """The stage that trained the model; if there are several, the one that was evaluated."""
-    stages = [finished_stage(workdir, stage) for stage in MODELS[name]]
-    found = [stage for stage in stages if stage is not None]
-    if len(found) > 1:
-        evaluated = finished_stage(workdir, "evaluate")
-        inputs = {} if evaluated is None else evaluated.record["inputs"]
-        found = [stage for stage in found if stage.fingerprint == inputs.get(name)]
-        if not found:
-            raise UserError(
-                f"{workdir} holds {' and '.join(MODELS[name])}, and neither is the one that was "
-                "evaluated: run alol_jax.main with this workdir again"
-            )
-    if not found:
-        raise UserError(
-            f"{workdir} has no finished {MODELS[name][0]}: run alol_jax.main with this workdir "
-            "first"
-        )
-    return found[0]
+def _write_card(folder: Path, text: str, options: Options) -> None:
+    """Write README.md; of what is pushed, it shows how to load that."""
+    text = text.replace(THIS_FOLDER, options.push or THIS_FOLDER)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
@@ -158,6 +177,7 @@ def _adapter(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype:
     if dtype:
         raise UserError("--dtype: an adapter is always float32; leave it out, or use --what=merged")
     write_adapter(folder, lm.transformer.config, lm.transformer.lora, trained, base)
+    save(lm.tokenizer, folder)
     return ""
 
 
@@ -167,7 +187,7 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
     config, checkpoint = lm.transformer.config, lm.checkpoint
     ends = _token_ids(lm)
     architecture = _causal_lm(config.family) if checkpoint is None else checkpoint.architecture
-    tensors = HFTensors(config, architecture, _weights(lm, trained))
+    tensors = StoredTensors(config, hf_rows(config, architecture), _weights(lm, trained))
     write_weights(folder, tensors.shapes, dtype, tensors.read)
     if checkpoint is not None and isinstance(checkpoint.weights, HFDirectory):
         fields = dict(checkpoint.weights.config_json)
@@ -182,6 +202,25 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
     fields.pop("dtype", None)
     write_json(folder / "config.json", fields | {"torch_dtype": dtype})
     write_json(folder / GENERATION, generation)
+    save(lm.tokenizer, folder)
+    return dtype
+
+
+def _gguf(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
+    """Write the merged model as one file for llama.cpp and Ollama."""
+    dtype, config = dtype or lm.transformer.dtype.name, lm.transformer.config
+    rows = gguf_rows(config)
+    if not rows:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
+        raise UserError(
+            f"--what=gguf: {config.family} is not written as GGUF (only {known}): use --what=merged"
+        )
+    with tempfile.TemporaryDirectory() as files:
+        save(lm.tokenizer, Path(files))
+        vocabulary = read_vocabulary(Path(files), config.vocab_size)
+    fields = config_fields(config) | vocabulary.fields() | special_fields(lm.tokenizer)
+    tensors = StoredTensors(config, rows, _weights(lm, trained))
+    write_gguf(folder / "model.gguf", fields, tensors, rope_factors(config), dtype)
     return dtype
 
 
@@ -197,6 +236,7 @@ DATA = "data"
 WRITERS: dict[str, Callable[[Path, LanguageModel, Params, str, str], str]] = {
     "adapter": _adapter,
     "merged": _merged,
+    "gguf": _gguf,
 }
 """--what -> its writer: (folder, model, trained leaves, path of the base, dtype or "") -> the dtype
 of the merged weights, or "" for an adapter."""
@@ -230,17 +270,6 @@ def _causal_lm(family: str) -> str:
     )
 
 
-def _check_base(lm: LanguageModel, stage: Stage, path: str) -> None:
-    """Check that the base model is the one that the leaves were trained on."""
-    trained_on = stage.record["inputs"]["lm"]
-    for key in ("weights", "tokenizer", "adapter"):
-        if trained_on.get(key) != lm.fingerprint.get(key):
-            raise UserError(
-                f"{path}: the {key} differ from those of the run ({trained_on.get(key)}, here "
-                f"{lm.fingerprint.get(key)}): give the run's base with --base"
-            )
-
-
 def _check_empty(out: AnyPath) -> None:
     if paths.names(out) or (paths.exists(out) and not paths.is_folder(out)):
         raise UserError(f"--out: {out} exists and is not empty: choose another name")
@@ -264,14 +293,15 @@ def parse(arguments: Sequence[str]) -> Options:
     flag(
         "--out",
         type=paths.path_of,
-        required=True,
         help="the directory to create; must be empty or missing",
     )
+    flag("--push", default="", metavar="ORG/NAME", help="push to the Hugging Face hub")
+    flag("--private", action="store_true", help="push to a repository that others cannot see")
     flag("--stage", default="policy", help=f"one of {', '.join(MODELS)}")
     flag("--dtype", default="", help=f"of merged weights: {', '.join(DTYPES)}; default: the run's")
     flag("--base", default="", help="path of the base model, if it was moved")
     flag("--adapter", default="", help="path of the adapter that training began from, if moved")
-    flag("--format", default="jsonl", help=f"of data: {', '.join(FORMATS)}")
+    flag("--format", default="", help=f"of data: {', '.join((*FORMATS, DATASETS))}")
     flag("--compile_cache", default="", help="where compiled programs are kept; 'off' keeps none")
     flag("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(arguments, Options())

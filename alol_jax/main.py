@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,14 +17,17 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from alol_jax.checks import COLUMNS, check
+from alol_jax.checks_of_rows import check_scored
 from alol_jax.decoding.answers import Setup
 from alol_jax.devices.opening import open_devices
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
+from alol_jax.forecast import Forecast, counts_of, in_words
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
+from alol_jax.rewards.distilled import NAME, fitted_scorer
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
 from alol_jax.runs.command_line import (
@@ -38,7 +41,8 @@ from alol_jax.runs.command_line import (
 )
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
-from alol_jax.runs.workdir import Run, check_same
+from alol_jax.runs.workdir import Run, check_same, log_options
+from alol_jax.stages.distil import distil
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -51,11 +55,14 @@ from alol_jax.stages.score import score
 from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.prompts import notes_on_template
-from alol_jax.types import Evaluation, RunSummary
+from alol_jax.training.boards import check_boards
+from alol_jax.training.distillation import describe
+from alol_jax.types import Agreement, Evaluation, RunSummary, ScoredSplits
 
 STAGES = {
     "load": 1,
     "score": 2,
+    "distil": 2,  # after score, if config.score.distil fits the scorer of what is generated
     "fit_reference": 3,
     "generate": 4,
     "fit_value": 5,
@@ -90,12 +97,13 @@ def prepare(config: ConfigDict) -> Opened:
     c, task = config, get_task(config.task)
     lm = open_language_model(c.model, make_mesh(**c.mesh)).for_template(task.template)
     check(c, task, get_objective(c.objective.name), lm)
+    check_boards(log_options(c))
     notes = (*lm.notes, *notes_on_template(lm.tokenizer, task))
     test = c.evaluate.rewards or c.rewards
     used = [name for weights in (c.rewards, test) for name, weight in weights.items() if weight]
     models = open_reward_models(c.reward_models, used, task.exchange, lm)
     scoring = Scoring(task.rewards, models, c.rewards, tuple(c.reward_models))
-    tested = Scoring(task.rewards, models, test, tuple(c.reward_models))
+    tested = Scoring(task.rewards, models, test, tuple(c.reward_models), trained_on=False)
     return Opened(lm, scoring, tested if c.evaluate.rewards else scoring, notes)
 
 
@@ -106,10 +114,15 @@ def told(opened: Opened) -> Opened:
     return opened._replace(notes=())
 
 
-def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
+def recipe(
+    config: ConfigDict, run: Run, opened: Opened, others: Sequence[ConfigDict] = ()
+) -> Evaluation:
     """Run all stages, from raw data to report.
 
     A stage whose inputs have not changed is loaded from the workdir instead.
+
+    Args:
+        others: configs that will train on the same rows; these are checked now, too.
     """
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
@@ -117,13 +130,17 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
     wanted = {*(c.select.columns or objective.reads), "reward"}  # every row has a reward
     columns = tuple(column for column in COLUMNS if column in wanted)
 
-    setup = Setup(lm, task, scoring, c.decode, c.seed)
-
     counter = counter_of(lm, task, c.task)
     files = task.files(with_local_copies(c.task))
     splits = run.stage("load", load, task, c.task, files, counter, once=True, quiet_for=QUIET)
     told(opened)
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
+    for each in (c, *others):
+        check_scored(each, get_objective(each.objective.name), scored)
+    scoring, agreement = _judge(c, run, opened, scored)
+    forecast = Forecast(c, lm, counts_of(scored), scores=scoring.can_score, say=say)
+    run.pace = forecast.tell
+    setup = Setup(lm, task, scoring, c.decode, c.seed, agreement)
     reference = run.stage("fit_reference", fit_reference, lm, task, c.reference, c.seed, scored)
     if "advantage" in columns:
         answers = run.stage("generate", generate, setup, c.generate, scored, reference)
@@ -144,7 +161,9 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
             "fit_policy", fit_policy, setup, objective, c.objective, c.policy, scored, table,
             reference,
         )  # fmt: skip
-    tested = setup._replace(scoring=test_scoring)
+    tested = setup
+    if c.evaluate.rewards:  # of another scale than the stored rewards
+        tested = setup._replace(scoring=test_scoring, agreement=None)
     evaluation = run.stage("evaluate", evaluate, tested, c.evaluate, scored, reference, policy)
     commits = splits.commits | lm.commits | scoring.commits | test_scoring.commits
     summary = summarise(c, task.name, hyper_parameters(objective), commits)
@@ -154,6 +173,18 @@ def recipe(config: ConfigDict, run: Run, opened: Opened) -> Evaluation:
         once=True,
     )  # fmt: skip
     return evaluation
+
+
+def _judge(
+    c: ConfigDict, run: Run, opened: Opened, scored: ScoredSplits
+) -> tuple[Scoring, Agreement | None]:
+    """What scores generated answers, and how far it agrees with the stored rewards of the rows."""
+    if not c.score.distil:
+        return opened.scoring, scored.agreement
+    lm, task = opened.lm, get_task(c.task)
+    distilled = run.stage("distil", distil, lm, task, c.distill, c.seed, scored)
+    scorer = fitted_scorer(describe(lm, task, c.distill), task.exchange, lm, distilled)
+    return opened.scoring.only(NAME, scorer), distilled.agreement
 
 
 def summarise(
@@ -194,14 +225,14 @@ def main(arguments: list[str]) -> None:
     check_same("config", json.loads(CONFIG.value.to_json()))
     devices = open_devices()
     here = f"{len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), {WORKDIR.value}"
+    page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
     with lock_workdir(run.folder):
         opened = prepare(CONFIG.value)
-        opened = opened._replace(notes=(here, *opened.notes))
+        opened = opened._replace(notes=(here, *in_words(CONFIG.value, page), *opened.notes))
         if _DEBUG.value:
             opened = told(opened)
         evaluation = recipe(CONFIG.value, run, opened)
     say(result_table(evaluation))
-    page = run.folder / f"{STAGES['report']:02d}_report" / "report.html"
     say(f"done in {time.monotonic() - started:.0f} s; report: {page}")
 
 

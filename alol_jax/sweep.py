@@ -138,7 +138,7 @@ def sweep(
                     ],
                 )
                 with lock_workdir(run.folder):
-                    recipe(config, run, opened)
+                    recipe(config, run, opened, tuple(configs.values()))
                 opened = opened._replace(notes=())  # they are said once
                 say(f"--- {name}, seed {seed}: {time.monotonic() - started:.0f} s")
     return tuple(folders)

@@ -108,6 +108,15 @@ def get_config() -> ConfigDict:
             "checked": 64,  # stored rewards per split that are scored again, as a check
             "tolerance": 0.01,  # the largest difference allowed in that check
             "best": (),  # splits of which only the best-paid response to each prompt stays
+            # Whose reward the data's rows have: scorer (of config.rewards, if there is any), or
+            # labels (the stored one; config.rewards then score only what is generated).
+            "rows": "scorer",
+            "compared": 1000,  # labelled rows per split that are scored, too, to compare the two
+            # Fit the scorer of what is generated to the stored rewards (config.distill).
+            "distil": False,
+            # Of the reward, fitted to the training rows: as_is, sigmoid, minmax, standardise, rank
+            "transform": "as_is",
+            "clip": (),  # (low, high) for the reward, before the transform
         }
     )
     config.model = ConfigDict(
@@ -197,7 +206,8 @@ def get_config() -> ConfigDict:
     config.policy.ranking = "reward"  # how K responses are ranked: by reward, or data order
     # The step kept is the one with the best validation answers by the whole reward (""), by one of
     # its components, or by "meteor", against the data's responses; or "likelihood": the one that
-    # finds these likeliest.
+    # finds these likeliest; "likeness", whose answers lean most to the best-paid responses, or
+    # "order", which orders the data's responses to a prompt most often as their rewards do.
     config.policy.choose_by = ""
     config.ppo = ppo()
     config.evaluate = ConfigDict(
@@ -208,7 +218,7 @@ def get_config() -> ConfigDict:
             "measures": (),
         }
     )
-    # Only for `python -m alol_jax.distill_reward`: the head that is fitted to stored rewards.
+    # The head that is fitted to stored rewards, by config.score.distil or `distill_reward`.
     config.distill = ConfigDict(
         {
             "heads": 8,
@@ -219,7 +229,14 @@ def get_config() -> ConfigDict:
         }
     )
     config.report = ConfigDict({"title": "", "examples": 20})
-    config.tensorboard = False
+    # Where the metrics of a fit are shown besides its metrics.jsonl.
+    config.log = ConfigDict(
+        {
+            "tensorboard": False,  # event files in the stage's folder
+            "wandb": False,  # Weights & Biases: pip install wandb; WANDB_MODE=offline stays here
+            "project": "",  # of W&B; "" = WANDB_PROJECT
+        }
+    )
     return config
 
 

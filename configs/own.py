@@ -6,10 +6,10 @@
 JSON lines, a JSON list, CSV, Parquet, Arrow, a folder or a glob of these, or a data set of the
 hub. The forms of a row: docs/data.md; {"prompt": "…", "response": "…", "reward": 0.7} is one.
 Prompts go into the model's own chat template; for a model without one, give a string as
-``config.task.template``, like "Question: {prompt} Answer:". Rewards are 0 or more. Validation and
-test prompts are split off unless they have their own files. Without stored rewards, or to score
-generated answers too, give one of the text rewards a weight above 0, or ``relevance`` or
-``similarity`` (of English texts).
+``config.task.template``, like "Question: {prompt} Answer:". Rewards are any finite numbers, larger
+is better. Validation and test prompts are split off unless they have their own files. Without
+stored rewards, or to score generated answers too, give one of the text rewards a weight above 0, or
+``relevance`` or ``similarity`` (of English texts); ``config.score`` says whose reward stands where.
 """
 
 from configs import common

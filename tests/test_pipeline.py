@@ -63,6 +63,14 @@ def test_a_second_run_computes_nothing_and_prints_the_same_table(undisturbed):
     assert table in second.stdout
 
 
+def test_it_begins_with_what_it_will_do_in_words(undisturbed):
+    lines = undisturbed[1].stdout.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("this run, stage by stage"))
+    assert start < next(n for n, line in enumerate(lines) if line.startswith("[fit_reference]"))
+    assert lines[start + 6].endswith("how long it takes is said once a training step was timed")
+    assert undisturbed[1].stderr == ""  # no progress where no terminal is
+
+
 def test_the_metric_log_has_one_line_a_step(undisturbed):
     workdir, _ = undisturbed
     lines = (workdir / "07_fit_policy" / "metrics.jsonl").read_text().splitlines()
@@ -269,7 +277,8 @@ def test_own_data_goes_from_json_lines_to_report(row, said, tmp_path):
     assert said in result.stdout
     assert "no scorer: the data's validation responses stand in" in result.stdout
     assert "reward-weighted logp of validation responses" in result.stdout
-    assert "nothing can score a generated answer" in result.stdout
+    assert "no scorer judges the generated answers" in result.stdout
+    assert "likeness" in result.stdout and "logp gap" in result.stdout
 
 
 # in a bucket

@@ -53,11 +53,11 @@ def computed(monkeypatch):
         names.append((objective.name, seed))
         return Made(seed)
 
-    def recipe(config, run, opened):
+    def recipe(config, run, opened, others):
         table = run.stage("select", select, config.select, config.seed)
         return run.stage("fit_policy", fit_policy, config.objective, config.policy.seed, table)
 
-    opened = Opened(tiny_lm(limits=Limits(160, 48)), None, None)
+    opened = Opened(tiny_lm(limits=Limits(160, 48)), None, None, ())
     monkeypatch.setattr(program, "prepare", lambda config: opened)
     monkeypatch.setattr(program, "recipe", recipe)
     return names
@@ -81,6 +81,20 @@ def test_every_objective_meets_every_seed_on_what_was_computed_once(tmp_path, co
         places = {name: finished_stage(folder, name).folder for name in ("select", "fit_policy")}
         assert places["select"] == tmp_path / "shared" / "06_select"
         assert places["fit_policy"] == folder / "07_fit_policy"
+
+
+def test_the_first_run_knows_all_objectives_that_its_rows_must_suit(
+    tmp_path, computed, monkeypatch
+):
+    seen, inner = [], program.recipe
+
+    def recipe(config, run, opened, others):
+        seen.append([other.objective.name for other in others])
+        return inner(config, run, opened, others)
+
+    monkeypatch.setattr(program, "recipe", recipe)
+    swept(tmp_path, ["nll", "a_lol"], [0])
+    assert seen[0] == ["nll", "a_lol"]
 
 
 def test_a_sweep_goes_on_with_what_is_missing(tmp_path, computed):

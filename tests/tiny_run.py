@@ -148,11 +148,9 @@ def fitted(lm: LanguageModel, seed: int = 0) -> Policy:
     return Policy(trained, 0, (), ())
 
 
-def context(folder: Path, *, said: list[str] | None = None, stopping=lambda: False, board=False):
+def context(folder: Path, *, said: list[str] | None = None, stopping=lambda: False):
     """What a running stage may use; what it says goes to ``said``."""
-    return StageContext(
-        folder, stopping, (lambda line: None) if said is None else said.append, board
-    )
+    return StageContext(folder, stopping, (lambda line: None) if said is None else said.append)
 
 
 def setup(lm, task: Task, weights: dict[str, float], decoding, *, seed: int = 0) -> Setup:

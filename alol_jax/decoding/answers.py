@@ -19,7 +19,7 @@ from alol_jax.rewards.reward import Reward, Scoring
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
 from alol_jax.text.prompts import encoder_of
-from alol_jax.types import Params, Scored, ScoredSplits, Task, Watch
+from alol_jax.types import Agreement, Params, Scored, ScoredSplits, Task, Watch
 
 Ids = tuple[int, ...]
 
@@ -32,10 +32,15 @@ class Setup(NamedTuple):
     scoring: Scoring
     decoding: ConfigDict  # config.decode
     seed: int
+    # of the scorers with the stored rewards; None if they gave the rewards of the rows
+    agreement: Agreement | None = None
 
     def reward(self, scored: ScoredSplits) -> Reward:
-        """Return the reward, with what its components need of the data."""
-        return self.scoring.reward(scored.train["response"], scored.gold)
+        """Return the reward of an answer, with what its components need of the data."""
+        reward = self.scoring.reward(scored.train["response"], scored.gold)
+        if not self.scoring.trained_on:
+            return reward
+        return dataclasses.replace(reward, transform=scored.of_answers)
 
     def deterministic_sampler(self) -> Sampler:
         """Return a sampler for greedy decoding or beam search, as set by ``config.decode``."""

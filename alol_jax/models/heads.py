@@ -63,7 +63,9 @@ class AttentionPooling(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ValueHead:
-    """V(x) = max_value · sigmoid(w · pool(h(x)) + b), pool = 8-head attention with a learned query.
+    """V(x) = min + (max − min) · sigmoid(w · pool(h(x)) + b), with the rewards' bounds min and max.
+
+    pool is 8-head attention with a learned query.
 
     The architecture of Leftover Lunch (arXiv 2305.14718, Section 3), with padding masked out of the
     attention. Everything is float32, including matrix products, which TPUs would otherwise compute
@@ -71,7 +73,7 @@ class ValueHead:
 
     Attributes:
         width: D of the hidden states; divisible by ``heads``.
-        max_value: the largest possible reward.
+        max_value, min_value: the largest and the smallest reward.
         heads: number of attention heads of the pooling.
         dropout: rate on the hidden states and the pooled vector, in training only.
 
@@ -83,6 +85,7 @@ class ValueHead:
     max_value: float
     heads: int = 8
     dropout: float = 0.1
+    min_value: float = 0.0
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -104,7 +107,8 @@ class ValueHead:
         packed input projection Xavier-uniform over [3D, D] (bound √(6/4D)), the output projection
         U(±1/√D), the query N(0, 1).
         """
-        share = jnp.float32(min(max(mean_reward / self.max_value, 1e-3), 1 - 1e-3))
+        share = (mean_reward - self.min_value) / (self.max_value - self.min_value)
+        share = jnp.float32(min(max(share, 1e-3), 1 - 1e-3))
         bias = jnp.log(share) - jnp.log1p(-share)
         return initialise(self._build, key) | {"summary/bias": jnp.full((1,), bias)}
 
@@ -121,7 +125,7 @@ class ValueHead:
             key: dropout key; None for no dropout (inference).
 
         Returns:
-            f32[B], or f32[B, S], in (0, max_value).
+            f32[B], or f32[B, S], in (min_value, max_value).
         """
         chex.assert_rank([hidden, mask], [3, {2, 3}])
         if mask.ndim == 2:
@@ -129,4 +133,4 @@ class ValueHead:
         chex.assert_shape(mask, (hidden.shape[0], None, hidden.shape[1]))
         with jax.default_matmul_precision("float32"):
             score = bind(self._graph, params)(hidden.astype(jnp.float32), mask, key)
-        return self.max_value * jax.nn.sigmoid(score)
+        return self.min_value + (self.max_value - self.min_value) * jax.nn.sigmoid(score)

@@ -40,9 +40,10 @@ from alol_jax.models.kernels import KERNELS
 from alol_jax.models.nf4 import NF4
 from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
+from alol_jax.text.gguf_tokenizer import from_gguf
 from alol_jax.text.prompts import in_chat
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf
+from alol_jax.text.tokenizer_files import byte_level, from_directory
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Limits, Params, is_chat
 

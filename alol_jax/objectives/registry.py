@@ -33,13 +33,14 @@ class Objective(NamedTuple):
     draw_by: str | None  # the column for priority sampling; None: only uniform sampling
     online: bool = False  # trains on its own samples: other arguments, another stage (`ppo`)
     any_count: bool = False  # K is set by ``config.objective.responses``
+    positive: bool = False  # weighs rows by the reward itself, which may not be below 0
 
 
 OBJECTIVES: dict[str, Objective] = {
     "nll": Objective(nll, (), 1, None),
-    "wbc": Objective(wbc, ("reward",), 1, "reward"),
-    "r_gold": Objective(r_gold, ("reward",), 1, "reward"),
-    "r_lol": Objective(r_lol, ("ref_logp", "reward"), 1, "reward"),
+    "wbc": Objective(wbc, ("reward",), 1, "reward", positive=True),
+    "r_gold": Objective(r_gold, ("reward",), 1, "reward", positive=True),
+    "r_lol": Objective(r_lol, ("ref_logp", "reward"), 1, "reward", positive=True),
     "a_lol": Objective(a_lol, ("ref_logp", "advantage"), 1, "advantage"),
     "a_lol_ref_free": Objective(a_lol_ref_free, ("advantage",), 1, "advantage"),
     "a_lol_seq": Objective(a_lol_seq, ("ref_logp", "advantage"), 1, "advantage"),

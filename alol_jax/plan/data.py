@@ -47,7 +47,7 @@ def read_lengths(lm: LanguageModel, config: ConfigDict, objective: Objective) ->
         rows, ranking = rows.replace(reward=examples["rewards"].flat), config.policy.ranking
     items = single_items(rows)
     if count > 1:
-        items = ranked_items(rows, count, ranking, name).items
+        items = ranked_items(rows, rows["response_text"], count, ranking, name).items
     return items.lengths(share=lm.transformer.attention.branches)
 
 

@@ -227,6 +227,18 @@ def kept_and_dropped(values: np.ndarray, kept: np.ndarray, *, label: str) -> str
         return to_svg(figure, f"Histogram of the training rows, kept and dropped: {label}")
 
 
+def transform(before: np.ndarray, after: np.ndarray, *, label: str) -> str:
+    """What percentiles of the rewards, f64[n] rising, became: a dot each, joined by a line."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(height=HEIGHT)
+        axes.plot(before, after, color=COLOURS["value"], marker="o", ms=3.5, lw=1.0, alpha=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("reward in the data")
+        axes.set_ylabel("reward trained on")
+        return to_svg(figure, f"The reward trained on over the reward in the data: {label}")
+
+
 def calibration(
     predicted: np.ndarray, observed: np.ndarray, error: np.ndarray, count: np.ndarray
 ) -> str:

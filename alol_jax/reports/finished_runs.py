@@ -29,7 +29,7 @@ EARLIER_STAGES = ("load", "score", "fit_reference", "select")
 CHECKED_SECTIONS = ("task", "rewards", "reward_models", "score")
 """Config sections that comparable runs share wherever they matter; `_check_comparable` checks."""
 IGNORED_KEYS = (
-    *("seed", "select", "evaluate", "report", "tensorboard", "mesh", "distill"),
+    *("seed", "select", "evaluate", "report", "log", "tensorboard", "mesh", "distill"),
     *("policy.seed", "policy.checkpoint_every", "reference.checkpoint_every", "decode.batch_size"),
 )
 """Config keys that do not distinguish one kind of run from another."""
@@ -158,7 +158,8 @@ def _data(run: FinishedRun) -> dict[str, Any]:
 def _reward(run: FinishedRun) -> dict[str, Any]:
     """How the data's responses were scored, without the options for checking stored rewards."""
     inputs = run.score.record["inputs"]
-    options = _only(inputs["config.score"], ("stored",))
+    read = ("stored", "rows", "transform", "clip", "distil")
+    options = _only(inputs["config.score"], read)
     return inputs["scoring"] | {"config.score": options}
 
 

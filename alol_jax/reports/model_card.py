@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from alol_jax import paths
 from alol_jax.models.blocks import LoRA
+from alol_jax.models.files.hf_reader import on_hub
 from alol_jax.objectives.registry import get_objective, hyper_parameters
 from alol_jax.paths import AnyPath
 from alol_jax.reports.results import result_table, verdict
@@ -17,6 +19,7 @@ from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.workdir import Stage, finished_stage
 from alol_jax.types import Evaluation, Policy, is_chat
 
+THIS_FOLDER = "THIS_FOLDER"  # what a card calls the folder that it is in
 _FILES_SHOWN = 12
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank accepts
 
@@ -26,6 +29,7 @@ class Exported(NamedTuple):
 
     workdir: AnyPath
     name: str  # "policy" or "reference"
+    what: str  # the form of the files: "adapter", "merged" or "gguf"
     stage: Stage  # the stage that trained it
     policy: Policy
     config: ConfigDict  # the config it was trained with
@@ -38,10 +42,10 @@ def model_card(of: Exported) -> str:
     """The text of README.md as model hubs read it: YAML fields, then sections."""
     task = of.stage.record["inputs"]["task"]["name"]
     title = of.config.report.title or f"A model trained on {task}"
-    merged = bool(of.dtype)
-    head = {
-        "base_model": json.dumps(of.config.model.path),
-        "library_name": "transformers" if merged else "peft",
+    base = of.config.model.path
+    head = {"base_model": json.dumps(base)} if named_on_the_hub(base) else {}
+    head |= {
+        "library_name": _LIBRARIES[of.what],
         "pipeline_tag": "text-generation",
         "tags": "[a-lol, offline-rl]" if of.lora is None else "[a-lol, offline-rl, lora]",
     }
@@ -50,12 +54,21 @@ def model_card(of: Exported) -> str:
         f"## Objective\n\n{_objective(of)}",
         f"## Data\n\n{_data(of)}",
         f"## Evaluation\n\n{_evaluation(of)}",
-        f"## How to load it\n\n{_merged_use() if merged else _adapter_use(of)}\n\n{_prompt(of)}",
+        f"## How to load it\n\n{_USES[of.what](of)}\n\n{_prompt(of)}",
         "## License\n\nTo be filled in by whoever publishes this model: the license of the base "
         "model and that of the data apply.",
     )
     fields = "\n".join(f"{key}: {value}" for key, value in head.items())
     return f"---\n{fields}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def modelfile(template: str, stop: Sequence[str]) -> str:
+    """Return what `ollama create` reads beside model.gguf: the form of a prompt, and its ends."""
+    lines = ["FROM ./model.gguf"]
+    if not is_chat(template) and "{{" not in template and '"""' not in template:
+        lines.append(f'TEMPLATE """{template.replace("{prompt}", "{{ .Prompt }}")}"""')
+    lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in stop]
+    return "\n".join(lines) + "\n"
 
 
 def _what(of: Exported) -> str:
@@ -139,7 +152,7 @@ def _evaluation(of: Exported) -> str:
     return f"{verdict(evaluation).sentence}\n\n```\n{result_table(evaluation)}\n```"
 
 
-def _merged_use() -> str:
+def _merged_use(of: Exported) -> str:
     return (
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n'
@@ -169,6 +182,27 @@ def _adapter_use(of: Exported) -> str:
         f"With vLLM: `vllm serve {name} --enable-lora --max-lora-rank {fitting[0]} "
         f"--lora-modules {of.name}=THIS_FOLDER`."
     )
+
+
+def _gguf_use(of: Exported) -> str:
+    return (
+        "With llama.cpp: `llama-cli -m model.gguf`. With Ollama: `ollama create NAME -f Modelfile` "
+        "in this folder. llama.cpp's `llama-quantize` makes a smaller file of it."
+    )
+
+
+_LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+_USES: dict[str, Callable[[Exported], str]] = {
+    "adapter": _adapter_use,
+    "merged": _merged_use,
+    "gguf": _gguf_use,
+}
+"""Form of the files -> how to load them."""
+
+
+def named_on_the_hub(path: str) -> bool:
+    """Whether the hub takes this as the name of a base model."""
+    return on_hub(path) is not None and "@" not in path and not Path(path).exists()
 
 
 def _is_for_transformers(path: str) -> bool:

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from alol_jax.reports.stored_rewards import (
+    BLIND,
+    deciding,
+    digits_of_stored,
+    explained,
+    judged,
+    rests_on,
+)
 from alol_jax.tables.table import Table
 from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudit
 
@@ -21,6 +30,7 @@ TOTAL = "total"
 EVERY = "(all)"  # the "test set" of all test prompts
 TEXT_METRICS = ("distinct-1", "distinct-2", "distinct-3", "length")
 MAX_SETS = 6  # the text table lists test sets only up to this number
+WIDTH = 100  # of the text table, in characters
 FEW_PROMPTS = 30  # below this, a bootstrap percentile interval is known to be too narrow
 
 
@@ -44,8 +54,9 @@ class Verdict(NamedTuple):
 def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
     """All measures of an evaluation, as a flat list.
 
-    Every metric of every system, the paired differences (components and total) and the KL; then,
-    if there are several test sets, every metric and the difference in total reward for each.
+    Every metric of every system, the paired differences (components and total), the KL, and the
+    measures by the stored rewards with theirs; then, if there are several test sets, every metric
+    and the difference in total reward for each.
 
     Raises:
         ValueError: a system's number of components is not that of ``component_names``.
@@ -57,6 +68,9 @@ def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
             found.append(Measure(DIFFERENCE, name, *_ends(interval)))
     if evaluation.kl is not None:
         found.append(Measure("policy", KL, *_ends(evaluation.kl)))
+    for one in evaluation.stored:
+        by_system = {"reference": one.reference, "policy": one.policy, DIFFERENCE: one.difference}
+        found += [Measure(name, one.name, *_ends(ends)) for name, ends in by_system.items()]
     for one in evaluation.sets if len(evaluation.sets) > 1 else ():
         of_set = [m for s in one.systems for m in _of_system(s, names, others)]
         if one.difference is not None:
@@ -75,21 +89,44 @@ def metric_names(evaluation: Evaluation) -> tuple[str, ...]:
     return (*evaluation.component_names, TOTAL, *TEXT_METRICS, *evaluation.measure_names)
 
 
+def reward_differences(evaluation: Evaluation, found: Sequence[Measure]) -> list[Measure]:
+    """The paired differences in reward, components first, over all prompts."""
+    rewards = (*evaluation.component_names, TOTAL)
+    differ = (m for m in found if m.system == DIFFERENCE and m.set == EVERY)
+    return [m for m in differ if m.metric in rewards]
+
+
 def prompt_count(evaluation: Evaluation) -> int:
     """The number of test prompts that the policy answered."""
     return len(evaluation.policy["example_id"].distinct())
 
 
 def verdict(evaluation: Evaluation) -> Verdict:
-    """Say in one sentence whether the policy beat the reference."""
+    """Say in plain words whether the policy beat the reference, and what that rests on."""
     count = prompt_count(evaluation)
+    judgement = _by_reward(evaluation, count)
+    sentence = " ".join((judgement.sentence, *rests_on(evaluation.agreement)))
+    judgement = judgement._replace(sentence=sentence)
+    changes = {one.name: one.difference for one in evaluation.stored}
+    if not deciding(tuple(changes)):
+        return judgement
+    badge, tone, said = judged(changes, "the reference")
+    few = " With so few prompts the intervals are too narrow." if count < FEW_PROMPTS else ""
+    by_rows = f"By the stored rewards of {count:,} test prompts: {said}{few} {BLIND}"
+    if evaluation.differences:
+        return judgement._replace(sentence=f"{judgement.sentence} {by_rows}")
+    return Verdict(badge, tone, f"No scorer judged the generated answers. {by_rows}")
+
+
+def _by_reward(evaluation: Evaluation, count: int) -> Verdict:
+    """The verdict by the rewards of the generated answers."""
     scores = {system.name: system.reward for system in evaluation.systems}
     if not evaluation.differences or scores["policy"] is None or scores["reference"] is None:
         return Verdict(
             "Not scored",
             "open",
-            "Nothing can score a generated answer of this task, so the policy and the reference "
-            "are compared by diversity and length only, not by reward.",
+            "Nothing can score a generated answer of this task, and the stored rewards of the test "
+            "rows are all equal: policy and reference are compared by diversity and length only.",
         )
     change = evaluation.differences[-1]
     ends = (change.mean, change.low, change.high)
@@ -132,11 +169,13 @@ def result_table(evaluation: Evaluation) -> str:
         lines.append(f"{metric[:first]:<{first}}" + "".join(cells))
     lines.append("paired difference, policy - reference")
     if not evaluation.differences:
-        lines.append("  none: nothing can score a generated answer of this task")
-    for (system, metric), m in found.items():
-        if system == DIFFERENCE:
-            interval = f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
-            lines.append(f"  {metric[: first - 2]:<{first - 2}}{interval:>25}")
+        lines.append("  none in reward: no scorer judges the generated answers")
+    for m in reward_differences(evaluation, every):
+        interval = f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
+        lines.append(f"  {m.metric[: first - 2]:<{first - 2}}{interval:>25}")
+    for said in rests_on(evaluation.agreement):
+        lines += textwrap.wrap(said, WIDTH)
+    lines += _stored_lines(evaluation)
     if evaluation.kl is not None:
         lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")
     if sets:
@@ -146,6 +185,31 @@ def result_table(evaluation: Evaluation) -> str:
         cells = (f"{_plain(there[name, TOTAL], one.prompts):>25}" for name in systems)
         lines.append(f"  {one.name[: first - 2]:<{first - 2}}" + "".join(cells))
     return "\n".join(lines)
+
+
+def _stored_lines(evaluation: Evaluation) -> list[str]:
+    """The measures by the stored rewards, with what they are."""
+    if not evaluation.stored:
+        return []
+    heads = "".join(f"{name:>25}" for name in ("reference", "policy", "policy - reference"))
+    lines = [f"{'by the stored rewards':<25}{heads}"]
+    for one in evaluation.stored:
+        form = f".{digits_of_stored(one.name)}f"
+        cells = [
+            f"{ends.mean:{form}} [{ends.low:{form}}, {ends.high:{form}}]"
+            for ends in (one.reference, one.policy)
+        ]
+        gain = one.difference
+        cells.append(f"{gain.mean:+{form}} [{gain.low:+{form}}, {gain.high:+{form}}]")
+        lines.append(f"{one.name:<25}" + "".join(f"{cell:>25}" for cell in cells))
+    for said in explained([one.name for one in evaluation.stored]):
+        lines += textwrap.wrap(plain(said), WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return lines
+
+
+def plain(text: str) -> str:
+    """Write a sentence in ASCII, for a terminal."""
+    return text.replace("log π − log π_ref", "log p - log p of the reference").replace("−", "-")
 
 
 def by_prompt(rows: Table[Scored]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -31,12 +31,16 @@ from alol_jax.reports.results import (
     in_set,
     metric_names,
     prompt_count,
+    reward_differences,
     sample_pairs,
     signed,
 )
+from alol_jax.reports.sections_rewards import transform_figures
+from alol_jax.reports.stored_rewards import rests_on
 from alol_jax.reports.text_measures import explained
 from alol_jax.tables.table import Table as Rows
 from alol_jax.types import (
+    Agreement,
     Annotated,
     Evaluation,
     RunSummary,
@@ -69,7 +73,8 @@ def results(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
         "words; distinct-n is the share of different n-grams over all answers of a system."
     ]
     if any(system.reward is None for system in evaluation.systems):
-        text.append("– means that nothing can score these answers.")
+        text.append("– means that no scorer judges these answers.")
+    text += rests_on(evaluation.agreement)
     if evaluation.measure_names:
         text.append(explained(evaluation.measure_names))
     if any(None in system.measures for system in evaluation.systems):
@@ -109,7 +114,7 @@ def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
     """Forest plot of the paired differences, and histograms of total and components."""
     title = "Policy against reference"
     drawn = []
-    rows = [m for m in found if m.system == DIFFERENCE and m.set == EVERY]
+    rows = reward_differences(evaluation, found)
     if rows:
         columns = zip(*((m.metric, m.mean, m.low, m.high) for m in rows), strict=True)
         svg = figures.forest(*columns, label="difference in reward")
@@ -118,7 +123,9 @@ def comparison(evaluation: Evaluation, found: Sequence[Measure]) -> Section:
             "policy earns more; an interval that crosses the line is no reliable difference."
         )
         drawn.append(Figure("Paired difference, policy − reference", svg, caption))
-    text = () if rows else ("No paired differences: nothing can score a generated answer.",)
+    text = rests_on(evaluation.agreement)
+    if not rows:
+        text = ("No differences in reward: no scorer judges the generated answers.",)
     return Section("comparison", title, text, figures=(*drawn, *_distributions(evaluation)))
 
 
@@ -177,6 +184,7 @@ def advantages(
             "The same rows by reward: the same reward is kept where V(x) is low and dropped where "
             "it is high."
         )
+    drawn += transform_figures(scored)
     svg = figures.kept_and_dropped(rows["reward"], kept, label="reward R")
     drawn.append(Figure("Reward of the training rows", svg, caption))
     return Section(
@@ -241,7 +249,9 @@ def extremes(table: TrainingTable, value: Value | None) -> Section:
     return Section("extremes", "Best and worst training rows", text, tables=tables)
 
 
-def value_head(value: Value | None, summary: RunSummary) -> Section:
+def value_head(
+    value: Value | None, summary: RunSummary, agreement: Agreement | None = None
+) -> Section:
     """How well the value head predicts: a sentence, a table and a calibration plot."""
     title = "Value head"
     if value is None:
@@ -278,7 +288,7 @@ def value_head(value: Value | None, summary: RunSummary) -> Section:
     return Section(
         "value",
         title,
-        (said,),
+        (said, *rests_on(agreement)),
         figures=(Figure("Calibration", svg, caption),),
         tables=(Table("", columns, tuple(lines)),),
     )

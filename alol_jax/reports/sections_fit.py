@@ -7,8 +7,9 @@ import numpy as np
 from alol_jax.objectives.registry import get_objective
 from alol_jax.reports import figures
 from alol_jax.reports.page import Figure, Section
+from alol_jax.reports.stored_rewards import rests_on
 from alol_jax.training.metrics import METRICS
-from alol_jax.types import Policy, RunSummary
+from alol_jax.types import Agreement, Policy, RunSummary
 
 OPTIMIZER_STEP = "optimizer step"
 TRAINING = {
@@ -38,12 +39,19 @@ def step_name(summary: RunSummary) -> str:
     return "rollout" if get_objective(summary.objective).online else OPTIMIZER_STEP
 
 
-def training(policy: Policy, summary: RunSummary) -> Section:
+def training(policy: Policy, summary: RunSummary, agreement: Agreement | None = None) -> Section:
     """The policy's validation scores and training curves."""
     over = step_name(summary)
     drawn = _validations(policy, "policy", over) + _curves(policy, TRAINING, "policy", over)
     text = (_tokens(policy),) if drawn else ("The policy's training logged nothing.",)
+    text += tuple(f"The kept step was chosen by: {metric}." for metric in chosen_by(policy))
+    text += rests_on(agreement)
     return Section("training", "Training of the policy", text, figures=tuple(drawn))
+
+
+def chosen_by(policy: Policy) -> tuple[str, ...]:
+    """The names of the scores that chose the step: one, or none if nothing was validated."""
+    return tuple(dict.fromkeys(one.metric for one in policy.validations))
 
 
 def weights(policy: Policy, summary: RunSummary) -> Section:

@@ -35,6 +35,33 @@ def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -
     return Interval(float(values.mean()), float(low), float(high))
 
 
+def per_cluster(
+    values: np.ndarray, cluster: np.ndarray, *, clusters: int | None = None, scale: float = 1.0
+) -> np.ndarray:
+    """Return one number per cluster, whose mean is the mean of ``values``, for `bootstrap`.
+
+    The mean m is a ratio of sums over clusters, Σ s_c / Σ n_c. With C clusters, cluster c gets ::
+
+        m + C · (s_c − m · n_c) / Σ n
+
+    so that a resample of clusters moves the mean by what it moves the ratio, to first order (the
+    linearised ratio of cluster sampling: Cochran, Sampling Techniques, 1977, section 6.3). Where
+    all clusters have the same size, that is exact.
+
+    Args:
+        values: f64[N], N ≥ 1.
+        cluster: i64[N], the cluster of each; from 0 to ``clusters`` − 1, if that is given.
+        clusters: C, with those that have no value; None: those that have one.
+        scale: factor on the deviations: 2 for pairs of two clusters that are given to both.
+    """
+    if clusters is None:
+        cluster = np.unique(cluster, return_inverse=True)[1]
+        clusters = int(cluster.max()) + 1
+    mean = float(values.mean())
+    off = np.bincount(cluster, values - mean, minlength=clusters)
+    return mean + scale * clusters * off / len(values)
+
+
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's correlation of f64[N] and f64[N]; nan where one of them does not vary."""
     return _correlation("pearsonr", x, y)

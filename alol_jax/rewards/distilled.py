@@ -32,10 +32,11 @@ from alol_jax.paths import AnyPath
 from alol_jax.rewards.packed import read_texts
 from alol_jax.runs.checkpoint import load_params, save_params
 from alol_jax.text.prompts import encoder_of
-from alol_jax.types import Exchange, Params, Watch
+from alol_jax.types import Distilled, Exchange, Params, Watch
 
 DESCRIPTION = "reward.json"
 HEAD = "head"
+NAME = "distilled"  # of the scorer that a run fits to its own rows
 FORMAT = 4
 
 
@@ -152,6 +153,20 @@ class DistilledScorer:
             pad_id=self.lm.tokenizer.pad_id,
             watch=Watch(f"reward model {self.path}"),
         )
+
+
+def fitted_scorer(
+    described: Description,
+    read: Callable[[str, str], Exchange],
+    lm: LanguageModel,
+    fitted: Distilled,
+) -> DistilledScorer:
+    """Return the scorer that a run fitted to its own rows, on the base of ``lm``.
+
+    Args:
+        read: from the task: prompt, response -> exchange.
+    """
+    return DistilledScorer(NAME, described, read, lm, place_params(fitted.head, lm.mesh))
 
 
 def check_output_folder(folder: AnyPath) -> None:

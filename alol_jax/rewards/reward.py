@@ -1,8 +1,9 @@
 """The reward: a weighted sum of components.
 
-``reward = Σ weight · component``, each component in [0, bound]; so the reward is in
-[0, Σ weight · bound]. Components are the scorers that a task declares (`SCORERS`) and the models in
-``config.reward_models``; ``config.rewards`` has their weights.
+``reward = T(Σ weight · component)``, each component in [0, bound], with T the transform of the run
+(`transform`); so before T the reward is in [0, Σ weight · bound]. Components are the scorers that a
+task declares (`SCORERS`) and the models in ``config.reward_models``; ``config.rewards`` has their
+weights.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from alol_jax.errors import UserError
 from alol_jax.rewards import lexical, text
 from alol_jax.rewards.cosine import CosineScorer
 from alol_jax.rewards.opening import RewardModel
+from alol_jax.rewards.transform import transformed
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table
-from alol_jax.types import Gold, RewardSpec, Scored
+from alol_jax.types import Gold, RewardSpec, RewardTransform, Scored
 
 SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
     "vader_positivity": text.vader_positivity,
@@ -65,6 +67,7 @@ class Reward:
     """The components with a weight above 0, ready to score. Without any, it cannot score."""
 
     components: tuple[Component, ...]
+    transform: RewardTransform = RewardTransform()  # of their weighted sum
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,7 +81,7 @@ class Reward:
 
     @property
     def max_reward(self) -> float:
-        """Largest possible reward: Σ weight · bound."""
+        """Largest possible reward before the transform: Σ weight · bound."""
         return sum(component.weight * component.bound for component in self.components)
 
     def score(
@@ -103,7 +106,8 @@ class Reward:
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
         columns = [_checked_scores(one, run, prompts, responses) for one in self.components]
         components = np.stack(columns, axis=1)
-        return components, components @ np.array(self.weights, np.float64)
+        total = components @ np.array(self.weights, np.float64)
+        return components, transformed(self.transform, total)
 
     def notes(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[str, ...]:
         """Return what the components did with these texts, with counts; one sentence each."""
@@ -135,6 +139,8 @@ class Scoring:
         models: the opened reward models by name; at least those with a weight above 0.
         weights: ``config.rewards``, with a weight for each component.
         known: the names of all reward models, opened or not.
+        trained_on: whether the policy is trained on this reward, so that the transform of the
+            training rows applies to it.
 
     Raises:
         UserError: a weight names no component, a component has no weight, or a weight is negative,
@@ -145,6 +151,7 @@ class Scoring:
     models: Mapping[str, RewardModel]
     weights: Mapping[str, float]
     known: tuple[str, ...] = ()
+    trained_on: bool = True
 
     def __post_init__(self):
         check_weights(self.specs, self.known or tuple(self.models), self.weights)
@@ -166,6 +173,20 @@ class Scoring:
         }
 
     @property
+    def can_score(self) -> bool:
+        """Whether a component has a weight above 0."""
+        return any(weight > 0 for weight in self.weights.values())
+
+    @property
+    def comparing(self) -> tuple[str, ...]:
+        """The components that read the gold responses of the prompts."""
+        return tuple(
+            name
+            for name, model in self.models.items()
+            if isinstance(model, CosineScorer) and model.compares and self.weights[name] > 0
+        )
+
+    @property
     def commits(self) -> dict[str, str]:
         """The commits that were read of reward models on the hub, by their paths."""
         return {
@@ -178,10 +199,12 @@ class Scoring:
     @property
     def compares(self) -> bool:
         """Whether a component reads the gold responses of the prompts."""
-        return any(
-            isinstance(model, CosineScorer) and model.compares and self.weights[name] > 0
-            for name, model in self.models.items()
-        )
+        return bool(self.comparing)
+
+    def only(self, name: str, model: RewardModel) -> Scoring:
+        """Return the scoring whose only component is a model, with weight 1."""
+        weights = {other: 0.0 for other in self.weights} | {name: 1.0}
+        return Scoring(self.specs, {name: model}, weights, (*self.known, name), self.trained_on)
 
     def reward(self, train_responses: Sequence[str], gold: Iterable[Gold] = ()) -> Reward:
         """Return the reward.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -44,6 +45,7 @@ FORMER = {
     "reference.accumulate": "config.reference.batch_size is all items of an optimizer step",
     "policy.accumulate": "config.policy.batch_size is all items of an optimizer step",
     "ppo.accumulate": "config.ppo.batch_size is all responses of an optimizer step",
+    "tensorboard": "use config.log.tensorboard",
     "select.batch_size": _PACKED,
     "evaluate.batch_size": _PACKED,
 }
@@ -182,7 +184,7 @@ def parse(argv: list[str]) -> list[str]:
     """Parse the command line. An unknown flag or config field raises UserError."""
     for file in re.findall(r"^--?config[= ]([^:\n]*)", "\n".join(_joined(argv)), re.MULTILINE):
         if not Path(file).is_file():
-            raise UserError(f"--config: there is no file {file!r}: give one of configs/")
+            raise UserError(f"--config: there is no file {file!r}: give one of {_configs()}")
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # what ml_collections raises for an unknown key
@@ -194,6 +196,12 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(f"{word}: the config has no key {key!r}{near}") from error
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(str(error).strip().splitlines()[-1]) from error
+
+
+def _configs() -> str:
+    """Return the folder of the configs: the one here, else the one that was installed."""
+    here, spec = Path("configs"), importlib.util.find_spec("configs")
+    return f"{here if here.is_dir() or spec is None else Path(spec.origin).parent}/"
 
 
 def one_line(error: Exception, writing: str = "") -> str:

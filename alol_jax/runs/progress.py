@@ -1,10 +1,9 @@
-"""Progress with rate and time left: a bar on a terminal, otherwise a line every few seconds."""
+"""Progress with rate and time left: a bar on a terminal, elsewhere nothing."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -15,11 +14,10 @@ from alol_jax.errors import Interrupted
 from alol_jax.types import Watch
 
 Item = TypeVar("Item")
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) -> Iterator[Item]:
-    """Yield ``items`` and show the progress on stderr.
+    """Yield ``items`` and show the progress on stderr, if that is a terminal.
 
     Args:
         items: the items left to do.
@@ -31,24 +29,15 @@ def progress(items: Iterable[Item], watch: Watch, *, total: int, done: int = 0) 
         Interrupted: ``watch.stopping()`` was true before the last item was done.
     """
     shown = items
-    if _terminal():
+    if on_terminal():
         shown = tqdm(items, total=total, initial=done, desc=watch.label, leave=False)
-    start = last_line = time.monotonic()
     for count, item in enumerate(shown, done + 1):
         yield item
         if watch.stopping() and count < total:
             raise Interrupted(f"{watch.label}: {count} of {total} done, to be repeated")
-        now = time.monotonic()
-        due = now - last_line >= SECONDS_BETWEEN_LINES and count < total
-        if due and processes.is_first() and not _terminal():
-            rate = (count - done) / (now - start)
-            left = (total - count) / rate
-            line = f"  {watch.label}: {count}/{total}, {rate:.2f}/s, {left:.0f} s left"
-            print(line, file=sys.stderr, flush=True)
-            last_line = now
 
 
-def _terminal() -> bool:
+def on_terminal() -> bool:
     """Whether stderr is a terminal that can draw a bar over the one before."""
     drawn = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return drawn and processes.is_first()

@@ -32,9 +32,9 @@ from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result, save_result
 from alol_jax.runs.records import as_stored, content_of, digest, first_difference
-from alol_jax.types import StageContext, never
+from alol_jax.types import LogOptions, Pace, StageContext, never
 
-FORMAT = 6  # version of the folder layout; results of another version are stale
+FORMAT = 7  # version of the folder layout; results of another version are stale
 RECORD, STARTED, CONFIG, LINK = "record.json", "started.json", "config.json", "link.json"
 CHECKPOINTS = "checkpoints"
 
@@ -48,6 +48,7 @@ class Run:
         config: the whole config, saved with each stage and used to name its sections.
         allowed: the stages that may run; all others must already have a result.
         redo: recompute a stage whose inputs changed, instead of stopping with an error.
+        pace: is told how fast a fit goes, with the name of its stage.
         shared: a folder for the results of ``shared_stages``, used by several runs; the workdir
             links to them.
     """
@@ -67,6 +68,7 @@ class Run:
     ):
         self.folder, self.numbers, self.config = folder, dict(numbers), config
         self.allowed, self.redo, self._stopping, self._say = allowed, redo, stopping, say
+        self.pace: Callable[[str, Pace], None] = lambda stage, pace: None
         self._made: list[tuple[Any, str]] = []  # results so far and their fingerprints
         self.shared, self.shared_stages = shared, frozenset(shared_stages)
         paths.make_folder(folder)
@@ -161,7 +163,8 @@ class Run:
             folder=folder,
             stopping=never if alone else self._stopping,
             say=lambda line: self._say(f"[{name}] {line}"),
-            tensorboard=self.config.tensorboard,
+            log=log_options(self.config),
+            pace=functools.partial(self.pace, name),
         )
 
         def compute() -> dict[str, str]:
@@ -261,6 +264,11 @@ class Run:
         if value is None or isinstance(value, (str, int, float, bool)):
             return value
         raise TypeError(f"a stage cannot take a {type(value).__name__}: it has no fingerprint")
+
+
+def log_options(config: ConfigDict) -> LogOptions:
+    """Return ``config.log``, with the whole config to be shown beside the metrics."""
+    return LogOptions(**config.log, config=json.loads(config.to_json()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,19 +11,23 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.answers import Setup, one_per_prompt, responses_by_prompt
 from alol_jax.devices.sharding import place_params
+from alol_jax.reports import stored_rewards
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.reports.text_measures import measured
 from alol_jax.tables.table import Table
-from alol_jax.training.annotate import divergence
+from alol_jax.training.annotate import annotate, divergence
+from alol_jax.training.held_out import columns_of, likelihoods
 from alol_jax.training.items import tokenise
 from alol_jax.types import (
     Evaluation,
     Interval,
     Policy,
+    PromptMeasures,
     Scored,
     ScoredSplits,
     StageContext,
+    StoredMeasure,
     SystemScores,
     TestSet,
 )
@@ -49,15 +54,19 @@ def evaluate(
     prompt, their mean is used. Results have bootstrap intervals and are also given per source,
     together with the KL of the policy to the reference on the policy's answers, and the measures
     of ``options.measures``; some compare with the data's responses and leave out "data".
+    Where the rewards of the rows are stored ones, reference and policy are compared by these, too
+    (`held_out`).
 
     Args:
         setup: its seed seeds the bootstrap.
-        options: ``config.evaluate``; if it sets ``rewards``, the data's responses are rescored.
+        options: ``config.evaluate``; if it sets ``rewards``, or if the rewards of the rows are
+            stored ones and something can score answers, the data's responses are scored as well.
     """
     asked, seed, sampler = one_per_prompt(scored.test), setup.seed, setup.deterministic_sampler()
     reward = setup.reward(scored)
     rows: SystemRows = {"data": scored.test}
-    if options.rewards and reward.names:
+    stored = not scored.component_names
+    if reward.names and (options.rewards or stored):
         rows["data"] = reward.score_rows(scored.test, scored.test["response"])
     for name, fitted in (("reference", reference), ("policy", policy)):
         rows[name] = sampler.answer(
@@ -68,7 +77,7 @@ def evaluate(
             watch=context.watch(f"{name} answers"),
         )
     systems, differences = _compare(rows, setup, bool(reward.names), options)
-    return Evaluation(
+    evaluation = Evaluation(
         data=rows["data"],
         reference=rows["reference"],
         policy=rows["policy"],
@@ -78,7 +87,44 @@ def evaluate(
         sets=_by_source(rows, setup, bool(reward.names), options),
         kl=_kl(setup, policy, reference, rows["policy"], options, context),
         measure_names=tuple(options.measures),
+        agreement=setup.agreement,
     )
+    if not stored:
+        return evaluation
+    found, numbers = _by_stored(setup, scored, reference, policy, rows, options, context)
+    return dataclasses.replace(evaluation, stored=found, by_prompt=numbers)
+
+
+def _by_stored(
+    setup: Setup,
+    scored: ScoredSplits,
+    reference: Policy,
+    policy: Policy,
+    rows: SystemRows,
+    options: ConfigDict,
+    context: StageContext,
+) -> tuple[tuple[StoredMeasure, ...], Table[PromptMeasures]]:
+    """What the stored rewards of the test rows say of both, and the same by prompt."""
+    lm, test = setup.lm, scored.test
+    tokens, _ = tokenise(test, setup.task, lm.tokenizer, lm.limits)
+    logps = [
+        annotate(
+            lm,
+            place_params(fitted.trained, lm.mesh),
+            tokens,
+            watch=context.watch(f"test rows by the {name}"),
+        )[0]
+        for name, fitted in (("reference", reference), ("policy", policy))
+    ]
+    columns = [
+        columns_of(test, rows[name]["response"], likelihoods(own, logps[0]))
+        for name, own in zip(("reference", "policy"), logps, strict=True)
+    ]
+    numbers = stored_rewards.by_prompt(list(test["example_id"].distinct()), *columns)
+    found = stored_rewards.stored_measures(
+        numbers, columns[1], draws=options.bootstrap, seed=setup.seed
+    )
+    return found, numbers
 
 
 def _compare(

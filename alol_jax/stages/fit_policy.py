@@ -106,7 +106,8 @@ def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, n
     rows = table.rows.where(kept & candidate)
     count = num_responses(objective, hyper)
     if count > 1:
-        ranked = ranked_items(rows, count, options.ranking, hyper.name)
+        texts = rows["response_text"]
+        ranked = ranked_items(rows, texts, count, options.ranking, hyper.name)
         say(f"{hyper.name}: {ranked.summary(count, options.ranking)}")
         items = ranked.items
     else:

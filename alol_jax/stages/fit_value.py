@@ -44,7 +44,13 @@ def fit_value(
     watch = context.watch("value prompts")
     data = _features(lm, task, reference, answers, watch)
     fold = _folds(list(answers.rows["example_id"]), options.folds, seed)
-    head = ValueHead(lm.transformer.config.width, scored.max_reward, options.heads, options.dropout)
+    head = ValueHead(
+        lm.transformer.config.width,
+        scored.max_reward,
+        options.heads,
+        options.dropout,
+        scored.min_reward,
+    )
     fitter = make_head_fitter(head, options, rows=len(data.reward), mesh=lm.mesh, seed=seed)
     curve = np.zeros((options.epochs + 1, len(data.reward)))  # held-out predictions by epoch
     parts = range(options.folds)
@@ -60,7 +66,7 @@ def fit_value(
         f"{epochs} of {options.epochs} epochs; held-out MSE {audit.mse:.4f}, "
         f"of the mean {audit.mse_of_mean:.4f}, of a line in the length {audit.mse_of_length:.4f}"
     )
-    return Value(params, scored.max_reward, audit)
+    return Value(params, scored.max_reward, audit, scored.min_reward)
 
 
 def _features(lm, task, reference, answers, watch) -> Features:

@@ -29,7 +29,10 @@ def generate(
     """
     reward = setup.reward(scored)
     if not reward.names:
-        context.say("no scorer: the data's validation responses stand in for the reference's")
+        context.say(
+            "no scorer: the data's validation responses stand in for the reference's "
+            "(config.score.distil fits a scorer to the stored rewards)"
+        )
         return Answers(scored.validation)
     asked = one_per_prompt(scored.validation)
     rows = setup.stochastic_sampler(options).answer(

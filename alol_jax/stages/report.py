@@ -6,12 +6,13 @@ precision.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from ml_collections import ConfigDict
 
 from alol_jax import paths
-from alol_jax.reports import sections, sections_fit
+from alol_jax.reports import sections, sections_fit, sections_rewards
 from alol_jax.reports.page import Page, Section, render
 from alol_jax.reports.results import (
     Measure,
@@ -56,6 +57,21 @@ def report(
     """
     found = measures(evaluation)
     judged = verdict(evaluation)
+    parts = (
+        sections.results(evaluation, found),
+        sections_rewards.by_stored_rewards(evaluation),
+        sections_rewards.judge(evaluation),
+        sections.comparison(evaluation, found),
+        sections_fit.training(policy, summary, evaluation.agreement),
+        sections_fit.weights(policy, summary),
+        sections.advantages(scored, table, value, summary),
+        sections.extremes(table, value),
+        sections.value_head(value, summary, evaluation.agreement),
+        sections.side_by_side(evaluation, options.examples),
+        sections_fit.reference_fit(reference),
+        Section("config", "Config", folded=summary.config_json),
+        sections.versions(summary),
+    )
     page = Page(
         options.title,
         judged.badge,
@@ -63,23 +79,11 @@ def report(
         judged.sentence,
         _facts(table, value, policy, evaluation, summary),
         _run_line(summary),
-        (
-            sections.results(evaluation, found),
-            sections.comparison(evaluation, found),
-            sections_fit.training(policy, summary),
-            sections_fit.weights(policy, summary),
-            sections.advantages(scored, table, value, summary),
-            sections.extremes(table, value),
-            sections.value_head(value, summary),
-            sections.side_by_side(evaluation, options.examples),
-            sections_fit.reference_fit(reference),
-            Section("config", "Config", folded=summary.config_json),
-            sections.versions(summary),
-        ),
+        tuple(part for part in parts if part is not None),
     )
     files = {
         "report.html": render(page),
-        "results.json": _to_json(page, found, table, value, policy, summary),
+        "results.json": _to_json(page, found, table, value, policy, evaluation, summary),
         "results.csv": to_csv(found),
     }
     for name, text in files.items():
@@ -121,6 +125,7 @@ def _to_json(
     table: TrainingTable,
     value: Value | None,
     policy: Policy,
+    evaluation: Evaluation,
     summary: RunSummary,
 ) -> str:
     """The page's numbers as JSON; ``measures`` has the rows of ``results.csv``."""
@@ -133,6 +138,7 @@ def _to_json(
             "explained_variance": explained_variance(value.audit),
             "epochs": value.audit.epochs,
         }
+    agreement = evaluation.agreement
     numbers = {
         "title": page.title,
         "verdict": page.verdict,
@@ -141,6 +147,8 @@ def _to_json(
         "task": summary.task,
         "model": summary.model,
         "chosen_step": policy.step,
+        "chosen_by": list(sections_fit.chosen_by(policy)),
+        "scorer_agreement": agreement and dataclasses.asdict(agreement),
         "training_rows": len(table.rows),
         "training_rows_kept": int(table.rows["kept"].sum()),
         "value_head": audit,

@@ -9,13 +9,33 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
+from alol_jax.reports.agreement import agreement
+from alol_jax.reports.statistics import pearson
 from alol_jax.rewards import reward as rewards
 from alol_jax.rewards.gold import gold_of
+from alol_jax.rewards.stored import (
+    LABELS,
+    check_all_stored,
+    check_in_float32,
+    far_notes,
+    same_text_notes,
+    stored_rewards,
+)
+from alol_jax.rewards.transform import fit_transform, line_to, transformed
 from alol_jax.runs.progress import progress
 from alol_jax.runs.workers import map_in_processes, workers_for
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table, concatenate
-from alol_jax.types import Example, Gold, Scored, ScoredSplits, Splits, StageContext
+from alol_jax.types import (
+    Agreement,
+    Example,
+    Gold,
+    RewardTransform,
+    Scored,
+    ScoredSplits,
+    Splits,
+    StageContext,
+)
 
 CHUNK = 256  # rows scored between progress updates and checks for a stop request
 POOLED = 4096  # the same, if several processes share the work
@@ -26,12 +46,14 @@ def score(
 ) -> ScoredSplits:
     """Flatten the examples to rows with rewards.
 
-    If any weight is above 0, the scorers give the reward: Σ weight · component, and ``max_reward``
-    is Σ weight · bound. Stored rewards are then ignored, except in the splits of
-    ``options.stored``: there the stored reward is the score of the only component, and a sample of
-    rows is scored again to verify it.
-    If all weights are 0, the reward is the stored one, there are no components, and ``max_reward``
-    is the largest stored training reward (nothing else is known about the scale).
+    If any weight is above 0, the scorers give the reward: Σ weight · component. Stored rewards are
+    then ignored, except in the splits of ``options.stored``: there the stored reward is the score
+    of the only component, and a sample of rows is scored again to verify it.
+    If all weights are 0, or with ``options.rows`` "labels", the reward is the stored one and there
+    are no components. With labels and scorers, the scorers score what is generated; how far they
+    agree with the labels is measured, and their scores are brought to the scale of the labels.
+
+    Then the transform is fitted to the training rows and applied to all.
 
     Args:
         scoring: how rewards are computed.
@@ -39,43 +61,151 @@ def score(
         splits: the result of ``load``.
 
     Raises:
-        UserError: a score is out of bounds; stored rewards disagree with the scorer; or all
-            weights are 0 and a row has no stored reward, a negative or a non-finite one, or no
-            training reward is above 0.
+        UserError: a score is out of bounds; stored rewards disagree with the scorer; or the stored
+            reward is to be used and a row has none, or a non-finite one.
     """
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    stored = {name: stored_rewards(name, examples) for name, examples in named.items()}
     gold = _gold(splits, train=scoring.compares)
     reward = scoring.reward(splits.train["responses"].flat, gold)
     rows = {name: rows_of(examples) for name, examples in named.items()}
-    stored = {name: _stored(name, examples) for name, examples in named.items()}
-    if reward.names:
+    labelled = options.rows == LABELS or not reward.names
+    if labelled:
+        scored, notes = _as_stored(rows, stored, bool(reward.names))
+    else:
         for name in named:
             if not np.isnan(stored[name]).all():
                 _check_stored(name, rows[name], stored[name], reward, options, context)
             if name not in options.stored:
                 stored[name] = np.full(len(rows[name]), np.nan)
         scored, notes = _score_rows(rows, stored, reward, context)
-        max_reward = reward.max_reward
-    else:
-        for name in named:
-            _check_all_stored(name, rows[name], stored[name])
-        scored, notes = {name: rows[name].replace(reward=stored[name]) for name in named}, ()
-        max_reward = float(stored["train"].max(initial=0.0))
-        if max_reward <= 0:
-            raise UserError("no stored training reward is above 0: there is nothing to learn from")
+    for note in notes:
+        context.say(note)
     for name in options.best:
         scored[name] = _best(name, scored[name], context)
-    for name, table in scored.items():
-        context.say(_summary(name, table, reward.names))
+    names = () if labelled else reward.names
+    transform = fit_transform(options.transform, options.clip, scored["train"]["reward"])
+    scored = {name: _with(transform, name, t, names, context) for name, t in scored.items()}
+    ends = np.array([0.0, reward.max_reward])
+    bounds = scored["train"]["reward"] if labelled else transformed(transform, ends)
+    low, high = float(bounds.min()), float(bounds.max())
+    of_answers, agreed = transform, None
+    if labelled and reward.names:
+        of_answers, agreed = _compared(scored, reward, (low, high), options, context)
+    elif options.distil and low < high:  # equal rewards are refused once the objective is known
+        of_answers = line_to(low, high, slope=high - low, start=low)
     return ScoredSplits(
         train=scored["train"],
         validation=scored["validation"],
         test=scored["test"],
-        component_names=reward.names,
-        max_reward=max_reward,
+        component_names=names,
+        max_reward=high,
         notes=(*splits.notes, *notes),
         gold=gold,
+        min_reward=low,
+        transform=transform,
+        of_answers=of_answers,
+        agreement=agreed,
     )
+
+
+def _with(
+    transform: RewardTransform,
+    split: str,
+    rows: Table[Scored],
+    names: Sequence[str],
+    context: StageContext,
+) -> Table[Scored]:
+    """The rows with their rewards transformed."""
+    found = rows.replace(reward=transformed(transform, rows["reward"]))
+    check_in_float32(found)
+    context.say(_summary(split, found, names))
+    return found
+
+
+def _as_stored(
+    rows: Mapping[str, Table[Scored]], stored: Mapping[str, np.ndarray], scorers: bool
+) -> tuple[dict[str, Table[Scored]], tuple[str, ...]]:
+    """The rows with their stored rewards, and what is odd about these."""
+    way_out = (
+        "and config.score.rows='labels' takes the stored ones: give all rows a 'reward'"
+        if scorers
+        else "and every reward weight is 0: give all rows a 'reward', or one of the rewards a "
+        "weight above 0"
+    )
+    for name, its_rows in rows.items():
+        check_all_stored(name, its_rows, stored[name], way_out)
+    notes = []
+    for name, its_rows in rows.items():
+        notes += far_notes(name, its_rows, stored[name], stored["train"])
+        notes += same_text_notes(name, its_rows, stored[name])
+    return {name: its_rows.replace(reward=stored[name]) for name, its_rows in rows.items()}, (
+        *notes,
+    )
+
+
+def _compared(
+    scored: Mapping[str, Table[Scored]],
+    reward: rewards.Reward,
+    bounds: tuple[float, float],
+    options: ConfigDict,
+    context: StageContext,
+) -> tuple[RewardTransform, Agreement]:
+    """Score labelled rows: the line from scores to labels, and the agreement of the two.
+
+    The line, labels = start + slope · scores by least squares, is fitted to training rows; the
+    agreement is that on validation and test rows.
+
+    Raises:
+        UserError: the scorers order the rows against the labels, or the labels are all equal.
+    """
+    some = {name: _sample(table, options.compared) for name, table in scored.items()}
+    run = functools.partial(_in_pieces, context)
+    found = {name: reward.score(t["prompt"], t["response"], run=run)[1] for name, t in some.items()}
+    labels, scores = some["train"]["reward"], found["train"]
+    names, correlation = _join(reward.names), pearson(scores, labels)
+    if not correlation > 0:
+        why = f"correlation {correlation:.2f}"
+        if np.isnan(correlation):
+            why = "one of the two is the same for all"
+        raise UserError(
+            f"config.score.rows='labels': {names} and the labels do not agree on {len(labels)} "
+            f"training rows ({why}), so that answers cannot be scored with the one and rows with "
+            "the other: name another scorer, or leave the weights of config.rewards at 0"
+        )
+    slope = correlation * labels.std() / scores.std()
+    start = labels.mean() - slope * scores.mean()
+    line = line_to(*bounds, slope=float(slope), start=float(start))
+    held = concatenate([some["validation"], some["test"]])
+    scores = np.concatenate([found["validation"], found["test"]])
+    agreed = agreement(
+        names,
+        scores,
+        held["reward"],
+        held["example_id"].codes(),
+        held["response"],
+        on_scale=transformed(line, scores),
+    )
+    if agreed is None:
+        raise UserError(
+            f"config.score.rows='labels': all {len(held)} held-out labels are {held[0].reward:g}, "
+            f"so that nothing shows whether {names} agrees with people"
+        )
+    context.say(f"{agreed.summary()}; its mean is {agreed.bias:+.3f} from that of the labels")
+    context.say(
+        f"labels = {start:.3f} + {slope:.3f} · score, fitted to {len(labels)} training rows, is "
+        f"the reward of an answer: {agreed.remaining:+.3f} from the held-out labels"
+    )
+    return line, agreed
+
+
+def _sample(rows: Table[Scored], most: int) -> Table[Scored]:
+    """All rows of evenly spaced prompts, about ``most`` rows."""
+    prompts = rows["example_id"].codes()
+    count = int(prompts.max()) + 1
+    taken = min(count, max(1, round(most * count / len(rows))))
+    chosen = np.linspace(0, count - 1, taken).round().astype(int)
+    return rows.where(np.isin(prompts, chosen))
 
 
 def _gold(splits: Splits, *, train: bool) -> Table[Gold]:
@@ -134,7 +264,8 @@ def _check_stored(
         raise UserError(
             f"{len(wrong)} of {len(sample)} stored {split} rewards differ by more than "
             f"{options.tolerance} from what {reward.names[0]} gives ({shown}): name the model that "
-            f"gave them, or {way_out}"
+            "gave them; if people gave them, config.score.rows='labels' lets them stand for the "
+            f"rows, and {reward.names[0]} scores the answers; or {way_out}"
         )
     context.say(
         f"{split}: stored rewards are used; {len(sample)} were scored again and differ by at most "
@@ -181,30 +312,6 @@ def rows_of(examples: Table[Example]) -> Table[Scored]:
     return Table(Scored, columns)
 
 
-def _stored(split: str, examples: Table[Example]) -> np.ndarray:
-    """The stored reward of each response, f64[rows]; NaN if there is none.
-
-    Raises:
-        UserError: a stored reward is NaN itself.
-    """
-    rewards, lengths = examples["rewards"], examples["responses"].lengths
-    has = np.repeat(rewards.lengths > 0, lengths)
-    stored = np.full(len(has), np.nan)
-    stored[has] = rewards.flat
-    broken = has & np.isnan(stored)
-    if broken.any():
-        owner = np.repeat(np.arange(len(examples)), lengths)[int(np.argmax(broken))]
-        raise _unusable(split, examples[int(owner)].id, np.nan)
-    return stored
-
-
-def _unusable(split: str, example_id: str, reward: float) -> UserError:
-    return UserError(
-        f"{split} example {example_id!r}: the stored reward is {reward}: expected a finite number, "
-        "0 or more (add a constant to all rewards)"
-    )
-
-
 def _score_rows(
     rows: Mapping[str, Table[Scored]],
     stored: Mapping[str, np.ndarray],
@@ -227,8 +334,6 @@ def _score_rows(
         found = reward.score(todo["prompt"], todo["response"], run=run)
         components[unscored], total[unscored] = found
         notes = reward.notes(todo["prompt"], todo["response"])
-    for note in notes:
-        context.say(note)
     counts = np.full(len(every), len(reward.names))
     scored = every.replace(components=Ragged.of(components.reshape(-1), counts), reward=total)
     ends = np.cumsum([0, *map(len, rows.values())])
@@ -252,20 +357,6 @@ def _in_pieces(
         found = (component.score(*piece) for piece in pieces)
     watch = context.watch(f"score {component.name}")
     return np.concatenate(list(progress(found, watch, total=len(starts))))
-
-
-def _check_all_stored(split: str, rows: Table[Scored], stored: np.ndarray) -> None:
-    """Check that every row has a usable stored reward."""
-    wrong = ~(np.isfinite(stored) & (stored >= 0))
-    if not wrong.any():
-        return
-    place = int(np.argmax(wrong))
-    if not np.isnan(stored[place]):
-        raise _unusable(split, rows[place].example_id, stored[place])
-    raise UserError(
-        f"{split} example {rows[place].example_id!r} has no stored reward and every reward weight "
-        "is 0: give all rows a 'reward', or one of the rewards a weight above 0"
-    )
 
 
 def _summary(name: str, rows: Table[Scored], component_names: Sequence[str]) -> str:

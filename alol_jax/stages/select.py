@@ -61,7 +61,8 @@ def select(
 def _annotated(lm, rows, reads, heads, reference, value, context):
     fitted = None
     if value is not None:
-        head = ValueHead(lm.transformer.config.width, value.max_value, heads.heads, heads.dropout)
+        width = lm.transformer.config.width
+        head = ValueHead(width, value.max_value, heads.heads, heads.dropout, value.min_value)
         fitted = (head, place_params(value.params, lm.mesh))
     logps, values = annotate(
         lm,

@@ -9,9 +9,11 @@ Every round trip is exact, NaN and infinities included. Any Arrow library reads 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from alol_jax import paths
 from alol_jax.errors import UserError
@@ -87,3 +89,8 @@ def read(file: AnyPath, row_type: type[Row]) -> Table[Row]:
         odd = ", ".join(sorted({*wanted.names} ^ {*arrow.schema.names})) or "the types"
         raise UserError(f"{file} holds no {row_type.__name__} rows ({odd} differ): {again}")
     return Table.wrap(arrow.replace_schema_metadata(None), row_type, file)
+
+
+def write_parquet(file: Path, table: Table, columns: Sequence[str]) -> None:
+    """Write some columns of the rows for other tools."""
+    pq.write_table(table.arrow.select(columns), file, row_group_size=CHUNK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import decoders, models, pre_tokenizers
 
 from alol_jax.errors import UserError
 from alol_jax.paths import check_no_pointer
@@ -37,7 +36,7 @@ _CLASSES = {
     "roberta": "RobertaTokenizer",
 }
 # For a missing tokenizer_config.json: the default of `transformers` drops spaces.
-_SETTINGS = {"clean_up_tokenization_spaces": False}
+SETTINGS = {"clean_up_tokenization_spaces": False}
 # This class splits text as tokenizer.json says. A family's class would use rules of its own:
 # LlamaTokenizer drops spaces, and GPT2Tokenizer does not split digits.
 _AS_WRITTEN = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -106,7 +105,7 @@ def from_directory(path: Path) -> Tokenizer:
         ends=_generation_ends(path / GENERATION, len(files)),
         chat=_chat_template(files),
         files=[path / name for name in _FILES if (path / name).is_file()],
-        settings=(settings or _SETTINGS) | elsewhere,
+        settings=(settings or SETTINGS) | elsewhere,
     )
 
 
@@ -258,95 +257,6 @@ def _json_object(file: Path) -> dict[str, Any]:
     return value
 
 
-# GGUF files
-
-
-@dataclasses.dataclass(frozen=True)
-class GGUFVocabulary:
-    """The tokenizer fields of a GGUF file, unconverted."""
-
-    model: str  # "gpt2": byte-level BPE
-    pre: str  # the pre-tokenizer, by its name in llama.cpp
-    tokens: tuple[str, ...]  # by id
-    token_types: tuple[int, ...]  # by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused
-    merges: tuple[str, ...]  # "left right", best first
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int | None
-    add_bos: bool
-    chat_template: str | None = None
-    more_ends: tuple[int, ...] = ()  # of a turn, of a message
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _smollm() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-# By llama.cpp's names (llama-vocab.cpp): those whose Hugging Face equivalent is known exactly.
-_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _smollm}
-
-# Token types of a GGUF file.
-_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
-
-
-def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
-    """Load the byte-level BPE tokenizer of a GGUF file.
-
-    Raises:
-      UserError: the tokenizer or pre-tokenizer is of another kind, or the fields are inconsistent.
-    """
-    if fields.model != "gpt2" or fields.pre not in _PRE_TOKENIZERS:
-        raise UserError(
-            f"GGUF tokenizer {fields.model!r} with pre-tokenizer {fields.pre!r} is not supported "
-            f"(only 'gpt2' with {', '.join(_PRE_TOKENIZERS)}): use the model's Hugging Face files"
-        )
-    vocabulary = {token: i for i, token in enumerate(fields.tokens)}
-    merges = [tuple(merge.split(" ")) for merge in fields.merges]
-    if (
-        len(vocabulary) != len(fields.tokens)
-        or len(fields.token_types) != len(fields.tokens)
-        or _BYTE in fields.token_types
-        or any(len(merge) != 2 for merge in merges)
-        or fields.eos_id is None
-    ):
-        raise UserError("GGUF tokenizer: tokens, types, merges or eos are damaged: download again")
-    try:
-        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    except Exception as error:  # the library raises a bare Exception for a merge of unknown tokens
-        raise UserError(f"GGUF tokenizer: {error}: download the file again") from error
-    backend.pre_tokenizer = _PRE_TOKENIZERS[fields.pre]()
-    backend.decoder = decoders.ByteLevel()
-    for token, kind in zip(fields.tokens, fields.token_types, strict=True):
-        if kind in (_UNKNOWN, _CONTROL):
-            backend.add_special_tokens([tokenizers.AddedToken(token, normalized=False)])
-        elif kind == _USER_DEFINED:
-            backend.add_tokens([tokenizers.AddedToken(token, normalized=False)])
-    if fields.add_bos and fields.bos_id is not None:
-        begin = fields.tokens[fields.bos_id]
-        backend.post_processor = processors.TemplateProcessing(
-            single=[begin, "$A"],
-            pair=[begin, "$A", begin, "$B"],
-            special_tokens=[(begin, fields.bos_id)],
-        )
-    named = {"bos_token": fields.bos_id, "eos_token": fields.eos_id, "pad_token": fields.pad_id}
-    tokens = {name: fields.tokens[i] for name, i in named.items() if i is not None}
-    source = fields.chat_template
-    return Tokenizer(
-        backend,
-        eos_id=fields.eos_id,
-        pad_id=fields.pad_id,
-        bos_id=fields.bos_id,
-        adds_bos=fields.add_bos,
-        ends=fields.more_ends,
-        chat=None if source is None else ChatTemplate(source, tokens),
-        settings=_SETTINGS,
-    )
-
-
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -363,7 +273,7 @@ def byte_level() -> Tokenizer:
     backend = tokenizers.Tokenizer(
         models.BPE(vocab={c: byte for byte, c in enumerate(_byte_characters())}, merges=[])
     )
-    backend.pre_tokenizer = _gpt2()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     return Tokenizer(
@@ -373,7 +283,7 @@ def byte_level() -> Tokenizer:
         bos_id=None,
         adds_bos=False,
         chat=ChatTemplate(CHATML, {"eos_token": "<|im_end|>"}),
-        settings=_SETTINGS,
+        settings=SETTINGS,
     )
 
 

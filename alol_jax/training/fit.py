@@ -25,6 +25,7 @@ from alol_jax.types import (
     Cost,
     Curve,
     Grid,
+    Pace,
     Params,
     Policy,
     StageContext,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 SECONDS_TO_LEAVE = 10.0  # after SIGTERM, where a cloud takes its machine back
+TIMED = 3  # steps that a fit has done when its pace is told
 SLOW_DISK = 100e6  # bytes per second; a network disk or a bucket is about this fast
 
 Metrics = dict[str, jax.Array]
@@ -240,9 +242,7 @@ def fit_best(
         context.say(long_save)
     with contextlib.closing(_Session(plan, validator, context)) as session:
         start, state = session.start(state)
-        log = MetricLog(
-            context.folder / "metrics.jsonl", resume_at=start, tensorboard=context.tensorboard
-        )
+        log = MetricLog(context.folder / "metrics.jsonl", resume_at=start, options=context.log)
         ahead = progress(batches(start, plan.steps), Watch(label), total=plan.steps, done=start)
         with contextlib.closing(log):
             state = session.train(state, fit(state, frozen, ahead, update), log)
@@ -309,10 +309,11 @@ class _Session:
         self, state: TrainState, steps: Iterable[tuple[int, TrainState, Metrics]], log: MetricLog
     ) -> TrainState:
         """Run ``steps`` from `fit`, with logging, checkpoints and validations."""
-        plan, clock = self.plan, _Clock(self.seconds)
+        plan, clock, pace = self.plan, _Clock(self.seconds), _FirstSteps(self.plan, self.context)
         for step, reached, metrics in steps:
             state = reached
             log.write(step, metrics)
+            pace.written(step, metrics)
             stop, due = self.context.stopping() and step < plan.steps, step in plan.validate_at
             if stop or due or step % plan.checkpoint_every == 0:
                 log.keep()  # waits for the step, so the clock is right
@@ -340,6 +341,29 @@ class _Session:
         seen = [dataclasses.astuple(validation) for validation in self.validations]
         kept = best(self.validations).step if self.validations else None
         self.checkpoints.save(step, state, {"seen": seen, "seconds": self.seconds}, best=kept)
+
+
+class _FirstSteps:
+    """Tells the pace of a fit once, from the shorter of its second and third step.
+
+    When the log has taken the metrics of a step, the step before it is done. The first step of a
+    process compiles, and so may another one: grids have two sizes.
+    """
+
+    def __init__(self, plan: Plan, context: StageContext):
+        self._plan, self._context = plan, context
+        self._ends: list[float] = []  # of the first steps, from the first on
+
+    def written(self, step: int, metrics: Metrics) -> None:
+        """Note that the log has taken the metrics of ``step``."""
+        if len(self._ends) > TIMED or "tokens" not in metrics:
+            return
+        self._ends.append(time.monotonic())
+        if len(self._ends) == TIMED + 1:
+            _, first, *later = self._ends
+            seconds = min(b - a for a, b in zip([first, *later], later, strict=False))
+            left = self._plan.steps - step + 1  # the last one is not done
+            self._context.pace(Pace(seconds, float(metrics["tokens"]), left))
 
 
 class _Clock:

@@ -10,13 +10,14 @@ import numpy as np
 from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
-from alol_jax.tables.columns import CHUNK, Ragged
+from alol_jax.runs.progress import progress
+from alol_jax.tables.columns import CHUNK, Ragged, Texts
 from alol_jax.tables.files import collect, read
 from alol_jax.tables.table import Table, concatenate
 from alol_jax.text.packing import Lengths, lengths_of
 from alol_jax.text.prompts import encoder_of
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.types import Annotated, Limits, Scored, Task
+from alol_jax.types import Annotated, Limits, Scored, Task, Watch
 
 
 class Examples(NamedTuple):
@@ -97,7 +98,8 @@ def tokenise(
     cuts: list[Cut] = []
 
     def parts() -> Iterator[Table[Annotated]]:
-        for start in range(0, max(len(rows), 1), CHUNK):
+        starts = range(0, max(len(rows), 1), CHUNK)
+        for start in progress(starts, Watch("tokens"), total=len(starts)):
             part, cut = _tokenised(rows[start : start + CHUNK], task, tokenizer, limits)
             cuts.append(cut)
             yield part
@@ -159,20 +161,25 @@ class Ranked(NamedTuple):
     """Items of K responses, and counts of the prompts that gave none."""
 
     items: Items
-    short: int  # prompts with fewer than K responses
+    short: int  # prompts with fewer than K responses of different texts
     equal: int  # prompts whose responses all have the same reward
+    again: int  # rows left out because an earlier one has their prompt and text
 
     def summary(self, responses: int, ranking: str) -> str:
         """Describe it in one line for the user."""
         kept = "kept" if ranking == "data" else "left out"
-        return (
+        line = (
             f"{len(self.items.members)} prompts with {responses} responses ranked by {ranking}; "
             f"left out: {self.short} with fewer responses; equal rewards: {self.equal} ({kept})"
         )
+        if self.again:
+            line += f"; {self.again} responses have the text of a better one of their prompt"
+        return line
 
 
 def ranked_items(
-    rows: Table[Annotated],
+    rows: Table[Annotated] | Table[Scored],
+    texts: Texts,
     responses: int,
     ranking: str,
     objective: str,
@@ -180,9 +187,11 @@ def ranked_items(
     """Make one item per prompt with at least K responses: K of them, best first.
 
     If a prompt has more, the item has the best, the worst and evenly spaced ones in between. When
-    ranking by reward, prompts whose rewards are all equal are left out.
+    ranking by reward, prompts whose rewards are all equal are left out. Of the rows of a prompt
+    with the same text only the best stays: a pair of one text has no gradient.
 
     Args:
+        texts: the response of each row.
         ranking: one of `RANKINGS`.
         objective: its name, for messages.
 
@@ -192,6 +201,8 @@ def ranked_items(
     codes, reward = rows["example_id"].codes(), rows["reward"]
     rank = -reward if ranking == "reward" else np.zeros(len(rows))
     order = np.lexsort((rank, codes))  # prompt by prompt, best first; stable
+    new = _first_of_their_text(codes[order], texts.codes()[order])
+    order = order[new]
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     counts = np.diff(starts, append=len(order))
     low, high = (f.reduceat(reward[order], starts) for f in (np.minimum, np.maximum))
@@ -202,10 +213,18 @@ def ranked_items(
         raise UserError(
             f"the objective {objective} needs {responses} responses of a prompt"
             f"{' with different rewards' if ranking == 'reward' else ''}: of {len(counts)} "
-            f"prompts {short.sum()} have fewer responses and {equal.sum()} equal rewards; use an "
-            "objective that takes one response"
+            f"prompts {short.sum()} have fewer responses and {equal.sum()} equal rewards (a text "
+            "counts once per prompt); use an objective that takes one response"
         )
     sizes, which = np.unique(counts[usable], return_inverse=True)
     spaced = np.array([np.linspace(0, n - 1, responses).round().astype(int) for n in sizes])
     members = order[starts[usable][:, None] + spaced[which]]
-    return Ranked(Items(rows, members), int(short.sum()), int(equal.sum()))
+    again = int(np.count_nonzero(~new))
+    return Ranked(Items(rows, members), int(short.sum()), int(equal.sum()), again)
+
+
+def _first_of_their_text(prompt: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Mark the first row of each prompt with its text: bool[rows]."""
+    first = np.zeros(len(prompt), bool)
+    first[np.unique(prompt * (text.max() + 1) + text, return_index=True)[1]] = True
+    return first

@@ -1,4 +1,4 @@
-"""What each metric means, and the metric log: JSON lines, and TensorBoard if asked for."""
+"""What each metric means, and the metric log: JSON lines, which the boards show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from alol_jax.devices import processes
 from alol_jax.devices.sharding import fetch
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
-from alol_jax.types import Curve
+from alol_jax.training.boards import open_boards
+from alol_jax.types import Curve, LogOptions
 
 OBJECTIVE_METRICS: dict[str, str] = {
     "loss": "The objective, which the optimizer minimises.",
@@ -86,18 +87,17 @@ class MetricLog:
     processes the first one writes.
     """
 
-    def __init__(self, path: AnyPath, *, resume_at: int, tensorboard: bool):
+    def __init__(self, path: AnyPath, *, resume_at: int, options: LogOptions):
         """Open the log, dropping lines after step ``resume_at`` that a killed run left."""
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._file = self._board = None
+        self._file, self._boards = None, ()
         if not processes.is_first():
             return
         lines = [line for line in _complete_lines(path) if line["step"] <= resume_at]
         paths.make_folder(path.parent)
         kept = "".join(json.dumps(line) + "\n" for line in lines)
         self._file = paths.Appended(path, kept)
-        self._events = path.parent / "tensorboard"
-        self._board = _board(self._events, resume_at) if tensorboard else None
+        self._boards = open_boards(path.parent, lines, options)
 
     def write(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keep the metrics of ``step``, and write those of the previous call."""
@@ -120,29 +120,27 @@ class MetricLog:
                 "optimizer's learning_rate, or clip its gradients (max_grad_norm), and restart "
                 "this stage (--redo)"
             )
+        line = {"step": step} | values
         if self._file is not None:
-            self._file.write(json.dumps({"step": step} | values) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._file.write(json.dumps(line) + "\n")
+        for board in self._boards:
+            board.show(line)
 
     def keep(self) -> None:
         """Write what is pending, and keep all of it for a run that goes on from here."""
         self.flush()
         if self._file is not None:
             self._file.keep()
-        if self._board is not None:
-            self._board.flush()
-            paths.send(self._events)
+        for board in self._boards:
+            board.keep()
 
     def close(self) -> None:
         """Keep all of it and close the log."""
         self.keep()
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
-            paths.send(self._events)
+        for board in self._boards:
+            board.close()
 
 
 def read_curves(path: AnyPath) -> tuple[Curve, ...]:
@@ -165,9 +163,3 @@ def _complete_lines(path: AnyPath) -> list[dict[str, float]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _board(folder: AnyPath, resume_at: int):
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(paths.drafts_of(folder)), purge_step=resume_at + 1)

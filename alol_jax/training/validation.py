@@ -13,7 +13,9 @@ from alol_jax.rewards.lexical import meteor
 from alol_jax.tables.columns import Ragged
 from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.fit import Validator
+from alol_jax.training.held_out import LIKENESS_GAP, likeness_columns, paid
 from alol_jax.training.items import tokenise
+from alol_jax.training.pairs import pairs_of
 from alol_jax.types import Params, ScoredSplits, StageContext, silent
 
 
@@ -23,7 +25,8 @@ def make_validator(
     """Make the validator: the mean reward of deterministic answers to the validation prompts.
 
     Without a scorer for generated answers, it is the reward-weighted log-likelihood of the
-    validation responses instead.
+    validation responses instead. What chooses the step is said, with what a scorer is worth that
+    did not give the rows' rewards.
 
     Args:
         choose_by: a component of the reward, to be used alone, or a key of `CHOSEN_BY`; "" = the
@@ -32,6 +35,17 @@ def make_validator(
     Raises:
         UserError: there is no scorer, and all validation rewards are equal.
     """
+    validator = _validator(setup, scored, choose_by, context)
+    rests = ""
+    if setup.agreement is not None and choose_by not in CHOSEN_BY:
+        rests = f"; {setup.agreement.summary()}"
+    context.say(f"the step is chosen by: {validator.metric}{rests}")
+    return validator
+
+
+def _validator(
+    setup: Setup, scored: ScoredSplits, choose_by: str, context: StageContext
+) -> Validator:
     if choose_by in CHOSEN_BY:
         return CHOSEN_BY[choose_by](setup, scored, context)
     reward = setup.reward(scored)
@@ -72,22 +86,77 @@ def _likelihood(setup: Setup, scored: ScoredSplits, context: StageContext) -> Va
     )
 
 
+def _likeness(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
+    """The likeness gap of deterministic answers, by the rewards of the validation responses."""
+    rows, sampler = one_per_prompt(scored.validation), setup.deterministic_sampler()
+    to = paid(scored.validation)
+    if not to.gap.any():
+        raise UserError(
+            "config.policy.choose_by='likeness': no validation prompt has two responses with "
+            "different rewards: use 'likelihood'"
+        )
+
+    def mean_gap(trained: Params) -> float:
+        watch = context.watch("validation answers")
+        answers = sampler.generate(trained, rows["prompt"], key=jax.random.key(0), watch=watch)
+        found = likeness_columns(sampler.texts(answers), to)
+        return float(found[LIKENESS_GAP].values.mean())
+
+    return Validator("mean validation likeness gap (chrF++)", mean_gap)
+
+
+def _order(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
+    """The share of the pairs of validation responses that log π per token orders as rewards do."""
+    rows = scored.validation
+    pairs = pairs_of(rows["example_id"].codes(), rows["reward"])
+    if not len(pairs):
+        raise UserError(
+            "config.policy.choose_by='order': no validation prompt has two responses with "
+            "different rewards: use 'likelihood'"
+        )
+    logps = _logps(setup, scored, context)
+
+    def share(trained: Params) -> float:
+        found = logps(trained)
+        return float(pairs.ordered(sums(found) / found.lengths).mean())
+
+    return Validator("order of validation pairs by logp per token", share)
+
+
 CHOSEN_BY: dict[str, Callable[[Setup, ScoredSplits, StageContext], Validator]] = {
     "meteor": _meteor,
     "likelihood": _likelihood,
+    "likeness": _likeness,
+    "order": _order,
 }
 """``config.policy.choose_by``, besides the components of the reward -> its validator."""
+
+WITHOUT_ANSWERS = ("likelihood", "order")
+"""Those of `CHOSEN_BY` that only read the validation rows."""
 
 
 def _weighted_likelihood(
     setup: Setup, scored: ScoredSplits, context: StageContext
 ) -> Callable[[Params], float]:
-    """Return a score: Σ w logp / Σ w over the validation rows, w = max(reward − mean reward, 0)."""
-    reward, logps = scored.validation["reward"], _logps(setup, scored, context)
+    """Return a score: Σ w logp / Σ w over the validation rows, with `likelihood_weights` w."""
+    weight, logps = likelihood_weights(scored), _logps(setup, scored, context)
+    return lambda trained: float(np.average(sums(logps(trained)), weights=weight))
+
+
+def likelihood_weights(scored: ScoredSplits) -> np.ndarray:
+    """Return max(reward − mean reward, 0) of the validation rows: f64[rows].
+
+    Raises:
+        UserError: all are 0.
+    """
+    reward = scored.validation["reward"]
     weight = np.maximum(reward - reward.mean(), 0.0)
     if not weight.any():
-        raise UserError("all validation rewards are equal: there is nothing to select a step by")
-    return lambda trained: float(np.average(sums(logps(trained)), weights=weight))
+        raise UserError(
+            f"all {len(reward)} validation rewards are equal: there is nothing to select a step "
+            "by: set config.policy.choose_by=likelihood, or raise config.task.validation"
+        )
+    return weight
 
 
 def _logps(setup: Setup, scored: ScoredSplits, context: StageContext) -> Callable[[Params], Ragged]:

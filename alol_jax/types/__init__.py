@@ -5,6 +5,7 @@
 `Table` of one), and `task` says what a task is. Imports nothing of ours but tables.
 """
 
+from alol_jax.types.agreement import Agreement, Interval
 from alol_jax.types.arrays import (
     Batch,
     Grid,
@@ -15,10 +16,13 @@ from alol_jax.types.arrays import (
     Work,
 )
 from alol_jax.types.context import (
+    LogOptions,
+    Pace,
     StageContext,
     Watch,
     never,
     silent,
+    untold,
 )
 from alol_jax.types.data import (
     Annotated,
@@ -26,6 +30,7 @@ from alol_jax.types.data import (
     Example,
     Gold,
     Limits,
+    RewardTransform,
     Scored,
     ScoredSplits,
     Splits,
@@ -35,11 +40,13 @@ from alol_jax.types.data import (
 from alol_jax.types.results import (
     Cost,
     Curve,
+    Distilled,
     Evaluation,
-    Interval,
     Policy,
+    PromptMeasures,
     Report,
     RunSummary,
+    StoredMeasure,
     SystemScores,
     TestSet,
     Validation,
@@ -63,6 +70,7 @@ from alol_jax.types.task import (
 
 __all__ = [
     "ASSISTANT",
+    "Agreement",
     "CHAT",
     "SYSTEM",
     "USER",
@@ -71,6 +79,7 @@ __all__ = [
     "Batch",
     "Cost",
     "Curve",
+    "Distilled",
     "Evaluation",
     "Example",
     "Exchange",
@@ -78,16 +87,21 @@ __all__ = [
     "Grid",
     "Interval",
     "Limits",
+    "LogOptions",
+    "Pace",
     "Params",
     "Policy",
+    "PromptMeasures",
     "Prompts",
     "Report",
     "RewardSpec",
+    "RewardTransform",
     "RunSummary",
     "Scored",
     "ScoredSplits",
     "Splits",
     "StageContext",
+    "StoredMeasure",
     "SystemScores",
     "Targets",
     "Task",
@@ -107,4 +121,5 @@ __all__ = [
     "read_at",
     "silent",
     "stripped",
+    "untold",
 ]

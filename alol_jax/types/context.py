@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from alol_jax.paths import AnyPath
@@ -26,13 +27,35 @@ class Watch(NamedTuple):
     stopping: Callable[[], bool] = never  # True once the loop should stop
 
 
+class LogOptions(NamedTuple):
+    """Where the metrics of a fit are shown besides its ``metrics.jsonl``: ``config.log``."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+    project: str = ""  # of W&B; "" = its own choice, WANDB_PROJECT
+    config: Mapping[str, Any] = MappingProxyType({})  # the run's, to be shown with its metrics
+
+
+class Pace(NamedTuple):
+    """How fast a fit goes."""
+
+    seconds: float  # of a step, compilation apart
+    tokens: float  # real ones of a step
+    left: int  # steps to its end
+
+
+def untold(pace: Pace) -> None:
+    """Tell the pace to nobody."""
+
+
 class StageContext(NamedTuple):
     """What a running stage may use besides its inputs."""
 
     folder: AnyPath  # the stage's own folder, kept when the run is interrupted
     stopping: Callable[[], bool]  # True once the run was asked to stop
     say: Callable[[str], None]  # prints one line for the user
-    tensorboard: bool
+    log: LogOptions = LogOptions()
+    pace: Callable[[Pace], None] = untold  # is told once how fast a fit goes
 
     def watch(self, label: str) -> Watch:
         """Return a `Watch` for a loop of this stage."""

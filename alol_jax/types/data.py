@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from alol_jax.types.agreement import Agreement
+
 if TYPE_CHECKING:
     from alol_jax.tables.table import Table
 
@@ -83,7 +85,23 @@ class Scored:
     response: str
     source: str
     components: tuple[float, ...]  # unweighted, in the order of ``component_names``; may be empty
-    reward: float  # Σ weight · component, or the stored reward
+    reward: float  # Σ weight · component, or the stored reward; transformed
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardTransform:
+    """What is done to a reward before anything learns from it (`rewards.transform`).
+
+    The numbers are fitted to the training rows.
+    """
+
+    name: str = "as_is"
+    clip: tuple[float, ...] = ()  # (low, high), before all else; empty for none
+    shift: float = 0.0
+    scale: float = 1.0
+    knots: tuple[float, ...] = ()  # of rank: rewards, rising
+    shares: tuple[float, ...] = ()  # of rank: the percentile of each knot, from 0 to 1
+    percentiles: tuple[float, ...] = ()  # 0 to 100 of the training rewards as they were
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +112,15 @@ class ScoredSplits:
     validation: Table[Scored]
     test: Table[Scored]
     component_names: tuple[str, ...]
-    max_reward: float  # the largest possible reward, which bounds the value head
+    max_reward: float  # the largest reward that is possible or stored; bounds the value head
     notes: tuple[str, ...]
     # of the validation and test prompts, and of the training prompts if the reward reads them
     gold: Table[Gold] = dataclasses.field(default_factory=_no_gold)
+    min_reward: float = 0.0  # the smallest one
+    transform: RewardTransform = RewardTransform()  # of the rows' rewards
+    # of what the scorers give an answer; another one where they did not give the rows' rewards
+    of_answers: RewardTransform = RewardTransform()
+    agreement: Agreement | None = None  # of the scorers with the stored rewards of the rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from alol_jax.types.agreement import Agreement, Interval
 from alol_jax.types.arrays import Params
 from alol_jax.types.data import Scored
 
@@ -80,15 +81,16 @@ class Value:
     params: Params
     max_value: float
     audit: ValueAudit
+    min_value: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
-    """A mean and its bootstrap percentile interval."""
+class Distilled:
+    """Result of ``distil``: the head of a scorer that was fitted to the stored rewards."""
 
-    mean: float
-    low: float
-    high: float
+    head: Params
+    epoch: int
+    agreement: Agreement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,32 @@ class TestSet:
 
 
 @dataclasses.dataclass(frozen=True)
+class PromptMeasures:
+    """What the stored rewards say of the answers to one test prompt (`reports.stored_rewards`)."""
+
+    example_id: str
+    reference: tuple[float, ...]  # in the order of ``Evaluation.stored``
+    policy: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredMeasure:
+    """A measure of reference and policy by the stored rewards of the test rows."""
+
+    name: str
+    rests_on: str  # how many prompts, pairs or rows
+    reference: Interval
+    policy: Interval
+    difference: Interval  # policy − reference, paired by prompt
+
+
+def _no_measures() -> Table[PromptMeasures]:
+    from alol_jax.tables.table import Table
+
+    return Table.of((), PromptMeasures)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Result of ``evaluate``."""
 
@@ -127,6 +155,10 @@ class Evaluation:
     sets: tuple[TestSet, ...] = ()  # by source, in the order of the test prompts
     kl: Interval | None = None  # of the policy's answers, in nats
     measure_names: tuple[str, ...] = ()  # of ``config.evaluate.measures``
+    # by the stored rewards; empty if the scorers of the answers gave the rewards of the rows
+    stored: tuple[StoredMeasure, ...] = ()
+    by_prompt: Table[PromptMeasures] = dataclasses.field(default_factory=_no_measures)
+    agreement: Agreement | None = None  # of the answers' scorers with the stored rewards
 
 
 @dataclasses.dataclass(frozen=True)

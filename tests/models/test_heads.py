@@ -42,6 +42,15 @@ def test_a_mean_reward_at_the_bound_is_not_infinite(mean):
     assert np.all((values > 0) & (values < 3)) and np.all(np.abs(values - mean) < 0.01)
 
 
+def test_rewards_below_0_are_within_the_bounds_of_the_head(params):
+    below = ValueHead(width=16, max_value=2.0, min_value=-4.0)
+    fresh = below.init(jax.random.key(0), -1.0)
+    close(below(fresh, HIDDEN, MASK), np.full(4, -1.0), 1e-5)
+    values = below(params, HIDDEN, MASK)
+    assert np.all((values > -4) & (values < 2))
+    close(values, -4 + 2 * value_of(params, HIDDEN, MASK), 1e-5)
+
+
 def test_a_fresh_head_starts_in_the_documented_ranges(fresh):
     width = HEAD.width
     bounds = {"q_proj": (6 / (4 * width)) ** 0.5, "o_proj": width**-0.5}

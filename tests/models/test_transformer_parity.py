@@ -11,7 +11,7 @@ from alol_jax.decoding.decode import Sampling, make_decoder
 from alol_jax.decoding.prompts import one_per_row
 from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.files.hf_writer import write_json, write_weights
-from alol_jax.models.files.merge import HFTensors, weights_from_params
+from alol_jax.models.files.merge import StoredTensors, hf_rows, weights_from_params
 from alol_jax.models.language_model import open_language_model
 from alol_jax.objectives.logprobs import logits_of
 from configs import common
@@ -164,7 +164,8 @@ def test_an_exported_model_gives_the_same_logits_in_transformers(pair, tmp_path)
     from transformers import AutoModelForCausalLM
 
     theirs, _, params, checkpoint = pair
-    tensors = HFTensors(checkpoint.config, checkpoint.architecture, weights_from_params(params))
+    rows = hf_rows(checkpoint.config, checkpoint.architecture)
+    tensors = StoredTensors(checkpoint.config, rows, weights_from_params(params))
     write_weights(tmp_path, tensors.shapes, "float32", tensors.read)
     named = {"architectures": [checkpoint.architecture], "pad_token_id": None}
     write_json(tmp_path / "config.json", named | to_hf(checkpoint.config))

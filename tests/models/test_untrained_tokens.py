@@ -8,7 +8,7 @@ import pytest
 
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.untrained_tokens import warning_of_untrained
-from alol_jax.text.tokenizer_files import from_gguf
+from alol_jax.text.gguf_tokenizer import from_gguf
 from tests.text.test_tokenizer import needs_smollm2
 
 SIZE, WIDTH, VOCABULARY = 600, 32, 590

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alol_jax import distill_reward
-from alol_jax.distill_reward import Rows, agreement, distil, rows_of
+from alol_jax.distill_reward import Rows, agreement_on, distil, rows_of
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import open_language_model
 from alol_jax.reports.results import EVERY
@@ -16,6 +16,7 @@ from alol_jax.rewards.opening import open_reward_models
 from alol_jax.runs.checkpoint import load_params
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import TASKS
+from alol_jax.training import distillation
 from alol_jax.types import Example, Splits
 from configs import common
 from tests.tiny_run import TASK, mesh_of, tiny_lm
@@ -66,7 +67,7 @@ def test_it_learns_what_tells_good_from_bad_and_says_how_well(distilled):
     _, said, found = distilled
     assert set(found) == {EVERY, "book", "web"}
     assert found[EVERY].rows == 16 and found["web"].rows == 8
-    assert found[EVERY].pairs.mean == 1.0 and found[EVERY].by_length == 0.5
+    assert found[EVERY].order.mean == 1.0 and found[EVERY].by_length == 0.5
     assert found[EVERY].pearson > 0.9 and found[EVERY].mse < found[EVERY].variance / 2
     assert said.figures["pearson"] == found[EVERY].pearson and said.figures["rows"] == 48
 
@@ -135,12 +136,13 @@ def test_agreement_counts_pairs_of_one_prompt_with_different_rewards():
         np.array(["s"] * 6),
     )
     # Of five pairs (one has equal rewards): 0-1 right, 0-2 right, 1-2 tied, 3-5 wrong, 4-5 right.
-    found = agreement(np.array([0.0, 0.4, 0.4, 0.9, 0.2, 0.5]), rows)
-    assert found.pairs.mean == pytest.approx(3.5 / 5)
+    found = agreement_on(np.array([0.0, 0.4, 0.4, 0.9, 0.2, 0.5]), rows)
+    assert (found.pairs, found.within) == (5, True)
+    assert found.order.mean == pytest.approx(3.5 / 5)
     assert found.by_length == pytest.approx((3 + 0.5 + 0.5) / 5)
-    assert agreement(rows.reward, rows).pearson == pytest.approx(1.0)
-    assert agreement(rows.reward**3, rows).spearman == pytest.approx(1.0)
-    assert agreement(rows.reward, rows).mse == 0
+    assert agreement_on(rows.reward, rows).pearson == pytest.approx(1.0)
+    assert agreement_on(rows.reward**3, rows).spearman == pytest.approx(1.0)
+    assert agreement_on(rows.reward, rows).mse == 0
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": 1}', '{"format": 2, "more": 2}'])
@@ -178,7 +180,7 @@ def test_what_an_interrupted_write_left_is_written_over(tmp_path, distilled):
 
 
 def test_features_beyond_the_memory_are_refused_by_the_rows(monkeypatch, config, tmp_path):
-    monkeypatch.setattr(distill_reward.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(distillation.os, "sysconf", lambda name: 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "toy", dataclasses.replace(TASK, load=lambda options: SPLITS))
         with pytest.raises(UserError, match="take fewer rows .config.task.limit."):

@@ -33,10 +33,15 @@ SCORED = Table.of(
     types.Scored,
 )
 INTERVAL = types.Interval(0.1, -1 / 3, 2.0)
+AGREED = types.Agreement(*("it", 24, 12, True, INTERVAL, 0.5, None, 1 / 3, -0.1, 1e-300, 0.1, 0.2))
 RESULTS = {
     types.Splits: types.Splits(EXAMPLES, EXAMPLES[:1], EXAMPLES[:0], ("2 dropped", "ünïcödé")),
     types.ScoredSplits: types.ScoredSplits(
-        SCORED, SCORED[:0], SCORED[:1], ("long", "short"), 2.5, ()
+        *(SCORED, SCORED[:0], SCORED[:1], ("long", "short"), 2.5, ()),
+        min_reward=-1 / 3,
+        transform=types.RewardTransform("rank", (-1.0, 1 / 3), knots=(0.1,), shares=(0.5,)),
+        of_answers=types.RewardTransform("line", shift=0.1, scale=1 / 3),
+        agreement=AGREED,
     ),
     types.Answers: types.Answers(SCORED),
     types.TrainingTable: types.TrainingTable(
@@ -48,6 +53,7 @@ RESULTS = {
         (types.Validation(0, "reward", -0.1), types.Validation(4, "reward", 1 / 3)),
         (types.Curve("loss", (1, 2), (0.5, float("inf"))), types.Curve("none", (), ())),
     ),
+    types.Distilled: types.Distilled(NAN_FREE, 3, AGREED),
     types.Value: types.Value(
         NAN_FREE, 2.5, types.ValueAudit((0.1, 0.2), (0.3, 0.4), 0.5, 0.6, 0.7, 3)
     ),
@@ -61,6 +67,11 @@ RESULTS = {
             types.SystemScores("policy", None, (), (INTERVAL,) * 3, INTERVAL),
         ),
         (INTERVAL,),
+        stored=(types.StoredMeasure("order", "3 pairs", INTERVAL, INTERVAL, INTERVAL),),
+        by_prompt=Table.of(
+            [types.PromptMeasures("a", (0.1, -1e-300), (1 / 3, 2.0))], types.PromptMeasures
+        ),
+        agreement=AGREED,
     ),
     types.Report: types.Report(("report.html", "figures/a.svg")),
 }

@@ -51,7 +51,7 @@ class Trial:
     ):
         self.config = ConfigDict({"size": 3, "inner": {"rate": 0.5}} | first)
         self.config = ConfigDict(
-            {"first": self.config, "other": {"size": 1}, "seed": seed, "tensorboard": False}
+            {"first": self.config, "other": {"size": 1}, "seed": seed, "log": {}}
         )
         self.computed, self.said = [], []
         self.run = Run(
@@ -316,7 +316,7 @@ def test_a_stage_gets_its_folder_its_name_and_the_wish_to_stop(tmp_path):
     assert (running, half) == ("[first] running", "[first] half")
     assert re.fullmatch(r"\[first\] took \d+\.\d s", took)
     assert context.folder.name == "01_first"
-    assert context.stopping() is False and context.tensorboard is False
+    assert context.stopping() is False and context.log.tensorboard is False
     trial.run.skip("other", "nobody reads it")
     assert trial.said[-1] == "[other] not needed: nobody reads it"
 

@@ -11,7 +11,7 @@ from alol_jax.runs.workdir import finished_stage
 from alol_jax.tables import files
 from alol_jax.tables.table import Table
 from alol_jax.training.metrics import MetricLog, read_curves
-from alol_jax.types import Example, Splits
+from alol_jax.types import Example, LogOptions, Splits
 from tests.runs.test_workdir import Made, Trial
 from tests.runs.test_workdir_shared import _alone, _swept
 
@@ -116,7 +116,7 @@ def test_results_are_read_where_there_is_no_local_copy(bucket, tmp_path, monkeyp
 
 def test_the_metric_log_goes_on_from_what_was_kept_with_the_checkpoint(bucket):
     def log(resume_at):
-        return MetricLog(bucket / "metrics.jsonl", resume_at=resume_at, tensorboard=False)
+        return MetricLog(bucket / "metrics.jsonl", resume_at=resume_at, options=LogOptions())
 
     first = log(0)
     for step in (1, 2, 3):
@@ -132,7 +132,7 @@ def test_the_metric_log_goes_on_from_what_was_kept_with_the_checkpoint(bucket):
 
 
 def test_tensorboard_events_are_in_the_bucket(bucket):
-    log = MetricLog(bucket / "metrics.jsonl", resume_at=0, tensorboard=True)
+    log = MetricLog(bucket / "metrics.jsonl", resume_at=0, options=LogOptions(tensorboard=True))
     log.write(1, {"loss": jnp.float32(1)})
     log.close()
     (events,) = paths.names(bucket / "tensorboard")
@@ -141,7 +141,7 @@ def test_tensorboard_events_are_in_the_bucket(bucket):
 
 def test_tensorboard_events_of_a_dropped_run_do_not_come_back(bucket):
     for run in (1, 2):
-        log = MetricLog(bucket / "metrics.jsonl", resume_at=0, tensorboard=True)
+        log = MetricLog(bucket / "metrics.jsonl", resume_at=0, options=LogOptions(tensorboard=True))
         log.write(1, {"loss": jnp.float32(run)})
         log.close()
         if run == 1:

@@ -349,7 +349,7 @@ def test_without_a_scorer_the_weighted_likelihood_selects(tmp_path):
 
 def test_without_a_scorer_equal_rewards_are_one_clear_line(tmp_path):
     equal = scored_table(dataclasses.replace(row, reward=0.5) for row in SCORED.validation)
-    with pytest.raises(UserError, match="all validation rewards are equal"):
+    with pytest.raises(UserError, match="all 4 validation rewards are equal"):
         _fit(tmp_path, "nll", luck=0.0, scored=dataclasses.replace(SCORED, validation=equal))
 
 

@@ -24,7 +24,7 @@ def _load(tmp_path, train, validation, test, said=None):
     splits = Splits(*tables, notes=("Dropped rows: 3.",))
     task = Task("toy", lambda options: splits, lambda options: (), "{prompt}", (), ())
     said = [] if said is None else said
-    context = StageContext(tmp_path, lambda: False, said.append, False)
+    context = StageContext(tmp_path, lambda: False, said.append)
     options = ConfigDict({"swapped": 0.0})
     assert load(task, options, (), None, context=context) is splits
 

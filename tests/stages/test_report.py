@@ -54,7 +54,7 @@ def write(folder, evaluation: Evaluation, *, value, policy, reference, examples=
         policy,
         evaluation,
         SUMMARY,
-        context=StageContext(folder, lambda: False, said.append, False),
+        context=StageContext(folder, lambda: False, said.append),
     )
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in result.files}
     return Written(
@@ -228,7 +228,7 @@ def test_where_nothing_scores_a_generation_the_page_says_so(tmp_path):
     assert [a["id"] for tag, a in tags(done.html).found if tag == "section"] == SECTIONS
     assert all(m["mean"] is None for m in done.json["measures"] if m["metric"] == "total")
     assert "NaN" not in done.html and not re.search(r"\bnan\b", done.html)
-    assert "nothing can score" in result_table(unscored())
+    assert "no scorer judges the generated answers" in result_table(unscored())
 
 
 def test_rewards_of_the_data_alone_are_shown_without_a_difference(tmp_path):

@@ -84,7 +84,7 @@ def test_three_lists_of_files_are_three_splits_with_sources_and_ids(files):
 def test_the_stage_accepts_the_splits(files, tmp_path):
     said = []
     options = task_options(**files, swapped=0.0)
-    context = StageContext(tmp_path, lambda: False, said.append, False)
+    context = StageContext(tmp_path, lambda: False, said.append)
     splits = load_stage.load(hha.HHA, options, hha.HHA.files(options), None, context=context)
     assert len(splits.test) == 6
     assert "train: 6 prompts, 12 responses (median 1 words)" in said

@@ -10,7 +10,8 @@ import transformers
 from tokenizers import models
 
 from alol_jax.errors import UserError
-from alol_jax.text.tokenizer_files import byte_level, from_directory, from_gguf, save
+from alol_jax.text.gguf_tokenizer import from_gguf
+from alol_jax.text.tokenizer_files import byte_level, from_directory, save
 from tests.text.test_tokenizer import needs_smollm2, smollm2, smollm2_fields
 from tests.text.tokenizer_kinds import (
     KINDS,

@@ -118,7 +118,12 @@ def test_weights_need_not_add_up_to_one():
 def _prompts(*rewards: tuple[float, ...]):
     numbers = itertools.count()
     return annotated_rows(
-        annotated(next(numbers), example_id=f"prompt{n}", reward=reward)
+        annotated(
+            number := next(numbers),
+            example_id=f"prompt{n}",
+            reward=reward,
+            response_text=f"r{number}",
+        )
         for n, those in enumerate(rewards)
         for reward in those
     )
@@ -126,7 +131,7 @@ def _prompts(*rewards: tuple[float, ...]):
 
 def ranked(rows, responses, ranking="reward"):
     """The items of K responses."""
-    return ranked_items(rows, responses, ranking, "dpo").items
+    return ranked_items(rows, rows["response_text"], responses, ranking, "dpo").items
 
 
 @pytest.mark.parametrize(
@@ -158,6 +163,23 @@ def test_no_prompt_with_different_rewards_is_one_clear_line():
     said = "dpo needs 2 responses .* of 2 prompts 1 have fewer responses and 1 equal rewards"
     with pytest.raises(UserError, match=said):
         ranked(_prompts((1.0, 1.0), (2.0,)), 2)
+
+
+def test_responses_of_one_text_are_no_pair_and_are_counted():
+    rows = _prompts((1.0, 0.0), (5.0, 9.0, 7.0), (3.0, 2.0))
+    texts = ["same", "same", "once", "twice", "twice", "one", "other"]
+    found = ranked_items(
+        rows, rows.replace(response_text=texts)["response_text"], 2, "reward", "dpo"
+    )
+    assert [[rows[i].reward for i in member] for member in found.items.members] == [
+        [9.0, 5.0],
+        [3.0, 2.0],
+    ]
+    assert (found.short, found.again) == (1, 2)
+    assert "; 2 responses have the text of a better one" in found.summary(2, "reward")
+    assert "better one" not in ranked_items(rows, rows["response_text"], 2, "data", "dpo").summary(
+        2, "data"
+    )
 
 
 # arrays

@@ -1,7 +1,9 @@
 """The training loop: grids, randomness, donation, resuming, the best step."""
 
 import functools
+import itertools
 import json
+import time
 from typing import NamedTuple
 
 import jax
@@ -16,6 +18,7 @@ from alol_jax.errors import Interrupted
 from alol_jax.training.fit import (
     Plan,
     Validator,
+    _FirstSteps,
     best,
     fit,
     fit_best,
@@ -25,7 +28,7 @@ from alol_jax.training.fit import (
     plan_epochs,
 )
 from alol_jax.training.metrics import MetricLog
-from alol_jax.types import Batch, Validation, Work
+from alol_jax.types import Batch, Pace, Validation, Work, untold
 from tests.tiny_run import context, mesh_of
 
 KEY = jax.random.key(7)
@@ -208,7 +211,7 @@ def test_the_first_of_equally_good_validations_is_the_best():
     assert best(seen).step == 4
 
 
-def _run(folder, scores=None, *, stop_at=(), steps=6, said=None, killed_at=None):
+def _run(folder, scores=None, *, stop_at=(), steps=6, said=None, killed_at=None, pace=None):
     """`fit_best` of the regression; interrupted after each step of ``stop_at`` and called again."""
     tx = optax.adam(0.05)
     validated = []
@@ -242,13 +245,32 @@ def _run(folder, scores=None, *, stop_at=(), steps=6, said=None, killed_at=None)
                 folder,
                 said=said,
                 stopping=lambda stop=stop: stop is not None and reached["step"] >= stop,
-            ),
+            )._replace(pace=untold if pace is None else pace),
             label="fit",
         )
         if stop is None:
             return run()
         with pytest.raises(Interrupted, match=f"saved at step {stop} of {steps}"):
             run()
+
+
+def test_a_fit_tells_its_pace_once_from_the_shorter_of_two_steps(tmp_path, monkeypatch):
+    now = iter(itertools.accumulate([100.0, 30.0, 7.0, 5.0], initial=0.0))
+    clock = type("Clock", (), {"monotonic": staticmethod(time.monotonic)})
+    monkeypatch.setattr("alol_jax.training.fit.time", clock)
+    told = []
+    stamps = _FirstSteps(Plan(9, frozenset(), 1), context(tmp_path)._replace(pace=told.append))
+    clock.monotonic = lambda: next(now)
+    for step in range(1, 6):
+        stamps.written(step, {"tokens": 12.0 * step})
+    assert told == [Pace(seconds=7.0, tokens=48.0, left=6)]
+
+
+def test_the_pace_of_a_resumed_fit_counts_the_steps_that_are_left(tmp_path):
+    told = []
+    _run(tmp_path, stop_at=(1,), pace=told.append)
+    (pace,) = told
+    assert pace.left == 2 and pace.tokens > 0 and pace.seconds > 0
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,14 @@ import json
 
 import jax.numpy as jnp
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from alol_jax.errors import UserError
 from alol_jax.training.metrics import MetricLog, read_curves
-from alol_jax.types import Curve
+from alol_jax.types import Curve, LogOptions
 
 
-def _open(tmp_path, resume_at=0, tensorboard=False):
-    return MetricLog(tmp_path / "metrics.jsonl", resume_at=resume_at, tensorboard=tensorboard)
+def _open(tmp_path, resume_at=0):
+    return MetricLog(tmp_path / "metrics.jsonl", resume_at=resume_at, options=LogOptions())
 
 
 def _lines(tmp_path):
@@ -101,35 +100,3 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_leaves_the_log_readable(tmp
 
 def test_a_missing_log_has_no_curves(tmp_path):
     assert read_curves(tmp_path / "metrics.jsonl") == ()
-
-
-def _events(folder):
-    """(tag, step, value) of every scalar in TensorBoard's record files."""
-    found = []
-    for path in sorted(folder.glob("tensorboard/events.*")):
-        data = path.read_bytes()
-        while data:  # u64 length, u32 checksum, the event, u32 checksum
-            size = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + size])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-            data = data[16 + size :]
-    return found
-
-
-def test_tensorboard_gets_the_same_numbers_if_asked(tmp_path):
-    log = _open(tmp_path, tensorboard=True)
-    _write(log, 1, 2)
-    log.close()
-    assert _events(tmp_path) == [
-        ("loss", 1, 0.125),
-        ("nll", 1, 2.0),
-        ("loss", 2, 0.25),
-        ("nll", 2, 4.0),
-    ]
-
-
-def test_tensorboard_is_not_written_unless_asked(tmp_path):
-    log = _open(tmp_path)
-    _write(log, 1)
-    log.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from alol_jax.decoding.answers import Setup
+from alol_jax.errors import UserError
 from alol_jax.rewards.lexical import meteor
 from alol_jax.training.annotate import annotate
 from alol_jax.training.items import tokenise
 from alol_jax.training.validation import CHOSEN_BY, make_validator
-from alol_jax.types import Watch
+from alol_jax.types import Agreement, Interval, Watch
 from tests import wordnet
 from tests.tiny_run import (
     TASK,
@@ -66,4 +67,52 @@ def test_the_whole_reward_and_a_component_are_of_the_answers(tmp_path):
 
 
 def test_what_can_choose_besides_rewards_is_this():
-    assert tuple(CHOSEN_BY) == ("meteor", "likelihood")
+    assert tuple(CHOSEN_BY) == ("meteor", "likelihood", "likeness", "order")
+
+
+PAIR = [
+    dataclasses.replace(ROWS[n], example_id="one", prompt="one?", response=text, reward=reward)
+    for n, (text, reward) in enumerate((("bad", 0.0), ("a great day", 3.0)))
+]
+PAIRED = dataclasses.replace(SCORED, validation=scored_table([*PAIR, *ROWS[2:]]))
+
+
+def chosen_by(tmp_path, name, scored=PAIRED, **changes):
+    said = []
+    stage = Setup(LM, TASK, scoring({"positivity": 0.0}), small_options().decode, 0)
+    made = make_validator(stage._replace(**changes), scored, name, context(tmp_path, said=said))
+    return made, said
+
+
+def test_order_is_the_share_of_pairs_that_logp_per_token_orders_as_rewards_do(tmp_path):
+    found, said = chosen_by(tmp_path, "order")
+    rows, _ = tokenise(scored_table(PAIR), TASK, LM.tokenizer, LM.limits)
+    bad, great = (row.mean() for row in annotate(LM, TRAINED, rows, watch=Watch("rows"))[0])
+    assert found.score(TRAINED) == float(great > bad)
+    assert said[-1] == f"the step is chosen by: {found.metric}"
+
+
+def test_likeness_is_the_lean_of_the_answers_to_the_best_paid_response(tmp_path, monkeypatch):
+    found, _ = chosen_by(tmp_path, "likeness")
+    for answer, sign in (("a great day", 1), ("bad", -1)):
+        texts = (answer, "x", "y")
+        monkeypatch.setattr("alol_jax.decoding.answers.Sampler.texts", lambda s, i, t=texts: t)
+        assert np.sign(found.score(TRAINED)) == sign
+
+
+@pytest.mark.parametrize("name", ["likeness", "order"])
+def test_a_measure_of_pairs_needs_a_pair(tmp_path, name):
+    alone = dataclasses.replace(SCORED, validation=scored_table(ROWS))
+    said = f"choose_by='{name}': no validation prompt has two responses with different rewards"
+    with pytest.raises(UserError, match=said):
+        chosen_by(tmp_path, name, alone)
+
+
+def test_what_a_scorer_is_worth_is_said_with_what_chooses_the_step(tmp_path):
+    order = Interval(0.75, 0.6, 0.9)
+    agreed = Agreement("rm", 24, 12, True, order, 0.5, None, None, 0.1, 0.0, 0.1, 0.2)
+    scores = scoring({"positivity": 1.0})
+    _, said = chosen_by(tmp_path, "", scoring=scores, agreement=agreed)
+    assert said[-1].startswith("the step is chosen by: mean validation reward; rm orders 75% [60%,")
+    _, said = chosen_by(tmp_path, "likelihood", scoring=scores, agreement=agreed)
+    assert "rm orders" not in said[-1]

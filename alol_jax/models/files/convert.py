@@ -23,7 +23,7 @@ from alol_jax.errors import UserError, format_names
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
-from alol_jax.models.files.gguf_reader import GGUFFile
+from alol_jax.models.files.gguf_file import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
 from alol_jax.models.files.hf_reader import copied, download, on_hub
 from alol_jax.models.files.packages import PACKAGES, PREFIX, packaged_weights
@@ -37,8 +37,9 @@ from alol_jax.models.files.stored_nf4 import (
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.paths import is_bucket
-from alol_jax.text.tokenizer_files import GGUFVocabulary
-from alol_jax.types import Params
+from alol_jax.runs.progress import progress
+from alol_jax.text.gguf_tokenizer import GGUFVocabulary
+from alol_jax.types import Params, Watch
 
 ShardingFn = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """(path, shape) of a parameter -> its sharding."""
@@ -95,17 +96,20 @@ class Checkpoint:
             raise ValueError(f"{self.where} is stored as {self.stored_nf4}, not {nf4}")
         self._check_tied_head()
         params: Params = {}
-        for row in self.rows:
-            for layer, name in enumerate(row.names(self.config)):
-                if self.stored_nf4 is not None and name in self.weights.quantised:
-                    self._set_stored(params, row, name, layer, sharding)
-                    continue
-                parts = self.parts(row, layer)
-                for path, value in zip(row.paths, parts, strict=True):
-                    if row.layered:
-                        self._set_layer(params, path, value, layer, dtype, sharding, nf4)
-                    else:
-                        params |= _place(path, value, dtype, sharding(path, value.shape), None)
+        places = [
+            (row, layer) for row in self.rows for layer, _ in enumerate(row.names(self.config))
+        ]
+        for row, layer in progress(places, Watch("weights"), total=len(places)):
+            name = row.name.format(i=layer)
+            if self.stored_nf4 is not None and name in self.weights.quantised:
+                self._set_stored(params, row, name, layer, sharding)
+                continue
+            parts = self.parts(row, layer)
+            for path, value in zip(row.paths, parts, strict=True):
+                if row.layered:
+                    self._set_layer(params, path, value, layer, dtype, sharding, nf4)
+                else:
+                    params |= _place(path, value, dtype, sharding(path, value.shape), None)
         return params
 
     def parts(self, row: Row, layer: int) -> list[np.ndarray]:

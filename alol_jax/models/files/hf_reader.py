@@ -19,6 +19,7 @@ from alol_jax.models.families.registry import BUFFERS
 from alol_jax.models.files.finite import check_finite
 from alol_jax.models.files.torch_reader import TorchFile
 from alol_jax.paths import check_no_pointer, local_copy
+from alol_jax.runs.progress import on_terminal
 
 DTYPES = frozenset({"F64", "F32", "F16", "BF16"})  # of weights
 # next to a critic's body; the first that is there is read
@@ -209,6 +210,8 @@ def _snapshot(model: OnHub, patterns: list[str]) -> Path:
     import huggingface_hub
 
     name, revision = model
+    if not on_terminal():
+        huggingface_hub.utils.disable_progress_bars()
     try:
         found = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
         return Path(found)

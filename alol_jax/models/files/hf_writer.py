@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from alol_jax.runs.progress import progress
+from alol_jax.types import Watch
+
 SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 """The supported dtypes -> their names in safetensors."""
 
@@ -51,7 +54,8 @@ def write_tensors(
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
-        for name, shape in shapes.items():
+        written = progress(shapes.items(), Watch(file.name), total=len(shapes))
+        for name, shape in written:
             tensor = np.asarray(read(name), np.dtype(dtype), order="C")
             if tensor.shape != tuple(shape):
                 raise ValueError(f"{name} is {tensor.shape}, not {shape}")

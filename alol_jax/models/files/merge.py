@@ -7,7 +7,7 @@ stored tensor of the base is in memory.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
 from alol_jax.models.files.convert import Checkpoint
 from alol_jax.models.nf4 import NF4, dequantise, quantise
+from alol_jax.models.rotary import LinearScaling, Llama3Scaling
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 
 Weight = Callable[[str, int], np.ndarray]
@@ -80,19 +81,36 @@ def merged_weights(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> W
     return found
 
 
-class HFTensors:
-    """The tensors of a Hugging Face directory, by name, made from weights.
+def hf_rows(config: ModelConfig, architecture: str) -> tuple[Row, ...]:
+    """Return the tensors of a Hugging Face directory, without a tied head."""
+    head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
+    return FAMILIES[config.family].rows(config) + head
 
-    ``shapes`` is in the order of the model.
+
+def gguf_rows(config: ModelConfig) -> tuple[Row, ...]:
+    """Return the tensors of a GGUF file, without a tied head.
+
+    None if the family has no such, or the model has biases or a rotary scaling that they lack.
+    """
+    scaling = config.rotary and config.rotary.scaling
+    if config.biases or not isinstance(scaling, LinearScaling | Llama3Scaling | None):
+        return ()
+    rows = FAMILIES[config.family].gguf
+    return tuple(row for row in rows if row.paths != ("head/kernel",) or not config.tied_embeddings)
+
+
+class StoredTensors:
+    """The tensors of a file, by name, made from weights.
+
+    ``shapes`` is in the order of the rows.
     """
 
-    def __init__(self, config: ModelConfig, architecture: str, weight: Weight) -> None:
+    def __init__(self, config: ModelConfig, rows: Sequence[Row], weight: Weight) -> None:
         self._config, self._weight = config, weight
         self._row_of: dict[str, tuple[Row, int]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         ours = param_shapes(config)
-        head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
-        for row in FAMILIES[config.family].rows(config) + head:
+        for row in rows:
             shape = row.stored_shape(config, ours)
             for layer, name in enumerate(row.names(config)):
                 self.shapes[name], self._row_of[name] = shape, (row, layer)

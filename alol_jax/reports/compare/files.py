@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 
-from alol_jax.reports.compare.rows import RUN, Group, RunResult, differing_settings
+from alol_jax.reports.compare.rows import DATA, RUN, Group, RunResult, differing_settings
 from alol_jax.reports.compare.table import CONFIDENCE, Comparison, Estimate
 from alol_jax.reports.compare.words import (
     description,
@@ -18,7 +18,8 @@ from alol_jax.reports.compare.words import (
     in_chunks,
     set_name,
 )
-from alol_jax.reports.results import TEXT_METRICS, TOTAL, prompt_count
+from alol_jax.reports.results import TEXT_METRICS, TOTAL, plain, prompt_count
+from alol_jax.reports.stored_rewards import explained
 
 WIDTH = 100  # of the text table, in characters
 NAME, WIDTHS = 25, (24, 24, 7, 8, 12)  # of its columns
@@ -102,7 +103,8 @@ def _described(name: str, group: Group, run: RunResult) -> dict[str, object]:
 def to_latex(found: Comparison) -> str:
     """LaTeX tables (booktabs) with one row per group: means over seeds, with intervals.
 
-    One table of all metrics, then tables of the total reward by test set, then the training cost.
+    One table of all metrics, then tables of the total reward by test set, then the measures by the
+    stored rewards, then the training cost.
     """
     names = found.rewards[:-1]
     heads = [TOTAL, f"{TOTAL} $-$ {escaped(found.against)}", *["sd over seeds"] * found.has_spread]
@@ -118,6 +120,9 @@ def to_latex(found: Comparison) -> str:
                 ],
             )
         )
+    if found.stored:
+        heads = [head for name in found.stored for head in (name, f"$-$ {escaped(found.against)}")]
+        tables.append(_tabular(found, heads, lambda group: _stored_cells(found, group)))
     tables.append(_tabular(found, COSTS, lambda group: _cost_cells(found, group), untrained=False))
     notes = ("\\usepackage{booktabs}", *description(found))
     return "\n".join([*(f"% {line}" for line in notes), *tables])
@@ -160,6 +165,14 @@ def _all_cells(found: Comparison, group: Group) -> list[str]:
     return cells + [_latex(found.value(group.row_name, name)) for name in (*TEXT_METRICS, "kl")]
 
 
+def _stored_cells(found: Comparison, group: Group) -> list[str]:
+    cells = []
+    for metric in found.stored:
+        gain = None if found.is_base(group) else found.difference(group.row_name, metric)
+        cells += [_latex(found.value(group.row_name, metric)), _latex(gain)]
+    return cells
+
+
 def _cost_cells(found: Comparison, group: Group) -> list[str]:
     return [_latex(found.value(group.row_name, name)) for name in COSTS]
 
@@ -188,10 +201,30 @@ def plain_table(found: Comparison) -> str:
         texts = ["-" if e is None else " ".join(format_estimate(e)).rstrip() for e in cells]
         texts[2:] = [text.split(" ")[0] for text in texts[2:]]  # no room for their intervals
         lines.append(_line(group.row_name, texts))
+    lines += _stored(found)
     if found.has_spread and found.rows[0].values is not None:
         lines.append(_line("total by seed", ("mean", "sd")))
         lines += [_seeds(found, group) for group in found.groups if len(group.rows) > 1]
     return "\n".join(lines)
+
+
+def _stored(found: Comparison) -> list[str]:
+    """The measures by the stored rewards, one line per measure and group."""
+    if not found.stored:
+        return []
+    lines = [_line("by the stored rewards", ("value", f"- {_cut(found.against, NAME - 4)}"))]
+    for metric in found.stored:
+        lines.append(metric)
+        for group in found.groups:
+            if group.kind == DATA:
+                continue
+            gain = None if found.is_base(group) else found.difference(group.row_name, metric)
+            cells = (found.value(group.row_name, metric), gain)
+            texts = ["-" if e is None else " ".join(format_estimate(e)).rstrip() for e in cells]
+            lines.append(_line(f"  {group.row_name}", texts))
+    for said in explained(found.stored):
+        lines += textwrap.wrap(plain(said), WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return lines
 
 
 def _line(name: str, cells: Sequence[str]) -> str:

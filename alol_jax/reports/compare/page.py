@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from alol_jax.reports.compare.curves import curve_section
 from alol_jax.reports.compare.figures import Bar, Point, differences, frontier, is_hollow, paint_of
-from alol_jax.reports.compare.rows import RUN, Group, differing_settings
+from alol_jax.reports.compare.rows import DATA, RUN, Group, differing_settings
 from alol_jax.reports.compare.table import COST_METRICS, Comparison, Estimate
 from alol_jax.reports.compare.words import (
     description,
@@ -19,6 +19,7 @@ from alol_jax.reports.compare.words import (
 from alol_jax.reports.page import Cell, Column, Figure, Page, Section, Table, render
 from alol_jax.reports.page import Row as Line
 from alol_jax.reports.results import EVERY, TOTAL, prompt_count
+from alol_jax.reports.stored_rewards import BLIND, explained
 from alol_jax.types import Interval
 
 HEADS = {"kl": "KL", "flops": "FLOPs", "step": "chosen step", "tokens": "trained tokens"}
@@ -37,6 +38,7 @@ def to_html(found: Comparison) -> str:
     models = dict.fromkeys(str(run.settings.get("model.path")) for run in found.runs)
     sections = (
         _results(found),
+        _stored(found),
         _against(found),
         _sets(found),
         _components(found),
@@ -100,8 +102,29 @@ def _warnings(found: Comparison) -> list[str]:
             "each run's own."
         )
     if found.rows[0].values is None:
-        said.append("Nothing can score a generated answer of this task: there are no rewards.")
+        said.append("No scorer judges the generated answers: they have no rewards.")
     return said
+
+
+def _stored(found: Comparison) -> Section | None:
+    """The measures by the stored rewards of the test rows, and their differences."""
+    if not found.stored:
+        return None
+    columns = (Column("", False), *(Column(name, True) for name in found.stored))
+    values, gains = [], []
+    for group in found.groups:
+        if group.kind == DATA:
+            continue
+        name = _name(found, group)
+        cells = (_cell(found.value(group.row_name, metric)) for metric in found.stored)
+        values.append(Line((name, *cells)))
+        gains.append(Line((name, *(_gain(found, group, metric) for metric in found.stored))))
+    tables = (
+        Table("Value", columns, tuple(values)),
+        Table(f"Difference to {found.against}", columns, tuple(gains)),
+    )
+    text = (*(f"{said[0].upper()}{said[1:]}." for said in explained(found.stored)), BLIND)
+    return Section("stored", "By the stored rewards", text, tables=tables)
 
 
 def _against(found: Comparison) -> Section:
@@ -131,7 +154,7 @@ def _against(found: Comparison) -> Section:
         "difference, one is expected to show one."
     )
     if not bars:
-        text = "No paired differences: nothing can score a generated answer."
+        text = "No differences in reward: no scorer judges the generated answers."
     return Section("against", f"Against {found.against}", (text,), figures=tuple(drawn))
 
 

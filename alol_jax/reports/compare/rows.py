@@ -15,7 +15,15 @@ import numpy as np
 from alol_jax.paths import AnyPath
 from alol_jax.reports.results import by_prompt
 from alol_jax.tables.table import Table
-from alol_jax.types import Cost, Curve, Evaluation, Scored, SystemScores, Validation
+from alol_jax.types import (
+    Cost,
+    Curve,
+    Evaluation,
+    Interval,
+    Scored,
+    SystemScores,
+    Validation,
+)
 
 REFERENCE, DATA, RUN = "reference", "data", "run"
 """The kinds of rows; the first two are also names of rows."""
@@ -68,6 +76,16 @@ class Row:
     scores: SystemScores
     sets: Mapping[str, SystemScores]
     values: np.ndarray | None  # f64[prompts, components + 1], the total last; None if not scored
+    # f64[prompts, measures] by the stored rewards (`stored_rewards`); None if there are none
+    stored: np.ndarray | None = None
+
+    @property
+    def measures(self) -> Mapping[str, Interval]:
+        """The measures by the stored rewards."""
+        if self.stored is None:
+            return {}
+        found = self.run.evaluation.stored
+        return {one.name: one.policy if self.kind == RUN else one.reference for one in found}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +188,10 @@ def _row(name: str, run: RunResult, kind: str) -> Row:
     scores = _scores(system, evaluation.systems)
     sets = {found.name: _scores(system, found.systems) for found in evaluation.sets}
     values = None if scores.reward is None else _values(rows, evaluation.policy)
-    return Row(name, kind, run, scores, sets, values)
+    stored = None
+    if kind != DATA and evaluation.stored:
+        stored = evaluation.by_prompt[system].matrix
+    return Row(name, kind, run, scores, sets, values, stored)
 
 
 def _scores(name: str, systems: Sequence[SystemScores]) -> SystemScores:

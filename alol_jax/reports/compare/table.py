@@ -48,6 +48,7 @@ class Comparison:
         against: the name of what every row is compared with; "reference" means each run's own.
         rewards: the components, then the total.
         sets: the test sets; empty if there is only one.
+        stored: the measures by the stored rewards.
         estimates: by (row, against or "", set, metric).
     """
 
@@ -56,6 +57,7 @@ class Comparison:
     against: str
     rewards: tuple[str, ...]
     sets: tuple[str, ...]
+    stored: tuple[str, ...]
     estimates: dict[tuple[str, str, str, str], Estimate]
 
     @property
@@ -91,11 +93,20 @@ class Comparison:
         return self.estimates.get((row, self.against, test_set, metric))
 
 
+class Columns(NamedTuple):
+    """What is compared prompt by prompt: the rewards, or the measures by the stored rewards."""
+
+    names: tuple[str, ...]
+    of: Callable[[Row], np.ndarray | None]  # f64[prompts, names] of a row
+    masks: Mapping[str, np.ndarray]  # test set -> bool[prompts]
+
+
 class Base(NamedTuple):
     """What the rows are compared with."""
 
     name: str
-    values: Callable[[Sequence[Row]], np.ndarray | None]  # rows -> what to subtract from theirs
+    # rows, what of them -> what to subtract from theirs
+    values: Callable[[Sequence[Row], Callable[[Row], np.ndarray | None]], np.ndarray | None]
 
 
 def compare_runs(runs: Sequence[RunResult], *, against: str | None) -> Comparison:
@@ -113,21 +124,26 @@ def compare_runs(runs: Sequence[RunResult], *, against: str | None) -> Compariso
     rewards = (*first.component_names, TOTAL)
     groups = group_runs(runs)
     base = _base(groups, against)
-    masks = _set_masks(first, sets)
+    masks, stored = _set_masks(first, sets), tuple(one.name for one in first.stored)
+    compared = (
+        Columns(rewards, lambda row: row.values, masks),
+        Columns(stored, lambda row: row.stored, {EVERY: masks[EVERY]}),
+    )
     found = []
     for group in progress(groups, Watch("intervals"), total=len(groups)):
         values = [list(_values(row, rewards, sets)) for row in group.rows]
-        differences = _differences(group, base, rewards, masks)
+        differences = [_differences(row, base, compared) for row in group.rows]
         for its_values, its_differences in zip(values, differences, strict=True):
             found += [*its_values, *its_differences]
         if len(group.rows) > 1:
-            found += _over_seeds(group, values, differences, rewards, masks, base)
+            found += _over_seeds(group, values, differences, compared, base)
     return Comparison(
         tuple(runs),
         groups,
         base.name,
         rewards,
         sets,
+        stored,
         {(e.row, e.against, e.set, e.metric): e for e in found},
     )
 
@@ -148,6 +164,8 @@ def _values(row: Row, rewards: Sequence[str], sets: Sequence[str]):
                 yield Estimate(row.name, "", name, metric, *_ends(found))
         for metric, found in zip(TEXT_METRICS, (*scores.distinct, scores.length), strict=True):
             yield Estimate(row.name, "", name, metric, *_ends(found))
+    for metric, found in row.measures.items():
+        yield Estimate(row.name, "", EVERY, metric, *_ends(found))
     if row.kind == RUN:
         fit, kl = row.run.fit, row.run.evaluation.kl
         if kl is not None:
@@ -157,36 +175,29 @@ def _values(row: Row, rewards: Sequence[str], sets: Sequence[str]):
             yield Estimate(row.name, "", EVERY, metric, mean)
 
 
-def _differences(
-    group: Group, base: Base, rewards: Sequence[str], masks: Mapping[str, np.ndarray]
-) -> list[list[Estimate]]:
-    """For each row, its paired differences to the base."""
+def _differences(row: Row, base: Base, compared: Sequence[Columns]) -> list[Estimate]:
+    """The paired differences of a row to the base."""
     found = []
-    for row in group.rows:
-        theirs = base.values((row,))
-        gain = None if row.values is None or theirs is None else row.values - theirs
-        found.append(_intervals(row.name, base.name, gain, rewards, masks, row.run))
+    for columns in compared:
+        ours, theirs = columns.of(row), base.values((row,), columns.of)
+        gain = None if ours is None or theirs is None else ours - theirs
+        found += _intervals(row.name, base.name, gain, columns, row.run)
     return found
 
 
 def _intervals(
-    name: str,
-    against: str,
-    values: np.ndarray | None,
-    rewards: Sequence[str],
-    masks: Mapping[str, np.ndarray],
-    run: RunResult,
+    name: str, against: str, values: np.ndarray | None, columns: Columns, run: RunResult
 ) -> list[Estimate]:
-    """Means of f64[prompts, components + 1] with bootstrap intervals.
+    """Means of f64[prompts, names] with bootstrap intervals.
 
-    All rewards over all prompts, and the total over each test set. The resamples are those of the
-    run's own evaluation.
+    All names over all prompts, and the total reward over each test set. The resamples are those of
+    the run's own evaluation.
     """
     if values is None:
         return []
     found = []
-    for test_set, mask in masks.items():
-        for metric, column in zip(rewards, values[mask].T, strict=True):
+    for test_set, mask in columns.masks.items():
+        for metric, column in zip(columns.names, values[mask].T, strict=True):
             if test_set == EVERY or metric == TOTAL:
                 ends = bootstrap(
                     column, draws=run.draws, confidence=CONFIDENCE, seed=run.shared_seed
@@ -199,8 +210,7 @@ def _over_seeds(
     group: Group,
     values: Sequence[Sequence[Estimate]],
     differences: Sequence[Sequence[Estimate]],
-    rewards: Sequence[str],
-    masks: Mapping[str, np.ndarray],
+    compared: Sequence[Columns],
     base: Base,
 ) -> list[Estimate]:
     """The means over the seeds of a group, with their spread.
@@ -209,13 +219,14 @@ def _over_seeds(
     before the bootstrap.
     """
     intervals = {}
-    scored = [row.values for row in group.rows if row.values is not None]
-    if len(scored) == len(group.rows):
-        mean = np.mean(scored, axis=0)
-        theirs = base.values(group.rows)
+    for columns in compared:
+        mean = _mean([columns.of(row) for row in group.rows])
+        if mean is None:
+            continue
+        theirs = base.values(group.rows, columns.of)
         gain = None if theirs is None else mean - theirs
         for against, by_prompts in (("", mean), (base.name, gain)):
-            for e in _intervals(group.name, against, by_prompts, rewards, masks, group.rows[0].run):
+            for e in _intervals(group.name, against, by_prompts, columns, group.rows[0].run):
                 intervals[against, e.set, e.metric] = (e.mean, e.low, e.high)
     seeds: dict[tuple[str, str, str], list[float]] = {}
     for e in (e for row in (*values, *differences) for e in row):
@@ -242,16 +253,19 @@ def _base(groups: Sequence[Group], against: str | None) -> Base:
         against = nll[0] if len(nll) == 1 else REFERENCE
     if against == REFERENCE:
         references = {
-            row.run.reference: row.values
+            row.run.reference: row
             for group in groups
             if group.kind == REFERENCE
             for row in group.rows
         }
-        return Base(REFERENCE, lambda rows: _own_reference(rows, references))
-    name, rows = _find_rows(groups, against)
-    values = [row.values for row in rows]
-    mean = None if any(v is None for v in values) else np.mean(values, axis=0)
-    return Base(name, lambda rows: mean)
+        return Base(REFERENCE, lambda rows, of: _mean(list(map(of, _own(rows, references)))))
+    name, bases = _find_rows(groups, against)
+    return Base(name, lambda rows, of: _mean(list(map(of, bases))))
+
+
+def _mean(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """The mean over rows; None if one has no values."""
+    return None if any(v is None for v in values) else np.mean(values, axis=0)
 
 
 def _find_rows(groups: Sequence[Group], name: str) -> tuple[str, Sequence[Row]]:
@@ -277,15 +291,11 @@ def _names(row: Row) -> tuple[str, ...]:
     return (row.name, row.run.workdir.name) if row.kind == RUN else (row.name,)
 
 
-def _own_reference(
-    rows: Sequence[Row], references: Mapping[str, np.ndarray | None]
-) -> np.ndarray | None:
-    """The mean of the references of the rows' policies; for the data, of all references."""
+def _own(rows: Sequence[Row], references: Mapping[str, Row]) -> list[Row]:
+    """The references of the rows' policies; for the data, all references."""
     if any(row.kind == DATA for row in rows):
-        values = list(references.values())
-    else:
-        values = [references[row.run.reference] for row in rows]
-    return None if any(v is None for v in values) else np.mean(values, axis=0)
+        return list(references.values())
+    return [references[row.run.reference] for row in rows]
 
 
 def _ends(interval: Interval) -> tuple[float, float, float]:

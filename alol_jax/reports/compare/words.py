@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from alol_jax.reports.compare.rows import DATA, REFERENCE
 from alol_jax.reports.compare.table import Comparison, Estimate
 from alol_jax.reports.results import FEW_PROMPTS, TOTAL, Verdict, prompt_count
+from alol_jax.reports.stored_rewards import BLIND, deciding, judged, rests_on
+from alol_jax.types import Interval
 
 MAX_COLUMNS = 5  # test sets side by side in one table
 
@@ -17,6 +19,33 @@ def verdict(found: Comparison) -> Verdict:
     gains = {name: found.difference(name) for name in trained}
     if not gains:
         return Verdict("Nothing to compare", "open", f"All runs are {_the(found.against)}.")
+    judgement = _by_reward(found, gains)
+    best = _best_by_stored(found, list(gains))
+    if best is None:
+        return judgement
+    changes = _stored_changes(found, best)
+    badge, tone, said = judged(changes, _the(found.against))
+    sentence = f"By the stored rewards of the test rows, best is {best}: {said} {BLIND}"
+    if None in gains.values():
+        return Verdict(badge, tone, f"No scorer judged the generated answers. {sentence}")
+    return judgement._replace(sentence=f"{judgement.sentence} {sentence}")
+
+
+def _best_by_stored(found: Comparison, names: Sequence[str]) -> str | None:
+    """The row that is best by the first deciding measure; None without such measures."""
+    read = deciding(found.stored)
+    there = [name for name in names if read and found.difference(name, read[0]) is not None]
+    return max(there, key=lambda name: found.difference(name, read[0]).mean, default=None)
+
+
+def _stored_changes(found: Comparison, name: str) -> dict[str, Interval]:
+    """The differences of a row to the base in the measures by the stored rewards."""
+    every = {metric: found.difference(name, metric) for metric in found.stored}
+    return {metric: Interval(e.mean, e.low, e.high) for metric, e in every.items() if e is not None}
+
+
+def _by_reward(found: Comparison, gains: Mapping[str, Estimate | None]) -> Verdict:
+    """The verdict by the rewards of the generated answers."""
     if None in gains.values():
         said = "The answers, or those they are compared with, have no rewards to compare."
         return Verdict("Not scored", "open", said)
@@ -39,6 +68,7 @@ def verdict(found: Comparison) -> Verdict:
             f"{sentence}"
         )
     sentence += " With so few prompts the intervals are too narrow." * (prompts < FEW_PROMPTS)
+    sentence = " ".join((sentence, *rests_on(found.runs[0].evaluation.agreement)))
     if gains[best].low > 0:
         return Verdict(f"Better than {base}", "better", sentence)
     if less == len(gains):
@@ -60,7 +90,7 @@ def description(found: Comparison) -> tuple[str, ...]:
             "A row with several seeds is the mean of their runs; its interval is still over the "
             "prompts, and the spread over seeds is given as sd and range."
         )
-    return tuple(said)
+    return (*said, *rests_on(found.runs[0].evaluation.agreement))
 
 
 def _the(name: str) -> str:

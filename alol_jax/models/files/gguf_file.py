@@ -1,4 +1,4 @@
-"""Reading GGUF files (llama architecture): the only module that imports gguf.
+"""Reading and writing GGUF files (llama architecture): the only module that imports gguf.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A key that changes the computation or the
 tokenizer and is not supported is an error that names it.
@@ -6,8 +6,10 @@ tokenizer and is not supported is an error that names it.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gguf
 import numpy as np
@@ -15,9 +17,11 @@ import numpy as np
 from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.finite import check_finite
-from alol_jax.models.rotary import Rotary
+from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
 from alol_jax.paths import check_no_pointer
-from alol_jax.text.tokenizer_files import GGUFVocabulary
+from alol_jax.runs.progress import progress
+from alol_jax.text.gguf_tokenizer import GGUFVocabulary
+from alol_jax.types import Watch
 
 _TYPES = frozenset(  # those that the library dequantises and that current files use
     gguf.GGMLQuantizationType[name]
@@ -141,7 +145,7 @@ class GGUFFile:
             pre=self._required("tokenizer.ggml.pre"),
             tokens=tuple(self._required("tokenizer.ggml.tokens")),
             token_types=tuple(self._required("tokenizer.ggml.token_type")),
-            merges=tuple(self._required("tokenizer.ggml.merges")),
+            merges=tuple(self._value("tokenizer.ggml.merges") or ()),
             bos_id=self._value("tokenizer.ggml.bos_token_id"),
             eos_id=self._value("tokenizer.ggml.eos_token_id"),
             pad_id=self._value("tokenizer.ggml.padding_token_id"),
@@ -190,3 +194,101 @@ class GGUFFile:
 
     def _embedding_rows(self) -> int:
         return self.shapes.get("token_embd.weight", (0,))[0]
+
+
+# writing
+
+
+class Tensors(Protocol):
+    """Tensors by name, [out, in] as in PyTorch, made one at a time."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
+STORED = {
+    "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+}
+"""dtype -> the type of matrices, and of the file; vectors are always float32."""
+
+
+def config_fields(config: ModelConfig) -> dict[str, Any]:
+    """Return the keys and values of a GGUF file that describe the model."""
+    rotary = config.rotary
+    found = {
+        "general.type": "model",
+        "llama.vocab_size": config.vocab_size,
+        "llama.context_length": config.max_positions,
+        "llama.embedding_length": config.width,
+        "llama.block_count": config.layers,
+        "llama.feed_forward_length": config.mlp_width,
+        "llama.attention.head_count": config.heads,
+        "llama.attention.head_count_kv": config.kv_heads,
+        "llama.attention.key_length": config.head_width,
+        "llama.attention.value_length": config.head_width,
+        "llama.attention.layer_norm_rms_epsilon": config.norm_epsilon,
+        "llama.rope.dimension_count": rotary.width,
+        "llama.rope.freq_base": rotary.theta,
+    }
+    if isinstance(rotary.scaling, LinearScaling):
+        found["llama.rope.scaling.type"] = "linear"
+        found["llama.rope.scaling.factor"] = rotary.scaling.factor
+    return found
+
+
+def rope_factors(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return the tensor of Llama 3's rope scaling: what divides each frequency, f32[H / 2].
+
+    Empty for models without it: `config_fields` has the linear one.
+    """
+    if not isinstance(config.rotary.scaling, Llama3Scaling):
+        return {}
+    plain = dataclasses.replace(config.rotary, scaling=None).frequencies()
+    return {"rope_freqs.weight": plain / config.rotary.frequencies()}
+
+
+def write_gguf(
+    file: Path,
+    fields: Mapping[str, Any],
+    tensors: Tensors,
+    extra: Mapping[str, np.ndarray],
+    dtype: str,
+) -> None:
+    """Write a GGUF file of the llama architecture, one tensor at a time.
+
+    Args:
+        fields: keys and values; texts, whole numbers, fractions, truth values, or tuples of one
+            kind of these.
+        tensors: the model's.
+        extra: further vectors.
+        dtype: a key of `STORED`.
+    """
+    matrix, kind = STORED[dtype]
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_file_type(kind)
+    for key, value in fields.items():
+        _add_field(writer, key, value)
+    shapes = dict(tensors.shapes) | {name: value.shape for name, value in extra.items()}
+    types = {
+        name: matrix if len(shape) > 1 else gguf.GGMLQuantizationType.F32
+        for name, shape in shapes.items()
+    }
+    for name, shape in shapes.items():
+        size = 4 if types[name] is gguf.GGMLQuantizationType.F32 else 2
+        count = int(np.prod(shape))
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), count * size, types[name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name in progress(shapes, Watch("weights"), total=len(shapes)):
+        value = extra[name] if name in extra else tensors.read(name)
+        writer.write_tensor_data(gguf.quants.quantize(np.float32(value), types[name]))
+    writer.close()
+
+
+def _add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Add a key with the type that llama.cpp reads."""
+    kinds = {bool: "bool", int: "uint32", float: "float32", str: "string", tuple: "array"}
+    getattr(writer, f"add_{kinds[type(value)]}")(key, value)

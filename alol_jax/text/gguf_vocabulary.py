@@ -1,0 +1,128 @@
+"""The tokenizer fields of a GGUF file, from a tokenizer's own files.
+
+llama.cpp knows two kinds: ``gpt2``, byte-level BPE with merges and the name of a pre-tokenizer, and
+``llama``, SentencePiece BPE, which merges the pair whose result has the highest score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alol_jax.errors import UserError
+from alol_jax.text.gguf_tokenizer import GGUF_PRE_TOKENIZERS, pre_tokenizer_json
+from alol_jax.text.tokenizer import Tokenizer
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of a token
+
+
+class Vocabulary(NamedTuple):
+    """The tokens by id, their types, and what one kind has besides: merges or scores."""
+
+    model: str  # "gpt2" or "llama"
+    pre: str  # the pre-tokenizer by its name in llama.cpp
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    merges: tuple[str, ...]  # of gpt2: "left right", best first
+    scores: tuple[float, ...]  # of llama, by id
+    template: str  # the chat template, "" if there is none
+
+    def fields(self) -> dict[str, Any]:
+        """Return the keys and values of the file, without the special tokens."""
+        found = {
+            "tokenizer.ggml.model": self.model,
+            "tokenizer.ggml.pre": self.pre,
+            "tokenizer.ggml.tokens": self.tokens,
+            "tokenizer.ggml.token_type": self.types,
+            "tokenizer.ggml.merges": self.merges,
+            "tokenizer.ggml.scores": self.scores,
+            "tokenizer.chat_template": self.template,
+        }
+        if self.model == "llama":
+            found["tokenizer.ggml.add_space_prefix"] = True
+        return {key: value for key, value in found.items() if value not in ("", ())}
+
+
+def read_vocabulary(folder: Path, size: int) -> Vocabulary:
+    """Read tokenizer.json, and the chat template, of a directory.
+
+    Args:
+        size: of the model's vocabulary; ids without a token are filled with unused ones.
+
+    Raises:
+        UserError: llama.cpp has no such tokenizer.
+    """
+    state = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    model, template = state["model"], _chat_template(folder)
+    if model["type"] != "BPE":
+        raise UserError(f"--what=gguf: a {model['type']} tokenizer has no form in GGUF: only BPE")
+    ids = model["vocab"] | {token["content"]: token["id"] for token in state["added_tokens"]}
+    added = {token["id"]: token["special"] for token in state["added_tokens"]}
+    tokens = {number: text for text, number in ids.items()}
+    listed = tuple(tokens.get(n, f"[PAD{n}]") for n in range(size))
+    sentencepiece = bool(model.get("byte_fallback"))
+    types = []
+    for n, token in enumerate(listed):
+        kind = NORMAL if n in tokens else UNUSED
+        if n in added:
+            kind = CONTROL if added[n] else USER_DEFINED
+        if token == model.get("unk_token"):
+            kind = UNKNOWN
+        elif sentencepiece and token.startswith("<0x") and len(token) == 6:
+            kind = BYTE
+        types.append(kind)
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    if sentencepiece:
+        scores = _scores(listed, pairs)
+        return Vocabulary("llama", "default", listed, tuple(types), (), scores, template)
+    merges = tuple(" ".join(pair) for pair in pairs)
+    return Vocabulary("gpt2", _pre_of(state), listed, tuple(types), merges, (), template)
+
+
+def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> tuple[float, ...]:
+    """Return minus the rank of the first merge that makes each token; the least without one."""
+    rank: dict[str, int] = {}
+    for place, (left, right) in enumerate(merges):
+        rank.setdefault(left + right, place)
+    return tuple(-float(rank.get(token, len(merges))) for token in tokens)
+
+
+def _pre_of(state: Mapping[str, Any]) -> str:
+    """Return llama.cpp's name of the pre-tokenizer."""
+    said = pre_tokenizer_json(state["pre_tokenizer"])
+    for name, make in GGUF_PRE_TOKENIZERS.items():
+        if said == pre_tokenizer_json(make()) and state["normalizer"] is None:
+            return name
+    raise UserError(
+        "--what=gguf: llama.cpp's name of this tokenizer's pre-tokenizer is not known (only those "
+        f"of {', '.join(GGUF_PRE_TOKENIZERS)} and SentencePiece are): use --what=merged and "
+        "llama.cpp's own converter"
+    )
+
+
+def _chat_template(folder: Path) -> str:
+    """Return the template of chat_template.jinja, or of tokenizer_config.json."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    template = settings.get("chat_template")
+    return template if isinstance(template, str) else ""
+
+
+def special_fields(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the keys of the begin, end and padding tokens."""
+    around = tokenizer.encode_single("", limit=9)  # what it adds to a text: a begin token or none
+    found = {
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
+        "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
+        "tokenizer.ggml.add_bos_token": bool(around),
+        "tokenizer.ggml.add_eos_token": False,
+    }
+    if around:
+        found["tokenizer.ggml.bos_token_id"] = around[0]
+    if more := tokenizer.ends[1:]:
+        found["tokenizer.ggml.eot_token_id"] = more[0]
+    return found

@@ -1,0 +1,119 @@
+"""evaluate by stored rewards: measures of reference and policy on the same held-out rows."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from alol_jax.reports.results import DIFFERENCE, measures, result_table, verdict
+from alol_jax.stages.evaluate import evaluate
+from alol_jax.training.annotate import annotate, sums
+from alol_jax.training.items import tokenise
+from alol_jax.types import Agreement, Interval
+from tests.tiny_run import (
+    TASK,
+    context,
+    fitted,
+    scored_rows,
+    scored_splits,
+    setup,
+    small_options,
+    tiny_lm,
+)
+
+LM = tiny_lm()
+IDS = [f"t{n // 2}" for n in range(12)]
+TEST = scored_rows(12, "test").replace(example_id=IDS, prompt=[f"{name}?" for name in IDS])
+SCORED = dataclasses.replace(scored_splits(), test=TEST, component_names=())
+AGREED = Agreement(
+    *("the distilled scorer", 24, 12, True, Interval(0.75, 0.6, 0.9), 0.5, 0.4, 0.4, 0.1, 0.0),
+    *(0.1, 0.2),
+)
+
+
+def evaluated(tmp_path, *, policy=1, positivity=0.0, agreement=None):
+    config = small_options()
+    made = setup(LM, TASK, {"positivity": positivity}, config.decode)
+    return evaluate(
+        made._replace(agreement=agreement),
+        config.evaluate,
+        SCORED,
+        fitted(LM),
+        fitted(LM, policy),
+        context=context(tmp_path),
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    return evaluated(tmp_path_factory.mktemp("evaluation"))
+
+
+def test_every_measure_is_there_with_what_it_rests_on(evaluation):
+    assert [(one.name, one.rests_on) for one in evaluation.stored] == [
+        ("likeness gap", "6 prompts"),
+        ("likeness", "6 prompts"),
+        ("order", "6 pairs"),
+        ("order per token", "6 pairs"),
+        ("order of ratio", "6 pairs"),
+        ("order of ratio per token", "6 pairs"),
+        ("logp gap", "12 rows"),
+    ]
+
+
+def test_the_orders_are_those_of_the_models_log_probabilities(evaluation):
+    rows, _ = tokenise(TEST, TASK, LM.tokenizer, LM.limits)
+    watch = context(None).watch("rows")
+    logp, ref_logp = (
+        sums(annotate(LM, fitted(LM, n).trained, rows, watch=watch)[0]) for n in (1, 0)
+    )
+    found = {one.name: one for one in evaluation.stored}
+    right = {"order": logp, "order of ratio": logp - ref_logp}
+    for name, score in right.items():
+        pairs = score.reshape(6, 2) @ [1, -1] * (TEST["reward"].reshape(6, 2) @ [1, -1])
+        assert found[name].policy.mean == pytest.approx(np.mean(pairs > 0))
+    assert found["order of ratio"].reference == Interval(0.5, 0.5, 0.5)
+
+
+def test_the_differences_are_paired(tmp_path, evaluation):
+    same = evaluated(tmp_path, policy=0)
+    assert {one.difference for one in same.stored} == {Interval(0.0, 0.0, 0.0)}
+    for one in evaluation.stored:
+        assert one.difference.mean == pytest.approx(one.policy.mean - one.reference.mean)
+    ours, theirs = (evaluation.by_prompt[name].matrix for name in ("policy", "reference"))
+    assert ours.shape == theirs.shape == (6, 7)
+    np.testing.assert_allclose(ours.mean(0), [one.policy.mean for one in evaluation.stored])
+
+
+def test_the_table_the_verdict_and_the_files_have_them(evaluation):
+    found = {(m.system, m.metric): m.mean for m in measures(evaluation)}
+    by_name = {one.name: one for one in evaluation.stored}
+    assert found[DIFFERENCE, "likeness gap"] == by_name["likeness gap"].difference.mean
+    text = result_table(evaluation)
+    assert "by the stored rewards" in text and text.isascii()
+    assert max(map(len, text.splitlines())) <= 100
+    said = verdict(evaluation).sentence
+    assert said.startswith("No scorer judged the generated answers. By the stored rewards of 6 te")
+    assert "best-paid" in said and "pays for copying" in said
+
+
+def test_a_scorer_that_did_not_give_the_rewards_scores_all_three_systems(tmp_path):
+    both = evaluated(tmp_path, positivity=1.0, agreement=AGREED)
+    assert [len(system.components) for system in both.systems] == [1, 1, 1]
+    assert both.stored and both.differences
+    said = "rest on a scorer: the distilled scorer orders 75% [60%, 90%] of 12 held-out pairs"
+    assert said in verdict(both).sentence
+    assert "rest on a scorer: the distilled scorer orders 75%" in result_table(both)
+
+
+def test_where_the_scorer_gave_the_rewards_there_is_nothing_stored(tmp_path):
+    config = small_options()
+    found = evaluate(
+        setup(LM, TASK, {"positivity": 1.0}, config.decode),
+        config.evaluate,
+        dataclasses.replace(SCORED, component_names=("positivity",)),
+        fitted(LM),
+        fitted(LM, 1),
+        context=context(tmp_path),
+    )
+    assert found.stored == () and len(found.by_prompt) == 0
