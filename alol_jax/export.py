@@ -213,7 +213,8 @@ def _gguf(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: st
     if not rows:
         known = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
         raise UserError(
-            f"--what=gguf: {config.family} is not written as GGUF (only {known}): use --what=merged"
+            f"--what=gguf: this {config.family} is not written as GGUF (only {known} is, without "
+            "biases, with linear or llama3 rope scaling): use --what=merged"
         )
     with tempfile.TemporaryDirectory() as files:
         save(lm.tokenizer, Path(files))
