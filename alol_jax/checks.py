@@ -237,7 +237,7 @@ def _check_decoding(config: ConfigDict, lm: LanguageModel) -> None:
                 f"config.decode.end={config.decode.end}: {token!r} is not a token id: expected "
                 f"whole numbers below {vocab_size}"
             )
-    longest, positions = lm.limits.prompt, lm.transformer.config.max_positions
+    longest, positions = lm.limits.prompt, lm.transformer.config.longest
     if longest + config.decode.max_new_tokens > positions:
         raise UserError(
             f"config.decode.max_new_tokens={config.decode.max_new_tokens} after prompts of "

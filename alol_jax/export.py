@@ -213,7 +213,8 @@ def _gguf(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: st
     if not rows:
         known = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
         raise UserError(
-            f"--what=gguf: {config.family} is not written as GGUF (only {known}): use --what=merged"
+            f"--what=gguf: this {config.family} is not written as GGUF (only {known} is, without "
+            "biases, with linear or llama3 rope scaling): use --what=merged"
         )
     with tempfile.TemporaryDirectory() as files:
         save(lm.tokenizer, Path(files))
@@ -254,8 +255,10 @@ def _weights(lm: LanguageModel, trained: Params) -> Weight:
         weight = weights_from_params(
             dataclasses.replace(lm, transformer=plain).trainable(jax.random.key(0))
         )
+    stored = None if lm.checkpoint is None else lm.checkpoint.stored_nf4
+    requantised = nf4 is not None and stored is None
     return merged_weights(
-        weight if nf4 is None else dequantised_weights(weight, nf4), lora, trained
+        dequantised_weights(weight, nf4) if requantised else weight, lora, trained
     )
 
 

@@ -20,10 +20,10 @@ import numpy as np
 from absl import app, flags
 from safetensors.numpy import save_file
 
-from alol_jax.models.config import PRESETS
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.language_model import QUANTISATIONS
+from alol_jax.models.presets import PRESETS
 
 GIGABYTES = flags.DEFINE_float("gigabytes", 1.0, "Size of the checkpoint.")
 READ = flags.DEFINE_string("read", "", "Internal: load this folder and print results as JSON.")

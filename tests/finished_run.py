@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.models.language_model import LanguageModel, open_language_model
+from alol_jax.objectives.logprobs import logits_of
 from alol_jax.objectives.registry import get_objective
 from alol_jax.runs.workdir import Run
 from alol_jax.types import Evaluation, Policy
@@ -108,6 +109,6 @@ def _logits(transformer):
     @jax.jit
     def logits(params, tokens):
         hidden = transformer.hidden(params, tokens, jnp.ones(tokens.shape))
-        return hidden @ transformer.unembedding(params)
+        return logits_of(hidden, transformer.unembedding(params))
 
     return logits

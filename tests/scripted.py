@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from alol_jax.decoding.prompts import in_columns
 from alol_jax.devices.sharding import ROWS
+from alol_jax.types import Unembedding
 
 
 class Line(NamedTuple):
@@ -46,7 +47,7 @@ class Scripted:
     steps: list = dataclasses.field(default_factory=list)
 
     def unembedding(self, params):
-        return 100.0 * jnp.eye(self.vocab_size)
+        return Unembedding(100.0 * jnp.eye(self.vocab_size))
 
     dtype = jnp.dtype("float32")
 

@@ -18,9 +18,9 @@ from alol_jax.compare import parse as parse_compare
 from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.errors import UserError
 from alol_jax.export import export, parse
-from alol_jax.models.config import PRESETS
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.peft_adapter import read_adapter
+from alol_jax.models.presets import PRESETS
 from alol_jax.paths import with_local_copies
 from alol_jax.prepare.wanted import wanted
 from alol_jax.rewards.distilled import DESCRIPTION, Description, read_description, save_distilled

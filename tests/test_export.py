@@ -13,13 +13,16 @@ from alol_jax.errors import UserError
 from alol_jax.export import export, parse
 from alol_jax.models.language_model import open_language_model
 from alol_jax.reports.model_card import named_on_the_hub
+from alol_jax.text.tokenizer_files import byte_level, save
 from alol_jax.types import Evaluation, Interval, SystemScores
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
+from tests.models.files.nf4_files import write_nf4
+from tests.models.tiny_llama import random_weights
 from tests.running import ROOT, environment
 from tests.tiny_run import mesh_of, scored_rows
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
-PRESETS = ["llama-tiny", "gpt-neox-tiny", "gpt2-tiny"]
+PRESETS = ["llama-tiny", "gemma3-tiny", "phi3-tiny", "gpt-neox-tiny", "gpt2-tiny"]
 WHOLE = {"rank": 0, "alpha": 1.0, "dropout": 0.0, "modules": ("all-linear",)}
 
 
@@ -88,6 +91,19 @@ def test_a_quantised_base_is_merged_as_it_was_trained_on(base_of, tmp_path):
     merged = policy_logits(again, again.trainable(None), TOKENS)
     np.testing.assert_allclose(merged, ours, atol=1e-4, rtol=0)
     assert "quantised during training (nf4)" in (out / "README.md").read_text()
+
+
+def test_a_base_that_was_stored_in_four_bits_is_merged_from_what_is_stored(tmp_path):
+    """Quantising its dequantised kernels again would give other scales."""
+    base = write_nf4(tmp_path / "base", random_weights(), double=True)
+    save(byte_level(), tmp_path / "base")
+    lm = finished_run(tmp_path / "run", config_of(base, quantisation="nf4-double"))
+    out = exported(tmp_path / "run", tmp_path / "out", "merged")
+    again = opened(out, lora=WHOLE)
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+    ours = policy_logits(lm, random_policy(lm, 2).trained, TOKENS)
+    merged = policy_logits(again, again.trainable(None), TOKENS)
+    np.testing.assert_allclose(merged, ours, atol=1e-3, rtol=1e-4)
 
 
 def test_full_training_is_exported_as_it_is_and_has_no_adapter(tmp_path):

@@ -14,6 +14,13 @@ pytestmark = pytest.mark.parity
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
 DIRECTORIES = {
     "llama": "llama: rope scaled as llama 3.1's",
+    "mistral": "mistral: a window",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3: two local layers to one",
+    "phi3": "phi3: fused, a window",
+    "olmo2": "olmo2",
     "gpt-neox": "gpt_neox: sequential, whole heads turn, tanh gelu",
     "gpt2": "gpt2: untied, another mlp width, exact gelu",
 }

@@ -27,10 +27,10 @@ from alol_jax.decoding.sampling import (
     Sampling,
     add_seen,
     ended,
-    logits_of,
     penalise_repetition,
     seen_tokens,
 )
+from alol_jax.objectives.logprobs import logits_of
 from alol_jax.types import Params, Prompts
 
 NEVER = -1e9  # score of an empty beam; finite, so that sums and quotients stay ordered
@@ -70,13 +70,13 @@ def beam_search(
     done. Call it inside a jit.
     """
     n, length = sampling.beams, sampling.max_new_tokens
-    kernel = model.unembedding(params)
+    head = model.unembedding(params)
     hidden, cache = model.prefill(params, prompts, room=length)
-    seen, rows = seen_tokens(*in_columns(prompts), kernel.shape[-1], sampling), len(hidden)
+    seen, rows = seen_tokens(*in_columns(prompts), head.kernel.shape[-1], sampling), len(hidden)
 
     def body(loop):
         step, hidden, cache, seen, running, finished, done = loop
-        logp = jax.nn.log_softmax(logits_of(hidden, kernel), axis=-1).reshape(rows, n, -1)
+        logp = jax.nn.log_softmax(logits_of(hidden, head), axis=-1).reshape(rows, n, -1)
         best = candidates(running, penalise_repetition(logp, seen, sampling), step, sampling)
         finished = _with_finished(finished, best, step, done)
         running, beam, token = _unfinished(best, n)

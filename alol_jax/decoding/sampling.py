@@ -95,11 +95,6 @@ def stochastic_decoding(options: ConfigDict, sampling: ConfigDict) -> Sampling:
     )
 
 
-def logits_of(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return logits f32[B, V] from hidden states [B, D] and the unembedding kernel [D, V]."""
-    return jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-
-
 def seen_tokens(
     prompt: jax.Array, mask: jax.Array, vocab_size: int, sampling: Sampling
 ) -> jax.Array:

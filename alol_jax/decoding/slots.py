@@ -19,12 +19,12 @@ from alol_jax.decoding.sampling import (
     Sampling,
     add_seen,
     ended,
-    logits_of,
     next_token,
     penalise_repetition,
     seen_tokens,
 )
 from alol_jax.devices.sharding import ROWS, replicated
+from alol_jax.objectives.logprobs import logits_of
 from alol_jax.types import Params, Prompts
 
 
@@ -46,7 +46,7 @@ def begin(
 ) -> Slots:
     """Read B prompts, one per slot; the cache has P + ``room`` columns."""
     hidden, cache = model.prefill(params, prompts, room=room)
-    seen = seen_tokens(*in_columns(prompts), model.unembedding(params).shape[-1], sampling)
+    seen = seen_tokens(*in_columns(prompts), model.unembedding(params).kernel.shape[-1], sampling)
     rows = len(hidden)
     return Slots(
         cache=cache,
@@ -114,14 +114,14 @@ def advance(
     model, params: Params, slots: Slots, sampling: Sampling, *, until: jax.Array | int
 ) -> Slots:
     """Write one token after the other in all slots until ``until`` of them are done."""
-    kernel = model.unembedding(params)
+    head = model.unembedding(params)
     rows = jnp.arange(slots.done.shape[0])
 
     def unfinished(slots):
         return jnp.sum(slots.done) < until
 
     def body(slots):
-        logits = penalise_repetition(logits_of(slots.hidden, kernel), slots.seen, sampling)
+        logits = penalise_repetition(logits_of(slots.hidden, head), slots.seen, sampling)
         keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.lengths)
         token = next_token(logits, keys, sampling)
         ids = slots.ids.at[rows, jnp.where(slots.done, sampling.max_new_tokens, slots.lengths)].set(

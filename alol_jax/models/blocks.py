@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from alol_jax.models.config import ModelConfig, Rotary
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4, matmul, quantised_shapes
 from alol_jax.types import Params
 
@@ -173,7 +174,24 @@ class LayerNorm(nnx.Module):
         return normed * _row(self.scale[...], x) + _row(self.bias[...], x)
 
 
-NORMS: dict[str, type[nnx.Module]] = {"rms": RMSNorm, "layer": LayerNorm}
+class RMSNormPlusOne(nnx.Module):
+    """x / √(mean x² + ε) · (1 + scale), all in float32, as Gemma stores its norms."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        return (normed * (1.0 + _row(self.scale[...], x32))).astype(x.dtype)
+
+
+NORMS: dict[str, type[nnx.Module]] = {
+    "rms": RMSNorm,
+    "rms_plus_one": RMSNormPlusOne,
+    "layer": LayerNorm,
+}
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -181,37 +199,70 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def make_norm(config: ModelConfig) -> nnx.Module:
-    """Make the norm of the architecture."""
-    return NORMS[config.norm](config.width, config.norm_epsilon)
-
-
-def apply_rotary(x: jax.Array, positions: jax.Array, rotary: Rotary) -> jax.Array:
-    """Apply rotary embeddings to the first ``rotary.width`` features of each head.
-
-    Args:
-        x: [B, T, N, H].
-        positions: i32[B, T].
-    """
-    rotary_part = x[..., : rotary.width].astype(jnp.float32)
-    frequency = jnp.array(rotary.frequencies(), jnp.float32)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None, :]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(rotary_part, 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return jnp.concatenate([rotated.astype(x.dtype), x[..., rotary.width :]], axis=-1)
+def make_norm(config: ModelConfig, width: int | None = None) -> nnx.Module:
+    """Make a norm of the architecture, over the model's width unless another is given."""
+    return NORMS[config.norm](width or config.width, config.norm_epsilon)
 
 
 ATTENTION, MLP = "attention projections", "MLP projections"
 """Names of the outputs that a remat policy may keep."""
 
 
-class Block(nnx.Module):
-    """One layer: attention, then an MLP, each with a residual connection.
+class Residual(NamedTuple):
+    """Where the norms of a layer are.
 
-    Pre-norm: x + attention(norm x), then x + mlp(norm x); with a parallel residual,
-    x + attention(norm x) + mlp(norm x). Post-norm: norm(x + attention(x)), then norm(x + mlp(x)).
+    Attributes:
+        norms: their names; parameters of the block.
+        join: (block, x, attention, mlp) -> the output of the layer.
+        outer: the one norm outside of the layers: of the embeddings or of the last output.
     """
+
+    norms: tuple[str, ...]
+    join: Callable
+    outer: str
+
+
+def _pre(block, x, attention, mlp):
+    """Llama: norms before the halves."""
+    x = x + attention(block.attention_norm(x))
+    return x + mlp(block.mlp_norm(x))
+
+
+def _parallel(block, x, attention, mlp):
+    """GPT-NeoX: both halves read the input."""
+    return x + attention(block.attention_norm(x)) + mlp(block.mlp_norm(x))
+
+
+def _post(block, x, attention, mlp):
+    """BERT: norms of the sums."""
+    x = block.attention_norm(x + attention(x))
+    return block.mlp_norm(x + mlp(x))
+
+
+def _around(block, x, attention, mlp):
+    """Gemma 2 and 3: norms before and after the halves."""
+    x = x + block.attention_out_norm(attention(block.attention_norm(x)))
+    return x + block.mlp_out_norm(mlp(block.mlp_norm(x)))
+
+
+def _after(block, x, attention, mlp):
+    """OLMo 2: norms after the halves."""
+    x = x + block.attention_out_norm(attention(x))
+    return x + block.mlp_out_norm(mlp(x))
+
+
+_BEFORE, _BEHIND = ("attention_norm", "mlp_norm"), ("attention_out_norm", "mlp_out_norm")
+RESIDUALS: dict[str, Residual] = {
+    "pre": Residual(_BEFORE, _pre, "final_norm"),
+    "parallel": Residual(_BEFORE, _parallel, "final_norm"),
+    "post": Residual(_BEFORE, _post, "embed_norm"),
+    "around": Residual(_BEFORE + _BEHIND, _around, "final_norm"),
+    "after": Residual(_BEHIND, _after, "final_norm"),
+}
+
+
+class Block(nnx.Module):
+    """One layer: attention, then an MLP, joined to the input as a row of `RESIDUALS` says."""
 
     def __init__(self, config: ModelConfig, lora: LoRA | None, nf4: NF4 | None, rngs: nnx.Rngs):
         self.config = config
@@ -226,44 +277,52 @@ class Block(nnx.Module):
             "up_proj": (config.width, config.mlp_width),
             "down_proj": (config.mlp_width, config.width),
         }
-        self.attention_norm, self.mlp_norm = make_norm(config), make_norm(config)
+        for name in RESIDUALS[config.residual].norms:
+            setattr(self, name, make_norm(config))
+        if config.attention.query_key_norm is not None:
+            every = config.attention.query_key_norm == "all"
+            self.q_norm = make_norm(config, queries if every else config.head_width)
+            self.k_norm = make_norm(config, keys if every else config.head_width)
         for name in config.projections:
             adapter = lora if lora is not None and name in lora.modules else None
-            parts = Projection(config.biases, adapter, nf4)
+            parts = Projection(name in config.biases, adapter, nf4)
             setattr(self, name, Linear(*sizes[name], parts, rngs))
 
-    def __call__(self, x, positions, attend, key):
+    def __call__(self, x, attend, key):
         """Apply the layer.
 
         Args:
             x: [B, T, D].
-            positions: i32[B, T], counting real tokens.
-            attend: (q [B, T, N, H], k and v [B, T, G, H]) -> (outputs [B, T, N, H], cache). The
-                caller decides what the cache is; the layer only returns it.
+            attend: (q [B, T, N, H], k and v [B, T, G, H]) -> (outputs [B, T, N, H], cache). It
+                applies rotary positions. The caller decides what the cache is; the layer only
+                returns it.
             key: dropout key or None.
 
         Returns:
             [B, T, D] and the cache.
         """
         keys = [None] * 7 if key is None else list(jax.random.split(key, 7))
-        if self.config.post_norm:
-            mixed, cache = self._attention(x, positions, attend, keys[:4])
-            x = self.attention_norm(x + mixed)
-            return self.mlp_norm(x + self._mlp(x, keys[4:])), cache
-        mixed, cache = self._attention(self.attention_norm(x), positions, attend, keys[:4])
-        if self.config.parallel_residual:
-            return x + mixed + self._mlp(self.mlp_norm(x), keys[4:]), cache
-        x = x + mixed
-        return x + self._mlp(self.mlp_norm(x), keys[4:]), cache
+        cache = None
 
-    def _attention(self, x, positions, attend, keys):
+        def attention(x):
+            nonlocal cache
+            mixed, cache = self._attention(x, attend, keys[:4])
+            return mixed
+
+        join = RESIDUALS[self.config.residual].join
+        return join(self, x, attention, lambda x: self._mlp(x, keys[4:])), cache
+
+    def _attention(self, x, attend, keys):
         """o(softmax(q kᵀ / √H) v), with N query heads and G key/value heads."""
         heads = (*x.shape[:2], -1, self.config.head_width)
-        q = checkpoint_name(self.q_proj(x, keys[0]), ATTENTION).reshape(heads)
-        k = checkpoint_name(self.k_proj(x, keys[1]), ATTENTION).reshape(heads)
+        q = checkpoint_name(self.q_proj(x, keys[0]), ATTENTION)
+        k = checkpoint_name(self.k_proj(x, keys[1]), ATTENTION)
         v = checkpoint_name(self.v_proj(x, keys[2]), ATTENTION).reshape(heads)
-        if self.config.rotary is not None:
-            q, k = (apply_rotary(part, positions, self.config.rotary) for part in (q, k))
+        if self.config.attention.query_key_norm == "all":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = q.reshape(heads), k.reshape(heads)
+        if self.config.attention.query_key_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
         mixed, cache = attend(q, k, v)
         return checkpoint_name(
             self.o_proj(mixed.reshape(*x.shape[:2], -1), keys[3]), ATTENTION

@@ -1,77 +1,71 @@
-"""Model architectures: `ModelConfig`, the list of all supported choices, and the presets.
+"""Model architectures: `ModelConfig`, the list of all supported choices.
 
-Llama, GPT-NeoX, GPT-2, BERT and RoBERTa are the same transformer with different values.
+Every family is the same transformer with different values; `presets` has them by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import operator
+from collections.abc import Sequence
 
 import numpy as np
 
 from alol_jax.errors import UserError
+from alol_jax.models.rotary import DynamicScaling, LongRope, Rotary
+
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+UNGATED = (*ATTENTION_PROJECTIONS, "up_proj", "down_proj")  # all of a block without a gate
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearScaling:
-    """Positions divided by ``factor`` (position interpolation, arXiv 2306.15595)."""
-
-    factor: float
-
-    def __post_init__(self) -> None:
-        if not self.factor > 0:
-            raise UserError(f"model: rotary scaling by factor {self.factor} must be above 0")
-
-    def __call__(self, frequency: np.ndarray) -> np.ndarray:
-        return frequency / self.factor
-
-
-@dataclasses.dataclass(frozen=True)
-class Llama3Scaling:
-    """The rotary scaling of Llama 3.1.
-
-    Wavelengths longer than ``original / low`` positions are stretched by ``factor``, those shorter
-    than ``original / high`` are kept, and those between are interpolated.
-    """
-
-    factor: float
-    low: float
-    high: float
-    original: int  # number of positions in pre-training
-
-    def __post_init__(self) -> None:
-        if not (self.factor > 0 and 0 < self.low < self.high and self.original > 0):
-            raise UserError(f"model: {self} needs positive numbers and low < high")
-
-    def __call__(self, frequency: np.ndarray) -> np.ndarray:
-        turns = self.original * frequency / (2 * np.pi)
-        share = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
-        return share * frequency + (1 - share) * frequency / self.factor
-
-
-@dataclasses.dataclass(frozen=True)
-class Rotary:
-    """Rotary embeddings (Su et al. 2021, halves layout) of the first ``width`` features of a head.
+class Local:
+    """Layers with a sliding window, alone or among others that see everything.
 
     Raises:
-      UserError: ``width`` is odd or not positive, or ``theta`` is not positive.
+      UserError: the window is not positive, or no layer is local.
     """
 
-    theta: float  # base of the wavelengths
-    width: int  # rotated features of a head; the others are left unchanged
-    scaling: LinearScaling | Llama3Scaling | None = None
+    window: int  # positions that a query sees, its own included
+    pattern: tuple[bool, ...] = (True,)  # which layers are local, repeated over all layers
+    rotary: Rotary | None = None  # of the local layers; None: that of the others
 
     def __post_init__(self) -> None:
-        if self.width < 2 or self.width % 2:
-            raise UserError(f"model: rotary embeddings need an even head_width, not {self.width}")
-        if not self.theta > 0:
-            raise UserError(f"model: rotary theta = {self.theta} must be positive")
+        if self.window < 1 or not any(self.pattern):
+            raise UserError(
+                f"model: a sliding window of {self.window} must be positive, in some layer"
+            )
 
-    def frequencies(self) -> np.ndarray:
-        """f32[width / 2], radians per position."""
-        exponent = np.arange(0, self.width, 2, dtype=np.float64) / self.width
-        plain = self.theta**-exponent
-        return np.float32(plain if self.scaling is None else self.scaling(plain))
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """What attention does besides softmax(q kᵀ / √H) v.
+
+    Raises:
+      UserError: ``query_key_norm`` is unknown, or ``scale`` or ``cap`` is not positive.
+    """
+
+    query_key_norm: str | None = None  # RMS norm of q and k, per "head" or over "all" heads
+    local: Local | None = None
+    scale: float | None = None  # of the scores q kᵀ; None: 1 / √H
+    cap: float | None = None  # scaled scores s become cap · tanh(s / cap)
+
+    def __post_init__(self) -> None:
+        if self.query_key_norm not in (None, "head", "all"):
+            raise UserError(f"model: query_key_norm = {self.query_key_norm!r} must be head or all")
+        for name in ("scale", "cap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"model: attention {name} = {value} must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingConfig:
+    """What is added to, or done with, the embeddings of the tokens."""
+
+    scaled: bool = False  # multiplied by √D, in the dtype of the activations
+    position_offset: int = 0  # row of the first position's embedding, without rotary positions
+    token_types: int = 0  # rows of the token-type embedding, added to the tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +74,8 @@ class ModelConfig:
 
     Raises:
       UserError: a size is not positive, ``heads`` is not a multiple of ``kv_heads``, a head has
-        fewer features than ``rotary`` rotates, or both ``post_norm`` and ``parallel_residual`` are
-        set.
+        fewer features than ``rotary`` rotates, ``biases`` names no projection of a block, or
+        sliding windows are combined with attention in both directions.
     """
 
     family: str  # selects weight names and config.json format; not used in the computation
@@ -97,14 +91,14 @@ class ModelConfig:
     tied_embeddings: bool  # the head is the transposed embedding
     rotary: Rotary | None  # None: learned position embeddings
     norm: str = "rms"  # a key of blocks.NORMS
+    residual: str = "pre"  # a key of blocks.RESIDUALS: where the norms of a layer are
     activation: str = "silu"  # a key of blocks.ACTIVATIONS
     gated_mlp: bool = True  # down(act(gate x) · up x), else down(act(up x))
-    biases: bool = False  # on every projection of a block
-    parallel_residual: bool = False  # attention and MLP read the same x
-    post_norm: bool = False  # norms after each residual sum and the embeddings; no final norm
+    biases: tuple[str, ...] = ()  # the projections that have one
     causal: bool = True
-    position_offset: int = 0  # row of the first position's embedding
-    token_types: int = 0  # rows of the token-type embedding, added to the tokens
+    attention: AttentionConfig = AttentionConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    logit_cap: float | None = None  # logits l become cap · tanh(l / cap)
 
     def __post_init__(self) -> None:
         for name in (
@@ -116,146 +110,64 @@ class ModelConfig:
             raise UserError(
                 f"model: heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}"
             )
-        if self.rotary is not None and self.rotary.width > self.head_width:
-            raise UserError(
-                f"model: {self.rotary.width} rotary features in a head of {self.head_width}"
-            )
-        if self.post_norm and self.parallel_residual:
-            raise UserError("model: a parallel residual cannot be combined with post-norms")
+        if self.logit_cap is not None and not self.logit_cap > 0:
+            raise UserError(f"model: logit_cap = {self.logit_cap} must be positive")
+        unknown = [name for name in self.biases if name not in self.projections]
+        if unknown:
+            raise UserError(f"model: biases of {', '.join(unknown)}, which no layer has")
+        self._check_attention()
+
+    def _check_attention(self) -> None:
+        local = self.attention.local
+        for rotary in (self.rotary, local and local.rotary):
+            if rotary and rotary.width > self.head_width:
+                raise UserError(
+                    f"model: {rotary.width} rotary features in a head of {self.head_width}"
+                )
+        if local is None:
+            return
+        if not self.causal:
+            raise UserError("model: sliding windows are for attention to earlier tokens only")
+        if local.rotary and (self.rotary is None or self.rotary.width != local.rotary.width):
+            raise UserError("model: local layers must rotate as many features as the others")
 
     @property
     def projections(self) -> tuple[str, ...]:
         """The linear maps of a block, in order of use."""
         gate = ("gate_proj",) if self.gated_mlp else ()
-        return ("q_proj", "k_proj", "v_proj", "o_proj", *gate, "up_proj", "down_proj")
+        return (*ATTENTION_PROJECTIONS, *gate, "up_proj", "down_proj")
+
+    @property
+    def local_layers(self) -> np.ndarray:
+        """bool[L], True for layers with a sliding window."""
+        local = self.attention.local
+        return np.resize(np.array([False] if local is None else local.pattern), self.layers)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that it can read."""
+        scaling = self.rotary and self.rotary.scaling
+        reach = scaling.factor if isinstance(scaling, DynamicScaling) else 1.0
+        return int(self.max_positions * reach)
+
+    def rotary_of(self, local: bool) -> Rotary | None:
+        """Return the rotary positions of local layers, or of the others."""
+        own = self.attention.local.rotary if local and self.attention.local else None
+        return own or self.rotary
+
+    def for_texts(self, length: int) -> ModelConfig:
+        """Return the architecture for a run whose longest text has ``length`` tokens.
+
+        Only rotary scalings that depend on the length of a text differ.
+        """
+        scaling = self.rotary and self.rotary.scaling
+        if not isinstance(scaling, DynamicScaling | LongRope):
+            return self
+        return dataclasses.replace(self, rotary=dataclasses.replace(self.rotary, length=length))
 
 
-def _llama(width, layers, heads, mlp_width, *, theta=1e4, scaling=None, kv_heads=None):
-    """A Llama (Touvron et al. 2023, arXiv 2302.13971) of a given size."""
-    head_width = width // heads
-    return ModelConfig(
-        family="llama",
-        vocab_size=32_000,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads or heads,
-        head_width=head_width,
-        mlp_width=mlp_width,
-        max_positions=2048,
-        norm_epsilon=1e-5,
-        tied_embeddings=False,
-        rotary=Rotary(theta, head_width, scaling),
-    )
-
-
-def _biased(family, width, layers, heads):
-    """What GPT-2, GPT-NeoX, BERT and RoBERTa share, with the positions and activation of GPT-2."""
-    return ModelConfig(
-        family=family,
-        vocab_size=50_257,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_width=width // heads,
-        mlp_width=4 * width,
-        max_positions=1024,
-        norm_epsilon=1e-5,
-        tied_embeddings=True,
-        rotary=None,
-        norm="layer",
-        activation="gelu_tanh",
-        gated_mlp=False,
-        biases=True,
-    )
-
-
-def _gpt2(width, layers, heads):
-    """A GPT-2 (Radford et al. 2019) of a given size."""
-    return _biased("gpt2", width, layers, heads)
-
-
-def _gpt_neox(width, layers, heads):
-    """A Pythia (Biderman et al. 2023, arXiv 2304.01373) of a given size."""
-    return dataclasses.replace(
-        _biased("gpt_neox", width, layers, heads),
-        vocab_size=50_304,
-        max_positions=2048,
-        tied_embeddings=False,
-        rotary=Rotary(1e4, width // heads // 4),
-        activation="gelu",
-        parallel_residual=True,
-    )
-
-
-def _bert(width, layers, heads):
-    """A BERT (Devlin et al. 2019, arXiv 1810.04805) of a given size."""
-    return dataclasses.replace(
-        _biased("bert", width, layers, heads),
-        vocab_size=30_522,
-        max_positions=512,
-        norm_epsilon=1e-12,
-        activation="gelu",
-        post_norm=True,
-        causal=False,
-        token_types=2,
-    )
-
-
-def _roberta(width, layers, heads):
-    """A RoBERTa (Liu et al. 2019, arXiv 1907.11692) of a given size."""
-    return dataclasses.replace(
-        _bert(width, layers, heads),
-        family="roberta",
-        vocab_size=50_265,
-        norm_epsilon=1e-5,
-        position_offset=2,
-        token_types=1,
-    )
-
-
-_LLAMA_3_1 = Llama3Scaling(factor=8.0, low=1.0, high=4.0, original=8192)
-_LLAMA_3_2 = dataclasses.replace(_LLAMA_3_1, factor=32.0)
-_TINY = {"vocab_size": 264, "max_positions": 1024}  # fits the 259 ids of `byte_level`
-
-PRESETS: dict[str, ModelConfig] = {
-    # for debug runs and tests
-    "llama-tiny": dataclasses.replace(
-        _llama(64, 2, 4, 128, kv_heads=2), tied_embeddings=True, **_TINY
-    ),
-    "gpt-neox-tiny": dataclasses.replace(_gpt_neox(64, 2, 4), **_TINY),
-    "gpt2-tiny": dataclasses.replace(_gpt2(64, 2, 4), **_TINY),
-    "smollm2-135m": dataclasses.replace(
-        _llama(576, 30, 9, 1536, theta=1e5, kv_heads=3),
-        vocab_size=49_152,
-        max_positions=8192,
-        tied_embeddings=True,
-    ),
-    "tinyllama-1.1b": _llama(2048, 22, 32, 5632, kv_heads=4),
-    "llama-7b": dataclasses.replace(_llama(4096, 32, 32, 11_008), norm_epsilon=1e-6),
-    "llama-13b": dataclasses.replace(_llama(5120, 40, 40, 13_824), norm_epsilon=1e-6),
-    "llama-65b": _llama(8192, 80, 64, 22_016),
-    "llama-2-7b": dataclasses.replace(_llama(4096, 32, 32, 11_008), max_positions=4096),
-    "llama-3.1-8b": dataclasses.replace(
-        _llama(4096, 32, 32, 14_336, theta=5e5, kv_heads=8, scaling=_LLAMA_3_1),
-        vocab_size=128_256,
-        max_positions=131_072,
-    ),
-    "llama-3.2-1b": dataclasses.replace(
-        _llama(2048, 16, 32, 8192, theta=5e5, kv_heads=8, scaling=_LLAMA_3_2),
-        vocab_size=128_256,
-        max_positions=131_072,
-        tied_embeddings=True,
-    ),
-    "pythia-160m": _gpt_neox(768, 12, 12),
-    "pythia-1.4b": _gpt_neox(2048, 24, 16),
-    "pythia-6.9b": dataclasses.replace(_gpt_neox(4096, 32, 32), vocab_size=50_432),
-    "gpt2": _gpt2(768, 12, 12),
-    "gpt2-medium": _gpt2(1024, 24, 16),  # DialoGPT-medium too
-    "gpt2-xl": _gpt2(1600, 48, 25),
-    "minilm-l6": _bert(384, 6, 12),  # Wang et al. 2020, arXiv 2002.10957
-    "bert-base": _bert(768, 12, 12),
-    "roberta-base": _roberta(768, 12, 12),
-    "roberta-large": _roberta(1024, 24, 16),
-}
+def period_of(layers: Sequence[bool]) -> tuple[bool, ...]:
+    """Return the shortest pattern that, repeated, gives the kind of every layer."""
+    sizes = range(1, len(layers) + 1)
+    size = next(n for n in sizes if all(map(operator.eq, layers, layers[n:])))
+    return tuple(layers[:size])

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from alol_jax.devices.sharding import shards
 from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.kernels import BLOCK
 from alol_jax.text.packing import (
     Grids,
     GridShape,
@@ -26,6 +27,7 @@ from alol_jax.text.packing import (
 )
 from alol_jax.types import Limits
 
+NARROWEST = 64  # prompts in decoding
 SAMPLE = 1024  # rows of a table on which its size is chosen
 TABLE_TOKENS = 4096  # of a grid per device, in passes over a table
 TEXT_WIDTHS, SHORTEST = 3, 8  # widths that `pack_texts` tries; tokens of a text, about
@@ -100,6 +102,17 @@ def widths_for(grid: GridOptions, mesh: Mesh, longest: int) -> list[int]:
     platform = platform_of(mesh)
     widths = {max(longest * stretch, platform.least) for stretch in STRETCH}
     return sorted({-int(-width // platform.multiple) * platform.multiple for width in widths})
+
+
+def prompt_widths(limit: int, mesh: Mesh) -> tuple[int, ...]:
+    """Return a quarter, a half and the whole of ``limit``, rounded up for the platform's kernel.
+
+    Widths below `NARROWEST` are left out, unless it is the only one.
+    """
+    multiple = BLOCK if mesh.devices.flat[0].platform == "tpu" else 8
+    parts = (-(-limit // part) for part in (4, 2, 1))
+    widths = sorted({-(-part // multiple) * multiple for part in parts})
+    return tuple(width for width in widths if width >= NARROWEST) or (widths[-1],)
 
 
 def pass_cost(config: ModelConfig, mesh: Mesh) -> Callable[[GridShape], float]:

@@ -23,9 +23,9 @@ from alol_jax.models.adapters import (
     make_lora,
     trainable_summary,
 )
-from alol_jax.models.attention import BLOCK, KERNELS, Attention, choose_kernel
+from alol_jax.models.attention import Attention, choose_kernel
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.config import PRESETS, ModelConfig
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.convert import Checkpoint, TokenizerFiles, open_checkpoint
 from alol_jax.models.files.peft_adapter import Adapter, read_adapter, with_changes
 from alol_jax.models.grid_sizes import (
@@ -34,8 +34,11 @@ from alol_jax.models.grid_sizes import (
     grid_options,
     pack_table,
     platform_of,
+    prompt_widths,
 )
+from alol_jax.models.kernels import KERNELS
 from alol_jax.models.nf4 import NF4
+from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import REMAT, Transformer, quantise_params
 from alol_jax.text.gguf_tokenizer import from_gguf
 from alol_jax.text.prompts import in_chat
@@ -45,7 +48,6 @@ from alol_jax.text.tokens import Batching
 from alol_jax.types import Limits, Params, is_chat
 
 RANDOM = "random:"
-NARROWEST = 64  # prompts in decoding
 ROOM = 2.0  # a copy of the kernels is made where it takes at most half of what is free
 DTYPES = ("float32", "bfloat16")
 LAYOUT = ("remat", "logprob_chunk", "width", "rows", "fit")  # how a pass is laid out in memory
@@ -237,17 +239,6 @@ class LanguageModel:
         return shards(self.mesh)
 
 
-def prompt_widths(limit: int, mesh: Mesh) -> tuple[int, ...]:
-    """Return a quarter, a half and the whole of ``limit``, rounded up for the platform's kernel.
-
-    Widths below `NARROWEST` are left out, unless it is the only one.
-    """
-    multiple = BLOCK if mesh.devices.flat[0].platform == "tpu" else 8
-    parts = (-(-limit // part) for part in (4, 2, 1))
-    widths = sorted({-(-part // multiple) * multiple for part in parts})
-    return tuple(width for width in widths if width >= NARROWEST) or (widths[-1],)
-
-
 def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
     """Open the model that ``config.model`` describes, without reading weights.
 
@@ -263,7 +254,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
         config, tokenizer = checkpoint.config, _tokenizer(checkpoint.tokenizer)
     _check_generates(options.path, checkpoint, config)
     tokenizer = tokenizer.for_vocab_size(config.vocab_size)
-    limits = _limits(options, config.max_positions)
+    limits = _limits(options, config.longest)
+    config = config.for_texts(sum(limits))
     grid = grid_options(options.width, options.rows, limits, mesh)
     if options.dtype not in DTYPES:
         raise UserError.unknown(
@@ -275,7 +267,8 @@ def open_language_model(options: ConfigDict, mesh: Mesh) -> LanguageModel:
     lora = adapter.lora if adapter is not None else None
     lora = lora or _lora(options.lora, config)
     widths = (*prompt_widths(limits.prompt, mesh), *filter(None, (grid.width, grid.width // 2)))
-    transformer, kernel_said = _transformer(options, config, lora, widths, mesh)
+    stored = None if checkpoint is None else checkpoint.stored_nf4
+    transformer, kernel_said = _transformer(options, config, lora, widths, mesh, stored)
     lm = LanguageModel(
         transformer=transformer,
         tokenizer=tokenizer,
@@ -342,6 +335,7 @@ def _transformer(
     lora: LoRA | None,
     widths: Sequence[int],
     mesh: Mesh,
+    stored: NF4 | None,
 ) -> tuple[Transformer, str]:
     """Return the transformer of ``config.model``, and which attention kernel runs and why."""
     if options.quantisation not in QUANTISATIONS:
@@ -351,6 +345,12 @@ def _transformer(
             QUANTISATIONS,
         )
     nf4 = QUANTISATIONS[options.quantisation]
+    if stored not in (None, nf4):
+        name = next(name for name, kind in QUANTISATIONS.items() if kind == stored)
+        raise UserError(
+            f"config.model.quantisation={options.quantisation!r}: {options.path} is stored in 4 "
+            f"bits: set it to {name!r}"
+        )
     if nf4 is not None and lora is None:
         raise UserError(
             "config.model.quantisation: a quantised base cannot train; give config.model.lora.rank "
@@ -368,6 +368,7 @@ def _transformer(
         dtype=options.dtype,
         head_width=config.head_width,
         widths=widths,
+        cap=config.attention.cap,
     )
     dtype, attention = jnp.dtype(options.dtype), Attention(kernel, mesh)
     return Transformer(config, lora, dtype, options.remat, attention, nf4), said

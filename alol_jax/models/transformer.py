@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from alol_jax.devices.sharding import ROWS
-from alol_jax.models.attention import Attention, decode_attention
+from alol_jax.models.attention import Attention, Window, decode_attention
 from alol_jax.models.blocks import (
     ATTENTION,
     MLP,
+    RESIDUALS,
     Block,
     LoRA,
     bind,
@@ -25,85 +22,12 @@ from alol_jax.models.blocks import (
     make_norm,
     subtree,
 )
+from alol_jax.models.cache import Cache, pad_places, write
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.layers import stacked_layers
 from alol_jax.models.nf4 import NF4, quantise
-from alol_jax.types import Params, Prompts
-
-
-class Cache(NamedTuple):
-    """A key-value cache of S columns per row; every row writes the same column.
-
-    After the last column, writing goes on at ``first``: what lies there must be used no more.
-    """
-
-    k: jax.Array  # [L, B, G, H, S]
-    v: jax.Array  # [L, B, G, S, H]
-    filled: jax.Array  # bool[B, S], True where a column holds a real token of the row
-    slot: jax.Array  # i32[], the next column to write
-    first: jax.Array  # i32[], the first column after the prompts
-    position: jax.Array  # i32[B], the position of the next token
-
-    def shardings(self, mesh: Mesh) -> Cache:
-        """Return where each array lies on a mesh: shared out by row."""
-        whole, rows, second = (NamedSharding(mesh, spec) for spec in (P(), P(ROWS), P(None, ROWS)))
-        return Cache(second, second, rows, whole, whole, rows)
-
-    def narrow(self, columns: int, *, room: int) -> Cache:
-        """Keep the last P = ``columns`` columns of the prompts, and the ``room`` after them."""
-        cut = self.filled.shape[1] - room - columns
-        return self._replace(
-            k=self.k[..., cut:],
-            v=self.v[:, :, :, cut:],
-            filled=self.filled[:, cut:],
-            slot=self.slot - cut,
-            first=self.first - cut,
-        )
-
-    def take(self, beam: jax.Array) -> Cache:
-        """Select n of the m beams of each prompt: B · m rows in, B · n rows out.
-
-        Rows are gathered within one prompt, so that sharded rows stay on their device.
-
-        Args:
-            beam: i32[B, n], indices below m.
-        """
-        prompts, n = beam.shape
-
-        def gather(x, axis):
-            before, after = x.shape[:axis], x.shape[axis + 1 :]
-            grouped = x.reshape(*before, prompts, -1, *after)
-            place = beam.reshape((1,) * axis + beam.shape + (1,) * len(after))
-            picked = jnp.take_along_axis(grouped, place, axis=axis + 1, mode="clip")
-            return picked.reshape(*before, prompts * n, *after)
-
-        return self._replace(
-            k=gather(self.k, 1),
-            v=gather(self.v, 1),
-            filled=gather(self.filled, 0),
-            position=gather(self.position, 0),
-        )
-
-    def refill(self, fresh: Cache, source: jax.Array) -> Cache:
-        """Give some rows the prompt of a row of ``fresh``, a cache of prompts alone.
-
-        Args:
-            source: i32[D, B/D], the row of ``fresh`` in the same of D groups; −1 keeps the row.
-        """
-        new, width = fresh.take(jnp.maximum(source, 0)), fresh.filled.shape[1]
-        starts = (source >= 0).reshape(-1)
-
-        def put(old, prompt, axis):
-            before = jax.lax.slice_in_dim(old, 0, width, axis=axis)
-            prompt = jnp.where(starts[None, :, None, None, None], prompt, before)
-            return jax.lax.dynamic_update_slice_in_dim(old, prompt, 0, axis=axis)
-
-        filled = jnp.pad(new.filled, ((0, 0), (0, self.filled.shape[1] - width)))
-        return self._replace(
-            k=put(self.k, new.k, 4),
-            v=put(self.v, new.v, 3),
-            filled=jnp.where(starts[:, None], filled, self.filled),
-            position=jnp.where(starts, new.position, self.position),
-        )
+from alol_jax.models.rotary import apply_rotary
+from alol_jax.types import Params, Prompts, Unembedding
 
 
 def position_ids(mask: jax.Array) -> jax.Array:
@@ -170,13 +94,13 @@ class Transformer:
         params = {f"layers/{path}": leaf for path, leaf in layers.items()}
         params["embed/embedding"] = _normal(embed_key, c.vocab_size, c.width)
         if c.rotary is None:
-            rows = c.max_positions + c.position_offset
+            rows = c.max_positions + c.embedding.position_offset
             params["positions/embedding"] = _normal(position_key, rows, c.width)
-        if c.token_types:
-            params["token_types/embedding"] = jnp.zeros((c.token_types, c.width), jnp.float32)
+        if types := c.embedding.token_types:
+            params["token_types/embedding"] = jnp.zeros((types, c.width), jnp.float32)
         norm = initialise(lambda rngs: make_norm(c), key)
-        place = "embed_norm" if c.post_norm else "final_norm"
-        params |= {f"{place}/{path}": leaf for path, leaf in norm.items()}
+        outer = RESIDUALS[c.residual].outer
+        params |= {f"{outer}/{path}": leaf for path, leaf in norm.items()}
         if not c.tied_embeddings:
             params["head/kernel"] = _normal(head_key, c.width, c.vocab_size)
         return params if self.nf4 is None else quantise_params(params, self.nf4)
@@ -213,17 +137,17 @@ class Transformer:
         positions = position_ids(segments) if positions is None else positions
 
         def attend(q, k, v, store, layer):
-            causal = self.config.causal
-            return self.attention(q, k, v, segments, causal=causal, branch=branch), None
+            given = {"causal": self.config.causal, "branch": branch}
+            return self._attention(q, k, v, segments, positions, layer, **given), None
 
         x, _ = self._layers(params, tokens, positions, None, attend, key, types)
         return x
 
-    def unembedding(self, params: Params) -> jax.Array:
-        """Return the kernel [D, V] of the head, the transposed embedding if tied."""
-        if self.config.tied_embeddings:
-            return params["embed/embedding"].T
-        return params["head/kernel"]
+    def unembedding(self, params: Params) -> Unembedding:
+        """Return the head: its kernel is the transposed embedding if tied."""
+        tied = self.config.tied_embeddings
+        kernel = params["embed/embedding"].T if tied else params["head/kernel"]
+        return Unembedding(kernel, self.config.logit_cap)
 
     def prefill(self, params: Params, prompts: Prompts, *, room: int) -> tuple[jax.Array, Cache]:
         """Read prompts that lie side by side, and make a cache with ``room`` free columns.
@@ -246,11 +170,12 @@ class Transformer:
             return taken.reshape(-1, *x.shape[2:])
 
         def attend(q, k, v, store, layer):
-            mixed = self.attention(q, k, v, prompts.segment, causal=True)
+            positions = prompts.position
+            mixed = self._attention(q, k, v, prompts.segment, positions, layer, causal=True)
             own = (
                 at(x, places.reshape(groups, -1)).reshape(rows, width, *x.shape[2:]) for x in (k, v)
             )
-            return mixed, _write(store, tuple(own), layer, jnp.int32(0))
+            return mixed, write(store, tuple(own), layer.index, jnp.int32(0))
 
         empty = self.empty_cache(rows, width, room)
         store = (empty.k, empty.v)
@@ -258,7 +183,7 @@ class Transformer:
         cache = empty._replace(
             k=k,
             v=v,
-            filled=jnp.pad(filled, ((0, 0), (0, room))),
+            places=pad_places(jnp.where(filled, position_ids(filled), -1), room),
             position=jnp.sum(filled, axis=-1).astype(jnp.int32),
         )
         return at(x, places[:, :, -1]), cache
@@ -270,7 +195,7 @@ class Transformer:
         return Cache(
             k=jnp.zeros((*lead, c.head_width, columns), self.dtype),
             v=jnp.zeros((*lead, columns, c.head_width), self.dtype),
-            filled=jnp.zeros((rows, columns), bool),
+            places=jnp.full((rows, columns), -1, jnp.int32),
             slot=jnp.int32(width),
             first=jnp.int32(width),
             position=jnp.zeros((rows,), jnp.int32),
@@ -280,19 +205,34 @@ class Transformer:
         self, params: Params, token: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
         """Run one more token per row, i32[B]; return its hidden states [B, D] and the new cache."""
-        filled = cache.filled.at[:, cache.slot].set(True)
+        places = cache.places.at[:, cache.slot].set(cache.position)
+        filled, local = places >= 0, self.config.attention.local
+        near = filled
+        if local is not None:
+            near = filled & (cache.position[:, None] - places < local.window)
 
         def attend(q, k, v, store, layer):
-            store = _write(store, (k, v), layer, cache.slot)
-            keys, values = (jax.lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in store)
-            return decode_attention(q, keys, values, filled), store
+            store = write(store, (k, v), layer.index, cache.slot)
+            keys, values = (
+                jax.lax.dynamic_index_in_dim(s, layer.index, keepdims=False) for s in store
+            )
+            seen = near if layer.local is None else jnp.where(layer.local, near, filled)
+            return decode_attention(q, keys, values, seen, cap=self.config.attention.cap), store
 
         x, (k, v) = self._layers(
             params, token[:, None], cache.position[:, None], (cache.k, cache.v), attend, None
         )
         after = cache.slot + 1
-        slot = jnp.where(after == filled.shape[1], cache.first, after)
-        return x[:, 0], Cache(k, v, filled, slot, cache.first, cache.position + 1)
+        slot = jnp.where(after == places.shape[1], cache.first, after)
+        return x[:, 0], Cache(k, v, places, slot, cache.first, cache.position + 1)
+
+    def _attention(self, q, k, v, segments, positions, layer, **given):
+        """Attend over whole sequences, in the window of a local layer."""
+        attention = self.config.attention
+        window = None
+        if attention.local is not None:
+            window = Window(attention.local.window, positions, layer.local)
+        return self.attention(q, k, v, segments, window=window, cap=attention.cap, **given)
 
     def _layers(self, params, tokens, positions, store, attend, key, types=None):
         """Apply the embedding, a scan over the blocks, and the final norm.
@@ -301,38 +241,58 @@ class Transformer:
         place, but would need two buffers for an array that it scans over.
         """
         x = self._embed(params, tokens, positions, types)
-        stacked = subtree(params, "layers")
-        indices = jnp.arange(self.config.layers, dtype=jnp.int32)
 
         def layer(carried, inputs):
-            (x, store), (leaves, index) = carried, inputs
+            (x, store), (leaves, here) = carried, inputs
             block = bind(self._block, leaves)
-            layer_key = None if key is None else jax.random.fold_in(key, index)
+            layer_key = None if key is None else jax.random.fold_in(key, here.index)
 
             def attend_here(q, k, v):
-                return attend(q, k, v, store, index)
+                q, k = self._rotated(q, positions, here), self._rotated(k, positions, here)
+                return attend(self._scaled(q), k, v, store, here)
 
-            return block(x, positions, attend_here, layer_key), None
+            return block(x, attend_here, layer_key), None
 
         body = REMAT[self.remat](layer)
-        (x, store), _ = jax.lax.scan(body, (x, store), (stacked, indices))
-        if self.config.post_norm:
-            return x, store
-        return bind(self._norm, subtree(params, "final_norm"))(x), store
+        layers = (subtree(params, "layers"), stacked_layers(self.config))
+        (x, store), _ = jax.lax.scan(body, (x, store), layers)
+        return self._outer_norm(params, "final_norm", x), store
+
+    def _rotated(self, x, positions, layer):
+        """Apply the rotary positions of a layer, if the model has any."""
+        if layer.frequency is not None:
+            return apply_rotary(x, positions, layer.frequency, layer.magnitude)
+        rotary = self.config.rotary_of(bool(self.config.local_layers[0]))
+        if rotary is None:
+            return x
+        return apply_rotary(x, positions, rotary.frequencies(), rotary.magnitude)
+
+    def _scaled(self, q):
+        """Multiply queries so that dividing the scores by √H scales them as the config says."""
+        scale = self.config.attention.scale
+        factor = 1.0 if scale is None else scale * self.config.head_width**0.5
+        return q if factor == 1.0 else q * jnp.asarray(factor, q.dtype)
+
+    def _outer_norm(self, params, place, x):
+        """Apply the norm outside of the layers if it is at this place."""
+        if RESIDUALS[self.config.residual].outer != place:
+            return x
+        return bind(self._norm, subtree(params, place))(x)
 
     def _embed(self, params, tokens, positions, types):
         """Return the input [B, T, D] of the first block."""
+        c = self.config.embedding
         x = jnp.take(params["embed/embedding"], tokens, axis=0)
         if self.config.rotary is None:
-            rows = positions + self.config.position_offset
+            rows = positions + c.position_offset
             x = x + jnp.take(params["positions/embedding"], rows, axis=0)
-        if self.config.token_types:
+        if c.token_types:
             kinds = params["token_types/embedding"]
             x = x + (kinds[:1, None] if types is None else jnp.take(kinds, types, axis=0))
         x = x.astype(self.dtype)
-        if self.config.post_norm:
-            x = bind(self._norm, subtree(params, "embed_norm"))(x)
-        return x
+        if c.scaled:
+            x = x * jnp.asarray(self.config.width**0.5, self.dtype)
+        return self._outer_norm(params, "embed_norm", x)
 
 
 def is_block_kernel(path: str) -> bool:
@@ -362,13 +322,3 @@ def quantise_params(params: Params, nf4: NF4) -> Params:
 def _normal(key: jax.Array, rows: int, columns: int) -> jax.Array:
     """Draw f32[rows, columns] from N(0, 0.02²)."""
     return 0.02 * jax.random.normal(key, (rows, columns), jnp.float32)
-
-
-def _write(store, new, layer, slot):
-    """Write keys and values [B, T, G, H] of a layer into a `Cache`'s, from ``slot`` on."""
-    keys, values = jnp.transpose(new[0], (0, 2, 3, 1)), jnp.transpose(new[1], (0, 2, 1, 3))
-    zero = jnp.int32(0)
-    return (
-        jax.lax.dynamic_update_slice(store[0], keys[None], (layer, zero, zero, zero, slot)),
-        jax.lax.dynamic_update_slice(store[1], values[None], (layer, zero, zero, slot, zero)),
-    )

@@ -8,7 +8,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from alol_jax.types import Grid
+from alol_jax.types import Grid, Unembedding
+
+
+def logits_of(states: jax.Array, unembedding: Unembedding) -> jax.Array:
+    """Return the logits f32[…, V] of states [..., D], capped if the model caps them."""
+    kernel, cap = unembedding
+    logits = jnp.dot(states, kernel.astype(states.dtype), preferred_element_type=jnp.float32)
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def sequence_logp(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -35,10 +42,10 @@ def grid_states(hidden: jax.Array, grid: Grid) -> jax.Array:
     return jnp.take_along_axis(hidden, grid.before[..., None], axis=1)
 
 
-def grid_logp(hidden: jax.Array, unembedding: jax.Array, grid: Grid, *, chunk: int) -> jax.Array:
+def grid_logp(hidden: jax.Array, unembedding: Unembedding, grid: Grid, *, chunk: int) -> jax.Array:
     """Return the log-probability of each response token of a grid.
 
-    logp[..., m] = log softmax(h · unembedding)[target m], with h from the position before it.
+    logp[..., m] = log softmax(logits h)[target m], with h from the position before it.
 
     The head runs on response tokens alone. Beyond ``chunk`` tokens it runs on a few columns of all
     rows at a time, so that at most [max(chunk, rows), V] logits exist at once. Rows are neither
@@ -47,14 +54,14 @@ def grid_logp(hidden: jax.Array, unembedding: jax.Array, grid: Grid, *, chunk: i
 
     Args:
         hidden: [rows, T, D] hidden states of the grid.
-        unembedding: [D, V].
+        unembedding: the head.
         chunk: tokens per chunk, over all devices. With at most that many response tokens there is
             one chunk, which is kept for the backward pass instead of recomputed.
 
     Returns:
         f32[rows, M]; 0 on padding.
     """
-    chex.assert_shape(unembedding, (hidden.shape[-1], None))
+    chex.assert_shape(unembedding.kernel, (hidden.shape[-1], None))
     logp = _token_logp(grid_states(hidden, grid), unembedding, grid.target, chunk=chunk)
     return jnp.where(grid.real > 0, logp, 0.0)
 
@@ -70,14 +77,12 @@ def to_batch(found: jax.Array, grid: Grid, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _token_logp(
-    states: jax.Array, unembedding: jax.Array, ids: jax.Array, *, chunk: int
+    states: jax.Array, unembedding: Unembedding, ids: jax.Array, *, chunk: int
 ) -> jax.Array:
-    """log softmax(h · unembedding)[id] for states [rows, length, D] and ids i32[rows, length]."""
+    """log softmax(logits h)[id] for states [rows, length, D] and ids i32[rows, length]."""
 
     def chunk_logp(states, ids):
-        logits = jnp.dot(
-            states, unembedding.astype(states.dtype), preferred_element_type=jnp.float32
-        )
+        logits = logits_of(states, unembedding)
         chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
@@ -89,7 +94,7 @@ def _token_logp(
 
 def grid_kl(
     hidden: tuple[jax.Array, jax.Array],
-    unembedding: tuple[jax.Array, jax.Array],
+    unembedding: tuple[Unembedding, Unembedding],
     grid: Grid,
     *,
     chunk: int,
@@ -102,7 +107,7 @@ def grid_kl(
 
     Args:
         hidden: [rows, T, D] hidden states of the grid, of π and of π_ref.
-        unembedding: [D, V] of π and of π_ref.
+        unembedding: the heads of π and of π_ref.
         chunk: tokens whose logits exist at once.
 
     Returns:
@@ -113,10 +118,8 @@ def grid_kl(
 
     def chunk_kl(*states):
         ours, theirs = (
-            jax.nn.log_softmax(
-                jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
-            )
-            for x, kernel in zip(states, unembedding, strict=True)
+            jax.nn.log_softmax(logits_of(x, head))
+            for x, head in zip(states, unembedding, strict=True)
         )
         return jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1)
 

@@ -138,7 +138,8 @@ def _pairs(lm: LanguageModel, shape: GridShape, responses: int) -> float:
     """Pairs of attention in a grid full of the longest examples."""
     share, (prompt, response) = lm.transformer.attention.branches, lm.limits
     each = lengths_of(np.array([prompt]), np.full((1, responses), response), share=share).tokens[0]
-    pairs = flops.pairs_of(prompt, np.full(responses, response), share=share)
+    all_of = np.full(responses, response)
+    pairs = flops.pairs_of(lm.transformer.config, prompt, all_of, share=share)
     return float(pairs) * shape.tokens / each
 
 

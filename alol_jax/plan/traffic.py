@@ -142,7 +142,11 @@ def _called(instruction: Instruction, *keys: str) -> list[str]:
 def _executed(
     computations: dict[str, Computation], name: str, times: float = 1
 ) -> Iterator[tuple[str, float]]:
-    """Yield (computation, how often it runs), following loops and calls but not fusions."""
+    """Yield (computation, how often it runs), following loops and calls but not fusions.
+
+    Of the branches of a conditional one runs, each as often as the others: that is how the kernels
+    of local and of other layers alternate.
+    """
     yield name, times
     for instruction in computations[name].values():
         if instruction.opcode == "while":
@@ -154,7 +158,7 @@ def _executed(
             listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
             branches += re.findall(r"%([\w.\-]+)", listed[1]) if listed else []
             for branch in branches:
-                yield from _executed(computations, branch, times)
+                yield from _executed(computations, branch, times / len(branches))
 
 
 def _trips(loop: Instruction, condition: Computation) -> int:

@@ -78,7 +78,7 @@ class ClassifierScorer:
     @property
     def _end(self) -> int | None:
         """The id after which a pair's second text begins, if that has a token type of its own."""
-        types = self.stored.classifier.body.config.token_types
+        types = self.stored.classifier.body.config.embedding.token_types
         typed = self.form is pair and 0 < self.tokenizer.second_type < types
         return self.tokenizer.eos_id if typed else None
 
@@ -149,7 +149,11 @@ def open_scorer(
     stored = open_classifier(wanted.path, dtype=wanted.dtype, sharding=place, attention=xla)
     body = stored.classifier.body
     check_limit(wanted.max_tokens, where, body.config)
-    body = dataclasses.replace(body, attention=fused_attention(body, wanted, mesh))
+    body = dataclasses.replace(
+        body,
+        config=body.config.for_texts(wanted.max_tokens),
+        attention=fused_attention(body, wanted, mesh),
+    )
     stored = dataclasses.replace(
         stored, classifier=dataclasses.replace(stored.classifier, body=body)
     )
@@ -167,9 +171,9 @@ def check_dtype(dtype: str, where: str) -> None:
 
 def check_limit(max_tokens: int, where: str, config: ModelConfig) -> None:
     """Raise UserError unless the model has a position for each of ``max_tokens`` tokens."""
-    if not 1 <= max_tokens <= config.max_positions:
+    if not 1 <= max_tokens <= config.longest:
         raise UserError(
-            f"{where}.max_tokens={max_tokens}: the model has {config.max_positions} positions"
+            f"{where}.max_tokens={max_tokens}: the model has {config.longest} positions"
         )
 
 
@@ -183,6 +187,7 @@ def fused_attention(body: Transformer, wanted: ConfigDict, mesh: Mesh) -> Attent
         dtype=wanted.dtype,
         head_width=body.config.head_width,
         widths=(platform_of(mesh).least,),
+        cap=body.config.attention.cap,
     )
     return Attention(kernel, mesh)
 

@@ -165,8 +165,8 @@ def _divergence(model, chunk: int):
     def divergence(params, other, grid):
         read = (grid.ids, grid.segment)
         hidden = tuple(model.hidden(p, *read, positions=grid.position) for p in (params, other))
-        kernels = (model.unembedding(params), model.unembedding(other))
-        return grid_kl(hidden, kernels, grid, chunk=chunk)
+        heads = (model.unembedding(params), model.unembedding(other))
+        return grid_kl(hidden, heads, grid, chunk=chunk)
 
     return divergence
 

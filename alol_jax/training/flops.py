@@ -2,9 +2,9 @@
 
 XLA's own count is not used because it counts the body of a scanned loop once. Only matrix products
 are counted; the rest is small. With t tokens, L layers, W weights in the blocks' kernels, A in
-adapters, and S pairs of a query and a key that it attends to::
+adapters, and S pairs of a query and a key that it attends to, in all layers together::
 
-    forward   2 t W + 2 t A + 4 S N H L + 2 · (response tokens) · D V
+    forward   2 t W + 2 t A + 4 S N H + 2 · (response tokens) · D V
     backward  the same for gradients of activations, and again for gradients of trained weights
 
 A frozen kernel has no weight gradient: about 4 operations per weight and token, not 6. Recomputing
@@ -69,7 +69,7 @@ def forward(
     Args:
         params: flat parameters, or their shapes.
         tokens: t, including padding.
-        pairs: Σ over the tokens of the keys that each attends to (`pairs_of`).
+        pairs: Σ over layers and tokens of the keys that each attends to (`pairs_of`).
         head_tokens: tokens whose logits are computed.
     """
     weights = weights_per_token(params)
@@ -77,23 +77,39 @@ def forward(
         attention_kernels=2.0 * tokens * weights.attention,
         mlp_kernels=2.0 * tokens * weights.mlp,
         adapters=2.0 * tokens * weights.adapters,
-        attention=4.0 * pairs * config.heads * config.head_width * config.layers,
+        attention=4.0 * pairs * config.heads * config.head_width,
         head=2.0 * head_tokens * config.width * config.vocab_size,
     )
 
 
-def pairs_of(prompt: Any, responses: Any = 0, *, share: bool = True) -> Any:
-    """Return the pairs (query, key) of causal attention in one example.
+def pairs_of(config: ModelConfig, prompt: Any, responses: Any = 0, *, share: bool = True) -> Any:
+    """Return the pairs (query, key) of causal attention in one example, in all layers together.
 
     Args:
+        config: its local layers see no further than their window.
         prompt: P, a number or i64[N].
         responses: R_1 … R_K, a number or i64[…, K].
         share: whether the responses share one copy of the prompt.
     """
     prompt, responses = np.asarray(prompt, float), np.atleast_1d(np.asarray(responses, float))
-    each = responses * prompt[..., None] + responses * (responses + 1) / 2
     copies = 1 if share else responses.shape[-1]
-    return copies * prompt * (prompt + 1) / 2 + each.sum(axis=-1)
+
+    def in_a_layer(window: float) -> Any:
+        before = _pairs_up_to(prompt, window)
+        each = _pairs_up_to(prompt[..., None] + responses, window) - before[..., None]
+        return copies * before + each.sum(axis=-1)
+
+    local, whole = config.attention.local, in_a_layer(np.inf)
+    if local is None:
+        return config.layers * whole
+    near = int(config.local_layers.sum())
+    return near * in_a_layer(local.window) + (config.layers - near) * whole
+
+
+def _pairs_up_to(length: Any, window: float) -> Any:
+    """Return Σ min(t, window) over the tokens t = 1 … length of a text."""
+    inside = np.minimum(length, window)
+    return inside * (inside + 1) / 2 + (length - inside) * inside
 
 
 def step(one: Forward, *, all_train: bool, remat: str, head_again: bool) -> float:
@@ -125,9 +141,10 @@ def decoding(
 ) -> float:
     """Return the FLOPs of decoding: prefill, then ``new`` tokens per beam.
 
-    The key-value cache has prompt + new slots.
+    The key-value cache has prompt + new slots in every layer, and each is read for every token: a
+    window masks what lies outside of it.
     """
-    weights, pairs = sum(weights_per_token(params)), rows * float(pairs_of(prompt))
+    weights, pairs = sum(weights_per_token(params)), rows * float(pairs_of(config, prompt))
     read = forward(params, config, tokens=rows * prompt, pairs=pairs, head_tokens=0).total
     sequences = rows * beams
     scores = sequences * (prompt + new) * config.heads * config.layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -38,6 +39,7 @@ class Packer:
         shape: the size.
         layout: of the arrays.
         mesh: that shares out the rows.
+        pairs: `flops.pairs_of` of the model and layout.
         work: (real tokens, pairs of attention, grids) -> `Work`.
         copies: of a prompt in an item.
     """
@@ -45,6 +47,7 @@ class Packer:
     shape: GridShape
     layout: Layout
     mesh: Mesh
+    pairs: Callable[[np.ndarray, np.ndarray], np.ndarray]
     work: Callable[[int, float, Grids], Work]
     copies: int = 1
 
@@ -60,7 +63,7 @@ class Packer:
 
         Of several processes each fills the rows of its own devices.
         """
-        lengths, pairs = examples.lengths(share=self.layout.share)
+        lengths = examples.lengths(share=self.layout.share)
         packed = grids_of(lengths, self.shape)
 
         def example(n: int) -> tuple[np.ndarray, Sequence[np.ndarray]]:
@@ -70,7 +73,8 @@ class Packer:
             to_grid(own_part(rows, size.rows, self.mesh), example, size, self.layout)
             for size, rows in packed
         )
-        return grids, self.work(int(lengths.tokens.sum()), float(pairs.sum()), packed)
+        pairs = float(np.sum(self.pairs(*examples.sizes)))
+        return grids, self.work(int(lengths.tokens.sum()), pairs, packed)
 
 
 def packer_of(lm: LanguageModel, items: Items, at: Callable[[int], np.ndarray]) -> Packer:
@@ -108,8 +112,10 @@ def make_packer(
         shapes += candidates(sample, [width], rows=rows, longest=longest)
     batches = [lengths.take(draw) for draw in draws]
     shape = cheapest(batches, shapes, pass_cost(lm.transformer.config, lm.mesh))
-    layout = Layout(length, lm.transformer.attention.branches, lm.tokenizer.pad_id)
-    return Packer(shape, layout, lm.mesh, step_work(lm), lengths.copies)
+    share, config = lm.transformer.attention.branches, lm.transformer.config
+    pairs = functools.partial(flops.pairs_of, config, share=share)
+    layout = Layout(length, share, lm.tokenizer.pad_id)
+    return Packer(shape, layout, lm.mesh, pairs, step_work(lm), lengths.copies)
 
 
 def step_work(lm: LanguageModel) -> Callable[[int, float, Grids], Work]:

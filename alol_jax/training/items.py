@@ -17,7 +17,6 @@ from alol_jax.tables.table import Table, concatenate
 from alol_jax.text.packing import Lengths, lengths_of
 from alol_jax.text.prompts import encoder_of
 from alol_jax.text.tokenizer import Tokenizer
-from alol_jax.training import flops
 from alol_jax.types import Annotated, Limits, Scored, Task, Watch
 
 
@@ -31,12 +30,15 @@ class Examples(NamedTuple):
         """The chosen ones."""
         return Examples([self.prompts[n] for n in chosen], [self.responses[n] for n in chosen])
 
-    def lengths(self, *, share: bool) -> tuple[Lengths, np.ndarray]:
-        """Return the lengths, and the pairs of attention of each example: f64[B]."""
+    def lengths(self, *, share: bool) -> Lengths:
+        """The lengths of the examples."""
+        return lengths_of(*self.sizes, share=share)
+
+    @property
+    def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the prompts, i64[B], and of their responses, i64[B, K]."""
         prompts = np.array([len(prompt) for prompt in self.prompts])
-        responses = np.array([[len(one) for one in each] for each in self.responses])
-        pairs = flops.pairs_of(prompts, responses, share=share)
-        return lengths_of(prompts, responses, share=share), pairs
+        return prompts, np.array([[len(one) for one in each] for each in self.responses])
 
 
 class Items(NamedTuple):

@@ -12,6 +12,7 @@ from alol_jax.types.arrays import (
     Params,
     Prompts,
     Targets,
+    Unembedding,
     Work,
 )
 from alol_jax.types.context import (
@@ -107,6 +108,7 @@ __all__ = [
     "TestSet",
     "TrainingTable",
     "Turn",
+    "Unembedding",
     "Validation",
     "Value",
     "ValueAudit",

@@ -38,6 +38,13 @@ class Grid(NamedTuple):
     place: jax.Array  # i32[rows, M], where it stands in the flattened [E*, R] of its batch
 
 
+class Unembedding(NamedTuple):
+    """The head of a language model: logits are h · kernel, or cap · tanh(h · kernel / cap)."""
+
+    kernel: jax.Array  # [D, V]
+    cap: float | None = None
+
+
 class Prompts(NamedTuple):
     """B prompts to answer, side by side. Rows and prompts are in D groups, one per device."""
 

@@ -18,8 +18,8 @@ from alol_jax.decoding.decode import make_decoder, respond
 from alol_jax.decoding.prompts import one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import place_rows
-from alol_jax.models.attention import KERNELS
 from alol_jax.models.grid_sizes import platform_of
+from alol_jax.models.kernels import KERNELS
 from alol_jax.models.transformer import Transformer
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Params, Watch

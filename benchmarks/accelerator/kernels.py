@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.models.attention import KERNELS, Attention
+from alol_jax.models.attention import Attention
+from alol_jax.models.kernels import KERNELS
 from benchmarks.accelerator.measuring import Row, Tell, attempt, in_a_row, shares
 from benchmarks.accelerator.subjects import kernel_here, one_device
 

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from alol_jax.models.config import PRESETS, ModelConfig
+from alol_jax.models.config import ModelConfig
+from alol_jax.models.presets import PRESETS
 from benchmarks.accelerator import subjects
 from benchmarks.accelerator.answers import sizes
 from benchmarks.accelerator.measuring import Row, Tell

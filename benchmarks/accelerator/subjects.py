@@ -21,8 +21,9 @@ from jax.sharding import Mesh
 from alol_jax.devices.sharding import make_mesh, param_sharding, place_rows, place_whole
 from alol_jax.models.adapters import is_adapter, make_lora
 from alol_jax.models.attention import Attention, choose_kernel
-from alol_jax.models.config import PRESETS, ModelConfig
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.nf4 import NF4
+from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import Transformer
 from alol_jax.text.packing import GridShape, Layout, to_grid
 from alol_jax.training import flops
@@ -67,7 +68,7 @@ class Subject:
         """The model's functions for sequences of ``widths``, and which kernel was chosen, why."""
         config = PRESETS[self.preset]
         config = shrunk(config) if tiny else config
-        kernel, said = kernel_here(self.attention, self.dtype, config.head_width, widths)
+        kernel, said = kernel_here(self.attention, self.dtype, config, widths)
         lora = make_lora(
             config, rank=self.rank, alpha=16.0, dropout=self.dropout, modules=("all-linear",)
         )
@@ -76,7 +77,7 @@ class Subject:
 
 
 def kernel_here(
-    wanted: str, dtype: jax.typing.DTypeLike, head_width: int, widths: tuple[int, ...]
+    wanted: str, dtype: jax.typing.DTypeLike, config: ModelConfig, widths: tuple[int, ...]
 ) -> tuple[str, str]:
     """`choose_kernel` on the first device."""
     device = jax.devices()[0]
@@ -85,8 +86,9 @@ def kernel_here(
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),
         dtype=dtype,
-        head_width=head_width,
+        head_width=config.head_width,
         widths=widths,
+        cap=config.attention.cap,
     )
 
 
@@ -218,7 +220,8 @@ def work_of(model: Transformer, params: Params, load: Load, responses: int) -> t
     share = model.attention.branches
     shape = grid_shape(load, responses, share)
     examples = load.rows * (load.width // load.each(responses, share))
-    pairs = flops.pairs_of(load.prompt, np.full(responses, load.response), share=share)
+    each = np.full(responses, load.response)
+    pairs = flops.pairs_of(model.config, load.prompt, each, share=share)
     head = shape.rows * shape.targets
     one = flops.forward(
         params, model.config, tokens=shape.tokens, pairs=examples * float(pairs), head_tokens=head

@@ -19,9 +19,10 @@ from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.models.adapters import make_lora
 from alol_jax.models.attention import Attention
-from alol_jax.models.config import PRESETS
 from alol_jax.models.nf4 import NF4
+from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import Transformer
+from alol_jax.objectives.logprobs import logits_of
 from alol_jax.objectives.losses import a_lol
 from alol_jax.text.packing import GridShape, Layout, lengths_of, pack, to_grid
 from alol_jax.training.fit import policy_forward
@@ -136,6 +137,6 @@ def _decoded(model: Transformer) -> Row:
         read = jnp.concatenate([read, ids], axis=1)
         mask = jnp.concatenate([mask, jnp.ones(ids.shape, bool)], axis=1)
         hidden = jax.jit(model.hidden)(params, read, mask)[:, width - 1 : -1]
-        likeliest = jnp.argmax(hidden @ model.unembedding(params), axis=-1)
+        likeliest = jnp.argmax(logits_of(hidden, model.unembedding(params)), axis=-1)
     off = float(jnp.mean(likeliest != ids))
     return {"error": off, "note": "WRONG TOKENS" if off > 0 else "tokens of a teacher-forced pass"}

@@ -15,7 +15,8 @@ from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.prompts import in_columns, one_per_row
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
-from alol_jax.models.transformer import Cache
+from alol_jax.models.cache import Cache
+from alol_jax.types import Unembedding
 from tests import packed
 from tests.models.small_models import SMALL, random_params, small
 
@@ -29,15 +30,15 @@ class Chain:
     steps: list = dataclasses.field(default_factory=list)  # one entry per decoded token
 
     def unembedding(self, params):
-        return params["log"]
+        return Unembedding(params["log"])
 
     def prefill(self, params, prompts, *, room):
         tokens, _ = in_columns(prompts)
         rows = len(tokens)
         nothing = jnp.zeros((1, rows, 1, 1, 1))
-        filled = jnp.zeros((rows, 1), bool)
+        places = jnp.zeros((rows, 1), jnp.int32)
         zero = jnp.int32(0)
-        cache = Cache(nothing, nothing, filled, zero, zero, jnp.zeros((rows,), jnp.int32))
+        cache = Cache(nothing, nothing, places, zero, zero, jnp.zeros((rows,), jnp.int32))
         return self._at(params, tokens[:, -1]), cache
 
     def decode_step(self, params, token, cache):

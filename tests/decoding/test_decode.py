@@ -16,7 +16,7 @@ from alol_jax.devices.sharding import make_mesh, place_params
 from alol_jax.text.tokenizer_files import byte_level
 from alol_jax.text.tokens import Batching
 from alol_jax.types import Watch
-from tests.models.small_models import SMALL, hidden_of, random_params, small
+from tests.models.small_models import SMALL, SMALLS, hidden_of, random_params, small
 from tests.scripted import Scripted
 from tests.tiny_run import mesh_of
 
@@ -234,6 +234,18 @@ def test_the_speed_counts_all_tokens_and_how_many_were_written_in_idle_slots():
 @pytest.mark.parametrize("slots", [1, 2, 4, 8, 64])
 @pytest.mark.parametrize("how", [{}, {"temperature": 1.0}, {"repetition_penalty": 1.3}], ids=str)
 def test_an_answer_is_the_same_in_any_slot_at_any_time(model, params, slots, how, widths):
+    assert_same_in_any_slot(model, params, slots, how, widths)
+
+
+@pytest.mark.parametrize("slots", [2, 4])
+def test_a_sliding_window_follows_an_answer_around_its_slot(slots):
+    """Its columns begin anywhere and go on at the first one after the last."""
+    model = small(SMALLS["gemma3"])
+    given = {"temperature": 1.0}, (1, 2, 3, 6)
+    assert_same_in_any_slot(model, random_params(model), slots, *given)
+
+
+def assert_same_in_any_slot(model, params, slots, how, widths):
     """Twenty prompts, answers of 1 to 8 tokens: slots are refilled in every order, and columns of
     the cache are used again and again, or given up once no prompt is so long any more."""
     prompts = [tuple(1 + (7 * n + i) % 37 for i in range(1 + n % 5)) for n in range(20)]

@@ -21,9 +21,9 @@ from alol_jax.devices.sharding import (
     replicated,
 )
 from alol_jax.errors import UserError
-from alol_jax.models.config import PRESETS
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.nf4 import NF4
+from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import Transformer
 from alol_jax.training.fit import init_state
 from tests.tiny_run import tiny_lm

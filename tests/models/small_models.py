@@ -9,7 +9,14 @@ import numpy as np
 
 from alol_jax.models.adapters import is_adapter
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.config import Llama3Scaling, ModelConfig, Rotary
+from alol_jax.models.config import (
+    UNGATED,
+    AttentionConfig,
+    EmbeddingConfig,
+    Local,
+    ModelConfig,
+)
+from alol_jax.models.rotary import Llama3Scaling, Rotary
 from alol_jax.models.transformer import Transformer
 
 SMALL = ModelConfig(
@@ -27,30 +34,65 @@ SMALL = ModelConfig(
     rotary=Rotary(1e4, 12),
 )
 _BIASED = dataclasses.replace(
-    SMALL, kv_heads=4, norm="layer", activation="gelu", gated_mlp=False, biases=True
+    SMALL, kv_heads=4, norm="layer", activation="gelu", gated_mlp=False, biases=UNGATED
+)
+GEMMA = dataclasses.replace(
+    SMALL,
+    norm="rms_plus_one",
+    residual="around",
+    activation="gelu_tanh",
+    tied_embeddings=True,
+    embedding=EmbeddingConfig(scaled=True),
 )
 SMALLS = {
     "llama": SMALL,
     "llama with scaled rotary positions": dataclasses.replace(
         SMALL, rotary=Rotary(1e4, 12, Llama3Scaling(4.0, 1.0, 4.0, 8))
     ),
+    "qwen2: biases, every second layer local": dataclasses.replace(
+        SMALL,
+        family="qwen2",
+        biases=("q_proj", "k_proj", "v_proj"),
+        attention=AttentionConfig(local=Local(3, (False, True))),
+    ),
+    "qwen3: norms of heads, a window": dataclasses.replace(
+        SMALL, family="qwen3", attention=AttentionConfig("head", Local(6))
+    ),
+    "gemma2": dataclasses.replace(
+        GEMMA,
+        family="gemma2",
+        attention=AttentionConfig(None, Local(3, (True, False)), 0.25, 2.0),
+        logit_cap=3.0,
+    ),
+    "gemma3": dataclasses.replace(
+        GEMMA,
+        family="gemma3_text",
+        attention=AttentionConfig("head", Local(3, (True, False), Rotary(1e2, 12)), 0.25),
+    ),
+    "olmo2": dataclasses.replace(
+        SMALL, family="olmo2", residual="after", attention=AttentionConfig("all")
+    ),
     "gpt_neox": dataclasses.replace(
-        _BIASED, family="gpt_neox", rotary=Rotary(1e4, 6), parallel_residual=True
+        _BIASED, family="gpt_neox", rotary=Rotary(1e4, 6), residual="parallel"
     ),
     "gpt2": dataclasses.replace(
         _BIASED, family="gpt2", rotary=None, activation="gelu_tanh", tied_embeddings=True
     ),
     "bert": dataclasses.replace(
-        _BIASED, family="bert", rotary=None, post_norm=True, causal=False, token_types=2
+        _BIASED,
+        family="bert",
+        rotary=None,
+        residual="post",
+        causal=False,
+        embedding=EmbeddingConfig(token_types=2),
     ),
     "roberta": dataclasses.replace(
         _BIASED,
         family="roberta",
         rotary=None,
-        post_norm=True,
+        residual="post",
         causal=False,
-        position_offset=2,
-        token_types=1,
+        embedding=EmbeddingConfig(position_offset=2, token_types=1),
     ),
 }
 """Every choice that a family makes, at the size of SMALL."""

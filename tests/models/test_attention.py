@@ -14,124 +14,29 @@ from jax.sharding import PartitionSpec as P
 
 from alol_jax.devices.sharding import AXES, make_mesh
 from alol_jax.errors import UserError
-from alol_jax.models.attention import (
-    KERNELS,
-    Attention,
-    attention_mask,
-    choose_kernel,
-    decode_attention,
+from alol_jax.models.attention import Attention, choose_kernel, decode_attention
+from alol_jax.models.kernels import KERNELS, Rule, Seen, attention_mask
+from tests.models.queries import (
+    assert_same,
+    examples_side_by_side,
+    heads,
+    mixed_and_gradients,
+    padded_mask,
 )
 
-CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,))
+CPU = dict(capability="", platform="cpu", dtype="float32", head_width=64, widths=(256,), cap=None)
 GPU = dict(
     capability="9.0",
     platform="gpu",
     dtype="bfloat16",
     head_width=64,
     widths=(640, 768),
+    cap=None,
 )
-TPU = dict(capability="", platform="tpu", dtype="bfloat16", head_width=64, widths=(640, 768))
+TPU = dict(
+    capability="", platform="tpu", dtype="bfloat16", head_width=64, widths=(640, 768), cap=None
+)
 PADDED = ((0, 0), (50, 0), (0, 30), (17, 140))  # (left, right) padding of each row
-
-
-def padded_mask(pads, width):
-    places = np.arange(width)
-    rows = [(places >= left) & (places < width - right) for left, right in pads]
-    return jnp.array(np.stack(rows), jnp.float32)
-
-
-def heads(rows, width, queries, keys, size, dtype=jnp.float32, seed=0):
-    shapes = [(rows, width, n, size) for n in (queries, keys, keys)]
-    split = jax.random.split(jax.random.key(seed), 3)
-    return [jax.random.normal(k, s, dtype) for k, s in zip(split, shapes, strict=True)]
-
-
-def mixed_and_gradients(attention, qkv, segments, causal, branch=None):
-    """The mixture at real tokens (0 elsewhere), and its pull-back to q, k, v."""
-    real = (segments > 0)[..., None, None]
-
-    def loss(q, k, v):
-        mixed = jnp.where(real, attention(q, k, v, segments, causal=causal, branch=branch), 0.0)
-        ripple = jnp.sin(jnp.arange(mixed.size, dtype=jnp.float32)).reshape(mixed.shape)
-        return jnp.sum(mixed * ripple), mixed
-
-    grads, mixed = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
-    return [mixed, *grads]
-
-
-def examples_side_by_side(rows, width):
-    """Segment and branch of rows full of examples of random lengths, with 0 to 3 responses, and a
-    little padding at the end."""
-    draw = np.random.default_rng(width)
-    segments, branch = np.zeros((2, rows, width), np.int32)
-    for row in range(rows):
-        column = example = 0
-        while column < width - 3:
-            example += 1
-            for part in range(draw.integers(1, 5)):
-                end = min(column + draw.integers(1, max(width // 8, 3)), width - 3)
-                segments[row, column:end], branch[row, column:end] = example, part
-                column = end
-    return jnp.array(segments), jnp.array(branch)
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-5)
-
-
-def test_a_causal_query_sees_its_segment_up_to_itself():
-    seen = attention_mask(jnp.array([[0, 1, 1, 2, 2]]), causal=True)[0]
-    expected = [
-        [1, 0, 0, 0, 0],
-        [0, 1, 0, 0, 0],
-        [0, 1, 1, 0, 0],
-        [0, 0, 0, 1, 0],
-        [0, 0, 0, 1, 1],
-    ]
-    np.testing.assert_array_equal(seen, np.array(expected, bool))
-
-
-def test_a_bidirectional_query_sees_all_of_its_segment():
-    seen = attention_mask(jnp.array([[0, 1, 1, 0]]), causal=False)[0]
-    expected = [[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
-    np.testing.assert_array_equal(seen, np.array(expected, bool))
-
-
-def test_a_response_sees_the_prompt_and_itself_and_no_other_response():
-    segments, branch = jnp.array([[0, 1, 1, 1, 1, 0]]), jnp.array([[0, 0, 1, 1, 2, 0]])
-    seen = attention_mask(segments, causal=True, branch=branch)[0]
-    expected = [
-        [1, 0, 0, 0, 0, 0],
-        [0, 1, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0],
-        [0, 1, 1, 1, 0, 0],
-        [0, 1, 0, 0, 1, 0],
-        [1, 0, 0, 0, 0, 1],
-    ]
-    np.testing.assert_array_equal(seen, np.array(expected, bool))
-
-
-def test_the_first_response_of_an_example_does_not_see_that_of_another():
-    segments, branch = jnp.array([[1, 1, 2, 2, 2]]), jnp.array([[0, 1, 0, 1, 2]])
-    seen = attention_mask(segments, causal=True, branch=branch)[0]
-    expected = [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 1, 0, 1],
-    ]
-    np.testing.assert_array_equal(seen, np.array(expected, bool))
-
-
-@pytest.mark.parametrize("with_branches", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_mask_of_some_queries_is_a_part_of_the_whole_mask(causal, with_branches):
-    segments, branch = examples_side_by_side(2, 30)
-    given = {"causal": causal, "branch": branch if with_branches else None}
-    part = attention_mask(segments, **given, queries=slice(11, 20))
-    np.testing.assert_array_equal(part, attention_mask(segments, **given)[:, 11:20])
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -152,7 +57,7 @@ def test_plain_attention_in_parts_equals_attention_in_one_piece(width, with_bran
     branch = branch if with_branches else None
 
     def in_one_piece(q, k, v, segments, *, causal, branch):
-        mask = attention_mask(segments, causal=causal, branch=branch)[:, None]
+        mask = attention_mask(Seen(segments, branch), Rule(causal))[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
 
     found = mixed_and_gradients(Attention("xla", None), qkv, segments, True, branch)
@@ -256,6 +161,7 @@ def test_the_platform_decides_where_the_fused_kernel_can(setting, kernel):
         (GPU, {"capability": "gfx90a"}, "NVIDIA GPU"),
         (GPU, {"head_width": 192}, "head width"),
         (GPU, {"head_width": 20}, "head width"),
+        (GPU, {"cap": 50.0}, "cannot cap scores"),
         (GPU, {"widths": (640, 701)}, "701"),
         (TPU, {"widths": (640, 700)}, "700"),
         (TPU, {"head_width": 512}, "head width"),

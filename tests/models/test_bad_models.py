@@ -60,7 +60,25 @@ def other_names(folder):
 
 
 def another_family(folder):
-    return write_directory(folder / "m", random_weights(), CONFIG | {"model_type": "mistral"})
+    return write_directory(folder / "m", random_weights(), CONFIG | {"model_type": "mamba"})
+
+
+def a_relative_that_the_weights_are_not(folder):
+    fields = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    return write_directory(folder / "m", random_weights(), CONFIG | fields)
+
+
+def a_model_of_images(folder):
+    return write_directory(folder / "m", random_weights(), CONFIG | {"vision_config": {"depth": 2}})
+
+
+def in_eight_bits(folder):
+    stored = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+    return write_directory(folder / "m", random_weights(), CONFIG | stored)
+
+
+def of_a_newer_release(folder):
+    return write_directory(folder / "m", random_weights(), CONFIG | {"attention_sinks": 4})
 
 
 def a_family_that_the_weights_are_not(folder):
@@ -111,7 +129,11 @@ def truncated_torch_file(folder):
         (missing_shard, "shard model-00001-of-00002.safetensors is missing"),
         (another_shape, "weights of another shape: model.norm.weight (7,), expected (64,)"),
         (other_names, "missing model.norm.weight; unexpected model.layers.0.mlp.extra.weight"),
-        (another_family, "model_type = 'mistral' is not implemented (only llama, gpt_neox"),
+        (another_family, "model_type = 'mamba' is not implemented (only llama, mistral"),
+        (a_relative_that_the_weights_are_not, "they are those of llama or mistral: correct"),
+        (a_model_of_images, "vision_config is there, so this is a model of images and text"),
+        (in_eight_bits, "the weights are stored as int8 (bitsandbytes), which is not read"),
+        (of_a_newer_release, "unknown field attention_sinks = 4, which may change"),
         (a_family_that_the_weights_are_not, "the weights are not those of the config: missing"),
         (small_vocabulary, "the tokenizer has 259 tokens, the model only 200"),
         (few_positions, "max_response = 160 + 48: the model has 100 positions"),

@@ -76,6 +76,12 @@ def assert_says(stored, expected, batch):
 
 CLASSES = {
     "LlamaForSequenceClassification": "llama: grouped heads of another width, untied",
+    "MistralForSequenceClassification": "mistral: a window",
+    "Qwen2ForSequenceClassification": "qwen2",
+    "Qwen3ForSequenceClassification": "qwen3",
+    "Gemma2ForSequenceClassification": "gemma2",
+    "Gemma3TextForSequenceClassification": "gemma3: two local layers to one",
+    "Phi3ForSequenceClassification": "phi3: fused, a window",
     "GPTNeoXForSequenceClassification": "gpt_neox: parallel, a quarter of a head turns",
     "GPT2ForSequenceClassification": "gpt2: tied",
     "BertForSequenceClassification": "bert: two segments",
@@ -104,7 +110,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
 
     theirs, stored = pair
     tokens, mask = padded(side)
-    offset = stored.checkpoint.config.position_offset
+    offset = stored.checkpoint.config.embedding.position_offset
     with torch.no_grad():
         if stored.classifier.pooling == "first" and side == "left":
             # PyTorch's encoders read the first column, padding or not
@@ -243,7 +249,7 @@ def test_a_critic_scores_as_roberta_and_its_torch_head_from_the_published_files(
     torch.save(head.state_dict(), tmp_path / f"{HEAD_FILE}.pt")
     stored = opened(tmp_path)
     batch = padded("right")
-    offset = stored.checkpoint.config.position_offset
+    offset = stored.checkpoint.config.embedding.position_offset
     with torch.no_grad():
         logits = head(theirs(**torch_inputs(*batch, offset)).pooler_output)
     assert_says(stored, logits.numpy(), batch)

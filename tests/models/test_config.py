@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import PRESETS, LinearScaling, Llama3Scaling, Rotary
+from alol_jax.models.config import AttentionConfig, Local
+from alol_jax.models.presets import PRESETS
+from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
 
 
 @pytest.mark.parametrize(
@@ -16,7 +18,9 @@ from alol_jax.models.config import PRESETS, LinearScaling, Llama3Scaling, Rotary
         ({"head_width": 8}, "16 rotary features in a head of 8"),
         ({"layers": 0}, "layers = 0"),
         ({"norm_epsilon": 0.0}, "norm_epsilon = 0.0"),
-        ({"post_norm": True, "parallel_residual": True}, "parallel residual"),
+        ({"biases": ("c_proj",)}, "biases of c_proj"),
+        ({"logit_cap": 0.0}, "logit_cap"),
+        ({"causal": False, "attention": AttentionConfig(local=Local(4))}, "earlier tokens"),
     ],
 )
 def test_an_impossible_shape_is_named(change, named):

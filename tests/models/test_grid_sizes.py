@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.attention import KERNELS, PREFERRED
-from alol_jax.models.config import PRESETS
 from alol_jax.models.grid_sizes import (
     PLATFORMS,
     GridOptions,
@@ -17,6 +15,8 @@ from alol_jax.models.grid_sizes import (
     platform_of,
     widths_for,
 )
+from alol_jax.models.kernels import KERNELS, PREFERRED, Setting
+from alol_jax.models.presets import PRESETS
 from alol_jax.text.packing import GridShape
 from tests.tiny_run import mesh_of
 
@@ -49,7 +49,7 @@ def test_every_width_holds_the_longest_example_and_its_kernel_reads_it_and_its_h
     assert widths[0] < max(longest, platform_of(mesh).least) + platform_of(mesh).multiple
     kernel = KERNELS[PREFERRED[platform]]
     read = [*widths, *(width // 2 for width in widths), *(size.width for size, _ in packed.grids)]
-    assert kernel.unsupported(np.dtype("float16"), 64, read, "9.0") == ""
+    assert kernel.unsupported(Setting(np.dtype("float16"), 64, read, None, "9.0")) == ""
 
 
 def test_a_width_that_is_given_is_the_only_one_and_must_hold_the_longest_example():

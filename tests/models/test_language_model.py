@@ -11,14 +11,16 @@ import pytest
 from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import UserError
 from alol_jax.models.adapters import adapters_of
-from alol_jax.models.config import PRESETS
-from alol_jax.models.grid_sizes import GridOptions
-from alol_jax.models.language_model import open_language_model, prompt_widths
+from alol_jax.models.grid_sizes import GridOptions, prompt_widths
+from alol_jax.models.language_model import open_language_model
 from alol_jax.models.nf4 import NF4
+from alol_jax.models.presets import PRESETS
 from alol_jax.models.transformer import quantise_params
+from alol_jax.text.tokenizer_files import byte_level, save
 from configs import common
+from tests.models.files.nf4_files import write_nf4
 from tests.models.small_models import base_of
-from tests.models.tiny_llama import TINY, random_weights, write_directory, write_gguf
+from tests.models.tiny_llama import TINY, here, random_weights, write_directory, write_gguf
 from tests.tiny_run import mesh_of
 
 
@@ -50,6 +52,21 @@ def test_a_random_model_is_the_preset_with_the_byte_tokenizer_and_the_same_weigh
     assert {path: leaf.shape for path, leaf in lm.base.items()} == {
         path: leaf.shape for path, leaf in expected.items()
     }
+
+
+def test_a_base_that_is_stored_in_four_bits_stays_as_it_is_and_the_config_must_say_so(tmp_path):
+    path = write_nf4(tmp_path / "m", random_weights(), double=True)
+    save(byte_level(), tmp_path / "m")
+    lm = opened(path=path, quantisation="nf4-double")
+    name = "layers/up_proj/nf4_codes"
+    stored = lm.checkpoint.load(jnp.float32, here, NF4(double=True))
+    np.testing.assert_array_equal(lm.base[name], stored[name])
+    assert {p: x.dtype for p, x in lm.base.items()} == {
+        p: x.dtype for p, x in lm.abstract()[1].items()
+    }
+    for other in ("none", "nf4"):
+        said = refusal(path=path, quantisation=other)
+        assert "is stored in 4 bits: set it to 'nf4-double'" in said
 
 
 def test_random_weights_do_not_depend_on_the_adapters():

@@ -4,6 +4,7 @@ Its CPU library looks 8-bit codes up approximately (about one in fifty is not th
 nearest ones are those of its CUDA kernel and of the float64 path of its operator.
 """
 
+import dataclasses
 from importlib.util import find_spec
 
 import jax
@@ -11,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.nf4 import LEVELS, NF4, dequantise, dynamic_map, quantise
+from alol_jax.objectives.logprobs import logits_of
+from tests.models.small_models import small
+from tests.models.tiny_llama import here
+from tests.models.torch_models import FOUR_BIT, random_torch
 
 pytestmark = [
     pytest.mark.parity,
@@ -107,3 +113,43 @@ def test_double_quantisation_ends_where_theirs_does(shape):
     apart = np.abs(ours - expected) > ROUNDINGS * np.abs(expected)
     assert apart.mean() < 0.05  # blocks whose scale their CPU library does not round to nearest
     assert np.abs(ours - expected).max() <= 0.015 * spread
+
+
+STORED = ("qwen3", "gemma3", "phi3")
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("kind", STORED)
+def test_a_model_that_transformers_stored_in_four_bits_gives_its_logits(kind, double, tmp_path):
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    whole = random_torch(FOUR_BIT[kind](), AutoModelForCausalLM.from_config)
+    whole.save_pretrained(tmp_path / "whole")
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double
+    )
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole", quantization_config=how, dtype=torch.float32, device_map="cpu"
+    )
+    theirs.save_pretrained(tmp_path / "stored")
+    checkpoint = open_checkpoint(str(tmp_path / "stored"))
+    assert checkpoint.stored_nf4 == NF4(double)
+    # Its own products of kernels in 4 bits are in half precision on a CPU.
+    with torch.no_grad():
+        for name, module in theirs.named_modules():
+            if isinstance(module, Linear4bit):
+                kernel = module.weight
+                values = dequantize_4bit(kernel.data, kernel.quant_state).float()
+                whole.get_submodule(name).weight.copy_(values)
+                found = checkpoint.weights.read(f"{name}.weight")
+                np.testing.assert_allclose(found, values.numpy(), rtol=ROUNDINGS, atol=1e-9)
+        ids = np.random.default_rng(0).integers(5, 53, (2, 11))
+        expected = whole(torch.tensor(ids)).logits.numpy()
+    params = checkpoint.load("float32", here, NF4(double))
+    model = dataclasses.replace(small(checkpoint.config), nf4=NF4(double))
+    hidden = jax.jit(model.hidden)(params, ids, np.ones_like(ids))
+    ours = logits_of(hidden, model.unembedding(params))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)

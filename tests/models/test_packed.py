@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from alol_jax.models.heads import ValueHead, slot_mask
+from alol_jax.objectives.logprobs import logits_of
 from alol_jax.text.packing import GridShape, Layout, to_grid
 from alol_jax.training.annotate import annotator
 from tests.models.small_models import ADAPTERS, SMALLS, close, hidden_of, random_params, small
@@ -25,7 +26,7 @@ LONGEST = 6
 TOLD = np.array([[np.arange(LONGEST) < len(one) for one in each] for each in RESPONSES])
 WEIGHT = DRAW.normal(size=TOLD.shape).astype(np.float32)
 ORDERS = [(0, 1, 2, 3, 4), (4, 2, 0, 3, 1), (3, 1, 4, 0, 2)]
-FAMILIES = ("llama", "gpt_neox", "gpt2")
+FAMILIES = ("llama", "gemma2", "gpt_neox", "gpt2")
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -66,7 +67,7 @@ def alone(name):
 
         def logp(params):
             hidden = model.hidden(params, ids, jnp.ones_like(ids))[0, start - 1 : -1]
-            every = jax.nn.log_softmax(hidden @ model.unembedding(params))
+            every = jax.nn.log_softmax(logits_of(hidden, model.unembedding(params)))
             return jnp.take_along_axis(every, response[:, None], axis=1)[:, 0]
 
         return gradient_of(logp, params, weight)

@@ -13,7 +13,9 @@ from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.models import blocks
 from alol_jax.models.adapters import adapters_of
 from alol_jax.models.blocks import dropout
-from alol_jax.models.transformer import REMAT, Cache
+from alol_jax.models.cache import Cache
+from alol_jax.models.transformer import REMAT
+from alol_jax.objectives.logprobs import logits_of
 from tests.models.small_models import (
     ADAPTERS,
     SMALL,
@@ -150,13 +152,13 @@ def test_a_token_is_written_into_the_cache_in_place():
         jax.ShapeDtypeStruct((c.layers, rows, c.kv_heads, *shape), jnp.float32)
         for shape in (keys, values)
     )
-    filled = jax.ShapeDtypeStruct((rows, slots), bool)
+    places = jax.ShapeDtypeStruct((rows, slots), jnp.int32)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     each = jax.ShapeDtypeStruct((rows,), jnp.int32)
     step = jax.jit(model.decode_step, donate_argnums=2).lower(
         jax.eval_shape(model.init, jax.random.key(0)),
         each,
-        Cache(stored, others, filled, number, number, each),
+        Cache(stored, others, places, number, number, each),
     )
     extra = step.compile().memory_analysis().temp_size_in_bytes
     both = 2 * stored.size * stored.dtype.itemsize
@@ -181,7 +183,7 @@ def value_and_grads(model):
     def both(params, tokens):
         def score(params):
             states = model.hidden(params, tokens, jnp.ones(tokens.shape))
-            return jnp.mean(jnp.sin(3 * states @ model.unembedding(params)))
+            return jnp.mean(jnp.sin(logits_of(3 * states, model.unembedding(params))))
 
         return jax.value_and_grad(score)(params)
 
@@ -229,8 +231,8 @@ def test_a_tied_head_is_the_transposed_embedding_and_an_untied_one_a_leaf_of_its
     tied = small(dataclasses.replace(SMALL, tied_embeddings=True))
     leaves = random_params(tied)
     assert set(params) - set(leaves) == {"head/kernel"}
-    np.testing.assert_array_equal(tied.unembedding(leaves), leaves["embed/embedding"].T)
-    np.testing.assert_array_equal(model.unembedding(params), params["head/kernel"])
+    np.testing.assert_array_equal(tied.unembedding(leaves).kernel, leaves["embed/embedding"].T)
+    np.testing.assert_array_equal(model.unembedding(params).kernel, params["head/kernel"])
 
 
 def test_grouped_heads_are_full_heads_with_repeated_keys_and_values(llama):

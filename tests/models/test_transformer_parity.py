@@ -9,7 +9,11 @@ import pytest
 
 from alol_jax.decoding.decode import Sampling, make_decoder
 from alol_jax.decoding.prompts import one_per_row
+from alol_jax.models.files.hf_config import to_hf
+from alol_jax.models.files.hf_writer import write_json, write_weights
+from alol_jax.models.files.merge import StoredTensors, hf_rows, weights_from_params
 from alol_jax.models.language_model import open_language_model
+from alol_jax.objectives.logprobs import logits_of
 from configs import common
 from tests.models.small_models import small
 from tests.models.torch_models import CAUSAL, ENCODERS, random_torch, saved_and_opened
@@ -84,7 +88,7 @@ def test_logits_are_pytorchs_whatever_the_padding(pair, side):
         ids, mask = (
             np.pad(x, ((0, 0), (0, 3)), constant_values=n) for x, n in ((ids, 1), (mask, 0))
         )
-    ours = jax.jit(model.hidden)(params, ids, mask) @ model.unembedding(params)
+    ours = logits_of(jax.jit(model.hidden)(params, ids, mask), model.unembedding(params))
     with torch.no_grad():
         expected = their_logits(theirs, ids, mask).numpy()
     assert np.abs(expected[mask > 0]).max() > 1.0
@@ -126,8 +130,84 @@ def test_gradients_of_the_response_nll_are_pytorchs(pair, count):
                 ours = gradient[path][layer] if row.layered else gradient[path]
                 # The gradient of a key's bias is exactly zero without rotary positions.
                 scale = max(np.abs(expected).max(), 1e-3)
-                assert np.abs(ours - expected).max() < 1e-3 * scale, (path, layer)
+                told = f"{path} of layer {layer}"
+                np.testing.assert_allclose(
+                    ours / scale, expected / scale, rtol=0, atol=1e-3, err_msg=told
+                )
     assert not named
+
+
+@pytest.mark.parity
+def test_decoding_token_by_token_gives_pytorchs_logits(pair):
+    """Prompts of other lengths in one cache, then one token per row and step."""
+    import torch
+
+    theirs, model, params, _ = pair
+    steps, drawn = 6, np.random.default_rng(0).integers(5, 53, (len(PROMPTS), 6))
+    prompts = one_per_row(PROMPTS, 8, 1)
+    states, cache = jax.jit(model.prefill, static_argnames="room")(params, prompts, room=steps)
+    step, head = jax.jit(model.decode_step), model.unembedding(params)
+    ours = [logits_of(states, head)]
+    for n in range(steps):
+        states, cache = step(params, drawn[:, n], cache)
+        ours.append(logits_of(states, head))
+    for row, prompt in enumerate(PROMPTS):
+        ids = np.array([[*prompt, *drawn[row]]])
+        with torch.no_grad():
+            expected = their_logits(theirs, ids, np.ones_like(ids))[0, len(prompt) - 1 :].numpy()
+        np.testing.assert_allclose([x[row] for x in ours], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parity
+def test_an_exported_model_gives_the_same_logits_in_transformers(pair, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    theirs, _, params, checkpoint = pair
+    rows = hf_rows(checkpoint.config, checkpoint.architecture)
+    tensors = StoredTensors(checkpoint.config, rows, weights_from_params(params))
+    write_weights(tmp_path, tensors.shapes, "float32", tensors.read)
+    named = {"architectures": [checkpoint.architecture], "pad_token_id": None}
+    write_json(tmp_path / "config.json", named | to_hf(checkpoint.config))
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    ids = np.random.default_rng(0).integers(5, 53, (2, 11))
+    with torch.no_grad():
+        found, expected = (their_logits(m.eval(), ids, np.ones_like(ids)) for m in (again, theirs))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+LONG = {
+    "phi3: longrope beyond the positions of pre-training": lambda: CAUSAL[
+        "phi3: fused, full heads, longrope"
+    ](),
+    "llama: dynamic rope beyond the positions": lambda: CAUSAL[
+        "llama: dynamic rope, text within the positions"
+    ](),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", LONG)
+def test_a_scaling_that_depends_on_the_length_is_pytorchs_for_a_text_of_that_length(name, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    theirs = random_torch(LONG[name](), AutoModelForCausalLM.from_config)
+    checkpoint, params = saved_and_opened(theirs, tmp_path)
+    ids = np.random.default_rng(0).integers(5, 53, (1, 80))
+    with torch.no_grad():
+        expected = their_logits(theirs, ids, np.ones_like(ids)).numpy()
+
+    def ours(config):
+        model = small(config)
+        hidden = jax.jit(model.hidden)(params, ids, np.ones_like(ids))
+        return logits_of(hidden, model.unembedding(params))
+
+    found = ours(checkpoint.config.for_texts(80))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
+    assert np.abs(ours(checkpoint.config) - expected).max() > 1e-2
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
@@ -145,7 +225,7 @@ def their_states(encoder, ids, mask, types):
     import torch
 
     theirs, model, _ = encoder
-    positions = np.maximum(np.cumsum(mask, 1) - 1, 0) + model.config.position_offset
+    positions = np.maximum(np.cumsum(mask, 1) - 1, 0) + model.config.embedding.position_offset
     with torch.no_grad():
         return theirs(
             input_ids=torch.tensor(ids),
@@ -165,7 +245,7 @@ def test_an_encoders_states_are_pytorchs_whatever_the_padding(encoder, side):
     expected = their_states(encoder, ids, mask, np.zeros_like(ids))
     ours = jax.jit(model.hidden)(params, ids, mask)
     np.testing.assert_allclose(ours[mask], expected[mask], rtol=0, atol=1e-4)
-    if model.config.token_types > 1:
+    if model.config.embedding.token_types > 1:
         types = draw.integers(0, 2, ids.shape)
         typed = their_states(encoder, ids, mask, types)
         assert np.abs(typed - expected)[mask].max() > 0.1

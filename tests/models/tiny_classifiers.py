@@ -9,10 +9,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from alol_jax.models.classifiers import Classifier
+from alol_jax.models.config import AttentionConfig, Local
 from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
 from alol_jax.models.families.roberta import CRITIC_ROWS
 from alol_jax.models.files.hf_config import to_hf
-from tests.models.small_models import SMALLS, random_params, small
+from tests.models.small_models import SMALL, SMALLS, random_params, small
 
 END = 7  # the token that ends an utterance
 
@@ -30,10 +31,24 @@ def _named(count):
     return tuple(f"label {i}" for i in range(count))
 
 
+def _reward(config, family, attention=None):
+    """A reward model of today: one number of any size, read off the last token."""
+    config = dataclasses.replace(config, family=family, attention=attention or config.attention)
+    return Classifier(small(config), "linear", "last", ("reward",), "regression")
+
+
 CLASSIFIERS = {
     "LlamaForSequenceClassification": Classifier(
         small(SMALLS["llama"]), "linear", "last", ("quality",), "regression"
     ),
+    "MistralForSequenceClassification": _reward(SMALL, "mistral", AttentionConfig(local=Local(4))),
+    "Qwen2ForSequenceClassification": _reward(
+        SMALLS["qwen2: biases, every second layer local"], "qwen2"
+    ),
+    "Qwen3ForSequenceClassification": _reward(SMALLS["qwen3: norms of heads, a window"], "qwen3"),
+    "Gemma2ForSequenceClassification": _reward(SMALLS["gemma2"], "gemma2"),
+    "Gemma3TextForSequenceClassification": _reward(SMALLS["gemma3"], "gemma3_text"),
+    "Phi3ForSequenceClassification": _reward(SMALL, "phi3", AttentionConfig()),
     "GPTNeoXForSequenceClassification": Classifier(
         _body("gpt_neox"), "linear", "last", _named(3), _SINGLE
     ),
@@ -87,7 +102,7 @@ def write_classifier(folder, name, params, *, extra=None, **changes):
     config = CLASSIFIERS[name].body.config
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config_json(name, **changes)))
-    rows = FAMILIES[config.family].body + ARCHITECTURES[name].head
+    rows = FAMILIES[config.family].rows(config) + ARCHITECTURES[name].head
     save_file(stored_tensors(rows, params, config) | (extra or {}), folder / "model.safetensors")
     if name == "RobertaModel":
         head = stored_tensors(CRITIC_ROWS, params, config)

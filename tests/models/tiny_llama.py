@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from alol_jax.models.config import PRESETS
+from alol_jax.models.presets import PRESETS
 
 TINY = PRESETS["llama-tiny"]
 CONFIG = {

@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 from alol_jax.devices.sharding import make_mesh, place_params, place_rows
 from alol_jax.objectives.logprobs import grid_kl, grid_logp, grid_states, to_batch
-from alol_jax.types import Grid
+from alol_jax.types import Grid, Unembedding
 
 ROWS, T, M, D, V = 6, 11, 4, 7, 29
 draw = np.random.default_rng(0)
@@ -44,9 +44,19 @@ def definition(hidden, head):
 
 @pytest.mark.parametrize("chunk", [1, 5, 8, 24, 1000])
 def test_logp_is_the_log_softmax_of_the_position_before_whatever_the_chunk(chunk):
-    found = logp_of(HIDDEN, HEAD, GRID, chunk=chunk)
+    found = logp_of(HIDDEN, Unembedding(HEAD), GRID, chunk=chunk)
     np.testing.assert_allclose(found, definition(HIDDEN, HEAD), rtol=1e-5, atol=1e-5)
     assert np.all(found[~REAL] == 0.0) and np.all(found[REAL] < 0.0)
+
+
+@pytest.mark.parametrize("chunk", [5, 1000])
+def test_capped_logits_bend_before_the_softmax(chunk):
+    found = logp_of(HIDDEN, Unembedding(HEAD, 2.0), GRID, chunk=chunk)
+    logits = jnp.einsum("btd,dv->btv", HIDDEN, HEAD)
+    every = jax.nn.log_softmax(2.0 * jnp.tanh(logits / 2.0), axis=-1)
+    expected = jnp.where(REAL, every[AT, GRID.before, GRID.target], 0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(found - definition(HIDDEN, HEAD)).max() > 0.1
 
 
 @pytest.mark.parametrize("chunk", [5, 1000])
@@ -59,7 +69,7 @@ def test_pieces_have_the_gradients_of_the_whole(chunk):
 
         return jax.jit(jax.grad(total, (0, 1)))(HIDDEN, HEAD)
 
-    found = gradients(lambda hidden, head: grid_logp(hidden, head, GRID, chunk=chunk))
+    found = gradients(lambda hidden, head: grid_logp(hidden, Unembedding(head), GRID, chunk=chunk))
     for one, other in zip(found, gradients(definition), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     reading = np.zeros((ROWS, T), bool)
@@ -73,7 +83,8 @@ def test_what_stands_on_padding_changes_nothing():
     poisoned[rows, columns] = HIDDEN[rows, columns]
     other = GRID._replace(target=np.where(REAL, GRID.target, V - 1).astype(np.int32))
     np.testing.assert_array_equal(
-        logp_of(poisoned, HEAD, other, chunk=5), logp_of(HIDDEN, HEAD, GRID, chunk=5)
+        logp_of(poisoned, Unembedding(HEAD), other, chunk=5),
+        logp_of(HIDDEN, Unembedding(HEAD), GRID, chunk=5),
     )
 
 
@@ -132,7 +143,7 @@ def float_sizes(jaxpr):
 def test_logits_of_more_than_a_chunk_never_exist_not_even_for_the_gradient():
     def largest(chunk):
         def total(hidden, head):
-            return jnp.sum(grid_logp(hidden, head, GRID, chunk=chunk))
+            return jnp.sum(grid_logp(hidden, Unembedding(head), GRID, chunk=chunk))
 
         traced = jax.make_jaxpr(jax.value_and_grad(total, (0, 1)))(HIDDEN, HEAD)
         return max(float_sizes(traced.jaxpr))
@@ -151,7 +162,7 @@ def test_on_a_mesh_every_device_computes_the_logits_of_its_own_rows(chunk):
     kernel = place_params({"head/kernel": np.float32(head)}, mesh)["head/kernel"]
 
     def total(hidden, kernel, grid):
-        return jnp.sum(grid_logp(hidden, kernel, grid, chunk=chunk))
+        return jnp.sum(grid_logp(hidden, Unembedding(kernel), grid, chunk=chunk))
 
     step = jax.jit(jax.value_and_grad(total, (0, 1)))
     compiled = step.lower(placed[0], kernel, placed[1]).compile().as_text()
@@ -169,19 +180,20 @@ def _size(shape: str) -> int:
 def test_a_wrong_shape_is_refused_at_the_door():
     for hidden, head in ((HIDDEN[:-1], HEAD), (HIDDEN, HEAD[:-1]), (HIDDEN[0], HEAD)):
         with pytest.raises((AssertionError, ValueError)):
-            grid_logp(hidden, head, GRID, chunk=5)
+            grid_logp(hidden, Unembedding(head), GRID, chunk=5)
 
 
 # how far two policies are apart
 
 OTHER = draw.normal(size=HIDDEN.shape).astype(np.float32)
 OTHER_HEAD = draw.normal(size=HEAD.shape).astype(np.float32)
+HEADS = (Unembedding(HEAD), Unembedding(OTHER_HEAD))
 kl_of = jax.jit(grid_kl, static_argnames="chunk")
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 1000])
 def test_kl_is_that_of_the_whole_distributions_at_each_response_token(chunk):
-    found = kl_of((HIDDEN, OTHER), (HEAD, OTHER_HEAD), GRID, chunk=chunk)
+    found = kl_of((HIDDEN, OTHER), HEADS, GRID, chunk=chunk)
     assert found.shape == (ROWS, M) and not np.any(found[~REAL])
     for row, m in zip(*np.nonzero(REAL), strict=True):
         logits = (
@@ -194,19 +206,19 @@ def test_kl_is_that_of_the_whole_distributions_at_each_response_token(chunk):
 
 
 def test_kl_of_a_policy_to_itself_is_nothing_and_padding_adds_nothing():
-    assert np.abs(kl_of((HIDDEN, HIDDEN), (HEAD, HEAD), GRID, chunk=8)).max() == 0.0
+    assert np.abs(kl_of((HIDDEN, HIDDEN), (HEADS[0], HEADS[0]), GRID, chunk=8)).max() == 0.0
     spoiled = np.full_like(HIDDEN, 1e9)
     rows, columns = np.nonzero(REAL)[0], GRID.before[REAL]
     spoiled[rows, columns] = HIDDEN[rows, columns]
-    found = kl_of((spoiled, OTHER), (HEAD, OTHER_HEAD), GRID, chunk=8)
-    np.testing.assert_array_equal(found, kl_of((HIDDEN, OTHER), (HEAD, OTHER_HEAD), GRID, chunk=8))
+    found = kl_of((spoiled, OTHER), HEADS, GRID, chunk=8)
+    np.testing.assert_array_equal(found, kl_of((HIDDEN, OTHER), HEADS, GRID, chunk=8))
 
 
 def test_the_logits_of_both_policies_fit_in_a_chunk():
     def largest(chunk):
-        traced = jax.make_jaxpr(
-            lambda one, other: grid_kl((one, other), (HEAD, OTHER_HEAD), GRID, chunk=chunk)
-        )(HIDDEN, OTHER)
+        traced = jax.make_jaxpr(lambda one, other: grid_kl((one, other), HEADS, GRID, chunk=chunk))(
+            HIDDEN, OTHER
+        )
         return max(float_sizes(traced.jaxpr))
 
     assert largest(1000) == ROWS * M * V  # never more columns than the grid has targets

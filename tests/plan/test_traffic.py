@@ -81,6 +81,15 @@ def test_loops_in_loops_multiply(mesh):
     assert traffic_of(text).network == 15 * 2 * KIB * 7 / 8
 
 
+def test_of_the_branches_of_a_choice_one_runs():
+    def run(first, x):
+        return jax.lax.cond(first > 0, lambda x: jnp.tanh(x) + 1, lambda x: jnp.sin(x) + 1, x)
+
+    text = compiled(run, jnp.float32(1), jnp.ones(256))
+    assert " conditional(" in text
+    assert 2 * KIB <= traffic_of(text).memory < 2.5 * KIB
+
+
 def test_groups_along_one_axis_of_a_mesh_are_seen():
     mesh = make_mesh(data=2, fsdp=4, tensor=1)
     run = mapped(mesh, lambda x: jax.lax.psum(x, "fsdp"), P(("data", "fsdp")), P("data"))

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax.models.config import PRESETS
 from alol_jax.models.heads import slot_mask
+from alol_jax.models.presets import PRESETS
 from alol_jax.rewards.packed import read_texts
 from alol_jax.types import Watch
 from tests.packed import grid_of

@@ -10,6 +10,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from alol_jax.models.heads import ValueHead
+from alol_jax.objectives.logprobs import logits_of
 from alol_jax.text.packing import to_grid
 from alol_jax.training.annotate import annotate, annotator, divergence
 from alol_jax.types import Watch
@@ -56,7 +57,7 @@ def test_every_row_is_annotated_as_it_would_be_alone_without_padding(
     for row, logp, value in list(zip(ROWS, *found, strict=True))[::2]:
         ids = np.array([row.prompt + row.response])
         hidden = hidden_of(lm.transformer)(params, ids, np.ones(ids.shape))
-        every = jax.nn.log_softmax(hidden[0] @ lm.transformer.unembedding(params))
+        every = jax.nn.log_softmax(logits_of(hidden[0], lm.transformer.unembedding(params)))
         places = len(row.prompt) - 1 + np.arange(len(row.response))
         close(logp, every[places, np.array(row.response)])
         prompt = hidden[:, : len(row.prompt)]

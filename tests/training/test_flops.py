@@ -1,16 +1,19 @@
 """Closed-form operation counts against numbers worked out by hand."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alol_jax.models.attention import attention_mask
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.config import PRESETS, ModelConfig, Rotary
+from alol_jax.models.config import AttentionConfig, Local, ModelConfig
+from alol_jax.models.kernels import Rule, Seen, attention_mask
 from alol_jax.models.nf4 import NF4
+from alol_jax.models.presets import PRESETS
+from alol_jax.models.rotary import Rotary
 from alol_jax.models.transformer import Transformer
 from alol_jax.training import flops
 from tests.packed import grid_of
@@ -55,7 +58,7 @@ def test_a_quantised_kernel_counts_as_many_weights_as_it_stands_for(double):
 
 
 # three texts of five tokens
-FIFTEEN = {"tokens": 15, "pairs": 3 * float(flops.pairs_of(5)), "head_tokens": 6}
+FIFTEEN = {"tokens": 15, "pairs": 3 * float(flops.pairs_of(SMALL, 5)), "head_tokens": 6}
 
 
 def test_a_forward_pass_by_hand():
@@ -75,22 +78,38 @@ def test_padding_costs_products_but_no_attention():
     assert (padded.attention, padded.head) == (one.attention, one.head)
 
 
-def test_pairs_of_attention_are_those_of_a_mask():
+def windowed(layers, *pattern):
+    """SMALL with so many layers, some of which see the last three positions only."""
+    attention = AttentionConfig(local=Local(3, pattern)) if pattern else AttentionConfig()
+    return dataclasses.replace(SMALL, layers=layers, attention=attention)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_pairs_of_attention_are_those_of_the_masks_of_all_layers(share):
     """A text of 5 tokens, and a prompt of 3 with responses of 2 and 4."""
-    assert flops.pairs_of(5) == flops.pairs_of(3, 2) == np.tril(np.ones((5, 5))).sum()
-    grid, _ = grid_of([(1, 2, 3)], [[(4, 5), (6, 7, 8, 9)]])
-    allowed = attention_mask(jnp.asarray(grid.segment), causal=True, branch=grid.branch)
-    assert flops.pairs_of(3, (2, 4)) == np.asarray(allowed)[0].sum()
-    copies, _ = grid_of([(1, 2, 3)], [[(4, 5), (6, 7, 8, 9)]], share=False)
-    allowed = attention_mask(jnp.asarray(copies.segment), causal=True)
-    assert flops.pairs_of(3, (2, 4), share=False) == np.asarray(allowed)[0].sum()
+    triangle = 2 * np.tril(np.ones((5, 5))).sum()
+    assert flops.pairs_of(SMALL, 5) == flops.pairs_of(SMALL, 3, 2) == triangle
+    grid, _ = grid_of([(1, 2, 3)], [[(4, 5), (6, 7, 8, 9)]], share=share)
+    seen = Seen(*map(jnp.asarray, (grid.segment, grid.branch, grid.position)))
+    seen = seen if share else seen._replace(branch=None)
+    whole, near = (
+        float(np.asarray(attention_mask(seen, Rule(True, window)))[grid.segment > 0].sum())
+        for window in (None, 3)
+    )
+    assert near < whole
+    for layers, local, *pattern in ((4, 0), (4, 4, True), (4, 2, True, False), (7, 6, *[True] * 6)):
+        config = windowed(layers, *pattern, *[False] * (len(pattern) == 6))
+        expected = local * near + (layers - local) * whole
+        assert flops.pairs_of(config, 3, (2, 4), share=share) == expected
 
 
 def test_pairs_of_many_examples_are_those_of_each():
     prompts, responses = np.array([3, 7]), np.array([[2, 4], [1, 5]])
     for share in (True, False):
-        each = [flops.pairs_of(p, r, share=share) for p, r in zip(prompts, responses, strict=True)]
-        np.testing.assert_array_equal(flops.pairs_of(prompts, responses, share=share), each)
+        for config in (SMALL, windowed(4, True, False)):
+            pairs = functools.partial(flops.pairs_of, config, share=share)
+            each = [pairs(p, r) for p, r in zip(prompts, responses, strict=True)]
+            np.testing.assert_array_equal(pairs(prompts, responses), each)
 
 
 def test_full_training_costs_three_forward_passes():
@@ -129,7 +148,7 @@ def test_what_a_policy_keeps_is_not_computed_again():
 def test_decoding_reads_every_weight_per_new_token_and_row():
     params = shapes(SMALL)
     found = flops.decoding(params, SMALL, rows=2, beams=1, prompt=4, new=3)
-    prompts = {"tokens": 8, "pairs": 2 * float(flops.pairs_of(4)), "head_tokens": 0}
+    prompts = {"tokens": 8, "pairs": 2 * float(flops.pairs_of(SMALL, 4)), "head_tokens": 0}
     read = flops.forward(params, SMALL, **prompts).total
     scores = 4 * 2 * 7 * 2 * 4 * 2  # 4 per score: rows, slots, heads, features, layers
     assert found == read + 3 * (2 * 2 * KERNELS + scores + 2 * 2 * 8 * 10)

@@ -142,7 +142,7 @@ def _scattered(name: str, *, share: bool, seed: int):
     items, draw = _items(RESPONSES[name]), np.random.default_rng(seed)
     examples = items.examples(np.arange(ITEMS))
     rows = np.array_split(draw.permutation(ITEMS), np.sort(draw.choice(ITEMS, 3)))
-    width = max(int(examples.lengths(share=share)[0].tokens[row].sum()) for row in rows)
+    width = max(int(examples.lengths(share=share).tokens[row].sum()) for row in rows)
     shape = GridShape(2, width, width, ITEMS * RESPONSES[name])
     layout = Layout(items.longest, share, LM.tokenizer.pad_id)
 
@@ -299,7 +299,7 @@ def test_logits_in_pieces_are_computed_again():
 
 def test_a_width_below_the_longest_ranked_example_is_one_clear_line():
     items = _items(5)
-    longest = int(items.examples(np.arange(ITEMS)).lengths(share=True)[0].tokens.max())
+    longest = int(items.examples(np.arange(ITEMS)).lengths(share=True).tokens.max())
     lm = tiny_lm(limits=LIMITS, width=longest - longest % 2 - 2)
     with pytest.raises(UserError) as caught:
         _packer(lm, items)

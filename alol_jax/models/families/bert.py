@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import UNGATED, EmbeddingConfig, ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, hf_activation, sizes
 from alol_jax.models.families.fields import ACTIVATIONS, Fields
 from alol_jax.models.families.layouts import AS_IS, Row, affine, layer_norm
@@ -34,11 +34,12 @@ def read_encoder(fields: Fields, family: str, offset: int) -> ModelConfig:
         norm="layer",
         activation=fields.one_of("hidden_act", ACTIVATIONS, "gelu"),
         gated_mlp=False,
-        biases=True,
-        post_norm=True,
+        biases=UNGATED,
+        residual="post",
         causal=False,
-        position_offset=offset,
-        token_types=fields.size("type_vocab_size", 2),
+        embedding=EmbeddingConfig(
+            position_offset=offset, token_types=fields.size("type_vocab_size", 2)
+        ),
     )
 
 
@@ -50,10 +51,10 @@ def write_encoder(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.max_positions + config.position_offset,
+        "max_position_embeddings": config.max_positions + config.embedding.position_offset,
         "layer_norm_eps": config.norm_epsilon,
         "hidden_act": hf_activation(config),
-        "type_vocab_size": config.token_types,
+        "type_vocab_size": config.embedding.token_types,
     }
 
 

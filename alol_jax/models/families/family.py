@@ -35,6 +35,7 @@ class Family:
         body: all tensors below the head.
         prefix: the start of the names in ``body``; the file of a bare body lacks it.
         architectures: ``architectures`` in config.json -> its tensors.
+        ignored: further fields of config.json that change nothing in this family.
         gguf: all tensors in a GGUF file; empty if such files are not read.
         other_types: further values of ``model_type``.
     """
@@ -47,8 +48,14 @@ class Family:
     body: tuple[Row, ...]
     prefix: str
     architectures: dict[str, Architecture]
+    ignored: frozenset[str] = frozenset()
     gguf: tuple[Row, ...] = ()
     other_types: tuple[str, ...] = ()
+
+    def rows(self, config: ModelConfig) -> tuple[Row, ...]:
+        """Return the tensors of ``body`` that a model of ``config`` has: some have no biases."""
+        absent = {f"layers/{name}/bias" for name in set(config.projections) - set(config.biases)}
+        return tuple(row for row in self.body if not absent & set(row.paths))
 
 
 SIZES = frozenset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import UNGATED, ModelConfig
 from alol_jax.models.families.family import Architecture, Family, hf_activation, sizes
 from alol_jax.models.families.fields import ACTIVATIONS, Fields
 from alol_jax.models.families.layouts import (
@@ -33,7 +33,7 @@ def _read(fields: Fields) -> ModelConfig:
         norm="layer",
         activation=fields.one_of("activation_function", ACTIVATIONS, "gelu_new"),
         gated_mlp=False,
-        biases=True,
+        biases=UNGATED,
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import UNGATED, ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, hf_activation, sizes
-from alol_jax.models.families.fields import ACTIVATIONS, ROPE, Fields, read_rotary, rope_parameters
+from alol_jax.models.families.fields import ACTIVATIONS, Fields
 from alol_jax.models.families.layouts import (
     AS_IS,
     SCORE,
@@ -21,6 +21,7 @@ from alol_jax.models.families.layouts import (
     layer_norm,
     packed_qkv,
 )
+from alol_jax.models.families.rope import ROPE, read_rotary, rope_parameters
 
 
 def _read(fields: Fields) -> ModelConfig:
@@ -37,8 +38,8 @@ def _read(fields: Fields) -> ModelConfig:
         norm="layer",
         activation=fields.one_of("hidden_act", ACTIVATIONS, "gelu"),
         gated_mlp=False,
-        biases=True,
-        parallel_residual=fields.flag("use_parallel_residual", True),
+        biases=UNGATED,
+        residual="parallel" if fields.flag("use_parallel_residual", True) else "pre",
     )
 
 
@@ -53,7 +54,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions,
         "layer_norm_eps": config.norm_epsilon,
         "hidden_act": hf_activation(config),
-        "use_parallel_residual": config.parallel_residual,
+        "use_parallel_residual": config.residual == "parallel",
         "tie_word_embeddings": config.tied_embeddings,
         "rope_parameters": rope_parameters(config.rotary) | {"partial_rotary_factor": share},
     }

@@ -1,37 +1,69 @@
-"""Llama 1 to 3.2, from Hugging Face and from GGUF."""
+"""Llama 1 to 3.2, from Hugging Face and from GGUF, and what its kin have in common with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import ATTENTION_PROJECTIONS, ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, sizes
-from alol_jax.models.families.fields import ROPE, Fields, read_rotary, rope_parameters
+from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import AS_IS, SCORE, TRANSPOSED, Layout, Row, head
+from alol_jax.models.families.rope import ROPE, read_rotary, rope_parameters
+from alol_jax.models.rotary import Rotary
+
+DECODER = SIZES | ROPE | {"num_key_value_heads", "head_dim", "rms_norm_eps"}
+"""The fields of config.json that `read_decoder` uses."""
+
+BIAS = frozenset({"attention_bias"})
+_MLP = ("gate_proj", "up_proj", "down_proj")
 
 
-def _read(fields: Fields) -> ModelConfig:
+def read_decoder(
+    fields: Fields,
+    family: str,
+    *,
+    head_width: int | None = None,
+    rotary: Rotary | None = None,
+    partial: bool = False,
+    tied: bool = False,
+) -> ModelConfig:
+    """Read what Llama and its kin have in common.
+
+    Args:
+        head_width: H; None reads it.
+        rotary: the rotary positions; None reads them.
+        partial: whether a part of a head may be rotated.
+        tied: the default for ``tie_word_embeddings``.
+    """
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    head_width = fields.size("head_dim", width // max(heads, 1))
-    grouped = {"kv_heads": fields.size("num_key_value_heads", heads), "head_width": head_width}
-    rotary = read_rotary(fields, head_width, share=1.0)
-    if rotary.width != head_width:
-        key = "rope_parameters" if fields.values.get("rope_parameters") else "rope_scaling"
+    head_width = head_width or fields.size("head_dim", width // max(heads, 1))
+    rotary = rotary or read_rotary(fields, head_width)
+    if rotary.width != head_width and not partial:
+        named = ("partial_rotary_factor", *sorted(ROPE))
+        key = next(key for key in named if fields.values.get(key))
         raise fields.unimplemented(key, fields.values[key], "partial_rotary_factor 1.0")
+    grouped = {"kv_heads": fields.size("num_key_value_heads", heads), "head_width": head_width}
     return ModelConfig(
-        family="llama",
+        family=family,
         **sizes(fields, width, heads) | grouped,
         layers=fields.size("num_hidden_layers"),
         mlp_width=fields.size("intermediate_size"),
         max_positions=fields.size("max_position_embeddings"),
         norm_epsilon=fields.number("rms_norm_eps"),
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
+        tied_embeddings=fields.flag("tie_word_embeddings", tied),
         rotary=rotary,
     )
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def attention_biases(fields: Fields) -> tuple[str, ...]:
+    """Return the projections that ``attention_bias`` gives a bias."""
+    return ATTENTION_PROJECTIONS if fields.flag("attention_bias", False) else ()
+
+
+def write_decoder(config: ModelConfig) -> dict[str, Any]:
+    """Return the fields of config.json that `read_decoder` reads."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
@@ -48,25 +80,46 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-_PROJECTIONS = {
-    "q_proj": "self_attn.q_proj",
-    "k_proj": "self_attn.k_proj",
-    "v_proj": "self_attn.v_proj",
-    "o_proj": "self_attn.o_proj",
-    "gate_proj": "mlp.gate_proj",
-    "up_proj": "mlp.up_proj",
-    "down_proj": "mlp.down_proj",
-}
-_BODY = (
-    Row("model.embed_tokens.weight", ("embed/embedding",), AS_IS),
-    Row("model.layers.{i}.input_layernorm.weight", ("layers/attention_norm/scale",), AS_IS),
-    Row("model.layers.{i}.post_attention_layernorm.weight", ("layers/mlp_norm/scale",), AS_IS),
-    *(
-        Row(f"model.layers.{{i}}.{theirs}.weight", (f"layers/{ours}/kernel",), TRANSPOSED)
-        for ours, theirs in _PROJECTIONS.items()
-    ),
-    Row("model.norm.weight", ("final_norm/scale",), AS_IS),
-)
+PRE_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
+QUERY_KEY_NORMS = {"self_attn.q_norm": "q_norm", "self_attn.k_norm": "k_norm"}
+
+
+def decoder_body(norms: dict[str, str], biases: Sequence[str] = ()) -> tuple[Row, ...]:
+    """Return the tensors of a decoder below its head.
+
+    Args:
+        norms: the names of a layer's norms in the file -> ours.
+        biases: the projections that may have one.
+    """
+    modules = {name: f"self_attn.{name}" for name in ATTENTION_PROJECTIONS}
+    modules |= {name: f"mlp.{name}" for name in _MLP}
+    layer = "model.layers.{i}"
+    return (
+        Row("model.embed_tokens.weight", ("embed/embedding",), AS_IS),
+        *(
+            Row(f"{layer}.{theirs}.weight", (f"layers/{ours}/scale",), AS_IS)
+            for theirs, ours in norms.items()
+        ),
+        *(
+            Row(f"{layer}.{theirs}.weight", (f"layers/{ours}/kernel",), TRANSPOSED)
+            for ours, theirs in modules.items()
+        ),
+        *(Row(f"{layer}.{modules[name]}.bias", (f"layers/{name}/bias",), AS_IS) for name in biases),
+        Row("model.norm.weight", ("final_norm/scale",), AS_IS),
+    )
+
+
+def _read(fields: Fields) -> ModelConfig:
+    mlp = _MLP if fields.flag("mlp_bias", False) else ()
+    config = read_decoder(fields, "llama")
+    return dataclasses.replace(config, biases=attention_biases(fields) + mlp)
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    return write_decoder(config) | {
+        "attention_bias": "q_proj" in config.biases,
+        "mlp_bias": "up_proj" in config.biases,
+    }
 
 
 def _pairs(heads_of: Callable[[ModelConfig], int]) -> Layout:
@@ -105,20 +158,17 @@ _GGUF = (
 
 LLAMA = Family(
     name="llama",
-    reads=SIZES | ROPE | {"num_key_value_heads", "head_dim", "rms_norm_eps"},
+    reads=DECODER | BIAS | {"mlp_bias"},
     implemented={
         "hidden_act": ("silu",),
-        "attention_bias": (False, None),
-        "mlp_bias": (False, None),
         "rope_interleaved": (False, None),
-        "partial_rotary_factor": (1.0, None),
         "sliding_window": (None,),
         "use_sliding_window": (False, None),
         "layer_types": (None,),
     },
     read=_read,
     write=_write,
-    body=_BODY,
+    body=decoder_body(PRE_NORMS, (*ATTENTION_PROJECTIONS, *_MLP)),
     prefix="model.",
     architectures={
         "LlamaForCausalLM": Architecture("llama", head("lm_head")),

@@ -6,13 +6,22 @@ import re
 
 from alol_jax.models.families.bert import BERT
 from alol_jax.models.families.family import Architecture, Family
+from alol_jax.models.families.gemma import GEMMA2, GEMMA3
 from alol_jax.models.families.gpt2 import GPT2
 from alol_jax.models.families.gpt_neox import GPT_NEOX
 from alol_jax.models.families.llama import LLAMA
+from alol_jax.models.families.mistral import MISTRAL
+from alol_jax.models.families.olmo2 import OLMO2
+from alol_jax.models.families.phi3 import PHI3
+from alol_jax.models.families.qwen import QWEN2, QWEN3
 from alol_jax.models.families.roberta import ROBERTA
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (LLAMA, GPT_NEOX, GPT2, BERT, ROBERTA)
+    family.name: family
+    for family in (
+        *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, OLMO2),
+        *(GPT_NEOX, GPT2, BERT, ROBERTA),
+    )
 }
 """`ModelConfig.family` -> the family."""
 

@@ -17,7 +17,7 @@ def _read(fields: Fields) -> ModelConfig:
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
-    return bert.write_encoder(config) | {"pad_token_id": config.position_offset - 1}
+    return bert.write_encoder(config) | {"pad_token_id": config.embedding.position_offset - 1}
 
 
 CRITIC_ROWS = (*affine("dense", "score/dense"), *affine("out_proj", "score/out"))

@@ -35,6 +35,12 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "LlamaForSequenceClassification": Kind("linear", "last"),
+    "MistralForSequenceClassification": Kind("linear", "last"),
+    "Qwen2ForSequenceClassification": Kind("linear", "last"),
+    "Qwen3ForSequenceClassification": Kind("linear", "last"),
+    "Gemma2ForSequenceClassification": Kind("linear", "last"),
+    "Gemma3TextForSequenceClassification": Kind("linear", "last"),
+    "Phi3ForSequenceClassification": Kind("linear", "last"),
     "GPTNeoXForSequenceClassification": Kind("linear", "last"),
     "GPT2ForSequenceClassification": Kind("linear", "last"),
     "BertForSequenceClassification": Kind("tanh", "first"),
@@ -80,8 +86,9 @@ class StoredClassifier:
         rest = tuple(row for row in self.checkpoint.rows if row not in self.head_rows)
         body = dataclasses.replace(self.checkpoint, rows=rest)
         head = dataclasses.replace(self.checkpoint, rows=self.head_rows)
-        dtype = self.classifier.body.dtype
-        return body.load(dtype, self.sharding) | head.load(jnp.float32, self.sharding)
+        model = self.classifier.body
+        leaves = body.load(model.dtype, self.sharding, model.nf4)
+        return leaves | head.load(jnp.float32, self.sharding, model.nf4)
 
     @property
     def head_rows(self) -> tuple[Row, ...]:
@@ -126,7 +133,9 @@ def open_classifier(
     fields = Fields(json.loads(file.read_text(encoding="utf-8")), str(file))
     labels = kind.labels or _labels(fields)
     classifier = Classifier(
-        body=Transformer(checkpoint.config, None, jnp.dtype(dtype), "none", attention),
+        body=Transformer(
+            checkpoint.config, None, jnp.dtype(dtype), "none", attention, checkpoint.stored_nf4
+        ),
         head=kind.head,
         pooling=kind.pooling or _pooling(fields),
         labels=labels,

@@ -25,9 +25,15 @@ from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
 from alol_jax.models.files.gguf_file import GGUFFile
 from alol_jax.models.files.hf_config import from_hf
-from alol_jax.models.files.hf_reader import HFDirectory, copied, download, on_hub
+from alol_jax.models.files.hf_reader import copied, download, on_hub
 from alol_jax.models.files.packages import PACKAGES, PREFIX, packaged_weights
 from alol_jax.models.files.peft_changes import BaseChanges
+from alol_jax.models.files.stored_nf4 import (
+    NF4Directory,
+    check_all_quantised,
+    leaves_of,
+    open_weights,
+)
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 from alol_jax.paths import is_bucket
@@ -78,18 +84,26 @@ class Checkpoint:
         Args:
           dtype: dtype of the parameters; stored values are rounded to it.
           sharding: the sharding of each parameter; each layer is written into its stack at once.
-          nf4: quantise the kernels of the blocks, layer by layer, from the stored values.
+          nf4: quantise the kernels of the blocks, layer by layer, from the stored values; or, if
+            they are stored so, keep them.
 
         Raises:
+          ValueError: ``nf4`` is not ``stored_nf4``, though that is not None.
           UserError: a stored head differs from the embedding that the config ties it to, a file
             cannot be read, or a number in it is NaN or infinite.
         """
+        if self.stored_nf4 not in (None, nf4):
+            raise ValueError(f"{self.where} is stored as {self.stored_nf4}, not {nf4}")
         self._check_tied_head()
         params: Params = {}
         places = [
             (row, layer) for row in self.rows for layer, _ in enumerate(row.names(self.config))
         ]
         for row, layer in progress(places, Watch("weights"), total=len(places)):
+            name = row.name.format(i=layer)
+            if self.stored_nf4 is not None and name in self.weights.quantised:
+                self._set_stored(params, row, name, layer, sharding)
+                continue
             parts = self.parts(row, layer)
             for path, value in zip(row.paths, parts, strict=True):
                 if row.layered:
@@ -106,13 +120,32 @@ class Checkpoint:
 
     def _set_layer(self, params, path, value, layer, dtype, sharding, nf4) -> None:
         """Write the value of one layer into the stacked parameter of ``params``."""
-        count = self.config.layers
-        one = _layer_sharding(sharding(path, (count, *value.shape)))
+        one = _layer_sharding(sharding(path, (self.config.layers, *value.shape)))
         for leaf_path, leaf in _place(path, value, dtype, one, nf4).items():
-            whole = sharding(leaf_path, (count, *leaf.shape))
-            if layer == 0:
-                params[leaf_path] = jnp.zeros((count, *leaf.shape), leaf.dtype, device=whole)
-            params[leaf_path] = _layer_writer(whole)(params[leaf_path], leaf, layer)
+            self._set_leaf(params, leaf_path, leaf, layer, sharding)
+
+    def _set_stored(self, params, row, name, layer, sharding) -> None:
+        """Write one layer of the kernels of a row, which are stored in NF4, as they are."""
+        stored = self.weights.read_stored(name)
+        every = leaves_of(row, self.config, stored, self.where)
+        for path, leaves in zip(row.paths, every, strict=True):
+            for leaf_name, leaf in leaves.items():
+                leaf_path = path.removesuffix("kernel") + leaf_name
+                one = _layer_sharding(sharding(leaf_path, (self.config.layers, *leaf.shape)))
+                self._set_leaf(params, leaf_path, jax.device_put(leaf, one), layer, sharding)
+
+    def _set_leaf(self, params, path, leaf, layer, sharding) -> None:
+        """Write one layer of a stacked leaf."""
+        count = self.config.layers
+        whole = sharding(path, (count, *leaf.shape))
+        if layer == 0:
+            params[path] = jnp.zeros((count, *leaf.shape), leaf.dtype, device=whole)
+        params[path] = _layer_writer(whole)(params[path], leaf, layer)
+
+    @property
+    def stored_nf4(self) -> NF4 | None:
+        """How the kernels of the blocks are stored in 4 bits; None if they are not."""
+        return self.weights.nf4 if isinstance(self.weights, NF4Directory) else None
 
     def fingerprint(self) -> str:
         """Return the blake2b hash of the contents of config and weight files, as 32 hex digits.
@@ -202,11 +235,11 @@ def open_checkpoint(path: str) -> Checkpoint:
 
 
 def _open_directory(directory: Path, where: str) -> Checkpoint:
-    weights = HFDirectory(directory)
+    weights = open_weights(directory)
     file = str(directory / "config.json")
     config = from_hf(weights.config_json, file)
     architecture = _architecture(weights.config_json, config, file)
-    body, prefix = FAMILIES[config.family].body, FAMILIES[config.family].prefix
+    body, prefix = FAMILIES[config.family].rows(config), FAMILIES[config.family].prefix
     bare = not any(name.startswith(prefix) for name in weights.shapes)
     if bare:  # the file holds only the body: the same names without the prefix
         body = tuple(row._replace(name=row.name.removeprefix(prefix)) for row in body)
@@ -222,6 +255,9 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
         tied_head=_head_name(kind.head),
     )
     _check_weights(checkpoint, kind.ignored)
+    if isinstance(weights, NF4Directory):
+        kernels = (row for row in checkpoint.rows if is_block_kernel(row.paths[0]))
+        check_all_quantised(weights, frozenset(n for row in kernels for n in row.names(config)))
     return checkpoint
 
 
@@ -276,6 +312,21 @@ def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None
     return expected
 
 
+def _hint(checkpoint: Checkpoint) -> str:
+    """Say which other family's weights are stored, if they are those of one."""
+    stored = {re.sub(r"\.\d+\.", ".{i}.", name) for name in checkpoint.weights.shapes}
+    found = []
+    for family in FAMILIES.values():
+        names = {row.name for row in family.body}
+        needed = {name for name in names if not name.endswith("_proj.bias")}
+        below = {name for name in stored if name.startswith(family.prefix)}
+        if needed <= below <= names and family.name != checkpoint.config.family:
+            found.append(family.name)
+    if not found:
+        return ""
+    return f"; they are those of {' or '.join(found)}: correct model_type in config.json"
+
+
 def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
     """Raise UserError unless exactly the expected weights are stored, in the expected shapes."""
     expected, stored = _expected_shapes(checkpoint), checkpoint.weights.shapes
@@ -292,6 +343,7 @@ def _check_weights(checkpoint: Checkpoint, ignored: str) -> None:
         raise UserError(
             f"{checkpoint.where}: the weights are not those of the config: "
             f"missing {format_names(missing)}; unexpected {format_names(unexpected)}"
+            f"{_hint(checkpoint)}"
         )
     wrong = [
         f"{name} {stored[name]}, expected {shape}"

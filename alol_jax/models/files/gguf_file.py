@@ -15,8 +15,9 @@ import gguf
 import numpy as np
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import LinearScaling, Llama3Scaling, ModelConfig, Rotary
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.files.finite import check_finite
+from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
 from alol_jax.paths import check_no_pointer
 from alol_jax.runs.progress import progress
 from alol_jax.text.gguf_tokenizer import GGUFVocabulary

@@ -48,6 +48,19 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 
 
+# Fields that only models of another kind have -> that kind, and what to do.
+_TEXT_ONLY = "choose a checkpoint of the text model alone, such as one of Gemma3ForCausalLM"
+_DENSE = "choose a dense model"
+_VARIANTS: dict[str, tuple[str, str]] = {
+    "vision_config": ("a model of images and text", _TEXT_ONLY),
+    "audio_config": ("a model of sound and text", _TEXT_ONLY),
+    "text_config": ("a model of text and something else", _TEXT_ONLY),
+    "num_experts": ("a mixture of experts", _DENSE),
+    "num_local_experts": ("a mixture of experts", _DENSE),
+    "n_routed_experts": ("a mixture of experts", _DENSE),
+}
+
+
 def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
     """Convert a Hugging Face config.json (transformers 4 or 5) to a ModelConfig.
 
@@ -65,19 +78,32 @@ def from_hf(config_json: dict[str, Any], where: str) -> ModelConfig:
     if kind is None:
         raise UserError(f"{where}: model_type is missing: is this a model's config.json?")
     fields = Fields(config_json, where)
+    _check_variant(fields)
     if kind not in MODEL_TYPES:
         raise fields.unimplemented("model_type", kind, ", ".join(MODEL_TYPES))
     family = MODEL_TYPES[kind]
-    implemented = _IMPLEMENTED | family.implemented
+    shared = {key: _IMPLEMENTED[key] for key in _IMPLEMENTED.keys() - family.ignored}
+    implemented = shared | family.implemented
     for key, value in config_json.items():
         if key in implemented and value not in implemented[key]:
             raise fields.unimplemented(key, value, repr(implemented[key][0]))
-        if key not in family.reads and key not in implemented and key not in _IGNORED:
+        known = key in family.reads or key in implemented or key in _IGNORED | family.ignored
+        if not known:
             raise UserError(
                 f"{where}: unknown field {key} = {value!r}, which may change the computation: "
                 "remove it from the file if it does not"
             )
     return family.read(fields)
+
+
+def _check_variant(fields: Fields) -> None:
+    """Raise UserError if a field says that the model is of a kind that no family here is."""
+    for key, (kind, way_out) in _VARIANTS.items():
+        if fields.values.get(key):
+            raise UserError(
+                f"{fields.where}: {key} is there, so this is {kind}, which is not implemented: "
+                f"{way_out}"
+            )
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:

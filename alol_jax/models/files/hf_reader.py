@@ -21,7 +21,7 @@ from alol_jax.models.files.torch_reader import TorchFile
 from alol_jax.paths import check_no_pointer, local_copy
 from alol_jax.runs.progress import on_terminal
 
-_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+DTYPES = frozenset({"F64", "F32", "F16", "BF16"})  # of weights
 # next to a critic's body; the first that is there is read
 CRITIC_HEADS = (
     "custom_roberta_classification_head.safetensors",
@@ -85,6 +85,8 @@ class TensorFiles:
         (only masks and positions of old exports may be integers), or a name is stored in two files.
     """
 
+    dtypes = DTYPES
+
     def __init__(self, files: Iterable[Path]) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._file_of: dict[str, _TensorFile] = {}
@@ -105,10 +107,10 @@ class TensorFiles:
         for name, (dtype, shape) in shard.entries.items():
             if name in self._file_of:
                 raise UserError(f"{file}: {name} is stored in two files: remove one of them")
-            if dtype not in _DTYPES and not BUFFERS.fullmatch(name):
+            if dtype not in self.dtypes and not BUFFERS.fullmatch(name):
                 raise UserError(
                     f"{file}: {name} is stored as {dtype}, which is not supported: "
-                    f"choose a checkpoint in {', '.join(sorted(_DTYPES))}"
+                    f"choose a checkpoint in {', '.join(sorted(DTYPES))}"
                 )
             self.shapes[name] = shape
             self._file_of[name] = shard

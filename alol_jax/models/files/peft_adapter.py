@@ -314,12 +314,18 @@ def with_changes(checkpoint: Checkpoint | None, adapter: Adapter) -> Checkpoint:
     """Return the checkpoint of the base with what the adapter changes in it.
 
     Raises:
-        UserError: the base has none, but random weights.
+        UserError: the base has none, but random weights; or its kernels are stored in 4 bits, and
+            the adapter changes them.
     """
     if checkpoint is None:
         raise UserError(
             f"config.model.adapter: {adapter.folder} changes weights of its base "
             f"({adapter.changes}): config.model.path must be that base, not a random model"
+        )
+    if checkpoint.stored_nf4 is not None and adapter.changes.dora:
+        raise UserError(
+            f"config.model.adapter: {adapter.folder} changes kernels of its base (DoRA), which is "
+            "stored in 4 bits: give the base in full precision"
         )
     return dataclasses.replace(checkpoint, changes=adapter.changes)
 
@@ -358,10 +364,10 @@ def write_adapter(
 
 def _packed(row: Row, config: ModelConfig, of: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
     """Return B as PEFT stores it, (out, n · r), from the (A [in, r], B [r, out]) of each part."""
-    rank, out = next(iter(of.values()))[1].shape
+    rank, sizes = next(iter(of.values()))[1].shape[0], kernel_sizes(config)
     parts, start = [], 0
-    for name in names_of(row):
-        part = np.zeros((rank * len(of), out), np.float32)
+    for name, path in zip(names_of(row), row.paths, strict=True):
+        part = np.zeros((rank * len(of), sizes[path][1]), np.float32)
         if name in of:
             part[start : start + rank] = of[name][1]
             start += rank

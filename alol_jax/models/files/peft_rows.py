@@ -22,7 +22,8 @@ def kernel_rows(config: ModelConfig) -> list[Row]:
 def bias_row(row: Row, config: ModelConfig) -> Row | None:
     """Return the row of the biases of a kernel's linear map; None if it has none."""
     name = row.name.removesuffix("weight") + "bias"
-    return next((one for one in FAMILIES[config.family].body if one.name == name), None)
+    rows = FAMILIES[config.family].rows(config)
+    return next((one for one in rows if one.name == name), None)
 
 
 def end_rows(config: ModelConfig) -> dict[str, Row]:

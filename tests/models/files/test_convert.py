@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import PRESETS
 from alol_jax.models.files.convert import open_checkpoint
+from alol_jax.models.presets import PRESETS
 from tests.models.tiny_llama import (
     CONFIG,
     TINY,

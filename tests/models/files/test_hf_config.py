@@ -3,8 +3,9 @@
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import PRESETS, LinearScaling, Llama3Scaling, Rotary
 from alol_jax.models.files.hf_config import from_hf, to_hf
+from alol_jax.models.presets import PRESETS
+from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
 
 SMOLLM2 = {  # as transformers 4.48 writes it
     "_name_or_path": "HuggingFaceTB/SmolLM2-135M",
@@ -90,16 +91,15 @@ def test_installed_transformers_writes_files_that_are_understood():
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("model_type", "mistral"),
+        ("model_type", "mamba"),
         ("hidden_act", "gelu"),
-        ("attention_bias", True),
-        ("mlp_bias", True),
         ("rope_interleaved", True),
         ("partial_rotary_factor", 0.5),
         ("sliding_window", 4096),
         ("quantization_config", {"quant_method": "bitsandbytes"}),
-        ("rope_scaling", {"rope_type": "yarn", "factor": 32.0}),
-        ("rope_scaling", {"type": "dynamic", "factor": 2.0}),
+        ("rope_scaling", {"rope_type": "ntk", "factor": 2.0}),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "short_factor": [1.0]}),
+        ("rope_scaling", {"type": "dynamic", "factor": 2.0, "alpha": 1000.0}),
         ("rope_scaling", {"type": "linear", "factor": 2.0, "low_freq_factor": 1.0}),
         ("rope_parameters", {"rope_type": "default", "rope_theta": 1e4, "factor": 2.0}),
         ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import PRESETS
 from alol_jax.models.files import packages
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.packages import PACKAGES, Packaged, packaged_weights
+from alol_jax.models.presets import PRESETS
 
 WEIGHTS = b"weights"
 NAME = "tiny_packaged_model"

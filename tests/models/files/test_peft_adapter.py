@@ -8,14 +8,14 @@ from safetensors.numpy import load_file, save_file
 
 from alol_jax.errors import UserError
 from alol_jax.models.blocks import LoRA
-from alol_jax.models.config import PRESETS
 from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files import peft_adapter
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
+from alol_jax.models.presets import PRESETS
 from tests.models.files.torch_files import write_old, write_torch
 from tests.models.small_models import small
 
-CONFIGS = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "gpt-neox", "gpt2")}
+CONFIGS = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "phi3", "gpt-neox", "gpt2")}
 LLAMA = CONFIGS["llama"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.peft_adapter import read_adapter, write_adapter
+from alol_jax.objectives.logprobs import logits_of
 from tests.models.files.test_peft_adapter import random_leaves
 from tests.models.small_models import hidden_of, small
 from tests.models.tiny_llama import here
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.parity
 TOKENS = np.random.default_rng(0).integers(0, 53, (2, 9))
 FAMILIES = {
     "llama": "llama: grouped heads of another width, untied",
+    "mistral": "mistral: a window",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3: two local layers to one",
+    "phi3": "phi3: fused, a window",
+    "olmo2": "olmo2",
     "gpt-neox": "gpt_neox: parallel, a quarter of a head turns",
     "gpt2": "gpt2: tied",
 }
@@ -37,7 +45,7 @@ def base(request, tmp_path):
 def logits(config, lora, params):
     model = small(config, lora)
     hidden = hidden_of(model)(params, jnp.asarray(TOKENS, jnp.int32), jnp.ones(TOKENS.shape))
-    return np.asarray(hidden @ model.unembedding(params))
+    return np.asarray(logits_of(hidden, model.unembedding(params)))
 
 
 def torch_logits(model):
@@ -52,7 +60,7 @@ def torch_logits(model):
     [
         {"target_modules": "all-linear", "lora_alpha": 10},
         {
-            "target_modules": r".*\.(q_proj|up_proj|query_key_value|dense|c_attn|c_fc)",
+            "target_modules": r".*\.(q_proj|qkv_proj|up_proj|query_key_value|dense|c_attn|c_fc)",
             "use_rslora": True,
             "lora_alpha": 7,
         },
