@@ -221,7 +221,9 @@ def test_scores_join_a_sentencepiece_bpe_as_its_merges_do(tmp_path):
 @pytest.mark.parametrize("preset", ["gpt2-tiny", "gpt-neox-tiny"])
 def test_a_family_that_is_not_written_is_named(preset, tmp_path):
     finished_run(tmp_path / "run", config_of(f"random:{preset}"))
-    with pytest.raises(UserError, match="is not written as GGUF .only llama is, .*: use --what=merged"):
+    with pytest.raises(
+        UserError, match="is not written as GGUF .only llama is, .*: use --what=merged"
+    ):
         exported(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -7,7 +7,7 @@ import pytest
 
 from alol_jax.main import summarise
 from alol_jax.reports.sections import versions
-from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.text.tokenizer_files import byte_level, save
 from alol_jax.types import Splits, read_at
 from configs import quickstart
 from tests.models.tiny_llama import random_weights, write_directory
@@ -21,7 +21,7 @@ MODEL, DATA = "someone/tiny@v1", "someone/rows@2024"
 def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "tiny"
     write_directory(folder, random_weights())
-    byte_level().save(folder)
+    save(byte_level(), folder)
     rows = [{"prompt": f"q {n}?", "response": "fine", "reward": n % 2} for n in range(40)]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     with serving_hub() as it:

@@ -7,7 +7,7 @@ from alol_jax.paths import with_home, with_local_copies
 from alol_jax.prepare.places import PLACES
 from alol_jax.prepare.wanted import wanted
 from alol_jax.rewards.opening import open_reward_model
-from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.text.tokenizer_files import byte_level, save
 from configs import hha
 from tests.models.files.test_peft_adapter import LLAMA, lora_of, random_leaves, written
 from tests.models.test_language_model import opened
@@ -30,7 +30,7 @@ def test_in_texts_tuples_and_inner_sections(home):
 
 def test_of_a_model_an_adapter_and_a_reward_model(home):
     write_directory(home / "m", random_weights())
-    byte_level().save(home / "m")
+    save(byte_level(), home / "m")
     lora = lora_of(LLAMA, "q_proj")
     written(home / "a", LLAMA, lora, random_leaves(LLAMA, lora))
     lm = opened(path="~/m", adapter="~/a")

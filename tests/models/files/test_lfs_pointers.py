@@ -6,7 +6,7 @@ import pytest
 from alol_jax.errors import UserError
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.peft_adapter import read_adapter
-from alol_jax.text.tokenizer_files import byte_level, from_directory
+from alol_jax.text.tokenizer_files import byte_level, from_directory, save
 from tests.models.files.test_peft_adapter import LLAMA, lora_of, random_leaves, written
 from tests.models.tiny_llama import here, random_weights, write_directory, write_shards
 
@@ -57,7 +57,7 @@ def test_an_adapter(name, tmp_path):
 def test_a_tokenizer(name, tmp_path):
     folder = tmp_path / "t"
     folder.mkdir()
-    byte_level().save(folder)
+    save(byte_level(), folder)
     if name == "tokenizer.model":
         (folder / "tokenizer.json").unlink()
     (folder / name).write_text(POINTER)

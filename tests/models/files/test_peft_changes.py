@@ -13,7 +13,7 @@ from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.merge import weights_from_checkpoint
 from alol_jax.models.files.peft_adapter import read_adapter
 from alol_jax.models.files.peft_rows import PREFIX
-from alol_jax.text.tokenizer_files import byte_level
+from alol_jax.text.tokenizer_files import byte_level, save
 from tests.models.files.test_peft_adapter import (
     CONFIGS,
     LLAMA,
@@ -245,7 +245,7 @@ def test_the_older_name_of_a_magnitude_is_read_and_a_missing_one_named(tmp_path)
 
 def test_a_model_is_loaded_with_the_changes_and_trains_new_adapters(tmp_path):
     path = write_directory(tmp_path / "m", random_weights())
-    byte_level().save(tmp_path / "m")
+    save(byte_level(), tmp_path / "m")
     folder = dora(tmp_path / "a")
     plain, lm = opened(path=path), opened(path=path, adapter=str(folder))
     assert "merged into the base while that is loaded (down_proj/kernel, q_proj/kernel)" in "".join(
