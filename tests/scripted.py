@@ -50,6 +50,7 @@ class Scripted:
         return Unembedding(100.0 * jnp.eye(self.vocab_size))
 
     dtype = jnp.dtype("float32")
+    nf4 = lora = None
 
     @property
     def config(self):

@@ -23,10 +23,8 @@ def _chunk(lm: LanguageModel, kind: str, rows: int) -> str:
 
 
 def _grids(lm: LanguageModel, kind: str, rows: int) -> str:
-    fewer, field = (
-        half_of(rows, lm.shards),
-        "decode.batch_size" if kind == DECODING else "model.rows",
-    )
+    fewer = half_of(rows, lm.shards)
+    field = "decode.batch_size" if kind == DECODING else "model.rows"
     return f"config.{field}={fewer}" if fewer < rows else "config.model.max_prompt"
 
 

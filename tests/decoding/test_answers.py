@@ -34,6 +34,9 @@ def answered(sampling, *, stop=(), line=b"abc\ndefg", reward=NOTHING):
         tokenizer=tokenizer,
         mesh=mesh_of(1),
         limits=Limits(16, 16),
+        options={"remat": "none"},
+        logprob_chunk=64,
+        shards=1,
         batching=lambda size, lengths: Batching((16,), size, tokenizer.pad_id, mesh_of(1)),
         for_decoding=lambda trained: (model, trained),
     )
