@@ -125,7 +125,7 @@ def test_the_grids_of_a_batch_add_up_to_the_whole_with_gradients():
 
 
 def test_half_precision_hidden_states_give_float32_log_probabilities():
-    found = logp_of(HIDDEN.astype(jnp.bfloat16), HEAD, GRID, chunk=5)
+    found = logp_of(HIDDEN.astype(jnp.bfloat16), Unembedding(HEAD), GRID, chunk=5)
     assert found.dtype == jnp.float32
     assert 0 < np.abs(found - definition(HIDDEN, HEAD)).max() < 0.1
 
