@@ -53,6 +53,7 @@ class Point(NamedTuple):
     """One group in the plot of reward (y) against KL (x), and its seeds as (x, y)."""
 
     name: str
+    family: str  # points of one family are joined, by increasing x
     x: float
     y: Interval
     seeds: tuple[tuple[float, float], ...]
@@ -95,7 +96,13 @@ def differences(bars: Sequence[Bar], *, label: str) -> str:
 
 
 def curves(
-    series: Sequence[Series], *, label: str, over: str, marks: bool, symlog: bool = False
+    series: Sequence[Series],
+    *,
+    label: str,
+    over: str,
+    marks: bool,
+    symlog: bool = False,
+    whole: bool = True,
 ) -> str:
     """Curves of many runs: each run thin, the mean of a group bold.
 
@@ -107,14 +114,16 @@ def curves(
         label, over: what y and x are, with their units.
         marks: mark every point.
         symlog: use a logarithmic y axis above 1.
+        whole: x are whole numbers, of steps or tokens.
     """
     with matplotlib.rc_context(STYLE):
         names = [one.name for one in series if one.runs]
         figure, axes = new_figure(height=HEIGHT + 0.5 + 0.24 * _legend_rows(names))
         for number, one in enumerate(series):
             _draw_series(axes, number, one, marks)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=ROUND))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=ROUND))
+        if whole:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
         if symlog:
             set_symlog(axes)
@@ -150,6 +159,10 @@ def frontier(points: Sequence[Point], reference: float | None, *, label: str, ov
     with matplotlib.rc_context(STYLE):
         names = [point.name for point in points]
         figure, axes = new_figure(height=HEIGHT + 0.5 + 0.24 * _legend_rows(names))
+        for family in dict.fromkeys(point.family for point in points):
+            line = sorted((p.x, p.y.mean) for p in points if p.family == family)
+            if len(line) > 1:
+                axes.plot(*zip(*line, strict=True), color=INK, lw=0.8, alpha=0.4)
         for point in points:
             style = _marker(point.series)
             axes.plot([point.x] * 2, [point.y.low, point.y.high], color=style["color"], lw=1.0)
