@@ -90,7 +90,9 @@ def test_kept_rows_are_counted_by_label_and_by_writer(tmp_path):
     file.write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
     rows = annotated_rows(
         annotated(n, prompt_text="Knowledge: Tea.<|endoftext|>Hi.", response_text=text, kept=kept)
-        for n, (text, kept) in enumerate((("It is old.", True), ("No.", False), ("It is old.", 0)))
+        for n, (text, kept) in enumerate(
+            (("It is old.", True), ("No.", False), ("It is old.", False))
+        )
     )
     assert collect._kept(rows, file) == {
         "label": {"entailment": [1, 1], "hallucination": [0, 1], "generic": [0, 1]},
