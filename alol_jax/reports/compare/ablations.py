@@ -26,22 +26,24 @@ class Ablation(NamedTuple):
     middle: Interval  # interquartile mean over these seeds
     series: int  # of the group
 
+    @property
+    def name(self) -> str:
+        """The objective, and what is changed."""
+        return f"{self.objective}: {self.changed}"
+
 
 def ablation_section(found: Comparison) -> Section | None:
     """Plot and table of all ablations; None if no objective was run with two settings."""
     ablations = ablations_of(found)
     if not ablations:
         return None
-    bars = [
-        Bar(f"{one.objective}: {one.changed}", one.middle, one.each, one.series)
-        for one in ablations
-    ]
+    bars = [Bar(one.name, one.middle, one.each, one.series) for one in ablations]
     svg = differences(bars, label="total reward, difference to the base of the objective")
     caption = (
-        "Interquartile means over the seeds that both have, with 95% intervals by a stratified "
+        "Interquartile means (IQM) over the seeds that both have, with 95% intervals by a stratified "
         "bootstrap over these seeds; ticks are the seeds. One seed has no interval."
     )
-    columns = [Column(name, name not in ("objective", "changed")) for name in HEADS]
+    columns = [Column(name, bool(name)) for name in HEADS]
     table = Table("", tuple(columns), tuple(_line(one) for one in ablations))
     text = (
         "The base of an objective has, of every setting that differs, the value that most of its "
@@ -55,21 +57,17 @@ def ablation_section(found: Comparison) -> Section | None:
 
 
 DIGITS = 3
-HEADS = ("objective", "changed", "seeds", "mean difference", "interquartile mean")
+HEADS = ("", "seeds", "mean", "IQM")
 
 
 def _line(one: Ablation) -> Line:
     count, mean = len(one.each), float(np.mean(one.each))
-    interval = ""  # one seed has none
-    if count > 1:
-        interval = f"[{signed(one.middle.low, DIGITS)}, {signed(one.middle.high, DIGITS)}]"
     return Line(
         (
-            Cell(one.objective),
-            Cell(one.changed),
+            Cell(one.name),
             Cell(str(count), exact=count),
             Cell(signed(mean, DIGITS), exact=mean),
-            Cell(signed(one.middle.mean, DIGITS), exact=one.middle.mean, interval=interval),
+            Cell(signed(one.middle.mean, DIGITS), exact=one.middle.mean),
         )
     )
 

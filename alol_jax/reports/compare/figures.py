@@ -29,7 +29,7 @@ from alol_jax.types import Interval
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("solid", (0, (3.5, 1.4)), (0, (1.2, 1.2)))
-LEGEND = 24  # longest name in a legend, in characters
+LEGEND = 64  # longest name in a legend, in characters
 ROUND = (1, 2, 5, 10)  # ticks at multiples of these
 
 
@@ -85,7 +85,7 @@ def differences(bars: Sequence[Bar], *, label: str) -> str:
             where = axes.get_yaxis_transform()
             axes.annotate(said, (1.03, row), xycoords=where, va="center", fontsize=9.5)
         axes.axvline(0, color=INK, lw=1.0, dashes=(4, 2))
-        axes.set_yticks(range(len(bars))[::-1], [shorten(bar.name, 22) for bar in bars])
+        axes.set_yticks(range(len(bars))[::-1], [shorten(bar.name, 30) for bar in bars])
         axes.set_ylim(-0.6, len(bars) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
@@ -196,7 +196,8 @@ def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _columns(names: Sequence[str]) -> int:
-    return 3 if max(map(len, names), default=0) <= 15 else 2
+    longest = max(map(len, names), default=0)
+    return 3 if longest <= 15 else 2 if longest <= 24 else 1
 
 
 def _legend_rows(names: Sequence[str]) -> int:

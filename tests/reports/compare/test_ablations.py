@@ -49,11 +49,13 @@ def test_every_other_group_is_compared_seed_by_seed_and_named_by_what_changed(fo
     assert len(sampling.each) == 1
 
 
-def test_the_section_shows_every_ablation_and_one_seed_has_no_interval(found):
+def test_the_section_shows_every_ablation_with_its_mean_and_interquartile_mean(found):
     section = ablation_section(found)
     lines = section.tables[0].rows
-    assert [line.cells[1].text for line in lines] == ["clip=inf", "sampling=uniform"]
-    assert [bool(line.cells[4].interval) for line in lines] == [True, False]
+    assert [line.cells[0].text for line in lines] == ["a_lol: clip=inf", "a_lol: sampling=uniform"]
+    for line, one in zip(lines, ablations_of(found), strict=True):
+        exact = [cell.exact for cell in line.cells[1:]]
+        assert exact == [len(one.each), pytest.approx(np.mean(one.each)), one.middle.mean]
     assert "clip=inf" in section.figures[0].svg
 
 
