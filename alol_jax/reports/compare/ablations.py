@@ -40,8 +40,8 @@ def ablation_section(found: Comparison) -> Section | None:
     bars = [Bar(one.name, one.middle, one.each, one.series) for one in ablations]
     svg = differences(bars, label="total reward, difference to the base of the objective")
     caption = (
-        "Interquartile means (IQM) over the seeds that both have, with 95% intervals by a stratified "
-        "bootstrap over these seeds; ticks are the seeds. One seed has no interval."
+        "Interquartile means (IQM) over the seeds that both have, with 95% intervals by a "
+        "stratified bootstrap over these seeds; ticks are the seeds. One seed has no interval."
     )
     columns = [Column(name, bool(name)) for name in HEADS]
     table = Table("", tuple(columns), tuple(_line(one) for one in ablations))
