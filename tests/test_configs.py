@@ -115,8 +115,14 @@ def test_a_config_fills_in_the_shared_defaults_and_adds_no_section(name):
     config = load(name)
     assert set(config.keys()) == set(common.get_config().keys())
     assert config.task.name and config.model.path and config.report.title
-    texts = {spec.name for spec in TEXT_REWARDS}
-    assert set(config.rewards.keys()) == texts | set(config.reward_models.keys())
+    declared = {spec.name for spec in get_task(config.task).rewards}
+    assert {spec.name for spec in TEXT_REWARDS} <= declared
+    assert set(config.rewards.keys()) == declared | set(config.reward_models.keys())
+
+
+def test_the_quickstart_pays_for_relevance_in_new_words_and_its_debug_run_needs_no_encoder():
+    paid = [{k for k, w in load("quickstart", s).rewards.items() if w} for s in (None, "debug")]
+    assert paid == [{"relevance", "novelty"}, {"positivity", "diversity", "safety"}]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
