@@ -9,7 +9,8 @@ reward of their label::
     entailment 1 · entailment, uncooperative 0.75 · generic 0.5 · partial hallucination 0.25
     uncooperative 0.25 · hallucination 0
 
-Prompts of more than 75 words are left out. The order of a hash of the prompt gives 80 test and 60
+First turns, which the dialogue task does not read, and prompts of more than 75 words are left
+out. The order of a hash of the prompt gives 80 test and 60
 validation prompts; all others train. Then every objective is trained with every seed on one
 reference. The numbers are a choice, not people's: only their order comes from the labels.
 
@@ -85,7 +86,8 @@ def split(audit: Path) -> dict[str, list[dict[str, Any]]]:
     for where, row in read_listed(str(audit)):
         for answer in answers_of(where, row):
             prompt = " ".join((answer["knowledge"], *answer["history"]))
-            if len(prompt.split()) <= MOST_WORDS:
+            spoken = any(turn.strip() for turn in answer["history"])
+            if spoken and len(prompt.split()) <= MOST_WORDS:
                 prompts.setdefault(prompt, []).append(answer)
     if len(prompts) <= TEST + VALIDATION:
         raise UserError(

@@ -68,6 +68,7 @@ def test_labels_become_rewards_and_no_prompt_is_in_two_splits(tmp_path):
         ({"begin": ["generic", "generic", "entailed"]}, "no label 'entailed': did you mean 'entai"),
         ({"writer": ["gpt2"]}, "not as many labels or writers as responses"),
         ({"knowledge": "word " * 80}, "0 prompts of at most 75 words, which leaves none"),
+        ({"history": [""]}, "0 prompts of at most 75 words, which leaves none"),
         ({"responses": "yes"}, "field 'responses': expected a list"),
     ],
 )
