@@ -9,10 +9,10 @@ reward of their label::
     entailment 1 · entailment, uncooperative 0.75 · generic 0.5 · partial hallucination 0.25
     uncooperative 0.25 · hallucination 0
 
-First turns, which the dialogue task does not read, and prompts of more than 75 words are left
-out. The order of a hash of the prompt gives 80 test and 60
-validation prompts; all others train. Then every objective is trained with every seed on one
-reference. The numbers are a choice, not people's: only their order comes from the labels.
+First turns, which the dialogue task does not read, and prompts of more than 75 words are left out.
+The order of a hash of the prompt gives 80 test and 60 validation prompts; all others train. Then
+every objective is trained with every seed on one reference. The numbers are a choice, not people's:
+only their order comes from the labels.
 
 Cost: docs/evidence.md. Run the same command again to go on.
 """
