@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from alol_jax.objectives.registry import get_objective
-from alol_jax.reports.results import by_prompt
+from alol_jax.reports.results import by_prompt, explained_variance
 from alol_jax.reports.statistics import distinct, pearson
 from alol_jax.reports.text_measures import measured
 from alol_jax.rewards.gold import by_prompt as gold_by_prompt
@@ -34,9 +34,11 @@ from alol_jax.types import (
     Value,
     ValueAudit,
 )
+from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.order import BEST_OF_N
 
 Plain = dict[str, Any]
+SHOWN = 10  # test prompts of `labels` whose texts are kept, to be read side by side
 
 
 def runs_of(workdir: Path) -> Iterator[tuple[str, int, Path]]:
@@ -67,10 +69,13 @@ def value_of(workdir: Path) -> Plain:
     """V on held-out folds, and on the training rows, whose prompts it never sees."""
     audit, rows = audit_of(workdir), annotated(workdir)
     reward, value = rows["reward"], rows["value"]
+    spread = float(np.var(reward))
     return {
         "epochs": audit.epochs,
-        "explained_held_out": 1 - audit.mse / audit.mse_of_mean,
-        "explained_training_rows": float(1 - np.mean((reward - value) ** 2) / np.var(reward)),
+        "explained_held_out": explained_variance(audit),
+        "explained_training_rows": 1 - float(np.mean((reward - value) ** 2)) / spread
+        if spread
+        else None,
         "pearson_training_rows": pearson(reward, value) if np.ptp(value) else None,
         "mean": float(value.mean()),
         "sd": float(value.std()),
@@ -104,10 +109,9 @@ def labels(workdir: Path) -> Plain | None:
     for name, seed, folder in runs_of(workdir):
         evaluation = evaluation_of(folder)
         if not found["systems"]:
-            prompts = map(dialogue.pair, evaluation.policy["prompt"], evaluation.policy["response"])
             found["prompts"] = [
-                [pair[0], dialogue.turns_of(prompt)[-1]]
-                for pair, prompt in zip(prompts, evaluation.policy["prompt"], strict=True)
+                [dialogue.pair(prompt, "")[0], dialogue.turns_of(prompt)[-1]]
+                for prompt in list(evaluation.policy["prompt"])[:SHOWN]
             ]
             found["gold"] = _gold(workdir / "shared", evaluation)
             found["systems"]["reference"] = _answers(evaluation, "reference")
@@ -131,14 +135,18 @@ def _kept(rows: Table[Annotated], file: Path) -> dict[str, dict[str, list[int]]]
         for kind, group in (("label", answer["BEGIN"][0]), ("writer", answer["writer"])):
             counts[kind][group][0] += int(kept)
             counts[kind][group][1] += 1
-    return {kind: dict(found) for kind, found in counts.items()}
+    order = {label: place for place, label in enumerate(REWARDS)}
+    return {
+        kind: dict(sorted(found.items(), key=lambda item: (order.get(item[0], 0), item[0])))
+        for kind, found in counts.items()
+    }
 
 
 def _gold(shared: Path, evaluation: Evaluation) -> list[list[str]]:
     """The best-labelled answers to each test prompt."""
     (gold,) = load_fields(finished_stage(shared, "score").folder, ScoredSplits, ("gold",))
     best = gold_by_prompt(gold)
-    return [list(best[prompt]) for prompt in evaluation.policy["prompt"]]
+    return [list(best[prompt]) for prompt in list(evaluation.policy["prompt"])[:SHOWN]]
 
 
 def _answers(evaluation: Evaluation, system: str) -> Plain:
@@ -151,7 +159,8 @@ def _answers(evaluation: Evaluation, system: str) -> Plain:
     found |= {name: measured(name, pairs, None) for name in ("coverage", "density")}
     found["words"] = np.array([len(text.split()) for text in answers], float)
     found["distinct words"] = np.array([distinct([text], 1) for text in answers])
-    return {"answers": answers, "measures": {name: _rounded(x) for name, x in found.items()}}
+    measures = {name: _rounded(values) for name, values in found.items()}
+    return {"answers": answers[:SHOWN], "measures": measures}
 
 
 def _rounded(values: np.ndarray) -> list[float]:

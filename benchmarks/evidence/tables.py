@@ -18,8 +18,6 @@ from benchmarks.evidence.summaries import (
     share,
 )
 
-SHOWN = 10  # prompts with all answers side by side
-
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
@@ -37,14 +35,19 @@ def gain(one: Interval) -> str:
     return f"{signed(one.mean, 3)} [{signed(one.low, 3)}, {signed(one.high, 3)}]"
 
 
+def percent(part: float | None) -> str:
+    """A share of the variance; where nothing varies there is none."""
+    return "–" if part is None else f"{part:.1%}"
+
+
 def value_line(value: Plain) -> str:
     """What V explains, in a sentence."""
     pearson = value["pearson_training_rows"]
     said = "a constant" if pearson is None else f"Pearson {pearson:.3f}"
+    held_out, training = (percent(value[f"explained_{of}"]) for of in ("held_out", "training_rows"))
     return (
-        f"V: {value['epochs']} epochs chosen; it explains {value['explained_held_out']:.1%} of the "
-        f"variance on held-out folds and {value['explained_training_rows']:.1%} on the training "
-        f"rows, whose prompts it never sees ({said}); mean "
+        f"V: {value['epochs']} epochs chosen; it explains {held_out} of the variance on held-out "
+        f"folds and {training} on the training rows, whose prompts it never sees ({said}); mean "
         f"{value['mean']:.3f}, standard deviation {value['sd']:.3f}."
     )
 
@@ -97,7 +100,7 @@ def _side_by_side(found: Plain) -> str:
     for run in found["runs"]:
         first.setdefault(run["name"], run)
     parts = []
-    for place, (knowledge, turn) in enumerate(found["prompts"][:SHOWN]):
+    for place, (knowledge, turn) in enumerate(found["prompts"]):
         lines = [
             f"**Knowledge:** {_safe(knowledge)}  ",
             f"**Turn:** {_safe(turn)}",
@@ -123,7 +126,7 @@ def noise(found: Plain) -> list[str]:
             plain(share(*one[group])) if one[group][1] else "–" for group in ("moved", "others")
         ]
         value = one["value"]
-        more = (f"{value['mean']:.3f}", f"{value['explained_held_out']:.1%}")
+        more = (f"{value['mean']:.3f}", percent(value["explained_held_out"]))
         lines.append((f"{one['share']:.0%}", str(one["seed"]), *cells, *more))
     heads = (
         "moved",
@@ -192,8 +195,8 @@ def _samples(found: Plain) -> str:
         each = [float(np.mean(run["policy"])) for run in one["runs"]]
         lines.append(
             (
-                *(str(one["samples"]), str(one["epochs"]), f"{one['explained_held_out']:.1%}"),
-                *(f"{one['explained_training_rows']:.1%}", f"{one['kept']} of {one['rows']}"),
+                *(str(one["samples"]), str(one["epochs"]), percent(one["explained_held_out"])),
+                *(percent(one["explained_training_rows"]), f"{one['kept']} of {one['rows']}"),
                 ", ".join(f"{mean:.3f}" for mean in each) or "not run",
             )
         )
