@@ -59,13 +59,13 @@ def kept_by_noise(found: Plain) -> str:
     """The share of kept rows among moved and other rows, against the share that was moved."""
     seeds = sorted({level["seed"] for level in found["levels"]})
     series = []
-    for group in ("moved", "others"):
+    for group, name in (("moved", "moved rows"), ("others", "other rows")):
         runs = []
         for seed in seeds:
             levels = [one for one in found["levels"] if one["seed"] == seed and one[group][1]]
             x = np.array([100 * one["share"] for one in levels])
             runs.append((x, np.array([one[group][0] / one[group][1] for one in levels])))
-        series.append(Series(f"{group} rows", tuple(run for run in runs if len(run[0]))))
+        series.append(Series(name, tuple(run for run in runs if len(run[0]))))
     return curves(
         series,
         label="share kept",
