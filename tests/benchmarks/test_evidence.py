@@ -8,10 +8,14 @@ import sys
 import numpy as np
 import pytest
 
+from alol_jax.checks import check
 from alol_jax.errors import UserError
-from alol_jax.types import Watch
-from benchmarks.evidence import collect, draw, labels, summaries
+from alol_jax.objectives.registry import get_objective
+from alol_jax.tasks.registry import get_task
+from alol_jax.types import Limits, Watch
+from benchmarks.evidence import collect, draw, labels, order, summaries
 from benchmarks.evidence.best_of_n import best_of_n, kl_bound
+from benchmarks.evidence.running import Asked
 from tests.running import ROOT, environment
 from tests.tiny_run import (
     TASK,
@@ -123,6 +127,21 @@ def test_the_best_of_more_answers_is_never_worse():
 
 def test_one_answer_is_the_reference_itself():
     assert kl_bound(1) == 0.0
+
+
+# the order of methods
+
+
+@pytest.mark.parametrize("name", [*order.ABLATIONS, *order.FRONTIER])
+def test_every_variant_can_run_to_its_end_and_differs_in_its_policy_alone(name):
+    wanted = Asked("configs/quickstart.py:debug", {}, ROOT, (), (), False, lambda: False)
+    objective, changes = (order.ABLATIONS | order.FRONTIER)[name]
+    config, plain = wanted.config(objective, **order.LOOKS, **changes), wanted.config(objective)
+    lm = tiny_lm(limits=Limits(160, 48))
+    check(config, get_task(config.task), get_objective(objective), lm)
+    changed = {key for key in config if config[key] != plain[key]}
+    assert changed <= {"policy", "objective"} and config.policy.validation_kl
+    assert name not in order.ABLATIONS or summaries.BASES[name].startswith(objective)
 
 
 # what is drawn
