@@ -11,8 +11,13 @@ from ml_collections import ConfigDict
 from alol_jax.decoding.sampling import deterministic_decoding, stochastic_decoding
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
-from alol_jax.objectives.registry import Objective, hyper_parameters
+from alol_jax.objectives.advantage import FILTERS, SAMPLING, resolve_sampling, uniform
+from alol_jax.objectives.registry import (
+    Objective,
+    columns_read,
+    drops_rows,
+    hyper_parameters,
+)
 from alol_jax.reports.text_measures import TEXT_MEASURES
 from alol_jax.rewards.distilled import NAME
 from alol_jax.rewards.lexical import check_meteor
@@ -41,6 +46,7 @@ def check(config: ConfigDict, task: Task, objective: Objective, lm: LanguageMode
         UserError: it cannot; the message names the field, its value and what is expected.
     """
     _check_former(config)
+    _check_filter(config, objective)
     _check_sampling(config, objective)
     for field, weights in (
         ("config.rewards", config.rewards),
@@ -104,6 +110,25 @@ def _check_former(config: ConfigDict) -> None:
             raise UserError(f"config.{field}: there is no such key any more; {former(field)}")
 
 
+def _check_filter(config: ConfigDict, objective: Objective) -> None:
+    """Check that the rows that the filter leaves can be drawn."""
+    name = config.policy.filter
+    if name not in FILTERS:
+        raise UserError.unknown(f"config.policy.filter: no filter {name!r}", name, FILTERS)
+    if objective.online and drops_rows(objective, name):
+        raise UserError(
+            f"config.policy.filter={name!r}: {config.objective.name} trains on its own answers, "
+            "which have no advantage before they are written: use auto"
+        )
+    sampling = resolve_sampling(config.policy.sampling, objective.draw_by)
+    signed = "advantage" in objective.reads and not drops_rows(objective, name)
+    if signed and SAMPLING[sampling].weigh is not uniform:
+        raise UserError(
+            f"config.policy.sampling={config.policy.sampling!r} never draws the rows with A ≤ 0, "
+            f"which config.policy.filter={name!r} keeps: use uniform or good_uniform"
+        )
+
+
 def _check_sampling(config: ConfigDict, objective: Objective) -> None:
     """Check that sampling, ranking and annotated columns suit the objective."""
     sampling = resolve_sampling(config.policy.sampling, objective.draw_by)
@@ -122,7 +147,7 @@ def _check_sampling(config: ConfigDict, objective: Objective) -> None:
     columns = set(config.select.columns)
     for column in columns - set(COLUMNS):
         raise UserError.unknown(f"config.select.columns: no column {column!r}", column, COLUMNS)
-    absent = set(objective.reads) - columns - {"reward"}
+    absent = columns_read(objective, config.policy.filter) - columns - {"reward"}
     if columns and absent:
         raise UserError(
             f"config.select.columns: {config.objective.name} reads {', '.join(sorted(absent))} too"
@@ -140,6 +165,12 @@ def _check_measures(config: ConfigDict) -> None:
     if chosen and chosen not in (*paid, *CHOSEN_BY):
         message = f"config.policy.choose_by: {chosen!r} has no weight"
         raise UserError.unknown(message, chosen, (*paid, *CHOSEN_BY))
+    if config.policy.validation_kl and (chosen in CHOSEN_BY or not paid):
+        raise UserError(
+            "config.policy.validation_kl is measured on scored validation answers, and there are "
+            "none: give one of config.rewards a weight above 0 and leave config.policy.choose_by "
+            "empty, or name a reward there"
+        )
     if chosen in CHOSEN_BY and chosen in config.rewards:
         raise UserError(
             f"config.policy.choose_by={chosen!r} is a measure of validation responses, and the "

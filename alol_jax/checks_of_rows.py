@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax.errors import UserError
-from alol_jax.objectives.registry import Objective, num_responses
+from alol_jax.objectives.registry import Objective, columns_read, num_responses
 from alol_jax.training.items import ranked_items
 from alol_jax.training.validation import CHOSEN_BY, likelihood_weights
 from alol_jax.types import ScoredSplits
@@ -23,7 +23,8 @@ def check_scored(config: ConfigDict, objective: Objective, scored: ScoredSplits)
     """
     name, reward = config.objective.name, scored.train["reward"]
     learning = {
-        f"the objective {name}": {"reward", "advantage"} & set(objective.reads),
+        f"the objective {name}": {"reward", "advantage"}
+        & columns_read(objective, config.policy.filter),
         "the value head (config.select.columns)": "advantage" in config.select.columns,
         "config.score.distil": config.score.distil,
     }

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.registry import get_objective, num_responses
+from alol_jax.objectives.registry import columns_read, get_objective, num_responses
 from alol_jax.paths import AnyPath
 from alol_jax.training.validation import CHOSEN_BY, WITHOUT_ANSWERS
 from alol_jax.types import Pace, ScoredSplits
@@ -50,7 +50,7 @@ def in_words(config: ConfigDict, report: AnyPath) -> tuple[str, ...]:
         f"  load, score: the rows of {c.task.name}, rewarded by {rewards or 'what the data store'}",
         f"  fit_reference: {reference}",
     ]
-    if "advantage" in (c.select.columns or objective.reads):
+    if "advantage" in (c.select.columns or columns_read(objective, c.policy.filter)):
         lines.append(
             "  generate, fit_value, select: what the reference's own answers earn; rows that earn "
             "more are kept"
@@ -132,7 +132,7 @@ class Forecast:
         ahead += c.policy.validations * (n.asked * answer if self._answered else n.held_out)
         if stage == "fit_reference":
             ahead += c.reference.validations * n.held_out + n.rows
-            if "advantage" in (c.select.columns or self._objective.reads):
+            if "advantage" in (c.select.columns or columns_read(self._objective, c.policy.filter)):
                 ahead += n.asked * c.generate.samples * (answer + 1)
             online = self._objective.online
             ahead += c.ppo.rollouts * rollout if online else c.policy.epochs * n.rows * FORWARD

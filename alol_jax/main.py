@@ -24,7 +24,7 @@ from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.forecast import Forecast, counts_of, in_words
 from alol_jax.models.language_model import LanguageModel, open_language_model
-from alol_jax.objectives.registry import get_objective, hyper_parameters
+from alol_jax.objectives.registry import columns_read, get_objective, hyper_parameters
 from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.distilled import NAME, fitted_scorer
@@ -127,7 +127,8 @@ def recipe(
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
     lm, scoring, test_scoring, _ = opened
-    wanted = {*(c.select.columns or objective.reads), "reward"}  # every row has a reward
+    read = columns_read(objective, c.policy.filter)
+    wanted = {*(c.select.columns or read), "reward"}  # every row has a reward
     columns = tuple(column for column in COLUMNS if column in wanted)
 
     counter = counter_of(lm, task, c.task)
@@ -167,7 +168,7 @@ def recipe(
     evaluation = run.stage("evaluate", evaluate, tested, c.evaluate, scored, reference, policy)
     commits = splits.commits | lm.commits | scoring.commits | test_scoring.commits
     summary = summarise(c, task.name, hyper_parameters(objective), commits)
-    judged = value if "advantage" in objective.reads else None
+    judged = value if "advantage" in read else None
     run.stage(
         "report", report, c.report, scored, reference, judged, table, policy, evaluation, summary,
         once=True,

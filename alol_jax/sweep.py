@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import runpy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -29,7 +29,7 @@ from alol_jax.compare import check_out, compare
 from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.main import CONFIG, REDO, STAGES, WORKDIR, Opened, entry, prepare, recipe, writing
-from alol_jax.objectives.registry import get_objective
+from alol_jax.objectives.registry import columns_read, get_objective
 from alol_jax.paths import AnyPath
 from alol_jax.reports.finished_runs import why_not_comparable
 from alol_jax.runs.command_line import connected, stop_on_signals
@@ -52,8 +52,8 @@ SET_BY_SWEEP = {
 }
 """Config keys that a sweep sets in each run -> what to use instead."""
 
-_OBJECTIVES = flags.DEFINE_list("objectives", ["a_lol"], "Names of objectives.")
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Whole numbers, 0 or more.")
+OBJECTIVES = flags.DEFINE_list("objectives", ["a_lol"], "Names of objectives.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Whole numbers, 0 or more.")
 _AGAINST = flags.DEFINE_string("against", None, "The row that all others are compared with.")
 
 
@@ -79,13 +79,15 @@ def parse_lists(
     return tuple(objectives), numbers
 
 
-def columns_of(objectives: Sequence[str], shared: AnyPath) -> tuple[str, ...]:
-    """The columns that `select` computes for these objectives.
+def columns_of(configs: Iterable[ConfigDict], shared: AnyPath) -> tuple[str, ...]:
+    """The columns that `select` computes for runs with these configs.
 
     The columns of a finished `select` are kept if they suffice, so that a sweep can be extended.
     Objectives that need more columns need --redo, or another workdir.
     """
-    wanted = {column for name in objectives for column in get_objective(name).reads}
+    wanted = set()
+    for config in configs:
+        wanted |= columns_read(get_objective(config.objective.name), config.policy.filter)
     if (finished := finished_stage(shared, "select")) is not None:
         before = set(finished.config().select.columns)
         new = wanted - before - {"reward"}  # every row has a reward
@@ -94,27 +96,25 @@ def columns_of(objectives: Sequence[str], shared: AnyPath) -> tuple[str, ...]:
 
 
 def sweep(
-    config_of: Callable[[str], ConfigDict],
+    configs: Mapping[str, ConfigDict],
     workdir: AnyPath,
-    objectives: Sequence[str],
     seeds: Sequence[int],
     *,
     redo: bool,
     stopping: Callable[[], bool],
 ) -> tuple[AnyPath, ...]:
-    """Run every objective with every seed; return their workdirs.
+    """Run every config with every seed; return their workdirs, ``<workdir>/<name>-<seed>``.
 
     Args:
-        config_of: objective -> the config of its runs.
+        configs: name -> the config of its runs. In the program the names are objectives.
 
     Raises:
-        UserError: as in `main`; or the configs of two objectives differ in a shared key.
+        UserError: as in `main`; or two configs differ in a shared key.
         Interrupted: the sweep was asked to stop.
     """
-    configs = {name: config_of(name) for name in objectives}
     shared, folders = workdir / "shared", []
     with lock_workdir(workdir):
-        columns = columns_of(objectives, shared)
+        columns = columns_of(configs.values(), shared)
         for config in configs.values():
             config.select.columns = columns
         opened = _prepare_all(configs)
@@ -162,8 +162,8 @@ def _prepare_all(configs: Mapping[str, ConfigDict]) -> Opened:
                 f"{first} and {found.other} for {name}: run separate sweeps"
             )
     opened = prepare(config)
-    for name, other in others:
-        check(other, get_task(other.task), get_objective(name), opened.lm)
+    for _, other in others:
+        check(other, get_task(other.task), get_objective(other.objective.name), opened.lm)
     return opened
 
 
@@ -241,17 +241,17 @@ def main(arguments: list[str]) -> None:
         raise UserError("--config and --workdir are needed: see README.md for a command to copy")
     if flags.FLAGS["stages"].present:
         raise UserError("--stages: a sweep runs all stages; use alol_jax.main to run only some")
-    objectives, seeds = parse_lists(_OBJECTIVES.value, _SEEDS.value)
+    objectives, seeds = parse_lists(OBJECTIVES.value, SEEDS.value)
     workdir = paths.workdir_of(WORKDIR.value)
     before = earlier_runs(workdir)
     check_against(_AGAINST.value, objectives, seeds, before)
     check_out(workdir / "compare")
     flag = flags.FLAGS["config"]
     file, overrides = config_flags.get_config_filename(flag), flag.override_values
+    config_of = config_from(file, overrides)
     folders = sweep(
-        config_from(file, overrides),
+        {name: config_of(name) for name in objectives},
         workdir,
-        objectives,
         seeds,
         redo=REDO.value,
         stopping=stop_on_signals(),

@@ -66,7 +66,8 @@ def main(_):
     for share in SHARES.value:
         config_of = config_from(file, {**overrides, "task.swapped": float(share)})
         folder = Path(WORKDIR.value) / share
-        folders = sweep(config_of, folder, NAMES.value, [0], redo=REDO.value, stopping=stopping)
+        configs = {name: config_of(name) for name in NAMES.value}
+        folders = sweep(configs, folder, [0], redo=REDO.value, stopping=stopping)
         for name, workdir in zip(NAMES.value, folders, strict=True):
             systems = systems_of(workdir)
             for metric, interval in METRICS.items():

@@ -203,12 +203,18 @@ def get_config() -> ConfigDict:
     # uniform, all_priority or all_random; with good_ (as in good_uniform) first responses only;
     # auto = all_priority if the objective has a column to sample by, else uniform
     config.policy.sampling = "auto"
+    # The rows to train on. auto: those with A > 0 if the loss reads the advantage, else all;
+    # kept: those with A > 0, for baselines too; none: all, with advantages below 0 as they are
+    config.policy.filter = "auto"
     config.policy.ranking = "reward"  # how K responses are ranked: by reward, or data order
     # The step kept is the one with the best validation answers by the whole reward (""), by one of
     # its components, or by "meteor", against the data's responses; or "likelihood": the one that
     # finds these likeliest; "likeness", whose answers lean most to the best-paid responses, or
     # "order", which orders the data's responses to a prompt most often as their rewards do.
     config.policy.choose_by = ""
+    # Also measure the KL to the reference on the answers of every validation; costs two passes over
+    # them each time.
+    config.policy.validation_kl = False
     config.ppo = ppo()
     config.evaluate = ConfigDict(
         {

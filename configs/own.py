@@ -34,7 +34,7 @@ def get_config(arg=None):
             "bad_share": 0.05,  # at most this share of them
         }
     )
-    config.rewards.update({"model": 0.0})
+    config.rewards.update({"novelty": 0.0, "model": 0.0})
     # To use a reward model or one made by distill_reward, set its path here and its weight above.
     config.reward_models.model = common.reward_model("", reads="response")
     common.add_minilm(config)

@@ -72,6 +72,35 @@ def test_the_step_is_chosen_by_a_paid_reward_or_by_a_measure():
         check(config, TASK, get_objective("a_lol"), LM)
 
 
+def test_a_filter_that_does_not_fit_objective_or_sampling_is_refused():
+    said = _refused(policy__filter="keep")
+    assert said == "config.policy.filter: no filter 'keep': did you mean 'kept'?"
+    said = _refused(policy__filter="none")
+    assert said.startswith("config.policy.sampling='auto' never draws the rows with A ≤ 0")
+    said = _refused(policy__filter="kept", objective__name="ppo")
+    assert said.startswith("config.policy.filter='kept': ppo trains on its own answers")
+    said = _refused(policy__filter="kept", objective__name="nll", select__columns=("ref_logp",))
+    assert said == "config.select.columns: nll reads advantage too"
+    config = small_options()
+    for name, policy_filter, sampling in (
+        ("a_lol", "none", "uniform"),
+        ("nll", "none", "auto"),
+        ("wbc", "kept", "auto"),
+        ("ppo", "auto", "auto"),
+    ):
+        config.objective.name = name
+        config.policy.update({"filter": policy_filter, "sampling": sampling})
+        check(config, TASK, get_objective(name), LM)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rewards__positivity": 0.0}, {"policy__choose_by": "likelihood"}]
+)
+def test_the_kl_of_validations_needs_scored_answers(fields):
+    said = _refused(policy__validation_kl=True, **fields)
+    assert said.startswith("config.policy.validation_kl is measured on scored validation answers")
+
+
 @pytest.mark.parametrize(
     "field", [{"policy__choose_by": "meteor"}, {"evaluate__measures": ("coverage", "meteor")}]
 )

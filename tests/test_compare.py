@@ -24,7 +24,7 @@ from tests.reports.page_tags import assert_loads_nothing, tags
 from tests.reports.runs import PARTS, SOURCES, answers, config_of, evaluated, finish, unscored
 from tests.tiny_run import scored_table
 
-SECTIONS = "results against sets components curves seeds cost settings runs".split()
+SECTIONS = "results against frontiers sets components curves seeds cost settings runs".split()
 
 
 @pytest.fixture(scope="module")

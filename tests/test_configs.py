@@ -19,7 +19,7 @@ from alol_jax.objectives.registry import OBJECTIVES, get_objective
 from alol_jax.runs.command_line import one_line, parse
 from alol_jax.tasks.registry import get_task
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from configs import comet, common, dialogue, hha, own, quickstart, reddit, seq2text
+from configs import comet, common, dialogue, hha, labels, own, quickstart, reddit, seq2text
 
 CONFIGS = {
     "quickstart": quickstart,
@@ -28,11 +28,12 @@ CONFIGS = {
     "comet": comet,
     "reddit": reddit,
     "dialogue": dialogue,
+    "labels": labels,
     "seq2text": seq2text,
 }
 ARGUMENTS = [
     *(("quickstart", size) for size in (None, "debug", "size=debug")),
-    *(("own", size) for size in (None, "debug")),
+    *((name, size) for name in ("own", "labels") for size in (None, "debug")),
     *(("hha", size) for size in (None, "debug", *(f"size={size}" for size in hha.SIZES))),
     *(("comet", size) for size in (None, "debug", "size=smollm2")),
     *(
@@ -95,8 +96,8 @@ def test_every_objective_of_every_size_can_run_to_its_end(name, size):
     for objective in OBJECTIVES:
         config = load(name, size, f"objective={objective}")
         assert config.is_locked and config.objective.name == objective
-        if name == "own" and get_objective(objective).online:
-            config.rewards.positivity = 1.0  # by default nothing scores own data
+        if name in ("own", "labels") and get_objective(objective).online:
+            config.rewards.positivity = 1.0  # nothing scores what is generated there
         check(config, get_task(config.task), get_objective(objective), model_of(config))
 
 
@@ -114,8 +115,14 @@ def test_a_config_fills_in_the_shared_defaults_and_adds_no_section(name):
     config = load(name)
     assert set(config.keys()) == set(common.get_config().keys())
     assert config.task.name and config.model.path and config.report.title
-    texts = {spec.name for spec in TEXT_REWARDS}
-    assert set(config.rewards.keys()) == texts | set(config.reward_models.keys())
+    declared = {spec.name for spec in get_task(config.task).rewards}
+    assert {spec.name for spec in TEXT_REWARDS} <= declared
+    assert set(config.rewards.keys()) == declared | set(config.reward_models.keys())
+
+
+def test_the_quickstart_pays_for_relevance_in_new_words_and_its_debug_run_needs_no_encoder():
+    paid = [{k for k, w in load("quickstart", s).rewards.items() if w} for s in (None, "debug")]
+    assert paid == [{"relevance", "novelty"}, {"positivity", "diversity", "safety"}]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

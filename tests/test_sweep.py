@@ -65,7 +65,8 @@ def computed(monkeypatch):
 
 def swept(workdir, objectives, seeds, *, config_of=None, redo=False, **changed):
     config_of = config_of or config_from(DEBUG, changed)
-    return sweep(config_of, workdir, objectives, seeds, redo=redo, stopping=lambda: False)
+    configs = {name: config_of(name) for name in objectives}
+    return sweep(configs, workdir, seeds, redo=redo, stopping=lambda: False)
 
 
 # who shares what
@@ -104,6 +105,16 @@ def test_a_sweep_goes_on_with_what_is_missing(tmp_path, computed):
     assert computed == [("nll", 0), ("a_lol", 1), ("nll", 1)]
 
 
+def test_two_settings_of_one_objective_have_names_of_their_own(tmp_path, computed):
+    configs = {
+        name: config_from(DEBUG, {"objective.clip": clip})("a_lol")
+        for name, clip in (("a_lol", 0.9), ("unclipped", float("inf")))
+    }
+    folders = sweep(configs, tmp_path, [1], redo=False, stopping=lambda: False)
+    assert [folder.name for folder in folders] == ["a_lol-1", "unclipped-1"]
+    assert computed == ["select", ("a_lol", 1), ("a_lol", 1)]
+
+
 def test_a_sweep_holds_its_own_folder_and_that_of_the_run(tmp_path, computed):
     for held in (tmp_path, tmp_path / "nll-0"):
         with lock_workdir(held), pytest.raises(UserError, match=f"^{held}: another run is using"):
@@ -136,7 +147,12 @@ def _selected(shared, columns):
     ],
 )
 def test_the_columns_are_those_that_any_of_the_objectives_reads(tmp_path, objectives, expected):
-    assert columns_of(objectives, tmp_path) == expected
+    assert columns_of(map(config_from(DEBUG, {}), objectives), tmp_path) == expected
+
+
+def test_a_baseline_on_the_kept_rows_needs_the_advantage(tmp_path):
+    config = config_from(DEBUG, {"policy.filter": "kept"})("nll")
+    assert columns_of([config], tmp_path) == ("advantage",)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +165,7 @@ def test_the_columns_are_those_that_any_of_the_objectives_reads(tmp_path, object
 )
 def test_what_was_annotated_before_stays(tmp_path, before, objectives, expected):
     _selected(tmp_path, before)
-    assert columns_of(objectives, tmp_path) == expected
+    assert columns_of(map(config_from(DEBUG, {}), objectives), tmp_path) == expected
 
 
 def test_another_objective_that_reads_no_more_leaves_the_table_as_it_is(tmp_path, computed):

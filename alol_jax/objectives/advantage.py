@@ -116,6 +116,14 @@ SAMPLING: dict[str, Sampling] = {
     "good_random": Sampling(positive, good=True),
 }
 
+FILTERS: dict[str, Callable[[bool], bool]] = {
+    "auto": lambda reads_advantage: reads_advantage,
+    "kept": lambda reads_advantage: True,
+    "none": lambda reads_advantage: False,
+}
+"""``config.policy.filter`` -> whether rows with A ≤ 0 are dropped; the argument says whether the
+loss reads the advantage."""
+
 AUTO = "auto"
 
 

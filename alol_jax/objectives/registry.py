@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from alol_jax.errors import UserError
+from alol_jax.objectives.advantage import FILTERS
 from alol_jax.objectives.losses import (
     a_lol,
     a_lol_kl,
@@ -61,6 +62,20 @@ def hyper_parameters(objective: Objective) -> tuple[str, ...]:
 def num_responses(objective: Objective, hyper: Mapping[str, Any]) -> int:
     """Return K, the number of responses per prompt; ``hyper`` is ``config.objective``."""
     return hyper["responses"] if objective.any_count else objective.responses
+
+
+def drops_rows(objective: Objective, name: str) -> bool:
+    """Return whether training leaves out the rows with A ≤ 0; ``name`` is a key of `FILTERS`."""
+    return FILTERS[name]("advantage" in objective.reads)
+
+
+def columns_read(objective: Objective, name: str) -> set[str]:
+    """Return the columns that training reads: those of the loss, and the advantage if it filters.
+
+    Args:
+        name: a key of `FILTERS`, ``config.policy.filter``.
+    """
+    return {*objective.reads} | ({"advantage"} if drops_rows(objective, name) else set())
 
 
 def get_objective(name: str) -> Objective:

@@ -26,7 +26,12 @@ from alol_jax.models.grid_sizes import TABLE_TOKENS, widths_for
 from alol_jax.models.heads import ValueHead
 from alol_jax.models.language_model import ROOM, LanguageModel
 from alol_jax.objectives.ppo import PPOTargets
-from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
+from alol_jax.objectives.registry import (
+    Objective,
+    columns_read,
+    hyper_parameters,
+    num_responses,
+)
 from alol_jax.text.packing import GridShape, candidates, lengths_of
 from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
@@ -75,7 +80,7 @@ def programs_of(
         "policy step": lambda: policy_program(lm, config, objective, room, grid),
         "decode": lambda: decode_program(lm, config, room),
     }
-    if not {"ref_logp", "advantage"} & set(objective.reads):
+    if not {"ref_logp", "advantage"} & columns_read(objective, config.policy.filter):
         del builders["select"]
     return builders
 
@@ -122,7 +127,7 @@ def select_program(
         pairs=_pairs(lm, shape, 1),
         head_tokens=shape.rows * shape.targets * logp,
     ).total
-    if "advantage" in objective.reads:
+    if "advantage" in columns_read(objective, config.policy.filter):
         head = ValueHead(architecture.width, 1.0, config.value.heads, config.value.dropout)
         init = functools.partial(head.init, mean_reward=0.5)
         value_params = jax.eval_shape(init, jax.random.key(0))

@@ -31,6 +31,7 @@ CHECKED_SECTIONS = ("task", "rewards", "reward_models", "score")
 IGNORED_KEYS = (
     *("seed", "select", "evaluate", "report", "log", "tensorboard", "mesh", "distill"),
     *("policy.seed", "policy.checkpoint_every", "reference.checkpoint_every", "decode.batch_size"),
+    "policy.validation_kl",
 )
 """Config keys that do not distinguish one kind of run from another."""
 

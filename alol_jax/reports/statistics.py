@@ -20,8 +20,7 @@ def bootstrap(values: np.ndarray, *, draws: int, confidence: float, seed: int) -
         draws: number of resamples, each of N values with replacement.
         confidence: in (0, 1), for example 0.95.
     """
-    if draws < 1 or not 0.0 < confidence < 1.0:
-        raise UserError(f"bootstrap={draws} must be ≥ 1 and confidence={confidence} in (0, 1)")
+    _check_bootstrap(draws, confidence)
     values = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
@@ -60,6 +59,43 @@ def per_cluster(
     mean = float(values.mean())
     off = np.bincount(cluster, values - mean, minlength=clusters)
     return mean + scale * clusters * off / len(values)
+
+
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """The mean of the middle half along the last axis: a quarter, rounded down, is cut at each end.
+
+    So it equals the mean of fewer than four values. Agarwal et al. 2021, arXiv:2108.13264.
+    """
+    ordered = np.sort(np.asarray(values, np.float64), axis=-1)
+    cut = ordered.shape[-1] // 4
+    return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+
+
+def stratified_bootstrap(
+    scores: np.ndarray, *, draws: int, confidence: float, seed: int
+) -> Interval:
+    """The interquartile mean of all scores, and its percentile interval over the seeds.
+
+    A resample draws the seeds of each stratum on their own, with replacement. Agarwal et al. 2021,
+    arXiv:2108.13264, section 4.
+
+    Args:
+        scores: f64[seeds, strata]: one mean per seed and test set.
+        draws, confidence: as in `bootstrap`.
+    """
+    _check_bootstrap(draws, confidence)
+    scores = np.asarray(scores, np.float64)
+    seeds, strata = scores.shape
+    chosen = np.random.default_rng(seed).integers(seeds, size=(draws, seeds, strata))
+    resampled = np.take_along_axis(scores[None], chosen, axis=1)
+    means = interquartile_mean(resampled.reshape(draws, -1))
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(interquartile_mean(scores.reshape(-1))), float(low), float(high))
+
+
+def _check_bootstrap(draws: int, confidence: float) -> None:
+    if draws < 1 or not 0.0 < confidence < 1.0:
+        raise UserError(f"bootstrap={draws} must be ≥ 1 and confidence={confidence} in (0, 1)")
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:

@@ -28,6 +28,7 @@ SCORERS: dict[str, Callable[[Sequence[str]], text.Scorer]] = {
     "vader_positivity": text.vader_positivity,
     "tfidf_diversity": text.tfidf_diversity,
     "nontoxicity": text.nontoxicity,
+    "novelty": text.novelty,
     "concept_coverage": lexical.concept_coverage,
 }
 """Key of a ``RewardSpec`` -> factory: training responses -> (texts -> f64[texts])."""

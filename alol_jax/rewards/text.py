@@ -1,4 +1,4 @@
-"""Reward scorers that need no neural network: sentiment, word diversity, offensiveness.
+"""Reward scorers that need no neural network: sentiment, diversity, offensiveness, new words.
 
 The only module that imports vaderSentiment, scikit-learn and profanity_check. Each factory takes
 the training responses (only tf-idf uses them) and returns a function from texts to scores
@@ -17,6 +17,8 @@ from alol_jax.errors import UserError
 
 Scorer = Callable[[Sequence[str]], np.ndarray]
 
+BETWEEN = "\x1f"  # stands between a prompt and a response, where both are scored
+_WORD = re.compile(r"[\w'’]+")
 _FIELD = re.compile(r"\{(prompt|response)\}")
 
 FULL_WORDS = 5  # texts with fewer distinct known words are penalised
@@ -111,5 +113,28 @@ def nontoxicity(train_responses: Sequence[str]) -> Scorer:
         if not texts:
             return np.zeros(0, np.float64)
         return 1 - np.asarray(profanity_check.predict_prob(list(texts)), np.float64)
+
+    return score
+
+
+def novelty(train_responses: Sequence[str]) -> Scorer:
+    """Share of the response's words that are new: neither in the prompt nor said before, in [0, 1].
+
+    ::
+
+        score = |words(response) \\ words(prompt)| / number of words of the response
+
+    with the sets in lower case. An echo of the prompt scores 0, as does an empty response, and
+    repetition scores little. Texts are a prompt and a response with `BETWEEN` between them.
+    """
+    del train_responses
+
+    def new(text: str) -> float:
+        prompt, _, response = text.lower().partition(BETWEEN)
+        words = _WORD.findall(response)
+        return len(set(words) - set(_WORD.findall(prompt))) / max(len(words), 1)
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        return np.array([new(text) for text in texts], np.float64)
 
     return score

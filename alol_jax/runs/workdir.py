@@ -310,13 +310,14 @@ def finished_stage(workdir: AnyPath, name: str) -> Stage | None:
 
 
 def _linked(folder: AnyPath) -> AnyPath:
-    """Return the folder that holds the result of a stage's folder: itself, or what it links to."""
+    """Return the folder that holds the result of a stage's folder: itself, or the end of its
+    links."""
     link = _read_json(folder / LINK)
     if link is None:
         return folder
     for part in PurePath(link["folder"]).parts:
         folder = folder.parent if part == ".." else folder / part
-    return folder
+    return _linked(folder)
 
 
 def _drop(folder: AnyPath) -> None:

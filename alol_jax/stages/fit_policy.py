@@ -13,7 +13,12 @@ from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import place_like_params, place_params
 from alol_jax.errors import UserError
 from alol_jax.objectives.advantage import SAMPLING, priority, resolve_sampling
-from alol_jax.objectives.registry import Objective, hyper_parameters, num_responses
+from alol_jax.objectives.registry import (
+    Objective,
+    drops_rows,
+    hyper_parameters,
+    num_responses,
+)
 from alol_jax.tables.table import Table
 from alol_jax.training.batches import priority_draw, read_ahead, shuffled
 from alol_jax.training.fit import (
@@ -44,9 +49,9 @@ def fit_policy(
 ) -> Policy:
     """Train π and keep the step whose likeliest validation answers have the highest mean reward.
 
-    An epoch is one pass over the items that can be sampled: the kept rows, or pairs of them. If
-    nothing can score an answer, the step is chosen by the reward-weighted likelihood of the
-    validation responses.
+    An epoch is one pass over the items that can be sampled: the rows that ``options.filter``
+    leaves, or pairs of them. If nothing can score an answer, the step is chosen by the
+    reward-weighted likelihood of the validation responses.
 
     Args:
         setup: its seed plus ``options.seed`` seeds row order and dropout.
@@ -55,8 +60,8 @@ def fit_policy(
         options: ``config.policy``.
 
     Raises:
-        UserError: the objective reads the advantage and no row has a positive one, or it needs
-            several responses per prompt and no prompt has them.
+        UserError: rows with A ≤ 0 are dropped and no row is left, or the objective needs several
+            responses per prompt and no prompt has them.
     """
     lm, seed = setup.lm, setup.seed + options.seed
     items, weight, sampling = _sampling_items(lm, objective, hyper, options, table, context.say)
@@ -74,6 +79,8 @@ def fit_policy(
     chosen = {name: hyper[name] for name in hyper_parameters(objective)}
     branches = packer.layout.share and items.members.shape[1] > 1
 
+    measured = reference.trained if options.validation_kl else None
+
     def fit(packer: Packer) -> Policy:
         return fit_best(
             state,
@@ -87,7 +94,7 @@ def fit_policy(
                 state,
             ),
             plan,
-            make_validator(setup, scored, options.choose_by, context),
+            make_validator(setup, scored, options.choose_by, context, reference=measured),
             context,
             label="fit_policy",
         )
@@ -98,10 +105,10 @@ def fit_policy(
 def _sampling_items(lm, objective, hyper, options, table, say) -> tuple[Items, np.ndarray, str]:
     """The items to sample from, their sampling weights, and the name of the sampling."""
     sampling = resolve_sampling(options.sampling, objective.draw_by)
-    by_advantage = "advantage" in objective.reads
-    kept = table.rows["kept"] | (not by_advantage)
+    drops = drops_rows(objective, options.filter)
+    kept = table.rows["kept"] | (not drops)
     candidate = first_responses(table.rows) | (not SAMPLING[sampling].good)
-    if by_advantage:
+    if drops:
         _check_some_kept(table.rows, kept, candidate, sampling)
     rows = table.rows.where(kept & candidate)
     count = num_responses(objective, hyper)

@@ -91,6 +91,8 @@ def fit_policy_online(
     forward, targets = make_forward(lm), make_targets(hyper, lm.mesh)
     update = make_update(ppo_forward(lm), ppo_loss(hyper), tx, keys[2], state.train)
 
+    measured = reference.trained if options.validation_kl else None
+
     def fit(packer: Packer) -> Policy:
         iteration = PPOIteration(
             rollouts,
@@ -109,7 +111,7 @@ def fit_policy_online(
             rollouts.prompts,
             iteration,
             plan_steps(options, hyper.rollouts),
-            make_validator(setup, scored, options.choose_by, context),
+            make_validator(setup, scored, options.choose_by, context, reference=measured),
             context,
             label="fit_policy_online",
         )

@@ -16,6 +16,7 @@ from alol_jax.text.prompts import encoder_of
 from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.batches import read_ahead, shuffled
 from alol_jax.training.fit import (
+    Look,
     Validator,
     fit_best,
     init_state,
@@ -81,7 +82,7 @@ def fit_reference(
             held_out,
             watch=context.watch("validation rows")._replace(say=silent),
         )
-        return float(np.mean(sums(logps)))
+        return Look(float(np.mean(sums(logps))))
 
     forward = policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=False)
 

@@ -6,7 +6,8 @@ read, from JSON lists, JSON lines or the hub:
 * a conversation of Wizard of Wikipedia: ``dialog``, turns with ``speaker``, ``text`` and, where the
   wizard speaks, ``checked_sentence``;
 * a conversation of FaithDial: ``utterances``, a list of the next form;
-* an answer of FaithDial: ``knowledge``, ``history`` (a list of turns) and ``response``.
+* an answer of FaithDial: ``knowledge``, ``history`` (a list of turns) and ``response``; its stored
+  reward, a number, may stand beside them as ``reward``.
 
 Prompts are ``Knowledge: …<|endoftext|>turn<|endoftext|>turn``. One that is too long for the model
 loses its oldest turns, never its knowledge.
@@ -41,6 +42,7 @@ class Answer(NamedTuple):
     knowledge: str
     history: tuple[str, ...]
     response: str
+    rewards: tuple[float, ...] = ()  # one, if the row stores one
 
 
 def load(options: Any) -> Splits:
@@ -106,7 +108,7 @@ def _examples(
                 continue
             prompt = END.join((KNOWLEDGE + answer.knowledge, *answer.history))
             row_id = f"{split}/{number}.{source}:{place}"
-            yield Example(row_id, prompt, (answer.response,), source)
+            yield Example(row_id, prompt, (answer.response,), source, answer.rewards)
     if not place:
         raise UserError(f"{name}: the file has no answers")
 
@@ -154,6 +156,7 @@ def _of_faithdial(where: str, row: Mapping[str, Any]) -> Answer:
         fields.field(where, row, "knowledge", str),
         fields.elements(where, row, "history", str),
         fields.field(where, row, "response", str),
+        (fields.field(where, row, "reward", float),) if fields.has(row, "reward") else (),
     )
 
 

@@ -22,7 +22,7 @@ from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.bad_rows import BadRows
 from alol_jax.tasks.reading import FIELDS, OF_EVERY_FORM, Found, check_both_or_neither, read
 from alol_jax.tasks.renaming import Renaming
-from alol_jax.tasks.text_rewards import TEXT_REWARDS
+from alol_jax.tasks.text_rewards import NOVELTY, TEXT_REWARDS
 from alol_jax.types import Example, Splits, Task
 
 FORMER = "jsonl"  # name of this task
@@ -142,7 +142,7 @@ OWN = Task(
     files=files,
     template="{prompt}",
     stop=(),
-    rewards=TEXT_REWARDS,
+    rewards=(*TEXT_REWARDS, NOVELTY),
     turns=turns.turns_of,
     messages=turns.messages_of,
 )

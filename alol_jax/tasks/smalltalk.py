@@ -22,7 +22,7 @@ from typing import Any
 from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
 from alol_jax.tasks import splits as splitting
-from alol_jax.tasks.text_rewards import TEXT_REWARDS
+from alol_jax.tasks.text_rewards import NOVELTY, TEXT_REWARDS
 from alol_jax.types import Example, Splits, Task
 
 Pair = tuple[str, str]  # prompt, response
@@ -165,5 +165,5 @@ SMALLTALK = Task(
     # ChatML without a system message, as SmolLM2-Instruct reads it; the end token ends a response.
     template="<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
     stop=(),
-    rewards=TEXT_REWARDS,
+    rewards=(*TEXT_REWARDS, NOVELTY),
 )

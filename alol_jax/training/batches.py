@@ -73,7 +73,7 @@ def targets_of(items: Items, chosen: np.ndarray, length: int) -> Targets:
         mask=mask.reshape(*lead, length),
         ref_logp=ref_logp.reshape(*lead, length),
         reward=table["reward"][rows].astype(np.float32).reshape(lead),
-        advantage=np.maximum(table["advantage"][rows], 0.0).astype(np.float32).reshape(lead),
+        advantage=table["advantage"][rows].astype(np.float32).reshape(lead),
     )
 
 

@@ -205,11 +205,18 @@ def plan_steps(options: ConfigDict, steps: int) -> Plan:
     return Plan(steps, at, options.checkpoint_every)
 
 
+class Look(NamedTuple):
+    """What a validation finds."""
+
+    score: float  # larger is better
+    kl: float | None = None  # to the reference, in nats; None: not measured
+
+
 class Validator(NamedTuple):
     """The score that selects the best step."""
 
     metric: str  # name of the score
-    score: Callable[[Params], float]  # trained leaves -> score; larger is better
+    look: Callable[[Params], Look]  # trained leaves -> their score
 
 
 def fit_best(
@@ -333,9 +340,10 @@ class _Session:
         self.checkpoints.close()
 
     def _validate(self, step: int, trained: Params) -> None:
-        score = float(self.validator.score(trained))
-        self.validations.append(Validation(step, self.validator.metric, score))
-        self.context.say(f"step {step}/{self.plan.steps}: {self.validator.metric} {score:.4f}")
+        metric, (score, kl) = self.validator.metric, self.validator.look(trained)
+        self.validations.append(Validation(step, metric, float(score), kl))
+        apart = "" if kl is None else f", KL {kl:.3f}"
+        self.context.say(f"step {step}/{self.plan.steps}: {metric} {score:.4f}{apart}")
 
     def _save(self, step: int, state: TrainState) -> None:
         seen = [dataclasses.astuple(validation) for validation in self.validations]

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from alol_jax.decoding.answers import Setup, one_per_prompt, responses_by_prompt
+from alol_jax.devices.sharding import place_params
 from alol_jax.errors import UserError
 from alol_jax.rewards.lexical import meteor
 from alol_jax.tables.columns import Ragged
-from alol_jax.training.annotate import annotate, sums
-from alol_jax.training.fit import Validator
+from alol_jax.training.annotate import annotate, divergence, sums
+from alol_jax.training.fit import Look, Validator
 from alol_jax.training.held_out import LIKENESS_GAP, likeness_columns, paid
 from alol_jax.training.items import tokenise
 from alol_jax.training.pairs import pairs_of
@@ -20,7 +21,12 @@ from alol_jax.types import Params, ScoredSplits, StageContext, silent
 
 
 def make_validator(
-    setup: Setup, scored: ScoredSplits, choose_by: str, context: StageContext
+    setup: Setup,
+    scored: ScoredSplits,
+    choose_by: str,
+    context: StageContext,
+    *,
+    reference: Params | None = None,
 ) -> Validator:
     """Make the validator: the mean reward of deterministic answers to the validation prompts.
 
@@ -31,11 +37,13 @@ def make_validator(
     Args:
         choose_by: a component of the reward, to be used alone, or a key of `CHOSEN_BY`; "" = the
             whole reward.
+        reference: trained leaves of the reference, to measure the KL of scored answers to it; None
+            measures none.
 
     Raises:
         UserError: there is no scorer, and all validation rewards are equal.
     """
-    validator = _validator(setup, scored, choose_by, context)
+    validator = _validator(setup, scored, choose_by, context, reference)
     rests = ""
     if setup.agreement is not None and choose_by not in CHOSEN_BY:
         rests = f"; {setup.agreement.summary()}"
@@ -44,7 +52,11 @@ def make_validator(
 
 
 def _validator(
-    setup: Setup, scored: ScoredSplits, choose_by: str, context: StageContext
+    setup: Setup,
+    scored: ScoredSplits,
+    choose_by: str,
+    context: StageContext,
+    reference: Params | None,
 ) -> Validator:
     if choose_by in CHOSEN_BY:
         return CHOSEN_BY[choose_by](setup, scored, context)
@@ -54,14 +66,26 @@ def _validator(
         return Validator(metric, _weighted_likelihood(setup, scored, context))
     rows, sampler = one_per_prompt(scored.validation), setup.deterministic_sampler()
 
-    def mean_reward(trained: Params) -> float:
+    def look(trained: Params) -> Look:
         watch = context.watch("validation answers")
         answers = sampler.answer(trained, rows, reward, key=jax.random.key(0), watch=watch)
-        if not choose_by:
-            return float(np.mean(answers["reward"]))
-        return float(np.mean(answers["components"].matrix[:, reward.names.index(choose_by)]))
+        earned = answers["reward"]
+        if choose_by:
+            earned = answers["components"].matrix[:, reward.names.index(choose_by)]
+        kl = None if reference is None else _mean_kl(setup, trained, reference, answers, context)
+        return Look(float(np.mean(earned)), kl)
 
-    return Validator(f"mean validation {choose_by or 'reward'}", mean_reward)
+    return Validator(f"mean validation {choose_by or 'reward'}", look)
+
+
+def _mean_kl(setup: Setup, trained: Params, reference: Params, answers, context) -> float:
+    """The mean KL of the policy to the reference on its own answers, in nats."""
+    lm = setup.lm
+    rows, _ = tokenise(answers, setup.task, lm.tokenizer, lm.limits)
+    watch = context.watch("KL to the reference")._replace(say=silent)
+    return float(
+        np.mean(divergence(lm, trained, place_params(reference, lm.mesh), rows, watch=watch))
+    )
 
 
 def _meteor(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
@@ -70,10 +94,10 @@ def _meteor(setup: Setup, scored: ScoredSplits, context: StageContext) -> Valida
     said = responses_by_prompt(scored.validation)
     references = [said[name] for name in rows["example_id"]]
 
-    def mean_meteor(trained: Params) -> float:
+    def mean_meteor(trained: Params) -> Look:
         watch = context.watch("validation answers")
         answers = sampler.generate(trained, rows["prompt"], key=jax.random.key(0), watch=watch)
-        return float(np.mean(list(map(meteor, references, sampler.texts(answers)))))
+        return Look(float(np.mean(list(map(meteor, references, sampler.texts(answers))))))
 
     return Validator("mean validation METEOR", mean_meteor)
 
@@ -82,7 +106,8 @@ def _likelihood(setup: Setup, scored: ScoredSplits, context: StageContext) -> Va
     """Σ logp / Σ tokens of the validation responses: minus the log of their perplexity."""
     logps = _logps(setup, scored, context)
     return Validator(
-        "logp per token of validation responses", lambda trained: float(logps(trained).flat.mean())
+        "logp per token of validation responses",
+        lambda trained: Look(float(logps(trained).flat.mean())),
     )
 
 
@@ -96,11 +121,11 @@ def _likeness(setup: Setup, scored: ScoredSplits, context: StageContext) -> Vali
             "different rewards: use 'likelihood'"
         )
 
-    def mean_gap(trained: Params) -> float:
+    def mean_gap(trained: Params) -> Look:
         watch = context.watch("validation answers")
         answers = sampler.generate(trained, rows["prompt"], key=jax.random.key(0), watch=watch)
         found = likeness_columns(sampler.texts(answers), to)
-        return float(found[LIKENESS_GAP].values.mean())
+        return Look(float(found[LIKENESS_GAP].values.mean()))
 
     return Validator("mean validation likeness gap (chrF++)", mean_gap)
 
@@ -116,9 +141,9 @@ def _order(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validat
         )
     logps = _logps(setup, scored, context)
 
-    def share(trained: Params) -> float:
+    def share(trained: Params) -> Look:
         found = logps(trained)
-        return float(pairs.ordered(sums(found) / found.lengths).mean())
+        return Look(float(pairs.ordered(sums(found) / found.lengths).mean()))
 
     return Validator("order of validation pairs by logp per token", share)
 
@@ -137,10 +162,10 @@ WITHOUT_ANSWERS = ("likelihood", "order")
 
 def _weighted_likelihood(
     setup: Setup, scored: ScoredSplits, context: StageContext
-) -> Callable[[Params], float]:
+) -> Callable[[Params], Look]:
     """Return a score: Σ w logp / Σ w over the validation rows, with `likelihood_weights` w."""
     weight, logps = likelihood_weights(scored), _logps(setup, scored, context)
-    return lambda trained: float(np.average(sums(logps(trained)), weights=weight))
+    return lambda trained: Look(float(np.average(sums(logps(trained)), weights=weight)))
 
 
 def likelihood_weights(scored: ScoredSplits) -> np.ndarray:

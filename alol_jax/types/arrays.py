@@ -60,7 +60,7 @@ class Targets(NamedTuple):
     mask: jax.Array  # f32[E*, R], 1 on response tokens, the end token included
     ref_logp: jax.Array  # f32[E*, R], log π_ref of the same tokens
     reward: jax.Array  # f32[E*]
-    advantage: jax.Array  # f32[E*], max(R − V, 0)
+    advantage: jax.Array  # f32[E*], R − V; above 0 unless the config turns the filter off
 
 
 class Work(NamedTuple):

@@ -20,6 +20,7 @@ class Validation:
     step: int
     metric: str
     score: float  # larger is better
+    kl: float | None = None  # mean KL of the answers to the reference, in nats; None: not measured
 
 
 @dataclasses.dataclass(frozen=True)

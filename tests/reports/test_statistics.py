@@ -4,14 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from alol_jax.errors import UserError
 from alol_jax.reports.statistics import (
     bootstrap,
     distinct,
     distinct_interval,
+    interquartile_mean,
     pearson,
     spearman,
+    stratified_bootstrap,
     word_counts,
 )
 from alol_jax.types import Interval
@@ -153,3 +156,32 @@ def test_texts_that_are_all_alike_have_no_spread_and_no_words_give_zero():
     assert distinct_interval(["", ""], 2, **options) == Interval(0.0, 0.0, 0.0)
     found = distinct_interval(["a b"] * 5, 1, **options)
     assert (found.mean, found.high - found.low) == (0.2, 0.0)
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end():
+    assert interquartile_mean(np.array([9.0, -50.0, 1.0, 3.0])) == 2.0
+    assert interquartile_mean(np.array([4.0, 0.0, 8.0])) == 4.0  # a quarter of three is none
+    values = np.random.default_rng(0).normal(size=(5, 11))
+    np.testing.assert_allclose(
+        interquartile_mean(values), stats.trim_mean(values, 0.25, axis=1), rtol=1e-12
+    )
+
+
+def test_a_stratified_bootstrap_draws_seeds_within_each_test_set():
+    apart = np.array([[0.0, 10.0]] * 4)  # the test sets differ, the seeds do not
+    found = stratified_bootstrap(apart, draws=200, confidence=0.95, seed=0)
+    assert (found.mean, found.low, found.high) == (5.0, 5.0, 5.0)
+    scores = apart + np.random.default_rng(0).normal(size=(4, 2))
+    found = stratified_bootstrap(scores, draws=200, confidence=0.95, seed=0)
+    assert found.low < found.mean < found.high and found.high - found.low < 2.5
+    alone = stratified_bootstrap(scores[:1], draws=200, confidence=0.95, seed=0)
+    assert alone.low == alone.mean == alone.high
+
+
+def test_a_stratified_interval_covers_the_true_mean_about_as_often_as_it_says():
+    draw, hits = np.random.default_rng(0), 0
+    for seed in range(200):
+        scores = draw.normal(size=(12, 3))
+        found = stratified_bootstrap(scores, draws=200, confidence=0.9, seed=seed)
+        hits += found.low <= 0.0 <= found.high
+    assert 0.8 <= hits / 200 <= 0.96

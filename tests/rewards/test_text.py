@@ -9,7 +9,7 @@ import pytest
 from alol_jax.errors import UserError
 from alol_jax.rewards import reward as rewards
 from alol_jax.rewards import text
-from alol_jax.tasks.text_rewards import TEXT_REWARDS
+from alol_jax.tasks.text_rewards import NOVELTY, TEXT_REWARDS
 from alol_jax.types import RewardSpec, Scored
 from tests.tiny_run import scored_table
 
@@ -109,6 +109,23 @@ def test_the_reward_is_the_weighted_sum_of_its_components():
     )
     assert reward.max_reward == pytest.approx(1 + 2 * 0.4472136 + 0.5)
     assert (total <= reward.max_reward).all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "score"),
+    [
+        ("who wrote Frankenstein", "Who wrote Frankenstein?", 0.0),  # an echo
+        ("What is AI?", "AI is the field of thinking machines.", 5 / 7),
+        ("Tell me more.", "I am a wizard. I am a wizard.", 4 / 8),  # said before
+        ("hi", "I'm fine", 1.0),
+        ("hi", "...", 0.0),
+        ("hi", "", 0.0),
+    ],
+)
+def test_novelty_is_the_share_of_words_said_for_the_first_time(prompt, response, score):
+    reward = _reward([NOVELTY], [1.0], CORPUS)
+    components, _ = reward.score([prompt], [response])
+    assert components.tolist() == [[pytest.approx(score)]]
 
 
 def test_components_without_weight_are_left_out():

@@ -105,3 +105,13 @@ def test_a_link_that_leads_nowhere_is_made_anew(tmp_path):
     trial = Trial(tmp_path / "one", numbers=SWEPT, **moved)
     assert trial.with_late(1).value == 3.0 and trial.computed == []
     assert _link_of(tmp_path / "one" / "01_first") == "../../other/01_first"
+
+
+def test_what_a_sweep_shares_may_itself_be_shared_with_another_sweep(tmp_path):
+    _swept(tmp_path / "first", "one").with_late(1)
+    links = {"shared": tmp_path / "first" / "shared", "shared_stages": ("first", "other")}
+    Trial(tmp_path / "second" / "shared", numbers=SWEPT, **links).with_late(1)
+    two = _swept(tmp_path / "second", "two")
+    assert two.with_late(5).value == 7.0 and two.computed == ["third"]
+    found = finished_stage(tmp_path / "second" / "two", "first")
+    assert found.folder.resolve() == tmp_path / "first" / "shared" / "01_first"

@@ -247,6 +247,21 @@ def test_the_cost_is_the_work_of_the_steps_and_is_said(tmp_path):
     assert [line for line in said if line.startswith("grids of ")]
 
 
+def test_a_baseline_trains_on_the_kept_rows_if_it_is_told_to(tmp_path, planned):
+    _fit(tmp_path, "nll", epochs=3.0, filter="kept")
+    assert set(_drawn(planned)) == set(range(2, 12))
+
+
+def test_without_the_filter_advantages_below_0_stay(tmp_path, planned, monkeypatch):
+    rows = (dataclasses.replace(row, advantage=row.reward - 6.0) for row in _table().rows)
+    table = TrainingTable(annotated_rows(rows))
+    monkeypatch.setattr(f"{__name__}._table", lambda: table)
+    _fit(tmp_path, "a_lol", epochs=2.0, filter="none", sampling="uniform")
+    assert set(_drawn(planned)) == set(range(12))
+    for targets in (batch.targets for batch in _batches(planned)):
+        np.testing.assert_array_equal(targets.advantage, np.asarray(targets.reward) - 6.0)
+
+
 def test_no_positive_advantage_is_one_line_with_the_count_and_the_best(tmp_path, monkeypatch):
     rows = (dataclasses.replace(row, advantage=-0.25, kept=False) for row in _table().rows)
     poor = TrainingTable(annotated_rows(rows))
@@ -375,7 +390,7 @@ def test_a_component_that_is_chosen_decides_alone_which_step_is_kept(tmp_path):
             )
             means = rows["components"].matrix.mean(axis=0)
             assert means[0] != means[1]
-            assert validator.score(trained) == pytest.approx(means[place])
+            assert validator.look(trained).score == pytest.approx(means[place])
 
 
 def test_the_step_is_chosen_by_the_component_that_the_options_name(tmp_path):

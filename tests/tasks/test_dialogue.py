@@ -132,6 +132,13 @@ def test_several_answers_to_one_prompt_are_one_example(tmp_path):
     assert example.responses == ("It is 0.", "Well, 0.", "It is 0.")
 
 
+def test_an_answer_of_faithdial_may_have_a_stored_reward(tmp_path):
+    rows = (answer(0, reward=0.75), answer(0, response="No.", reward=0), answer(1, reward=1))
+    splits = loaded(tmp_path, *rows)
+    assert [example.rewards for example in splits.train] == [(0.75, 0.0), (1.0,)]
+    refused("field 'reward': expected a number, got str 'good'", tmp_path, answer(reward="good"))
+
+
 def test_ids_of_files_of_the_same_name_differ(tmp_path):
     paths = [
         write(tmp_path / name / "rows" / "train.json", [answer(n), answer(n + 1)])

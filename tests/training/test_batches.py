@@ -185,7 +185,7 @@ def test_responses_of_one_text_are_no_pair_and_are_counted():
 # arrays
 
 
-def test_targets_have_masks_from_lengths_and_advantages_of_at_least_zero():
+def test_targets_have_masks_from_lengths_and_the_annotations_of_their_rows():
     rows = [
         annotated(0, prompt=3, response=2, advantage=0.75),
         annotated(1, prompt=1, response=4, advantage=-2.0, reward=-1.5),
@@ -196,7 +196,7 @@ def test_targets_have_masks_from_lengths_and_advantages_of_at_least_zero():
     logp = np.float32([(*rows[1].ref_logp, 0), (*rows[0].ref_logp, 0, 0, 0)])
     np.testing.assert_array_equal(targets.ref_logp, logp[[0, 1, 0]])
     np.testing.assert_array_equal(targets.reward, np.float32([-1.5, 0.0, -1.5]))
-    np.testing.assert_array_equal(targets.advantage, np.float32([0.0, 0.75, 0.0]))  # clamped
+    np.testing.assert_array_equal(targets.advantage, np.float32([-2.0, 0.75, -2.0]))
     assert {leaf.dtype.name for leaf in targets} == {"float32"}
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from alol_jax.devices.sharding import place_like_params
 from alol_jax.errors import Interrupted
 from alol_jax.training.fit import (
+    Look,
     Plan,
     Validator,
     _FirstSteps,
@@ -219,7 +220,8 @@ def _run(folder, scores=None, *, stop_at=(), steps=6, said=None, killed_at=None,
     def validate(trained):
         kernel = np.asarray(trained["layers/q_proj/kernel"])
         validated.append(kernel)
-        return -float(np.abs(kernel).sum()) if scores is None else scores[len(validated) - 1]
+        score = -float(np.abs(kernel).sum()) if scores is None else scores[len(validated) - 1]
+        return Look(score, kl=2.0 * len(kernel))
 
     stops = [*stop_at, None]
     reached = {}

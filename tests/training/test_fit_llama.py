@@ -12,6 +12,7 @@ from alol_jax.errors import Interrupted
 from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.training.batches import read_ahead, shuffled
 from alol_jax.training.fit import (
+    Look,
     Plan,
     Validator,
     fit,
@@ -114,7 +115,7 @@ def _fit(folder, *, stop_at=None):
         counted,
         update,
         Plan(4, frozenset({2, 4}), 100),
-        Validator("size", lambda trained: float(sum(jnp.abs(x).sum() for x in trained.values()))),
+        Validator("size", lambda trained: Look(sum(jnp.abs(x).sum() for x in trained.values()))),
         context(folder, stopping=lambda: reached[-1:] == [stop_at]),
         label="fit",
     )

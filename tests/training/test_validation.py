@@ -1,14 +1,16 @@
 """What the step of the policy is chosen by."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 import pytest
 
-from alol_jax.decoding.answers import Setup
+from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.errors import UserError
 from alol_jax.rewards.lexical import meteor
-from alol_jax.training.annotate import annotate
+from alol_jax.training.annotate import annotate, divergence
 from alol_jax.training.items import tokenise
 from alol_jax.training.validation import CHOSEN_BY, make_validator
 from alol_jax.types import Agreement, Interval, Watch
@@ -44,7 +46,7 @@ def test_likelihood_is_the_mean_over_all_tokens_of_the_validation_responses(weig
     rows, _ = tokenise(SCORED.validation, TASK, LM.tokenizer, LM.limits)
     logps, _ = annotate(LM, TRAINED, rows, watch=Watch("rows"))
     every = [float(token) for row in logps for token in row]
-    assert found.score(TRAINED) == pytest.approx(np.mean(every), rel=1e-5)
+    assert found.look(TRAINED).score == pytest.approx(np.mean(every), rel=1e-5)
     assert found.metric == "logp per token of validation responses"
 
 
@@ -56,14 +58,31 @@ def test_meteor_is_the_mean_of_the_answers_against_all_responses_to_a_prompt(tmp
     said = [[ROWS[0].response, "and another answer"], *([row.response] for row in ROWS[1:])]
     scores = list(map(meteor, said, answers))
     assert scores[0] > 0.9 and scores[1] == 0.5 and scores[3] == 0.0
-    assert found.score(TRAINED) == pytest.approx(np.mean(scores))
+    assert found.look(TRAINED).score == pytest.approx(np.mean(scores))
     assert found.metric == "mean validation METEOR"
 
 
 def test_the_whole_reward_and_a_component_are_of_the_answers(tmp_path):
     whole, alone = validator(tmp_path, "", 2.0), validator(tmp_path, "positivity", 2.0)
-    assert whole.score(TRAINED) == pytest.approx(2 * alone.score(TRAINED))
+    assert whole.look(TRAINED).score == pytest.approx(2 * alone.look(TRAINED).score)
     assert alone.metric == "mean validation positivity"
+
+
+def test_the_kl_is_that_of_the_answers_to_the_reference(tmp_path):
+    stage = Setup(LM, TASK, scoring({"positivity": 1.0}), small_options().decode, 0)
+    make = functools.partial(make_validator, stage, SCORED, "", context(tmp_path))
+    other = fitted(LM, 1).trained
+    here = make(reference=TRAINED).look(TRAINED)
+    apart = make(reference=other).look(TRAINED)
+    assert make().look(TRAINED) == (here.score, None)
+    assert here.kl == pytest.approx(0.0, abs=1e-6) and apart.kl > 0.01
+    asked = one_per_prompt(SCORED.validation)
+    answers = stage.deterministic_sampler().answer(
+        TRAINED, asked, stage.reward(SCORED), key=jax.random.key(0), watch=Watch("answers")
+    )
+    rows, _ = tokenise(answers, TASK, LM.tokenizer, LM.limits)
+    per_answer = divergence(LM, TRAINED, other, rows, watch=Watch("rows"))
+    assert apart.kl == pytest.approx(np.mean(per_answer))
 
 
 def test_what_can_choose_besides_rewards_is_this():
@@ -88,7 +107,7 @@ def test_order_is_the_share_of_pairs_that_logp_per_token_orders_as_rewards_do(tm
     found, said = chosen_by(tmp_path, "order")
     rows, _ = tokenise(scored_table(PAIR), TASK, LM.tokenizer, LM.limits)
     bad, great = (row.mean() for row in annotate(LM, TRAINED, rows, watch=Watch("rows"))[0])
-    assert found.score(TRAINED) == float(great > bad)
+    assert found.look(TRAINED).score == float(great > bad)
     assert said[-1] == f"the step is chosen by: {found.metric}"
 
 
@@ -97,7 +116,7 @@ def test_likeness_is_the_lean_of_the_answers_to_the_best_paid_response(tmp_path,
     for answer, sign in (("a great day", 1), ("bad", -1)):
         texts = (answer, "x", "y")
         monkeypatch.setattr("alol_jax.decoding.answers.Sampler.texts", lambda s, i, t=texts: t)
-        assert np.sign(found.score(TRAINED)) == sign
+        assert np.sign(found.look(TRAINED).score) == sign
 
 
 @pytest.mark.parametrize("name", ["likeness", "order"])

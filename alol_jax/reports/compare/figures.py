@@ -29,7 +29,7 @@ from alol_jax.types import Interval
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("solid", (0, (3.5, 1.4)), (0, (1.2, 1.2)))
-LEGEND = 24  # longest name in a legend, in characters
+LEGEND = 64  # longest name in a legend, in characters
 ROUND = (1, 2, 5, 10)  # ticks at multiples of these
 
 
@@ -53,6 +53,7 @@ class Point(NamedTuple):
     """One group in the plot of reward (y) against KL (x), and its seeds as (x, y)."""
 
     name: str
+    family: str  # points of one family are joined, by increasing x
     x: float
     y: Interval
     seeds: tuple[tuple[float, float], ...]
@@ -84,7 +85,7 @@ def differences(bars: Sequence[Bar], *, label: str) -> str:
             where = axes.get_yaxis_transform()
             axes.annotate(said, (1.03, row), xycoords=where, va="center", fontsize=9.5)
         axes.axvline(0, color=INK, lw=1.0, dashes=(4, 2))
-        axes.set_yticks(range(len(bars))[::-1], [shorten(bar.name, 22) for bar in bars])
+        axes.set_yticks(range(len(bars))[::-1], [shorten(bar.name, 30) for bar in bars])
         axes.set_ylim(-0.6, len(bars) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
@@ -95,7 +96,13 @@ def differences(bars: Sequence[Bar], *, label: str) -> str:
 
 
 def curves(
-    series: Sequence[Series], *, label: str, over: str, marks: bool, symlog: bool = False
+    series: Sequence[Series],
+    *,
+    label: str,
+    over: str,
+    marks: bool,
+    symlog: bool = False,
+    whole: bool = True,
 ) -> str:
     """Curves of many runs: each run thin, the mean of a group bold.
 
@@ -107,14 +114,16 @@ def curves(
         label, over: what y and x are, with their units.
         marks: mark every point.
         symlog: use a logarithmic y axis above 1.
+        whole: x are whole numbers, of steps or tokens.
     """
     with matplotlib.rc_context(STYLE):
         names = [one.name for one in series if one.runs]
         figure, axes = new_figure(height=HEIGHT + 0.5 + 0.24 * _legend_rows(names))
         for number, one in enumerate(series):
             _draw_series(axes, number, one, marks)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=ROUND))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=ROUND))
+        if whole:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
         if symlog:
             set_symlog(axes)
@@ -150,6 +159,10 @@ def frontier(points: Sequence[Point], reference: float | None, *, label: str, ov
     with matplotlib.rc_context(STYLE):
         names = [point.name for point in points]
         figure, axes = new_figure(height=HEIGHT + 0.5 + 0.24 * _legend_rows(names))
+        for family in dict.fromkeys(point.family for point in points):
+            line = sorted((p.x, p.y.mean) for p in points if p.family == family)
+            if len(line) > 1:
+                axes.plot(*zip(*line, strict=True), color=INK, lw=0.8, alpha=0.4)
         for point in points:
             style = _marker(point.series)
             axes.plot([point.x] * 2, [point.y.low, point.y.high], color=style["color"], lw=1.0)
@@ -183,7 +196,8 @@ def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _columns(names: Sequence[str]) -> int:
-    return 3 if max(map(len, names), default=0) <= 15 else 2
+    longest = max(map(len, names), default=0)
+    return 3 if longest <= 15 else 2 if longest <= 24 else 1
 
 
 def _legend_rows(names: Sequence[str]) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from alol_jax.reports.compare.ablations import ablation_section
+from alol_jax.reports.compare.against import against_section
 from alol_jax.reports.compare.curves import curve_section
-from alol_jax.reports.compare.figures import Bar, Point, differences, frontier, is_hollow, paint_of
+from alol_jax.reports.compare.figures import is_hollow, paint_of
+from alol_jax.reports.compare.frontiers import frontier_section
 from alol_jax.reports.compare.rows import DATA, RUN, Group, differing_settings
 from alol_jax.reports.compare.table import COST_METRICS, Comparison, Estimate
 from alol_jax.reports.compare.words import (
@@ -16,15 +19,19 @@ from alol_jax.reports.compare.words import (
     set_name,
     verdict,
 )
-from alol_jax.reports.page import Cell, Column, Figure, Page, Section, Table, render
+from alol_jax.reports.page import Cell, Column, Page, Section, Table, render
 from alol_jax.reports.page import Row as Line
 from alol_jax.reports.results import EVERY, TOTAL, prompt_count
 from alol_jax.reports.stored_rewards import BLIND, explained
-from alol_jax.types import Interval
 
 HEADS = {"kl": "KL", "flops": "FLOPs", "step": "chosen step", "tokens": "trained tokens"}
 """Metric -> its column head, if that is not the metric's name."""
 OTHER_METRICS = ("kl", "length", "distinct-1", "distinct-2", "distinct-3")
+IQM = (
+    "The interquartile mean leaves out a quarter of the values at each end, rounded down; so of "
+    "fewer than four it is their mean. Its 95% interval is a stratified bootstrap over the seeds, "
+    "of each test set on its own."
+)
 UNITS = (
     "KL is to the reference, on the policy's own answers, in nats; length is in words; distinct-n "
     "is the share of different n-grams over all answers."
@@ -39,7 +46,9 @@ def to_html(found: Comparison) -> str:
     sections = (
         _results(found),
         _stored(found),
-        _against(found),
+        against_section(found),
+        frontier_section(found),
+        ablation_section(found),
         _sets(found),
         _components(found),
         curve_section(found),
@@ -127,63 +136,6 @@ def _stored(found: Comparison) -> Section | None:
     return Section("stored", "By the stored rewards", text, tables=tables)
 
 
-def _against(found: Comparison) -> Section:
-    """Forest plot of the differences, best first, and a plot of reward against KL."""
-    bars, points = _bars(found), _points(found)
-    drawn = []
-    if bars:
-        svg = differences(bars, label=f"total reward, difference to {found.against}")
-        caption = (
-            "Paired by prompt, with 95% bootstrap intervals, best first. An interval that crosses "
-            "the dashed line is no reliable difference."
-        ) + " Ticks below a line are its seeds." * found.has_spread
-        drawn.append(Figure(f"Paired difference to {found.against}", svg, caption))
-    if points:
-        own = [found.value(row.name, TOTAL) for row in found.references]
-        start = own[0].mean if len(own) == 1 and own[0] is not None else None
-        svg = frontier(
-            points, start, label="total reward", over="KL to the reference on own answers (nats)"
-        )
-        caption = (
-            "The reward of each objective against its KL to the reference. The line is the 95% "
-            "interval of the reward."
-        ) + " Small marks are seeds." * found.has_spread
-        drawn.append(Figure("Reward against distance", svg, caption))
-    text = (
-        "The intervals are not corrected for multiple comparisons: of twenty rows without any "
-        "difference, one is expected to show one."
-    )
-    if not bars:
-        text = "No differences in reward: no scorer judges the generated answers."
-    return Section("against", f"Against {found.against}", (text,), figures=tuple(drawn))
-
-
-def _bars(found: Comparison) -> list[Bar]:
-    series = {group.name: number for number, group in enumerate(found.trained)}
-    bars = []
-    for group in found.groups:
-        change = found.difference(group.row_name)
-        if change is not None and not found.is_base(group):
-            each = tuple(found.difference(row.name).mean for row in group.rows)
-            ends = Interval(change.mean, change.low, change.high)
-            bars.append(Bar(group.row_name, ends, each, series.get(group.name)))
-    return sorted(bars, key=lambda bar: -bar.difference.mean)
-
-
-def _points(found: Comparison) -> list[Point]:
-    points = []
-    for number, group in enumerate(found.trained):
-        kl, total = found.value(group.row_name, "kl"), found.value(group.row_name, TOTAL)
-        if kl is not None and total is not None:
-            each = tuple(
-                (found.value(row.name, "kl").mean, found.value(row.name, TOTAL).mean)
-                for row in group.rows
-            )
-            ends = Interval(total.mean, total.low, total.high)
-            points.append(Point(group.row_name, kl.mean, ends, each, number))
-    return points
-
-
 def _sets(found: Comparison) -> Section | None:
     """The total reward of each test set, and its difference."""
     if not found.sets or found.rows[0].values is None:
@@ -242,18 +194,20 @@ def _seeds(found: Comparison) -> Section | None:
     groups = [group for group in groups if len(group.rows) > 1]
     if not groups:
         return None
-    heads = ("seeds", "mean total", "sd", "smallest", "largest")
+    heads = ("seeds", "mean total", "interquartile mean", "sd", "smallest", "largest")
     columns = (Column("", False), *(Column(name, True) for name in heads))
     lines = []
     for group in groups:
         total = found.value(group.row_name, TOTAL)
         count = Cell(str(total.seeds), exact=total.seeds)
         mean = _cell(total._replace(low=None, high=None))
+        middle = _cell(total._replace(mean=total.iqm, low=total.iqm_low, high=total.iqm_high))
         spread = (_spread(total, name) for name in ("sd", "least", "most"))
-        lines.append(Line((_name(found, group), count, mean, *spread)))
+        lines.append(Line((_name(found, group), count, mean, middle, *spread)))
     text = (
         "Spread of the runs' means over seeds: what another seed may change, as opposed to what "
-        "other prompts may change (the bootstrap intervals).",
+        "other prompts may change (the bootstrap intervals of the other sections).",
+        IQM,
     )
     table = Table("", columns, tuple(lines))
     return Section("seeds", "Seeds", text, tables=(table,))

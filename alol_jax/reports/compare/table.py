@@ -15,7 +15,7 @@ from alol_jax.errors import UserError
 from alol_jax.paths import resolve
 from alol_jax.reports.compare.rows import DATA, REFERENCE, RUN, Group, Row, RunResult, group_runs
 from alol_jax.reports.results import EVERY, TEXT_METRICS, TOTAL
-from alol_jax.reports.statistics import bootstrap
+from alol_jax.reports.statistics import bootstrap, stratified_bootstrap
 from alol_jax.runs.progress import progress
 from alol_jax.types import Evaluation, Interval, Watch
 
@@ -34,10 +34,13 @@ class Estimate(NamedTuple):
     mean: float
     low: float | None = None  # bootstrap interval over the test prompts
     high: float | None = None
-    seeds: int = 1  # with fewer than 2, the next three are None
+    seeds: int = 1  # with fewer than 2, all that follow are None
     sd: float | None = None
     least: float | None = None
     most: float | None = None
+    iqm: float | None = None  # interquartile mean over seeds (and test sets), and its interval
+    iqm_low: float | None = None
+    iqm_high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,19 +234,45 @@ def _over_seeds(
     seeds: dict[tuple[str, str, str], list[float]] = {}
     for e in (e for row in (*values, *differences) for e in row):
         seeds.setdefault((e.against, e.set, e.metric), []).append(e.mean)
-    return [
-        Estimate(
-            group.name,
-            *key,
-            *intervals.get(key, (float(np.mean(means)), None, None)),
-            seeds=len(means),
-            sd=float(np.std(means, ddof=1)),
-            least=min(means),
-            most=max(means),
+    found = []
+    for key, means in seeds.items():
+        if len(means) < len(group.rows):
+            continue
+        ends = _ends(over_seeds(_by_stratum(seeds, key), group.rows[0].run))
+        found.append(
+            Estimate(
+                group.name,
+                *key,
+                *intervals.get(key, (float(np.mean(means)), None, None)),
+                seeds=len(means),
+                sd=float(np.std(means, ddof=1)),
+                least=min(means),
+                most=max(means),
+                **dict(zip(("iqm", "iqm_low", "iqm_high"), ends, strict=True)),
+            )
         )
-        for key, means in seeds.items()
-        if len(means) == len(group.rows)
-    ]
+    return found
+
+
+def _by_stratum(
+    seeds: Mapping[tuple[str, str, str], Sequence[float]], key: tuple[str, str, str]
+) -> np.ndarray:
+    """The means of a metric by seed and stratum: f64[seeds, strata].
+
+    The strata of the total over all prompts are the test sets, if there are several.
+    """
+    against, test_set, metric = key
+    sets = [one for one in seeds if one == (against, one[1], TOTAL) and one[1] != EVERY]
+    if test_set == EVERY and metric == TOTAL and sets:
+        return np.array([seeds[one] for one in sets]).T
+    return np.array([seeds[key]]).T
+
+
+def over_seeds(scores: np.ndarray, run: RunResult) -> Interval:
+    """`stratified_bootstrap` of f64[seeds, strata], with the resamples of the run's evaluation."""
+    return stratified_bootstrap(
+        scores, draws=run.draws, confidence=CONFIDENCE, seed=run.shared_seed
+    )
 
 
 def _base(groups: Sequence[Group], against: str | None) -> Base:

@@ -1,0 +1,238 @@
+"""Read what the experiments stored into plain values, for small JSON files.
+
+A run counts once it is evaluated; rows count once they are annotated. So an experiment that was cut
+gives what it has. Numbers are kept per prompt, so that intervals can be taken again.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alol_jax.objectives.registry import get_objective
+from alol_jax.reports.results import by_prompt, explained_variance
+from alol_jax.reports.statistics import distinct, pearson
+from alol_jax.reports.text_measures import measured
+from alol_jax.rewards.gold import by_prompt as gold_by_prompt
+from alol_jax.runs.artifacts import load_fields, load_result
+from alol_jax.runs.workdir import finished_stage
+from alol_jax.sweep import earlier_runs
+from alol_jax.tables.table import Table
+from alol_jax.tasks import dialogue
+from alol_jax.types import (
+    Annotated,
+    Evaluation,
+    Policy,
+    ScoredSplits,
+    Splits,
+    TrainingTable,
+    Value,
+    ValueAudit,
+)
+from benchmarks.evidence.labels import REWARDS
+from benchmarks.evidence.order import BEST_OF_N
+
+Plain = dict[str, Any]
+SHOWN = 10  # test prompts of `labels` whose texts are kept, to be read side by side
+
+
+def runs_of(workdir: Path) -> Iterator[tuple[str, int, Path]]:
+    """Yield name, seed and workdir of the evaluated runs of a sweep."""
+    for folder in earlier_runs(workdir):
+        name, _, seed = folder.name.rpartition("-")
+        if seed.isdecimal():
+            yield name, int(seed), folder
+
+
+def evaluation_of(workdir: Path) -> Evaluation:
+    """The evaluation of a finished run."""
+    return load_result(finished_stage(workdir, "evaluate").folder, Evaluation)
+
+
+def annotated(workdir: Path) -> Table[Annotated] | None:
+    """The annotated training rows of a sweep or run; None if they are not there yet."""
+    stage = finished_stage(workdir, "select")
+    return None if stage is None else load_result(stage.folder, TrainingTable).rows
+
+
+def audit_of(workdir: Path) -> ValueAudit:
+    """How well V predicts prompts that it was not fitted to, among those it may be fitted to."""
+    return load_fields(finished_stage(workdir, "fit_value").folder, Value, ("audit",))[0]
+
+
+def value_of(workdir: Path) -> Plain:
+    """V on held-out folds, and on the training rows, whose prompts it never sees."""
+    audit, rows = audit_of(workdir), annotated(workdir)
+    reward, value = rows["reward"], rows["value"]
+    spread = float(np.var(reward))
+    return {
+        "epochs": audit.epochs,
+        "explained_held_out": explained_variance(audit),
+        "explained_training_rows": 1 - float(np.mean((reward - value) ** 2)) / spread
+        if spread
+        else None,
+        "pearson_training_rows": pearson(reward, value) if np.ptp(value) else None,
+        "mean": float(value.mean()),
+        "sd": float(value.std()),
+        "kept": int(rows["kept"].sum()),
+        "rows": len(rows),
+    }
+
+
+def fit_of(workdir: Path) -> Plain:
+    """The chosen step, seconds of training, and the looks at the validation prompts."""
+    objective = get_objective(finished_stage(workdir, "evaluate").config().objective.name)
+    stage = finished_stage(workdir, "fit_policy_online" if objective.online else "fit_policy")
+    step, looks, cost = load_fields(stage.folder, Policy, ("step", "validations", "cost"))
+    return {
+        "step": step,
+        "seconds": cost.seconds,
+        "looks": [[one.step, one.score, one.kl] for one in looks],
+    }
+
+
+# people's labels
+
+
+def labels(workdir: Path) -> Plain | None:
+    """The experiment `labels`: what is kept by label and writer, V, and measures of the answers."""
+    rows = annotated(workdir / "shared")
+    if rows is None:
+        return None
+    found: Plain = {"kept": _kept(rows, workdir / "rows" / "train.jsonl")}
+    found |= {"value": value_of(workdir / "shared"), "systems": {}, "runs": []}
+    for name, seed, folder in runs_of(workdir):
+        evaluation = evaluation_of(folder)
+        if not found["systems"]:
+            found["prompts"] = [
+                [dialogue.pair(prompt, "")[0], dialogue.turns_of(prompt)[-1]]
+                for prompt in list(evaluation.policy["prompt"])[:SHOWN]
+            ]
+            found["gold"] = _gold(workdir / "shared", evaluation)
+            found["systems"]["reference"] = _answers(evaluation, "reference")
+        run = {"name": name, "seed": seed, **_answers(evaluation, "policy"), **fit_of(folder)}
+        found["runs"].append(run)
+    return found
+
+
+def _kept(rows: Table[Annotated], file: Path) -> dict[str, dict[str, list[int]]]:
+    """Kept and all rows, by label and by writer."""
+    about: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        answer = json.loads(line)
+        about.setdefault((answer["knowledge"], answer["response"]), []).append(answer)
+    counts = {kind: collections.defaultdict(lambda: [0, 0]) for kind in ("label", "writer")}
+    for prompt, response, kept in zip(
+        rows["prompt_text"], rows["response_text"], rows["kept"], strict=True
+    ):
+        same = about[dialogue.pair(prompt, response)]
+        answer = same.pop(0) if len(same) > 1 else same[0]
+        for kind, group in (("label", answer["BEGIN"][0]), ("writer", answer["writer"])):
+            counts[kind][group][0] += int(kept)
+            counts[kind][group][1] += 1
+    order = {label: place for place, label in enumerate(REWARDS)}
+    return {
+        kind: dict(sorted(found.items(), key=lambda item: (order.get(item[0], 0), item[0])))
+        for kind, found in counts.items()
+    }
+
+
+def _gold(shared: Path, evaluation: Evaluation) -> list[list[str]]:
+    """The best-labelled answers to each test prompt."""
+    (gold,) = load_fields(finished_stage(shared, "score").folder, ScoredSplits, ("gold",))
+    best = gold_by_prompt(gold)
+    return [list(best[prompt]) for prompt in list(evaluation.policy["prompt"])[:SHOWN]]
+
+
+def _answers(evaluation: Evaluation, system: str) -> Plain:
+    """The answers of a system, and their measures by prompt."""
+    rows = getattr(evaluation, system)
+    answers = list(rows["response"])
+    pairs = list(map(dialogue.pair, rows["prompt"], answers))
+    components = rows["components"].matrix.T
+    found = dict(zip(evaluation.component_names, components, strict=True))
+    found |= {name: measured(name, pairs, None) for name in ("coverage", "density")}
+    found["words"] = np.array([len(text.split()) for text in answers], float)
+    found["distinct words"] = np.array([distinct([text], 1) for text in answers])
+    measures = {name: _rounded(values) for name, values in found.items()}
+    return {"answers": answers[:SHOWN], "measures": measures}
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+# noise
+
+
+def noise(workdir: Path) -> Plain | None:
+    """The experiment `noise`: what is kept of moved and of other rows, and what policies earn."""
+    levels = []
+    for folder in sorted(workdir.iterdir()) if workdir.is_dir() else ():
+        share, _, seed = folder.name.rpartition("-")
+        rows = annotated(folder / "shared") if folder.is_dir() else None
+        if rows is None:
+            continue
+        true = _belongs(folder / "shared", rows)
+        level = {"share": float(share), "seed": int(seed), "value": value_of(folder / "shared")}
+        for name, part in (("moved", ~true), ("others", true)):
+            level[name] = [int(rows["kept"][part].sum()), int(part.sum())]
+        level["runs"] = [
+            {"name": name, **_earned(run), **fit_of(run)} for name, _, run in runs_of(folder)
+        ]
+        levels.append(level)
+    return {"levels": levels} if levels else None
+
+
+def _belongs(shared: Path, rows: Table[Annotated]) -> np.ndarray:
+    """bool[rows]: whether the data has the response to this prompt."""
+    (gold,) = load_fields(finished_stage(shared, "load").folder, Splits, ("gold",))
+    own = gold_by_prompt(gold)
+    pairs = zip(rows["prompt_text"], rows["response_text"], strict=True)
+    return np.array([not own or response in own[prompt] for prompt, response in pairs])
+
+
+def _earned(workdir: Path) -> Plain:
+    """Rewards by test prompt of reference and policy, and the means of the components."""
+    evaluation = evaluation_of(workdir)
+    found: Plain = {"components": {}, "kl": None if evaluation.kl is None else evaluation.kl.mean}
+    for system in ("reference", "policy"):
+        rows = by_prompt(getattr(evaluation, system))[1]
+        names = (*evaluation.component_names, "total")
+        found["components"][system] = dict(zip(names, _rounded(rows.mean(axis=0)), strict=True))
+        found[system] = _rounded(rows[:, -1])
+    found["distinct-2"] = distinct(list(evaluation.policy["response"]), 2)
+    return found
+
+
+# order
+
+
+def order(workdir: Path) -> Plain | None:
+    """The experiment `order`: all runs, best of n, and V by the number of sampled answers."""
+    if annotated(workdir / "shared") is None:
+        return None
+    found: Plain = {"value": value_of(workdir / "shared"), "runs": [], "samples": []}
+    for name, seed, folder in runs_of(workdir):
+        found["runs"].append({"name": name, "seed": seed, **_earned(folder), **fit_of(folder)})
+    for folder in sorted(workdir.glob("samples-*")):
+        if annotated(folder / "shared") is not None:
+            runs = [{"seed": seed, **_earned(run)} for _, seed, run in runs_of(folder)]
+            count = int(folder.name.rpartition("-")[2])
+            found["samples"].append({"samples": count, **value_of(folder / "shared"), "runs": runs})
+    if (workdir / BEST_OF_N).exists():
+        found["best_of_n"] = json.loads((workdir / BEST_OF_N).read_text(encoding="utf-8"))
+    return found
+
+
+EXPERIMENTS: dict[str, Callable[[Path], Plain | None]] = {
+    "labels": labels,
+    "noise": noise,
+    "order": order,
+}
+"""Experiment, and the folder of its workdir -> what collects it; None: nothing is there yet."""

@@ -1,0 +1,111 @@
+"""Collect the experiments, and write their tables and figures for docs/evidence.md.
+
+    python -m benchmarks.evidence.draw --runs=runs/evidence   # the workdirs labels, noise and order
+    python -m benchmarks.evidence.draw                        # draw again what was collected before
+
+Collected values go to ``<out>/<experiment>.json``, one file each; figures (SVG) and ``tables.md``
+are made of these files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from alol_jax.errors import UserError
+from alol_jax.runs.command_line import guarded
+from alol_jax.runs.progress import say
+from benchmarks.evidence import figures, tables
+from benchmarks.evidence.collect import EXPERIMENTS
+from benchmarks.evidence.summaries import Plain
+
+TABLES: dict[str, Callable[[Plain], list[str]]] = {
+    "labels": tables.labels,
+    "noise": tables.noise,
+    "order": tables.order,
+}
+"""Experiment -> the parts of its section."""
+
+
+def labels_figures(found: Plain) -> Iterator[tuple[str, str]]:
+    """Yield name and SVG."""
+    for kind, groups in found["kept"].items():
+        yield f"labels-kept-by-{kind}", figures.kept_shares(groups)
+    for measure in ("coverage", "similarity") if found["runs"] else ():
+        yield f"labels-{measure}", figures.label_differences(found, measure)
+
+
+def noise_figures(found: Plain) -> Iterator[tuple[str, str]]:
+    """Yield name and SVG."""
+    yield "noise-kept", figures.kept_by_noise(found)
+
+
+def order_figures(found: Plain) -> Iterator[tuple[str, str]]:
+    """Yield name and SVG."""
+    if found["runs"]:
+        yield "order-frontier", figures.chosen_steps(found)
+        yield "order-looks", figures.validation_looks(found)
+    if any(True for _ in figures.ablation_gains(found)):
+        yield "order-ablations", figures.ablations(found)
+
+
+FIGURES: dict[str, Callable[[Plain], Iterator[tuple[str, str]]]] = {
+    "labels": labels_figures,
+    "noise": noise_figures,
+    "order": order_figures,
+}
+"""Experiment -> its figures."""
+
+
+def collect(runs: Path, out: Path) -> None:
+    """Write what the workdirs below ``runs`` have."""
+    if not runs.is_dir():
+        raise UserError(f"--runs={runs}: there is no such folder")
+    for name, read in EXPERIMENTS.items():
+        found = read(runs / name)
+        if found is not None:
+            text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+            (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+            say(f"collected {name}")
+
+
+def draw(out: Path) -> None:
+    """Write ``tables.md`` and the figures of what was collected.
+
+    Raises:
+        UserError: nothing was collected.
+    """
+    parts = ["# Tables of the evidence", "Written by `python -m benchmarks.evidence.draw`."]
+    for name in EXPERIMENTS:
+        file = out / f"{name}.json"
+        parts.append(f"## {name.capitalize()}")
+        if not file.exists():
+            parts.append("Not run.")
+            continue
+        found = json.loads(file.read_text(encoding="utf-8"))
+        parts += TABLES[name](found)
+        for figure, svg in FIGURES[name](found):
+            (out / f"{figure}.svg").write_text(svg, encoding="utf-8")
+            parts.append(f"![{figure}]({figure}.svg)")
+            say(f"drawn {figure}")
+    if not any((out / f"{name}.json").exists() for name in EXPERIMENTS):
+        raise UserError(f"--out={out} has no collected experiment: give --runs")
+    (out / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("benchmarks.evidence.draw", description=__doc__)
+    parser.add_argument("--runs", type=Path, help="the folder of the workdirs")
+    parser.add_argument("--out", type=Path, default=Path("docs/evidence"), help="where to write")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.runs is not None:
+        collect(options.runs, options.out)
+    draw(options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, debug=lambda: False))

@@ -1,0 +1,116 @@
+"""Figures of the experiments: collected values in, SVG text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+
+from alol_jax.reports.compare.figures import Bar, Point, Series, curves, differences, frontier
+from alol_jax.reports.figures import COLOURS, STYLE, new_figure, to_svg
+from alol_jax.reports.statistics import bootstrap
+from alol_jax.types import Interval
+from benchmarks.evidence.summaries import (
+    DRAWS,
+    Plain,
+    ablation_gains,
+    difference,
+    names_of,
+    over_seeds,
+    share,
+)
+
+KL = "KL to the reference on own answers (nats)"
+
+
+def kept_shares(groups: Mapping[str, Sequence[int]]) -> str:
+    """The share of kept rows of each group, with a 95% interval by bootstrap over the rows."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(height=1.0 + 0.36 * len(groups))
+        for place, (kept, rows) in enumerate(reversed(groups.values())):
+            one = share(kept, rows)
+            axes.barh(place, one.mean, color=COLOURS["kept"], height=0.6)
+            axes.plot([one.low, one.high], [place, place], color=COLOURS["data"], lw=1.6)
+            said = f"{one.mean:.0%} of {rows}"
+            where = axes.get_yaxis_transform()
+            axes.annotate(said, (1.02, place), xycoords=where, va="center", fontsize=9.5)
+        axes.set_yticks(range(len(groups)), list(reversed(groups)))
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("share of the training rows that are kept")
+        axes.grid(axis="y", visible=False)
+        return to_svg(figure, "share kept: " + ", ".join(groups))
+
+
+def label_differences(found: Plain, measure: str) -> str:
+    """Policy − reference in a measure, the mean over seeds; best first."""
+    reference = np.array(found["systems"]["reference"]["measures"][measure])
+    bars = []
+    for number, name in enumerate(names_of(found)):
+        runs = [run for run in found["runs"] if run["name"] == name]
+        gains = np.array([run["measures"][measure] for run in runs]) - reference
+        each = tuple(map(float, gains.mean(axis=1)))
+        bars.append(Bar(name, difference(gains), each, number))
+    bars.sort(key=lambda bar: -bar.difference.mean)
+    return differences(bars, label=f"{measure}, policy − reference")
+
+
+def kept_by_noise(found: Plain) -> str:
+    """The share of kept rows among moved and other rows, against the share that was moved."""
+    seeds = sorted({level["seed"] for level in found["levels"]})
+    series = []
+    for group, name in (("moved", "moved rows"), ("others", "other rows")):
+        runs = []
+        for seed in seeds:
+            levels = [one for one in found["levels"] if one["seed"] == seed and one[group][1]]
+            x = np.array([100 * one["share"] for one in levels])
+            runs.append((x, np.array([one[group][0] / one[group][1] for one in levels])))
+        series.append(Series(name, tuple(run for run in runs if len(run[0]))))
+    return curves(
+        series,
+        label="share kept",
+        over="% of training responses moved to other prompts",
+        marks=True,
+    )
+
+
+def chosen_steps(found: Plain) -> str:
+    """The reward of every variant and of best of n against the KL to the reference."""
+    points, best = [], found.get("best_of_n")
+    for number, name in enumerate(names_of(found)):
+        runs = [run for run in found["runs"] if run["name"] == name]
+        each = tuple((run["kl"], float(np.mean(run["policy"]))) for run in runs)
+        rewards = np.mean([run["policy"] for run in runs], axis=0)
+        ends = bootstrap(rewards, draws=DRAWS, confidence=0.95, seed=0)
+        kl = float(np.mean([run["kl"] for run in runs]))
+        points.append(Point(name, family_of(name), kl, ends, each, number))
+    for n, rewards, kl in (
+        zip(*(best[key] for key in ("n", "rewards", "kl")), strict=True) if best else ()
+    ):
+        ends = bootstrap(np.array(rewards), draws=DRAWS, confidence=0.95, seed=0)
+        points.append(Point(f"best of {n}", "best of n", kl, ends, (), len(points)))
+    start = float(np.mean(found["runs"][0]["reference"])) if found["runs"] else None
+    return frontier(points, start, label="total reward on the test prompts", over=KL)
+
+
+def family_of(name: str) -> str:
+    """The objective of a variant of the frontier; every ablation is a family of its own."""
+    return name.partition("_rate_")[0].partition("_beta_")[0]
+
+
+def validation_looks(found: Plain) -> str:
+    """The reward of every validation against its KL."""
+    series = []
+    for name in names_of(found):
+        runs = [np.array(run["looks"], float) for run in found["runs"] if run["name"] == name]
+        series.append(Series(name, tuple((run[:, 2], run[:, 1]) for run in runs)))
+    return curves(series, label="mean validation reward", over=KL, marks=True, whole=False)
+
+
+def ablations(found: Plain) -> str:
+    """Each ablation against its base, seed by seed: interquartile means over seeds."""
+    bars = []
+    for number, (name, base, gains) in enumerate(ablation_gains(found)):
+        middle: Interval = over_seeds(gains)
+        bars.append(Bar(f"{name} − {base}", middle, tuple(map(float, gains)), number))
+    return differences(bars, label="total reward, difference of interquartile means over seeds")

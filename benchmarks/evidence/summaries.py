@@ -1,0 +1,59 @@
+"""Numbers made of collected values: intervals over prompts, over rows and over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from alol_jax.reports.statistics import bootstrap, stratified_bootstrap
+from alol_jax.types import Interval
+
+Plain = dict[str, Any]
+DRAWS, CONFIDENCE = 10_000, 0.95
+BASES = {
+    "a_lol_no_clip": "a_lol",
+    "a_lol_no_priority": "a_lol",
+    "a_lol_no_filter": "a_lol_no_priority",
+    "nll_filtered": "nll",
+    "wbc_filtered": "wbc",
+    "r_lol_filtered": "r_lol",
+}
+"""Ablation -> what it is compared with."""
+
+
+def names_of(found: Plain) -> list[str]:
+    """The names of all runs, each once."""
+    return list(dict.fromkeys(run["name"] for run in found["runs"]))
+
+
+def difference(gains: np.ndarray) -> Interval:
+    """The mean of f64[seeds, prompts] and its interval over prompts, averaged over seeds first."""
+    return bootstrap(gains.mean(axis=0), draws=DRAWS, confidence=CONFIDENCE, seed=0)
+
+
+def share(kept: int, rows: int) -> Interval:
+    """The share of kept rows and its interval over rows."""
+    each = np.arange(rows) < kept
+    return bootstrap(each.astype(float), draws=DRAWS, confidence=CONFIDENCE, seed=0)
+
+
+def over_seeds(means: np.ndarray) -> Interval:
+    """The interquartile mean of f64[seeds] and its interval over seeds."""
+    return stratified_bootstrap(means[:, None], draws=DRAWS, confidence=CONFIDENCE, seed=0)
+
+
+def by_seed(found: Plain, name: str) -> dict[int, float]:
+    """Seed -> mean reward on the test prompts."""
+    runs = (run for run in found["runs"] if run["name"] == name)
+    return {run["seed"]: float(np.mean(run["policy"])) for run in runs}
+
+
+def ablation_gains(found: Plain) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield name, base and f64[seeds], ablation − base, of the seeds that both have."""
+    for name, base in BASES.items():
+        mine, theirs = by_seed(found, name), by_seed(found, base)
+        seeds = sorted(mine.keys() & theirs.keys())
+        if seeds:
+            yield name, base, np.array([mine[seed] - theirs[seed] for seed in seeds])

@@ -1,0 +1,204 @@
+"""Tables of the experiments, in Markdown: collected values in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from alol_jax.reports.results import signed
+from alol_jax.types import Interval
+from benchmarks.evidence.summaries import (
+    Plain,
+    ablation_gains,
+    by_seed,
+    difference,
+    names_of,
+    over_seeds,
+    share,
+)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plain(one: Interval) -> str:
+    """A mean with its interval."""
+    return f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]"
+
+
+def gain(one: Interval) -> str:
+    """A difference with its interval."""
+    return f"{signed(one.mean, 3)} [{signed(one.low, 3)}, {signed(one.high, 3)}]"
+
+
+def percent(part: float | None) -> str:
+    """A share of the variance; where nothing varies there is none."""
+    return "–" if part is None else f"{part:.1%}"
+
+
+def value_line(value: Plain) -> str:
+    """What V explains, in a sentence."""
+    pearson = value["pearson_training_rows"]
+    said = "a constant" if pearson is None else f"Pearson {pearson:.3f}"
+    held_out, training = (percent(value[f"explained_{of}"]) for of in ("held_out", "training_rows"))
+    return (
+        f"V: {value['epochs']} epochs chosen; it explains {held_out} of the variance on held-out "
+        f"folds and {training} on the training rows, whose prompts it never sees ({said}); mean "
+        f"{value['mean']:.3f}, standard deviation {value['sd']:.3f}."
+    )
+
+
+def labels(found: Plain) -> list[str]:
+    """What is kept, V, the measures, and answers side by side."""
+    parts = []
+    for kind, groups in found["kept"].items():
+        lines = [
+            (name, str(rows), str(kept), plain(share(kept, rows)))
+            for name, (kept, rows) in groups.items()
+        ]
+        parts.append(table((kind, "rows", "kept", "share [95% over rows]"), lines))
+    parts.append(value_line(found["value"]))
+    if found["runs"]:
+        parts += [_measures(found), _differences(found), _side_by_side(found)]
+    return parts
+
+
+def _measures(found: Plain) -> str:
+    reference = found["systems"]["reference"]["measures"]
+    lines = [("reference", "", *(f"{np.mean(column):.3f}" for column in reference.values()))]
+    for name in names_of(found):
+        runs = [run for run in found["runs"] if run["name"] == name]
+        means = (np.mean([run["measures"][key] for run in runs]) for key in reference)
+        lines.append((name, str(len(runs)), *(f"{mean:.3f}" for mean in means)))
+    return table(("means over the test prompts", "seeds", *reference), lines)
+
+
+def _differences(found: Plain) -> str:
+    reference = found["systems"]["reference"]["measures"]
+    lines = []
+    for name in names_of(found):
+        runs = [run for run in found["runs"] if run["name"] == name]
+        cells = []
+        for measure in ("coverage", "density", "similarity"):
+            gains = np.array([run["measures"][measure] for run in runs])
+            gains = gains - np.array(reference[measure])
+            cells += [gain(difference(gains)), gain(over_seeds(gains.mean(axis=1)))]
+        lines.append((name, str(len(runs)), *cells))
+    heads = ("policy − reference", "seeds")
+    for measure in ("coverage", "density", "similarity"):
+        heads += (f"{measure} [over prompts]", "IQM [over seeds]")
+    return table(heads, lines)
+
+
+def _side_by_side(found: Plain) -> str:
+    """The answers of all first seeds to some prompts."""
+    first = {}
+    for run in found["runs"]:
+        first.setdefault(run["name"], run)
+    parts = []
+    for place, (knowledge, turn) in enumerate(found["prompts"]):
+        lines = [
+            f"**Knowledge:** {_safe(knowledge)}  ",
+            f"**Turn:** {_safe(turn)}",
+            "",
+            f"- *best-labelled:* {_safe(' / '.join(found['gold'][place]))}",
+            f"- *reference:* {_safe(found['systems']['reference']['answers'][place])}",
+            *(f"- *{name}:* {_safe(run['answers'][place])}" for name, run in first.items()),
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _safe(text: str) -> str:
+    """One line, without the signs of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
+
+
+def noise(found: Plain) -> list[str]:
+    """Kept shares by noise, and what the policies earn."""
+    lines = []
+    for one in sorted(found["levels"], key=lambda level: (level["share"], level["seed"])):
+        cells = [
+            plain(share(*one[group])) if one[group][1] else "–" for group in ("moved", "others")
+        ]
+        value = one["value"]
+        more = (f"{value['mean']:.3f}", percent(value["explained_held_out"]))
+        lines.append((f"{one['share']:.0%}", str(one["seed"]), *cells, *more))
+    heads = (
+        "moved",
+        "seed",
+        "kept of the moved rows",
+        "kept of the others",
+        "mean V",
+        "V explains",
+    )
+    parts = [table(heads, lines)]
+    earned = [
+        (
+            *(f"{one['share']:.0%}, seed {one['seed']}", run["name"]),
+            f"{np.mean(run['reference']):.3f}",
+            *(f"{np.mean(run['policy']):.3f}", f"{run['distinct-2']:.3f}"),
+            *(f"{mean:.3f}" for mean in run["components"]["policy"].values()),
+        )
+        for one in found["levels"]
+        for run in one["runs"]
+    ]
+    if earned:
+        (names,) = {tuple(r["components"]["policy"]) for o in found["levels"] for r in o["runs"]}
+        parts.append(
+            table(("moved", "objective", "reference", "policy", "distinct-2", *names), earned)
+        )
+    return parts
+
+
+def order(found: Plain) -> list[str]:
+    """All variants, ablations, best of n and V by samples."""
+    lines = []
+    for name in names_of(found):
+        runs = [run for run in found["runs"] if run["name"] == name]
+        means = np.array(list(by_seed(found, name).values()))
+        gains = np.array([np.array(run["policy"]) - np.array(run["reference"]) for run in runs])
+        lines.append(
+            (
+                *(name, str(len(runs)), f"{means.mean():.3f}", plain(over_seeds(means))),
+                *(gain(difference(gains)), f"{np.mean([run['kl'] for run in runs]):.2f}"),
+                *(f"{np.mean([run['distinct-2'] for run in runs]):.3f}",),
+                *(f"{np.mean([run['seconds'] for run in runs]):.0f}",),
+            )
+        )
+    heads = ("", "seeds", "mean reward", "IQM [over seeds]", "− reference [over prompts]")
+    parts = [value_line(found["value"])]
+    if lines:
+        parts.append(table((*heads, "KL", "distinct-2", "seconds"), lines))
+    gains = [
+        (f"{name} − {base}", str(len(each)), signed(float(each.mean()), 3), gain(over_seeds(each)))
+        for name, base, each in ablation_gains(found)
+    ]
+    if gains:
+        parts.append(table(("ablation", "seeds", "mean", "IQM [over seeds]"), gains))
+    if best := found.get("best_of_n"):
+        rows = zip(best["n"], best["rewards"], best["kl"], strict=True)
+        lines = [
+            (f"best of {n}", plain(difference(np.array([r]))), f"{kl:.2f}") for n, r, kl in rows
+        ]
+        parts.append(table(("", "reward [over prompts]", "KL, at most"), lines))
+    return parts + [_samples(found)] * bool(found["samples"])
+
+
+def _samples(found: Plain) -> str:
+    lines = []
+    for one in found["samples"]:
+        each = [float(np.mean(run["policy"])) for run in one["runs"]]
+        lines.append(
+            (
+                *(str(one["samples"]), str(one["epochs"]), percent(one["explained_held_out"])),
+                *(percent(one["explained_training_rows"]), f"{one['kept']} of {one['rows']}"),
+                ", ".join(f"{mean:.3f}" for mean in each) or "not run",
+            )
+        )
+    heads = ("answers per prompt", "epochs", "held-out variance explained", "of training rows")
+    return table((*heads, "kept", "a_lol's reward by seed"), lines)

@@ -1,0 +1,271 @@
+"""The experiments: rows of labels, best of n, what is collected, and what is drawn of it."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from alol_jax.checks import check
+from alol_jax.errors import UserError
+from alol_jax.objectives.registry import get_objective
+from alol_jax.tasks.registry import get_task
+from alol_jax.types import Limits, Watch
+from benchmarks.evidence import collect, draw, labels, order, summaries
+from benchmarks.evidence.best_of_n import best_of_n, kl_bound
+from benchmarks.evidence.running import Asked
+from tests.running import ROOT, environment
+from tests.tiny_run import (
+    TASK,
+    annotated,
+    annotated_rows,
+    fitted,
+    scored_splits,
+    setup,
+    small_options,
+    tiny_lm,
+)
+
+LABELS = list(labels.REWARDS)
+
+
+def audit(folder, prompts, **changes):
+    """An audit of short prompts, each with three answers."""
+    rows = [
+        {
+            "knowledge": f"Fact {n}.",
+            "history": ["Hello."],
+            "responses": [f"It is {n}.", "Yes.", "No."],
+            "begin": [LABELS[(n + k) % len(LABELS)] for k in range(3)],
+            "writer": ["gpt2", "doha", "human"],
+        }
+        | changes
+        for n in range(prompts)
+    ]
+    file = folder / "audit.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+# people's labels
+
+
+def test_labels_become_rewards_and_no_prompt_is_in_two_splits(tmp_path):
+    parts = labels.split(audit(tmp_path, 200))
+    prompts = {name: {a["knowledge"] for a in answers} for name, answers in parts.items()}
+    assert {name: len(found) for name, found in prompts.items()} == {
+        "test": labels.TEST,
+        "validation": labels.VALIDATION,
+        "train": 60,
+    }
+    assert len(set.union(*prompts.values())) == 200
+    for answer in parts["train"]:
+        assert answer["reward"] == labels.REWARDS[answer["BEGIN"][0]]
+    assert [a["writer"] for a in parts["train"][:3]] == ["gpt2", "doha", "human"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"begin": ["generic", "generic", "entailed"]}, "no label 'entailed': did you mean 'entai"),
+        ({"writer": ["gpt2"]}, "not as many labels or writers as responses"),
+        ({"knowledge": "word " * 80}, "0 prompts of at most 75 words, which leaves none"),
+        ({"history": [""]}, "0 prompts of at most 75 words, which leaves none"),
+        ({"responses": "yes"}, "field 'responses': expected a list"),
+    ],
+)
+def test_an_audit_that_cannot_be_read_is_one_line(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        labels.split(audit(tmp_path, 3, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_kept_rows_are_counted_by_label_and_by_writer(tmp_path):
+    answers = [
+        {"knowledge": "Tea.", "response": text, "BEGIN": [label], "writer": writer}
+        for text, label, writer in (
+            ("It is old.", "entailment", "doha"),
+            ("It is old.", "generic", "gpt2"),  # the same answer by two writers
+            ("No.", "hallucination", "gpt2"),
+        )
+    ]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
+    rows = annotated_rows(
+        annotated(n, prompt_text="Knowledge: Tea.<|endoftext|>Hi.", response_text=text, kept=kept)
+        for n, (text, kept) in enumerate(
+            (("It is old.", True), ("No.", False), ("It is old.", False))
+        )
+    )
+    assert collect._kept(rows, file) == {
+        "label": {"entailment": [1, 1], "hallucination": [0, 1], "generic": [0, 1]},
+        "writer": {"doha": [1, 1], "gpt2": [0, 2]},
+    }
+
+
+# best of n
+
+
+def test_the_best_of_more_answers_is_never_worse():
+    lm = tiny_lm()
+    options = small_options()
+    options.generate.temperature = 1.0
+    found = best_of_n(
+        setup(lm, TASK, {"positivity": 1.0}, options.decode),
+        options.generate,
+        (1, 2, 4),
+        scored_splits(),
+        fitted(lm),
+        watch=Watch("answers"),
+    )
+    rewards = np.array(found.rewards)
+    assert rewards.shape == (3, 4) and (np.diff(rewards, axis=0) >= 0).all()
+    assert found.kl == (0.0, pytest.approx(math.log(2) - 0.5), pytest.approx(math.log(4) - 0.75))
+
+
+def test_one_answer_is_the_reference_itself():
+    assert kl_bound(1) == 0.0
+
+
+# the order of methods
+
+
+@pytest.mark.parametrize("name", [*order.ABLATIONS, *order.FRONTIER])
+def test_every_variant_can_run_to_its_end_and_differs_in_its_policy_alone(name):
+    wanted = Asked("configs/quickstart.py:debug", {}, ROOT, (), (), False, lambda: False)
+    objective, changes = (order.ABLATIONS | order.FRONTIER)[name]
+    config, plain = wanted.config(objective, **order.LOOKS, **changes), wanted.config(objective)
+    lm = tiny_lm(limits=Limits(160, 48))
+    check(config, get_task(config.task), get_objective(objective), lm)
+    changed = {key for key in config if config[key] != plain[key]}
+    assert changed <= {"policy", "objective"} and config.policy.validation_kl
+    assert name not in order.ABLATIONS or summaries.BASES[name].startswith(objective)
+
+
+# what is drawn
+
+
+def run(name, seed, **more):
+    draws = np.random.default_rng([seed, len(name)])
+    rewards = draws.random(6).round(3).tolist()
+    looks = [[0, 0.1, 0.0], [4, 0.3, 0.5]]
+    return {
+        **{"name": name, "seed": seed, "kl": 0.4, "policy": rewards, "reference": [0.5] * 6},
+        **{"components": {"policy": {"relevance": 0.3, "total": 0.4}}, "distinct-2": 0.9},
+        **{"step": 4, "seconds": 9.5, "looks": looks},
+    } | more
+
+
+VALUE = {
+    **{"epochs": 3, "explained_held_out": 0.04, "explained_training_rows": -0.1, "mean": 0.4},
+    **{"pearson_training_rows": None, "sd": 0.0, "kept": 5, "rows": 9},
+}
+
+
+def measured(seed):
+    draws = np.random.default_rng(seed)
+    names = ("similarity", "coverage", "density", "words", "distinct words")
+    return {
+        "answers": ["It | is *old*.", "No."],
+        "measures": {name: draws.random(2).tolist() for name in names},
+    }
+
+
+FOUND = {
+    "labels": {
+        "kept": {"label": {"generic": [1, 3]}, "writer": {"human": [2, 3]}},
+        "value": VALUE,
+        "systems": {"reference": measured(0)},
+        "prompts": [["Tea.", "Hi."], ["Tea is old.", "Is it?"]],
+        "gold": [["Tea, yes."], ["It is."]],
+        "runs": [{"name": name, "seed": s, **measured(s + 1)} for name in "ab" for s in (0, 1)],
+    },
+    "noise": {
+        "levels": [
+            {
+                **{"share": share, "seed": seed, "value": VALUE, "moved": moved, "others": [6, 9]},
+                "runs": [run("a_lol", 0)],
+            }
+            for seed in (0, 1)
+            for share, moved in ((0.0, [0, 0]), (0.5, [2, 9]))
+        ]
+    },
+    "order": {
+        "value": VALUE,
+        "runs": [run(name, s) for name in ("a_lol", "a_lol_no_clip", "nll") for s in (0, 1)],
+        "samples": [{"samples": 2, **VALUE, "runs": []}],
+        "best_of_n": {"n": [1, 2], "rewards": [[0.5] * 6, [0.75] * 6], "kl": [0.0, 0.2]},
+    },
+}
+
+
+def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path):
+    for name, found in FOUND.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    draw.draw(tmp_path)
+    first = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
+    assert {name for name in first if name.endswith(".svg")} == {
+        *("labels-kept-by-label.svg", "labels-kept-by-writer.svg", "labels-coverage.svg"),
+        *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
+        "order-ablations.svg",
+    }
+    text = first["tables.md"]
+    assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
+    assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
+    assert "| 2 | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
+    assert "- *a:* It \\| is \\*old\\*." in text
+    draw.draw(tmp_path)
+    assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
+
+
+def test_an_ablation_is_compared_on_the_seeds_that_both_have():
+    found = {"runs": [run("a_lol", 0), run("a_lol", 1), run("a_lol_no_clip", 1)]}
+    ((name, base, gains),) = summaries.ablation_gains(found)
+    theirs, mine = (np.mean(run(one, 1)["policy"]) for one in ("a_lol", "a_lol_no_clip"))
+    assert (name, base) == ("a_lol_no_clip", "a_lol")
+    np.testing.assert_allclose(gains, [mine - theirs])
+
+
+def test_what_was_not_run_is_said(tmp_path):
+    with pytest.raises(UserError, match="has no collected experiment: give --runs"):
+        draw.draw(tmp_path)
+    (tmp_path / "noise.json").write_text(json.dumps(FOUND["noise"]), encoding="utf-8")
+    draw.draw(tmp_path)
+    text = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "## Labels\n\nNot run." in text and "## Order\n\nNot run." in text
+
+
+# the whole programs
+
+
+SMALL = ("--seeds=0", "--config.policy.epochs=0.2", "--config.reference.epochs=0.2")
+
+
+def started(module, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.evidence.{module}", *arguments],
+        **{"cwd": ROOT, "env": environment(), "capture_output": True, "text": True},
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
+    runs, config = tmp_path / "runs", "configs/quickstart.py:debug"
+    experiments = (
+        ("labels", f"--audit={audit(tmp_path, 170)}", "--config=configs/labels.py:debug"),
+        ("noise", f"--config={config}", "--shares=0,0.5"),
+        ("order", f"--config={config}", "--parts=order,ablations,best_of_n,value"),
+    )
+    for name, *arguments in experiments:
+        words = (*arguments, *SMALL, f"--workdir={runs / name}")
+        names = () if name == "order" else ("--objectives=nll,a_lol",)
+        assert "[fit_policy] running" in started(name, *words, *names)
+        assert "running" not in started(name, *words, *names)
+    started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
+    text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
+    assert "Not run." not in text and "best of 16" in text
