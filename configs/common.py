@@ -269,9 +269,13 @@ def arguments(
     return found
 
 
-def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
-    """Apply the argument of a config (``configs/x.py:debug``) and lock the keys."""
-    given = arguments(arg)
+def finish(config: ConfigDict, arg: str | None, **choices: tuple[str, ...]) -> ConfigDict:
+    """Apply the argument of a config (``configs/x.py:debug``) and lock the keys.
+
+    Args:
+        choices: see `arguments`.
+    """
+    given = arguments(arg, **choices)
     if "size" in given:
         shrink(config)
     config.objective.name = given.get("objective", config.objective.name)

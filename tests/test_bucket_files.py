@@ -155,7 +155,7 @@ def test_a_bucket_without_the_model_is_one_line(bucket):
 
 
 def test_a_distilled_reward_model_is_saved_in_a_bucket_and_read_from_it(bucket):
-    described = Description("{prompt}", (), (4, 4), 2, {"weights": "0"}, {}, {"rows": 3})
+    described = Description("{prompt}", (), "", (4, 4), 2, {"weights": "0"}, {}, {"rows": 3})
     head = {"kernel": np.arange(6, dtype=np.float32)}
     save_distilled(bucket / "reward", described, head)
     with pytest.raises(UserError, match="reward is not empty: choose another --out"):

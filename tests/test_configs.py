@@ -120,9 +120,11 @@ def test_a_config_fills_in_the_shared_defaults_and_adds_no_section(name):
     assert set(config.rewards.keys()) == declared | set(config.reward_models.keys())
 
 
-def test_the_quickstart_pays_for_relevance_in_new_words_and_its_debug_run_needs_no_encoder():
-    paid = [{k for k, w in load("quickstart", s).rewards.items() if w} for s in (None, "debug")]
-    assert paid == [{"relevance", "novelty"}, {"positivity", "diversity", "safety"}]
+def test_the_quickstart_pays_for_words_or_for_relevance_in_new_ones():
+    said = (None, "debug", "reward=relevance")
+    paid = [{k for k, w in load("quickstart", s).rewards.items() if w} for s in said]
+    words = {"positivity", "diversity", "safety"}
+    assert paid == [words, words, {"relevance", "novelty"}]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -159,7 +161,7 @@ def test_entailment_judges_the_test_prompts_alone():
         ("hha.py:size=huge", "has the sizes debug, llama-7b, .*, smollm2, not 'huge'"),
         ("hha.py:objective=dpo,size=huge", "not 'huge'"),
         ("hha.py:size=", "takes debug, objective=…, size=…, not 'size='"),
-        ("quickstart.py:nonsense", "takes debug, objective=…, size=…, not 'nonsense'"),
+        ("quickstart.py:nonsense", "takes debug, objective=…, size=…, reward=…, not 'nonsense'"),
         ("quickstart.py:size=smollm2", "has the sizes debug, not 'smollm2'"),
         ("own.py:debug,colour=red", "not 'colour=red'"),
     ],

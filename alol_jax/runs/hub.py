@@ -45,7 +45,7 @@ def push(folder: Path, name: str, kind: str, *, private: bool) -> str:
     Raises:
         UserError: the hub refuses it, or there is no connection.
     """
-    import huggingface_hub
+    import huggingface_hub.utils
 
     if not on_terminal():
         huggingface_hub.utils.disable_progress_bars()

@@ -1,6 +1,6 @@
 """Robustness to noise: a share of the training responses is moved to other prompts.
 
-    python -m benchmarks.evidence.noise --config=configs/quickstart.py --workdir=runs/evidence/noise
+    python -m benchmarks.evidence.noise --workdir=runs/evidence/noise
 
 The reward must read the prompt, or it cannot see the noise. For each share and seed everything is
 computed anew: reference, V and policies. First, rows are annotated for every share and seed, which
@@ -20,7 +20,7 @@ from alol_jax.runs.command_line import connected
 from alol_jax.runs.progress import say
 from benchmarks.evidence.running import Asked, annotate, asked, train
 
-CONFIG = "configs/quickstart.py"
+CONFIG = "configs/quickstart.py:reward=relevance"
 NAMES = ("nll", "wbc", "r_lol", "a_lol", "a_lol_seq", "a_lol_ref_free")
 
 SHARES = flags.DEFINE_list("shares", ["0", "0.25", "0.5", "0.75"], "Shares to move, from 0 to 1.")

@@ -1,6 +1,6 @@
 """The order of methods, their reward–KL frontiers, ablations, and best of n.
 
-    python -m benchmarks.evidence.order --config=configs/quickstart.py --workdir=runs/evidence/order
+    python -m benchmarks.evidence.order --workdir=runs/evidence/order
 
 All policies start from one reference. ``--parts`` chooses among
 
@@ -38,7 +38,7 @@ from alol_jax.types import Policy, ScoredSplits, Watch
 from benchmarks.evidence.best_of_n import best_of_n
 from benchmarks.evidence.running import Asked, annotate, asked, train
 
-CONFIG = "configs/quickstart.py"
+CONFIG = "configs/quickstart.py:reward=relevance"
 NAMES = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_ref_free", "a_lol_seq", "a_lol_kl", "dpo")
 COUNTS = (1, 2, 4, 8, 16)  # of answers to choose from
 SAMPLES = (1, 2, 4)  # answers per prompt that V is fitted to

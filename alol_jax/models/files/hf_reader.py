@@ -207,7 +207,7 @@ def copied(url: str, files: HubFiles = MODEL_FILES) -> Path:
 
 def _snapshot(model: OnHub, patterns: list[str]) -> Path:
     """Return the local directory with the files of a hub model that match one of ``patterns``."""
-    import huggingface_hub
+    import huggingface_hub.utils
 
     name, revision = model
     if not on_terminal():
