@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from alol_jax.objectives.registry import OBJECTIVES
+from alol_jax.tables.columns import Texts
 from alol_jax.training.batches import shuffled
 from alol_jax.training.grids import packer_of
 from alol_jax.training.items import ranked_items, tokenise
@@ -12,7 +13,7 @@ from tests.tiny_run import TASK, scored_table, tiny_lm
 
 LIMITS = Limits(16, 6)
 LM = tiny_lm(limits=LIMITS)
-SHORT, LONG = "No.", "word " * 400
+SHORT, LONG, OTHER = "No.", "word " * 400, "other " * 400
 
 
 def rows_of(*texts):
@@ -23,11 +24,12 @@ def rows_of(*texts):
     )
 
 
-@pytest.mark.parametrize("pair", [(SHORT, LONG), (LONG, SHORT), (LONG, LONG)])
+@pytest.mark.parametrize("pair", [(SHORT, LONG), (LONG, SHORT), (LONG, OTHER)])
 def test_pairs_of_very_unequal_length_keep_tokens_in_both(pair):
     rows, cut = tokenise(rows_of(*(("Why?", one) for one in pair)), TASK, LM.tokenizer, LIMITS)
-    assert cut.responses == sum(one is LONG for one in pair)
-    items = ranked_items(rows, OBJECTIVES["dpo"].responses, "reward", "dpo").items
+    assert cut.responses == sum(one is not SHORT for one in pair)
+    texts = Texts.of(pair)
+    items = ranked_items(rows, texts, OBJECTIVES["dpo"].responses, "reward", "dpo").items
     draw = shuffled(np.ones(1, bool), size=1, seed=0)
     (responses,) = items.examples(draw(0)).responses
     assert [len(one) for one in responses] == [min(len(one) + 1, 6) for one in pair]
