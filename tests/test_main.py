@@ -93,7 +93,7 @@ def test_the_keys_of_former_versions_are_no_keys_any_more():
     ("config", "said"),
     [
         ("configs/nothing.py", "there is no file 'configs/nothing.py'"),
-        ("configs/quickstart.py:dbug", "takes debug, objective=…, size=…, not 'dbug'"),
+        ("configs/quickstart.py:dbug", "takes debug, objective=…, size=…, reward=…, not 'dbug'"),
     ],
 )
 def test_a_wrong_config_is_one_line_that_names_it(config, said, tmp_path):

@@ -105,7 +105,7 @@ def test_four_processes_give_the_results_of_one(tmp_path):
     ("devices", "mesh"),
     [
         pytest.param(1, {"data": 1, "fsdp": 2}, id="each process has a half"),
-        pytest.param(4, {"data": 2, "tensor": 4}, id="tensor stays inside a process"),
+        pytest.param(2, {"data": 2, "tensor": 2}, id="tensor stays inside a process"),
     ],
 )
 def test_a_model_in_parts_on_two_processes_gives_the_results_of_one(devices, mesh, tmp_path):

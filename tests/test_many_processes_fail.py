@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from alol_jax.text.tokenizer_files import byte_level, save
 from tests.bucket import without_permission
 from tests.many_processes import Ended, run_together
 from tests.models.tiny_llama import random_weights, write_directory
 from tests.prepare.hub import serving_hub
 from tests.running import SMALL
-from tests.text.tokenizer_kinds import llama
 
 FIRST = "--stages=load,score,fit_reference"
 
@@ -83,8 +83,9 @@ def test_a_full_disk_on_the_second_host_is_one_line_and_nothing_is_lost(tmp_path
 
 @pytest.mark.slow
 def test_a_hub_name_without_token_on_one_host_is_one_line(tmp_path):
-    folder = llama(tmp_path / "tiny")
+    folder = tmp_path / "tiny"
     write_directory(folder, random_weights())
+    save(byte_level(), folder)
     with serving_hub() as hub:
         files = {file.name: file.read_bytes() for file in folder.iterdir()}
         hub.repositories["models/someone/gated"] = files
