@@ -68,7 +68,9 @@ class Subject:
         """The model's functions for sequences of ``widths``, and which kernel was chosen, why."""
         config = PRESETS[self.preset]
         config = shrunk(config) if tiny else config
-        kernel, said = kernel_here(self.attention, self.dtype, config, widths)
+        kernel, said = kernel_here(
+            self.attention, self.dtype, config.head_width, widths, config.attention.cap
+        )
         lora = make_lora(
             config, rank=self.rank, alpha=16.0, dropout=self.dropout, modules=("all-linear",)
         )
@@ -77,7 +79,11 @@ class Subject:
 
 
 def kernel_here(
-    wanted: str, dtype: jax.typing.DTypeLike, config: ModelConfig, widths: tuple[int, ...]
+    wanted: str,
+    dtype: jax.typing.DTypeLike,
+    head_width: int,
+    widths: tuple[int, ...],
+    cap: float | None = None,
 ) -> tuple[str, str]:
     """`choose_kernel` on the first device."""
     device = jax.devices()[0]
@@ -86,9 +92,9 @@ def kernel_here(
         platform=device.platform,
         capability=str(getattr(device, "compute_capability", "")),
         dtype=dtype,
-        head_width=config.head_width,
+        head_width=head_width,
         widths=widths,
-        cap=config.attention.cap,
+        cap=cap,
     )
 
 
