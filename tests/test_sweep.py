@@ -321,7 +321,8 @@ def test_all_objectives_share_a_reference_go_to_a_report_and_are_compared(tmp_pa
     root, words = tmp_path / "sweep", (f"--objectives={','.join(OBJECTIVES)}", "--seeds=0", *SMALL)
     first = started(root, *words)
     assert first.returncode == 0, first.stderr
-    for stage in "load score fit_reference generate fit_value select".split():
+    assert first.stdout.count("[load] train: ") == 1
+    for stage in "score fit_reference generate fit_value select".split():
         assert first.stdout.count(f"[{stage}] running") == 1
     for stage in ("evaluate", "report"):
         assert first.stdout.count(f"[{stage}] running") == len(OBJECTIVES)
