@@ -20,7 +20,9 @@ def required() -> list[str]:
     if REQUIREMENTS.is_file():
         lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
         return [kept for line in lines if (kept := line.partition("#")[0].strip())]
-    return [line for line in importlib.metadata.requires("alol_jax") or [] if "extra" not in line]
+    return [
+        line for line in importlib.metadata.requires("alol_jax") or [] if "extra ==" not in line
+    ]
 
 
 def packages(ranges: Sequence[str], version_of: Callable[[str], str]) -> str:

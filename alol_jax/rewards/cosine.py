@@ -5,8 +5,8 @@
 * relevance: the prompt and the response, as `Exchange.pair` has them;
 * similarity: the response and the gold responses of its prompt, of which the nearest counts.
 
-An empty response scores 0. A reward is not negative, so texts that point away from each other score
-as unrelated ones do.
+An empty response scores 0. A scorer's component lies in [0, bound], so texts that point away from
+each other score as unrelated ones do.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def from_directory(path: Path) -> Tokenizer:
     if not isinstance(backend.model, models.BPE | models.WordPiece):
         raise UserError(
             f"{path}: the tokenizer is a {type(backend.model).__name__}, only BPE and WordPiece "
-            "are supported: use a model of the families Llama, GPT-NeoX, GPT-2, BERT or RoBERTa"
+            "are supported: use a model of a family in docs/models.md"
         )
     # BERT's names of the tokens around a text
     framed = isinstance(backend.model, models.WordPiece)

@@ -220,10 +220,10 @@ def order(workdir: Path) -> Plain | None:
     found: Plain = {"value": value_of(workdir / "shared"), "runs": [], "samples": []}
     for name, seed, folder in runs_of(workdir):
         found["runs"].append({"name": name, "seed": seed, **_earned(folder), **fit_of(folder)})
-    for folder in sorted(workdir.glob("samples-*")):
+    for folder in sorted(workdir.glob("samples_*")):
         if annotated(folder / "shared") is not None:
             runs = [{"seed": seed, **_earned(run)} for _, seed, run in runs_of(folder)]
-            count = int(folder.name.rpartition("-")[2])
+            count = int(folder.name.rpartition("_")[2])
             found["samples"].append({"samples": count, **value_of(folder / "shared"), "runs": runs})
     if (workdir / BEST_OF_N).exists():
         found["best_of_n"] = json.loads((workdir / BEST_OF_N).read_text(encoding="utf-8"))

@@ -127,7 +127,7 @@ def value(wanted: Asked) -> None:
     annotate(wanted, [_first(wanted)], wanted.workdir)
     for samples in SAMPLES:
         say(f"--- {samples} answers per prompt")
-        folder = wanted.workdir / f"samples-{samples}"
+        folder = wanted.workdir / f"samples_{samples}"
         config = wanted.config("a_lol", generate__samples=samples, **SAMPLED)
         annotate(wanted, [config], folder, reference=wanted.workdir / "shared")
         train(wanted, {"a_lol": config}, folder, wanted.seeds)
