@@ -18,7 +18,7 @@ from alol_jax.models.presets import PRESETS
 from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
 from alol_jax.text.gguf_tokenizer import GGUFVocabulary, from_gguf
 from alol_jax.text.gguf_vocabulary import read_vocabulary, special_fields
-from alol_jax.text.tokenizer_files import byte_level, from_directory, save
+from alol_jax.text.tokenizer_files import from_directory, save
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
 from tests.text import tokenizer_kinds
 from tests.tiny_run import mesh_of
@@ -148,17 +148,21 @@ def _bytewise(regex):
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
 
 
-def _bpe(folder, pre_tokenizer, begin=""):
-    """A byte-level BPE with this pre-tokenizer."""
+def _bpe(folder, pre_tokenizer, begin="", behind="", chat_template="{{ messages }}"):
+    """A byte-level BPE with this pre-tokenizer, and a token before or behind every text."""
     named = ["<|end|>", *filter(None, [begin])]
     trained = tokenizer_kinds.byte_level(400, named)
     trained.pre_tokenizer = pre_tokenizer
     trained.decoder = decoders.ByteLevel()
-    settings = {"eos_token": "<|end|>", "chat_template": "{{ messages }}"}
-    if begin:
+    settings = {"eos_token": "<|end|>", "chat_template": chat_template}
+    if begin or behind:
         trained.post_processor = processors.TemplateProcessing(
-            single=[begin, "$A"], special_tokens=[(begin, 1)]
+            single=[*filter(None, (begin, "$A", behind))],
+            special_tokens=[
+                (token, trained.token_to_id(token)) for token in (begin, behind) if token
+            ],
         )
+    if begin:
         settings["bos_token"] = begin
     return tokenizer_kinds.write(folder, settings, tokenizer__json=trained.to_str())
 
@@ -183,7 +187,7 @@ def test_a_byte_level_tokenizer_reads_texts_as_before(kind, tmp_path):
         )
     )
     assert found.pre == {"smollm": "smollm", "llama3": "llama-bpe"}[kind.__name__]
-    assert found.template == "{{ messages }}"
+    assert named["tokenizer.chat_template"] == "{{ messages }}"
     for text in tokenizer_kinds.TEXTS:
         assert again.encode(text) == ours.encode(text), text
     one, other = (t.encode_prompt("a {prompt}", "b", limit=9) for t in (again, ours))
@@ -241,7 +245,16 @@ def test_a_word_piece_tokenizer_is_one_line(tmp_path):
         read_vocabulary(folder, 400)
 
 
-def test_the_template_of_its_own_file_goes_before_that_of_the_settings(tmp_path):
-    save(byte_level(), tmp_path / "files")
-    (tmp_path / "files" / "chat_template.jinja").write_text("{{ mine }}")
-    assert read_vocabulary(tmp_path / "files", 264).template == "{{ mine }}"
+def test_of_several_chat_templates_the_default_is_written(tmp_path):
+    """The files that `save` writes have all of them."""
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ mine }}"}]
+    folder = _bpe(tmp_path / "its", _bytewise(True), chat_template=named)
+    found = special_fields(from_directory(folder))
+    assert found["tokenizer.chat_template"] == "{{ mine }}"
+
+
+def test_an_end_token_behind_every_text_is_no_begin_token(tmp_path):
+    folder = _bpe(tmp_path / "its", _bytewise(True), behind="<|end|>")
+    found = special_fields(from_directory(folder))
+    assert not found["tokenizer.ggml.add_bos_token"]
+    assert "tokenizer.ggml.bos_token_id" not in found

@@ -73,12 +73,12 @@ def pre_tokenizer_json(made: pre_tokenizers.PreTokenizer | Mapping[str, Any] | N
 
 
 # Token types of a GGUF file.
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
 def _is_merged(token: str, kind: int) -> bool:
     """Whether a token can only come from a merge."""
-    return kind == _NORMAL and len(token) > 1
+    return kind == NORMAL and len(token) > 1
 
 
 def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
@@ -98,7 +98,7 @@ def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
     if (
         len(vocabulary) != len(fields.tokens)
         or len(fields.token_types) != len(fields.tokens)
-        or _BYTE in fields.token_types
+        or BYTE in fields.token_types
         or any(len(merge) != 2 for merge in merges)
         or (not merges and any(map(_is_merged, fields.tokens, fields.token_types)))
         or fields.eos_id is None
@@ -113,9 +113,9 @@ def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
     backend.pre_tokenizer = GGUF_PRE_TOKENIZERS[fields.pre]()
     backend.decoder = decoders.ByteLevel()
     for token, kind in zip(fields.tokens, fields.token_types, strict=True):
-        if kind in (_UNKNOWN, _CONTROL):
+        if kind in (UNKNOWN, CONTROL):
             backend.add_special_tokens([tokenizers.AddedToken(token, normalized=False)])
-        elif kind == _USER_DEFINED:
+        elif kind == USER_DEFINED:
             backend.add_tokens([tokenizers.AddedToken(token, normalized=False)])
     if fields.add_bos and fields.bos_id is not None:
         begin = fields.tokens[fields.bos_id]

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alol_jax.errors import UserError
-from alol_jax.text.gguf_tokenizer import GGUF_PRE_TOKENIZERS, pre_tokenizer_json
+from alol_jax.text.gguf_tokenizer import (
+    BYTE,
+    CONTROL,
+    GGUF_PRE_TOKENIZERS,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    pre_tokenizer_json,
+)
 from alol_jax.text.tokenizer import Tokenizer
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of a token
 
 
 class Vocabulary(NamedTuple):
@@ -27,7 +34,6 @@ class Vocabulary(NamedTuple):
     types: tuple[int, ...]
     merges: tuple[str, ...]  # of gpt2: "left right", best first
     scores: tuple[float, ...]  # of llama, by id
-    template: str  # the chat template, "" if there is none
 
     def fields(self) -> dict[str, Any]:
         """Return the keys and values of the file, without the special tokens."""
@@ -38,7 +44,6 @@ class Vocabulary(NamedTuple):
             "tokenizer.ggml.token_type": self.types,
             "tokenizer.ggml.merges": self.merges,
             "tokenizer.ggml.scores": self.scores,
-            "tokenizer.chat_template": self.template,
         }
         if self.model == "llama":
             found["tokenizer.ggml.add_space_prefix"] = True
@@ -46,7 +51,7 @@ class Vocabulary(NamedTuple):
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
-    """Read tokenizer.json, and the chat template, of a directory.
+    """Read tokenizer.json of a directory.
 
     Args:
         size: of the model's vocabulary; ids without a token are filled with unused ones.
@@ -55,7 +60,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         UserError: llama.cpp has no such tokenizer.
     """
     state = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model, template = state["model"], _chat_template(folder)
+    model = state["model"]
     if model["type"] != "BPE":
         raise UserError(f"--what=gguf: a {model['type']} tokenizer has no form in GGUF: only BPE")
     ids = model["vocab"] | {token["content"]: token["id"] for token in state["added_tokens"]}
@@ -75,10 +80,9 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         types.append(kind)
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     if sentencepiece:
-        scores = _scores(listed, pairs)
-        return Vocabulary("llama", "default", listed, tuple(types), (), scores, template)
+        return Vocabulary("llama", "default", listed, tuple(types), (), _scores(listed, pairs))
     merges = tuple(" ".join(pair) for pair in pairs)
-    return Vocabulary("gpt2", _pre_of(state), listed, tuple(types), merges, (), template)
+    return Vocabulary("gpt2", _pre_of(state), listed, tuple(types), merges, ())
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> tuple[float, ...]:
@@ -102,27 +106,19 @@ def _pre_of(state: Mapping[str, Any]) -> str:
     )
 
 
-def _chat_template(folder: Path) -> str:
-    """Return the template of chat_template.jinja, or of tokenizer_config.json."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    template = settings.get("chat_template")
-    return template if isinstance(template, str) else ""
-
-
 def special_fields(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the keys of the begin, end and padding tokens."""
-    around = tokenizer.encode_single("", limit=9)  # what it adds to a text: a begin token or none
+    """Return the keys of the begin, end and padding tokens, and of the chat template."""
+    begin = tokenizer.encode_sequence([], limit=2)
     found = {
         "tokenizer.ggml.eos_token_id": tokenizer.eos_id,
         "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
-        "tokenizer.ggml.add_bos_token": bool(around),
+        "tokenizer.ggml.add_bos_token": bool(begin),
         "tokenizer.ggml.add_eos_token": False,
     }
-    if around:
-        found["tokenizer.ggml.bos_token_id"] = around[0]
+    if begin:
+        found["tokenizer.ggml.bos_token_id"] = begin[0]
     if more := tokenizer.ends[1:]:
         found["tokenizer.ggml.eot_token_id"] = more[0]
+    if tokenizer.chat is not None:
+        found["tokenizer.chat_template"] = tokenizer.chat.source
     return found
