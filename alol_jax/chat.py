@@ -35,13 +35,14 @@ from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import finished_stage
+from alol_jax.stages.distil import scored_by
 from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.prompts import encoder_of
 from alol_jax.trained import open_trained, trained_stage
 from alol_jax.training.annotate import annotate, sums
 from alol_jax.training.items import tokenise
-from alol_jax.types import Params, Policy, Scored, ScoredSplits, Watch
+from alol_jax.types import Distilled, Params, Policy, Scored, ScoredSplits, Watch
 
 LEAVE = ("/quit", "/exit")
 
@@ -151,13 +152,15 @@ def open_chat(workdir: AnyPath, *, base: str = "", adapter: str = "") -> Chat:
         f"{name} compares with the data's responses to a prompt: not shown" for name in left_out
     ]
     scoring = dataclasses.replace(scoring, weights={**config.rewards, **left_out})
+    if config.score.distil:
+        distilled = load_result(finished_stage(workdir, "distil").folder, Distilled)
+        scoring = scored_by(distilled, scoring, lm, task, config.distill)
     if not scoring.can_score:
         notes.append("no scorer is left for an answer: its reward is not shown")
     config.decode.batch_size = 1
     setup = Setup(lm, task, scoring, config.decode, config.seed)
-    score = finished_stage(workdir, "score")
-    train = load_result(score.folder, ScoredSplits).train["response"]
-    return Chat(setup.deterministic_sampler(), models, scoring.reward(train), tuple(notes))
+    scored = load_result(finished_stage(workdir, "score").folder, ScoredSplits)
+    return Chat(setup.deterministic_sampler(), models, setup.reward(scored), tuple(notes))
 
 
 def shown(answers: dict[str, Answer], names: Sequence[str], *, width: int) -> str:

@@ -165,7 +165,8 @@ def _check_measures(config: ConfigDict) -> None:
     if chosen and chosen not in (*paid, *CHOSEN_BY):
         message = f"config.policy.choose_by: {chosen!r} has no weight"
         raise UserError.unknown(message, chosen, (*paid, *CHOSEN_BY))
-    if config.policy.validation_kl and (chosen in CHOSEN_BY or not paid):
+    scores = paid or config.score.distil
+    if config.policy.validation_kl and (chosen in CHOSEN_BY or not scores):
         raise UserError(
             "config.policy.validation_kl is measured on scored validation answers, and there are "
             "none: give one of config.rewards a weight above 0 and leave config.policy.choose_by "

@@ -41,7 +41,7 @@ def check_scored(config: ConfigDict, objective: Objective, scored: ScoredSplits)
     if count > 1:
         texts = scored.train["response"]
         ranked_items(scored.train, texts, count, config.policy.ranking, name)
-    scores = scored.component_names or any(config.rewards.values()) or config.score.distil
+    scores = any(config.rewards.values()) or config.score.distil
     if not scores and config.policy.choose_by not in CHOSEN_BY:
         likelihood_weights(scored)
 

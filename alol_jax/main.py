@@ -27,7 +27,6 @@ from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.objectives.registry import columns_read, get_objective, hyper_parameters
 from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
-from alol_jax.rewards.distilled import NAME, fitted_scorer
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
 from alol_jax.runs.command_line import (
@@ -42,7 +41,7 @@ from alol_jax.runs.command_line import (
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, check_same, log_options
-from alol_jax.stages.distil import distil
+from alol_jax.stages.distil import distil, scored_by
 from alol_jax.stages.evaluate import evaluate
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
@@ -56,7 +55,6 @@ from alol_jax.stages.select import select
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.prompts import notes_on_template
 from alol_jax.training.boards import check_boards
-from alol_jax.training.distillation import describe
 from alol_jax.types import Agreement, Evaluation, RunSummary, ScoredSplits
 
 STAGES = {
@@ -115,14 +113,14 @@ def told(opened: Opened) -> Opened:
 
 
 def recipe(
-    config: ConfigDict, run: Run, opened: Opened, others: Sequence[ConfigDict] = ()
+    config: ConfigDict, run: Run, opened: Opened, same_rows: Sequence[ConfigDict] = ()
 ) -> Evaluation:
     """Run all stages, from raw data to report.
 
     A stage whose inputs have not changed is loaded from the workdir instead.
 
     Args:
-        others: configs that will train on the same rows; these are checked now, too.
+        same_rows: all configs that will train on these rows, to be checked now; empty: this one.
     """
     c = config
     task, objective = get_task(c.task), get_objective(c.objective.name)
@@ -136,7 +134,7 @@ def recipe(
     splits = run.stage("load", load, task, c.task, files, counter, once=True, quiet_for=QUIET)
     told(opened)
     scored = run.stage("score", score, scoring, c.score, splits, once=not scoring.models)
-    for each in (c, *others):
+    for each in same_rows or (c,):
         check_scored(each, get_objective(each.objective.name), scored)
     scoring, agreement = _judge(c, run, opened, scored)
     forecast = Forecast(c, lm, counts_of(scored), scores=scoring.can_score, say=say)
@@ -184,8 +182,7 @@ def _judge(
         return opened.scoring, scored.agreement
     lm, task = opened.lm, get_task(c.task)
     distilled = run.stage("distil", distil, lm, task, c.distill, c.seed, scored)
-    scorer = fitted_scorer(describe(lm, task, c.distill), task.exchange, lm, distilled)
-    return opened.scoring.only(NAME, scorer), distilled.agreement
+    return scored_by(distilled, opened.scoring, lm, task, c.distill), distilled.agreement
 
 
 def summarise(

@@ -117,7 +117,7 @@ def sweep(
         columns = columns_of(configs.values(), shared)
         for config in configs.values():
             config.select.columns = columns
-        opened = _prepare_all(configs)
+        opened, same_rows = _prepare_all(configs), tuple(configs.values())
         for seed in seeds:
             for name, config in configs.items():
                 started = time.monotonic()
@@ -138,8 +138,9 @@ def sweep(
                     ],
                 )
                 with lock_workdir(run.folder):
-                    recipe(config, run, opened, tuple(configs.values()))
-                opened = opened._replace(notes=())  # they are said once
+                    recipe(config, run, opened, same_rows)
+                # All are checked, and the notes said, in the first run.
+                opened, same_rows = opened._replace(notes=()), ()
                 say(f"--- {name}, seed {seed}: {time.monotonic() - started:.0f} s")
     return tuple(folders)
 

@@ -11,6 +11,8 @@ from alol_jax.chat import Answer, chat, open_chat, parse, shown
 from alol_jax.decoding.answers import one_per_prompt
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import open_language_model
+from alol_jax.rewards.transform import line_to
+from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.workdir import Run
 from alol_jax.types import Policy, ScoredSplits, Watch
 from configs import quickstart
@@ -48,6 +50,11 @@ def opened(finished):
     return open_chat(finished)
 
 
+def replaced(kind, result):
+    """`load_result`, but with another result of one kind."""
+    return lambda folder, wanted: result if wanted is kind else load_result(folder, wanted)
+
+
 def test_the_answers_are_those_of_a_batch_and_so_are_their_rewards(opened):
     """As `evaluate` answers: all prompts side by side."""
     rows = one_per_prompt(scored_splits().test)
@@ -60,6 +67,16 @@ def test_the_answers_are_those_of_a_batch_and_so_are_their_rewards(opened):
             assert one[name].text == row.response
             assert one[name].reward == pytest.approx(row.reward, abs=1e-9)
             assert one[name].components == pytest.approx(row.components, abs=1e-9)
+
+
+def test_a_reward_is_on_the_scale_of_the_runs_answers(finished, opened, monkeypatch):
+    on_scale = dataclasses.replace(
+        scored_splits(), of_answers=line_to(-9.0, 9.0, slope=2.0, start=-5.0)
+    )
+    monkeypatch.setattr("alol_jax.chat.load_result", replaced(ScoredSplits, on_scale))
+    for name, answer in open_chat(finished).ask("how are you?").items():
+        plain = opened.ask("how are you?")[name].reward
+        assert answer.reward == pytest.approx(2.0 * plain - 5.0)
 
 
 def test_a_model_finds_its_own_answer_as_likely_as_itself(opened):

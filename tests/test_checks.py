@@ -101,6 +101,13 @@ def test_the_kl_of_validations_needs_scored_answers(fields):
     assert said.startswith("config.policy.validation_kl is measured on scored validation answers")
 
 
+def test_a_distilled_scorer_scores_the_answers_whose_kl_is_measured():
+    config = small_options()
+    config.rewards.update(dict.fromkeys(config.rewards, 0.0))
+    config.score.distil, config.policy.validation_kl = True, True
+    check(config, TASK, get_objective(config.objective.name), LM)
+
+
 @pytest.mark.parametrize(
     "field", [{"policy__choose_by": "meteor"}, {"evaluate__measures": ("coverage", "meteor")}]
 )

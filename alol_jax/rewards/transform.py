@@ -21,7 +21,6 @@ from alol_jax.errors import UserError
 from alol_jax.types import RewardTransform
 
 KNOTS = 1001  # of rank; between two of them it is linear
-BELOW_ZERO = ("as_is", "standardise")  # the transforms that can give rewards below 0
 LINE = "line"
 
 

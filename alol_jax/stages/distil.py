@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.reports.agreement import agreement
-from alol_jax.rewards.distilled import NAME
+from alol_jax.rewards.distilled import NAME, fitted_scorer
+from alol_jax.rewards.reward import Scoring
 from alol_jax.tables.table import Table
 from alol_jax.training.distillation import Rows, describe, distil_head
 from alol_jax.types import Distilled, Scored, ScoredSplits, StageContext, Task
@@ -73,3 +74,15 @@ def distil(
             "config.score.distil=False"
         )
     return Distilled(fitted.head, fitted.epoch, found)
+
+
+def scored_by(
+    distilled: Distilled, scoring: Scoring, lm: LanguageModel, task: Task, options: ConfigDict
+) -> Scoring:
+    """Return ``scoring`` with the distilled scorer as the only one of an answer.
+
+    Args:
+        options: ``config.distill``.
+    """
+    scorer = fitted_scorer(describe(lm, task, options), task.exchange, lm, distilled)
+    return scoring.only(NAME, scorer)
