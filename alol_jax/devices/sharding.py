@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -122,6 +123,14 @@ def place_params(params: Params, mesh: Mesh) -> Params:
     return {
         path: put(leaf, param_sharding(path, leaf.shape, mesh)) for path, leaf in params.items()
     }
+
+
+def bytes_per_device(tree: Any) -> float:
+    """Return the bytes of arrays, or of described ones, that are on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def put(leaf: Any, sharding: NamedSharding) -> jax.Array:

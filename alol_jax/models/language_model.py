@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alol_jax.devices.sharding import param_sharding, place_params, shards
+from alol_jax.devices.sharding import bytes_per_device, param_sharding, place_params, shards
 from alol_jax.errors import UserError
 from alol_jax.models.adapters import (
     adapters_of,
@@ -155,7 +155,7 @@ class LanguageModel:
 
     def _has_room_for(self, adapters: Params) -> bool:
         """Whether every device can hold the kernels of these adapters once more."""
-        copied = sum(self.base[path].nbytes for path in folded_paths(adapters)) / self.mesh.size
+        copied = bytes_per_device({path: self.base[path] for path in folded_paths(adapters)})
         stats = [device.memory_stats() or {} for device in self.mesh.local_devices]
         return all(
             s["bytes_limit"] - s["bytes_in_use"] > ROOM * copied

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from alol_jax.devices.out_of_memory import bytes_asked, is_out_of_memory
+from alol_jax.devices.sharding import bytes_per_device
 from alol_jax.errors import UserError
 from alol_jax.plan.chips import Chip
 from alol_jax.plan.programs import Program
 from alol_jax.plan.traffic import Traffic, traffic_of
-from alol_jax.training.memory import bytes_per_device
 
 
 class Memory(NamedTuple):

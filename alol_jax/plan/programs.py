@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from alol_jax.decoding.decode import make_decoder
 from alol_jax.decoding.sampling import deterministic_decoding
-from alol_jax.devices.sharding import ROWS, replicated, shardings_like_params
+from alol_jax.devices.sharding import ROWS, bytes_per_device, replicated, shardings_like_params
 from alol_jax.models.adapters import folded_paths
 from alol_jax.models.grid_sizes import TABLE_TOKENS, widths_for
 from alol_jax.models.heads import ValueHead
@@ -37,7 +37,6 @@ from alol_jax.training import flops
 from alol_jax.training.annotate import annotator
 from alol_jax.training.fit import TrainState, make_update, policy_forward
 from alol_jax.training.grids import sizes, step_flops
-from alol_jax.training.memory import bytes_per_device
 from alol_jax.training.online import init_values, ppo_forward, ppo_loss
 from alol_jax.training.optim import make_optimizer
 from alol_jax.types import Grid, Prompts, Targets

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from alol_jax.devices import processes
+from alol_jax.devices.sharding import bytes_per_device
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.transformer import Transformer
 
@@ -55,11 +54,3 @@ def fits_in_training(lm: LanguageModel, tokens: int, room: float | None = None) 
     left = room - bytes_per_device(frozen) - ADAM * bytes_per_device(trained)
     logits = 3 * 4 * min(lm.logprob_chunk / lm.shards, tokens) * lm.transformer.config.vocab_size
     return tokens * bytes_per_token(lm.transformer) + logits < SAFETY * left
-
-
-def bytes_per_device(tree: Any) -> float:
-    """Return the bytes of described arrays that are on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from alol_jax.devices.sharding import (
     AXES,
     PARTITION,
+    bytes_per_device,
     make_mesh,
     param_sharding,
     place_like_params,
@@ -224,3 +225,11 @@ def test_the_optimizer_state_stands_beside_its_parameters(mesh):
         assert moments.mu[path].sharding == where == moments.nu[path].sharding
     for counter in (state.step, moments.count):
         assert counter.sharding == replicated(mesh)
+
+
+@pytest.mark.parametrize(("axes", "share"), [({"data": 8}, 1), ({"data": 2, "fsdp": 4}, 4)])
+def test_a_device_holds_a_kernel_whole_unless_fsdp_cuts_it(axes, share):
+    mesh = make_mesh(**({"data": 1, "fsdp": 1, "tensor": 1} | axes))
+    kernel = np.zeros((2, 64, 32), np.float32)
+    placed = place_params({"layers/q_proj/kernel": kernel}, mesh)
+    assert bytes_per_device(placed) == kernel.nbytes / share

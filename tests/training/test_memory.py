@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from alol_jax.devices.sharding import bytes_per_device
 from alol_jax.models.transformer import REMAT
-from alol_jax.training.memory import bytes_per_device, bytes_per_token, fits_in_training
+from alol_jax.training.memory import bytes_per_token, fits_in_training
 from tests.tiny_run import mesh_of, tiny_lm
 
 LM = tiny_lm()
