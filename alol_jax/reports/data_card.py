@@ -15,7 +15,7 @@ _ABOUT = {
     "response": "the response",
     "source": "where the row is from",
     "reward": "R, the reward of the response",
-    "kept": "whether the policy was trained on the row",
+    "kept": "whether A > 0, which is what the A-LoL family trains on",
     "ref_logp": "log π_ref of the whole response, in nats: the sum over its tokens",
     "response_tokens": "how many tokens that sum has, the end token included",
     "value": "V(x), what the reference can expect for the prompt",

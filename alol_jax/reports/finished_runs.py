@@ -160,13 +160,23 @@ def _reward(run: FinishedRun) -> dict[str, Any]:
     """How the data's responses were scored, without the options for checking stored rewards."""
     inputs = run.score.record["inputs"]
     read = ("stored", "rows", "transform", "clip", "distil")
+    if inputs["config.score"]["rows"] == "labels":
+        read += ("compared",)  # the rows that fit the line from scores to labels
     options = _only(inputs["config.score"], read)
     return inputs["scoring"] | {"config.score": options}
 
 
 def _answers_reward(run: FinishedRun) -> dict[str, Any]:
-    """How the answers to the test prompts were scored."""
-    return run.evaluate.record["inputs"]["scoring"]
+    """How the answers to the test prompts were scored.
+
+    Rewards of their own are not brought to the scale of the rows, even if they are the same ones.
+    """
+    inputs, score = run.evaluate.record["inputs"], run.score.record["inputs"]["config.score"]
+    scale = (score["rows"], score["transform"], list(score["clip"]))
+    if scale == ("scorer", "as_is", []):
+        return inputs["scoring"]
+    own = {"rewards": inputs["config.evaluate"]["rewards"]}
+    return inputs["scoring"] | {"config.evaluate": own}
 
 
 def _decoding(run: FinishedRun) -> dict[str, Any]:
