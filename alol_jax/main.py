@@ -24,7 +24,7 @@ from alol_jax.devices.sharding import make_mesh
 from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.forecast import Forecast, counts_of, in_words
 from alol_jax.models.language_model import LanguageModel, open_language_model
-from alol_jax.objectives.registry import columns_read, get_objective, hyper_parameters
+from alol_jax.objectives.registry import columns_read, drops_rows, get_objective, hyper_parameters
 from alol_jax.paths import with_local_copies, workdir_of
 from alol_jax.reports.results import result_table
 from alol_jax.rewards.opening import open_reward_models
@@ -198,6 +198,7 @@ def summarise(
         config_json=config.to_json_best_effort(indent=1, sort_keys=True),
         versions=tuple((name, importlib.metadata.version(name)) for name in PACKAGES),
         commits=tuple(commits.items()),
+        drops=drops_rows(get_objective(config.objective.name), config.policy.filter),
     )
 
 

@@ -180,10 +180,9 @@ def advantages(
         svg = figures.kept_and_dropped(rows["advantage"], kept, label=label)
         caption = "A row left of 0 earns less than the reference is expected to earn."
         drawn.append(Figure("Advantage of the training rows", svg, caption))
-        caption = (
-            "The same rows by reward: the same reward is kept where V(x) is low and dropped where "
-            "it is high."
-        )
+        caption = "The same rows by reward."
+        if summary.drops:
+            caption += " The same reward is kept where V(x) is low and dropped where it is high."
     drawn += transform_figures(scored)
     svg = figures.kept_and_dropped(rows["reward"], kept, label="reward R")
     drawn.append(Figure("Reward of the training rows", svg, caption))

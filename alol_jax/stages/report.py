@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from alol_jax import paths
@@ -50,11 +51,15 @@ def report(
 
     Args:
         options: ``title`` of the page and ``examples``, the number of prompts to show.
-        value: None if the objective does not read the advantage.
+        value: None if training does not read the advantage.
+        table: its ``kept`` counts only if ``summary.drops``.
 
     Raises:
         ValueError: a number is not finite, or reference and policy answered different prompts.
     """
+    if not summary.drops:
+        every = np.ones(len(table.rows), bool)
+        table = dataclasses.replace(table, rows=table.rows.replace(kept=every))
     found = measures(evaluation)
     judged = verdict(evaluation)
     parts = (

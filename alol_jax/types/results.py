@@ -181,6 +181,7 @@ class RunSummary:
     versions: tuple[tuple[str, str], ...]  # (package, version)
     # what was read of repositories on the hub: (name in the config, commit)
     commits: tuple[tuple[str, str], ...] = ()
+    drops: bool = True  # whether the policy was not trained on rows with A ≤ 0
 
     @property
     def fingerprint(self) -> tuple:

@@ -41,7 +41,9 @@ class Written:
     files: tuple[str, ...]
 
 
-def write(folder, evaluation: Evaluation, *, value, policy, reference, examples=20) -> Written:
+def write(
+    folder, evaluation: Evaluation, *, value, policy, reference, examples=20, summary=SUMMARY
+) -> Written:
     rows = evaluation.data
     scored = ScoredSplits(rows, rows, rows, NAMES, 2.0, ("2 rows were dropped.",))
     said: list[str] = []
@@ -53,7 +55,7 @@ def write(folder, evaluation: Evaluation, *, value, policy, reference, examples=
         training_table(),
         policy,
         evaluation,
-        SUMMARY,
+        summary,
         context=StageContext(folder, lambda: False, said.append),
     )
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in result.files}
@@ -125,6 +127,20 @@ def test_kept_rows_are_counted_alike_everywhere(full):
     assert f"{kept} of 50" in full.html and f"kept: {kept} of 50" in full.html
 
 
+def test_without_the_filter_all_rows_are_kept_whatever_their_advantage(tmp_path):
+    """As with the filter "none", or with NLL beside A-LoL on the rows of one sweep."""
+    found = write(
+        tmp_path,
+        evaluated(),
+        value=valued(),
+        policy=FULL,
+        reference=EMPTY,
+        summary=dataclasses.replace(SUMMARY, drops=False),
+    )
+    assert found.json["training_rows_kept"] == 50
+    assert "kept: 50 of 50" in found.html and "dropped: 0 of 50" in found.html
+
+
 def test_a_long_text_is_shortened_and_wholly_there_behind_a_click(full):
     rows = sorted(training_table().rows, key=lambda row: row.advantage)
     longest = max((*rows[:10], *rows[-10:]), key=lambda row: len(row.response_text))
@@ -180,10 +196,10 @@ def test_a_test_set_of_one_prompt_has_no_interval(tmp_path):
     assert "of one prompt" not in page
 
 
-def test_ppo_is_reported_in_rollouts_and_its_rows_as_prompts(tmp_path, monkeypatch):
+def test_ppo_is_reported_in_rollouts_and_its_rows_as_prompts(tmp_path):
     online = dataclasses.replace(SUMMARY, objective="ppo")
-    monkeypatch.setattr(f"{__name__}.SUMMARY", online)
-    page = write(tmp_path, evaluated(), value=None, policy=FULL, reference=EMPTY).html
+    written = write(tmp_path, evaluated(), value=None, policy=FULL, reference=EMPTY, summary=online)
+    page = written.html
     assert "chosen rollout" in page and "The ringed rollout was kept" in page
     assert "was trained on its own answers" in page and "training rows kept" not in page
     assert "Reward of the training rows" not in page
