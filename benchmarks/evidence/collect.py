@@ -159,6 +159,8 @@ def _answers(evaluation: Evaluation, system: str) -> Plain:
     found |= {name: measured(name, pairs, None) for name in ("coverage", "density")}
     found["words"] = np.array([len(text.split()) for text in answers], float)
     found["distinct words"] = np.array([distinct([text], 1) for text in answers])
+    stored = evaluation.by_prompt[system].matrix.T
+    found |= {one.name: column for one, column in zip(evaluation.stored, stored, strict=True)}
     measures = {name: _rounded(values) for name, values in found.items()}
     return {"answers": answers[:SHOWN], "measures": measures}
 

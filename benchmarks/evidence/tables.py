@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from alol_jax.reports.results import signed
+from alol_jax.training.held_out import LIKENESS_GAP, ORDER_OF_RATIO
 from alol_jax.types import Interval
 from benchmarks.evidence.summaries import (
     Plain,
@@ -17,6 +18,9 @@ from benchmarks.evidence.summaries import (
     over_seeds,
     share,
 )
+
+JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
+"""The measures whose differences are shown."""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -63,7 +67,7 @@ def labels(found: Plain) -> list[str]:
         parts.append(table((kind, "rows", "kept", "share [95% over rows]"), lines))
     parts.append(value_line(found["value"]))
     if found["runs"]:
-        parts += [_measures(found), _differences(found), _side_by_side(found)]
+        parts += [_measures(found), *_differences(found), _side_by_side(found)]
     return parts
 
 
@@ -77,21 +81,25 @@ def _measures(found: Plain) -> str:
     return table(("means over the test prompts", "seeds", *reference), lines)
 
 
-def _differences(found: Plain) -> str:
+def _differences(found: Plain) -> Iterator[str]:
+    """Policy − reference in each measure that judges: over prompts, and over seeds."""
     reference = found["systems"]["reference"]["measures"]
-    lines = []
-    for name in names_of(found):
-        runs = [run for run in found["runs"] if run["name"] == name]
-        cells = []
-        for measure in ("coverage", "density", "similarity"):
-            gains = np.array([run["measures"][measure] for run in runs])
-            gains = gains - np.array(reference[measure])
-            cells += [gain(difference(gains)), gain(over_seeds(gains.mean(axis=1)))]
-        lines.append((name, str(len(runs)), *cells))
-    heads = ("policy − reference", "seeds")
-    for measure in ("coverage", "density", "similarity"):
-        heads += (f"{measure} [over prompts]", "IQM [over seeds]")
-    return table(heads, lines)
+    judging = [name for name in JUDGING if name in reference]
+    over = {"[over prompts]": difference, "IQM [over seeds]": _over_seeds}
+    for said, interval in over.items():
+        lines = []
+        for name in names_of(found):
+            runs = [run for run in found["runs"] if run["name"] == name]
+            cells = []
+            for measure in judging:
+                gains = np.array([run["measures"][measure] for run in runs])
+                cells.append(gain(interval(gains - np.array(reference[measure]))))
+            lines.append((name, str(len(runs)), *cells))
+        yield table((f"policy − reference {said}", "seeds", *judging), lines)
+
+
+def _over_seeds(gains: np.ndarray) -> Interval:
+    return over_seeds(gains.mean(axis=1))
 
 
 def _side_by_side(found: Plain) -> str:

@@ -166,7 +166,7 @@ VALUE = {
 
 def measured(seed):
     draws = np.random.default_rng(seed)
-    names = ("similarity", "coverage", "density", "words", "distinct words")
+    names = ("similarity", "coverage", "density", "words", "distinct words", "likeness gap")
     return {
         "answers": ["It | is *old*.", "No."],
         "measures": {name: draws.random(2).tolist() for name in names},
@@ -215,6 +215,8 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
     assert "| 2 | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
+    for over in ("[over prompts", "IQM [over seeds"):
+        assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
     assert "- *a:* It \\| is \\*old\\*." in text
     draw.draw(tmp_path)
     assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
@@ -268,4 +270,4 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
         assert "running" not in started(name, *words, *names)
     started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
-    assert "Not run." not in text and "best of 16" in text
+    assert "Not run." not in text and "best of 16" in text and "likeness gap" in text
