@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +14,6 @@ from jax.sharding import PartitionSpec as P
 from alol_jax.devices.sharding import shards
 from alol_jax.errors import UserError
 from alol_jax.models.kernels import KERNELS, PREFERRED, Rule, Seen, Setting, capped
-
-
-class Window(NamedTuple):
-    """A sliding window.
-
-    Attributes:
-        size: a query sees keys less than so many positions before it.
-        positions: i32[B, T], of every token in its text. Those of neighbours differ by 1 at most.
-        local: bool[], whether this layer has the window; None: it has.
-    """
-
-    size: int
-    positions: jax.Array
-    local: jax.Array | None = None
 
 
 def decode_attention(
@@ -74,33 +59,23 @@ class Attention:
         q: jax.Array,
         k: jax.Array,
         v: jax.Array,
-        segments: jax.Array,
-        *,
-        causal: bool,
-        branch: jax.Array | None = None,
-        window: Window | None = None,
-        cap: float | None = None,
+        seen: Seen,
+        rule: Rule,
     ) -> jax.Array:
         """softmax(q kᵀ / √H + where(attention_mask, 0, −∞)) v.
 
         Args:
             q: [B, T, N, H].
             k, v: [B, T, G, H]; G divides N.
-            segments: i32[B, T]; a query attends to the tokens of its segment alone. With one text
-                per row, 1 on real tokens and 0 on padding, which may be anywhere.
-            causal: attend to tokens up to the query, else to all of the segment.
-            branch: i32[B, T], the response of each token of a causal segment, 0 in the prompt:
-                responses do not attend to each other. None if no prompt has several.
-            window: None if a query sees all of its text.
-            cap: see `kernels.Rule`.
+            seen: which keys a query sees. With one text per row, segments are 1 on real tokens and
+                0 on padding, which may be anywhere.
+            rule: what is computed. A window as wide as the rows holds every text: it is none.
 
         Returns:
             [B, T, N, H] in the dtype of q.
         """
-        seen, rule = Seen(segments, branch), Rule(causal, cap=cap)
-        if window is not None and window.size < q.shape[1]:  # else it holds every text
-            rule = rule._replace(window=window.size)
-            seen = Seen(segments, branch, window.positions, window.local)
+        if rule.window is not None and rule.window >= q.shape[1]:
+            seen, rule = Seen(seen.segments, seen.branch), rule._replace(window=None)
         run = functools.partial(KERNELS[self.kernel].run, rule=rule, interpret=self.interpret)
         if self.kernel == "xla" or self.mesh is None or self.mesh.size == 1:
             return run(q, k, v, seen)

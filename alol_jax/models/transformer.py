@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from alol_jax.models.attention import Attention, Window, decode_attention
+from alol_jax.models.attention import Attention, decode_attention
 from alol_jax.models.blocks import (
     ATTENTION,
     MLP,
@@ -24,6 +24,7 @@ from alol_jax.models.blocks import (
 )
 from alol_jax.models.cache import Cache, pad_places, write
 from alol_jax.models.config import ModelConfig
+from alol_jax.models.kernels import Rule, Seen
 from alol_jax.models.layers import stacked_layers
 from alol_jax.models.nf4 import NF4, quantise
 from alol_jax.models.rotary import apply_rotary
@@ -137,8 +138,7 @@ class Transformer:
         positions = position_ids(segments) if positions is None else positions
 
         def attend(q, k, v, store, layer):
-            given = {"causal": self.config.causal, "branch": branch}
-            return self._attention(q, k, v, segments, positions, layer, **given), None
+            return self._attention(q, k, v, Seen(segments, branch), positions, layer), None
 
         x, _ = self._layers(params, tokens, positions, None, attend, key, types)
         return x
@@ -171,7 +171,7 @@ class Transformer:
 
         def attend(q, k, v, store, layer):
             positions = prompts.position
-            mixed = self._attention(q, k, v, prompts.segment, positions, layer, causal=True)
+            mixed = self._attention(q, k, v, Seen(prompts.segment), positions, layer)
             own = (
                 at(x, places.reshape(groups, -1)).reshape(rows, width, *x.shape[2:]) for x in (k, v)
             )
@@ -226,13 +226,14 @@ class Transformer:
         slot = jnp.where(after == places.shape[1], cache.first, after)
         return x[:, 0], Cache(k, v, places, slot, cache.first, cache.position + 1)
 
-    def _attention(self, q, k, v, segments, positions, layer, **given):
+    def _attention(self, q, k, v, seen, positions, layer):
         """Attend over whole sequences, in the window of a local layer."""
-        attention = self.config.attention
-        window = None
-        if attention.local is not None:
-            window = Window(attention.local.window, positions, layer.local)
-        return self.attention(q, k, v, segments, window=window, cap=attention.cap, **given)
+        local = self.config.attention.local
+        rule = Rule(self.config.causal, cap=self.config.attention.cap)
+        if local is not None:
+            seen = seen._replace(positions=positions, local=layer.local)
+            rule = rule._replace(window=local.window)
+        return self.attention(q, k, v, seen, rule)
 
     def _layers(self, params, tokens, positions, store, attend, key, types=None):
         """Apply the embedding, a scan over the blocks, and the final norm.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.models.attention import Attention
-from alol_jax.models.kernels import KERNELS
+from alol_jax.models.kernels import KERNELS, Rule, Seen
 from benchmarks.accelerator.measuring import Row, Tell, attempt, in_a_row, shares
 from benchmarks.accelerator.subjects import kernel_here, one_device
 
@@ -96,8 +96,8 @@ def _attention(tell: Tell, case: Case, tiny: bool) -> None:
 
 def _attend(attention: Attention, branches: bool) -> Callable[..., jax.Array]:
     def attend(q, k, v, segments, branch):
-        branch = branch if branches else None
-        return attention(q, k, v, segments, causal=True, branch=branch)
+        seen = Seen(segments, branch if branches else None)
+        return attention(q, k, v, seen, Rule(causal=True))
 
     return attend
 

@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alol_jax.models.kernels import Rule
+
+CAUSAL = Rule(True)
+
 
 def padded_mask(pads, width):
     places = np.arange(width)
@@ -17,12 +21,12 @@ def heads(rows, width, queries, keys, size, dtype=jnp.float32, seed=0):
     return [jax.random.normal(k, s, dtype) for k, s in zip(split, shapes, strict=True)]
 
 
-def mixed_and_gradients(attention, qkv, segments, causal, branch=None, **others):
+def mixed_and_gradients(attention, qkv, seen, rule=CAUSAL):
     """The mixture at real tokens (0 elsewhere), and its pull-back to q, k, v."""
-    real = (segments > 0)[..., None, None]
+    real = (seen.segments > 0)[..., None, None]
 
     def loss(q, k, v):
-        mixed = attention(q, k, v, segments, causal=causal, branch=branch, **others)
+        mixed = attention(q, k, v, seen, rule)
         mixed = jnp.where(real, mixed, 0.0)
         ripple = jnp.sin(jnp.arange(mixed.size, dtype=jnp.float32)).reshape(mixed.shape)
         return jnp.sum(mixed * ripple), mixed

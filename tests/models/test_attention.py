@@ -17,6 +17,7 @@ from alol_jax.errors import UserError
 from alol_jax.models.attention import Attention, choose_kernel, decode_attention
 from alol_jax.models.kernels import KERNELS, Rule, Seen, attention_mask
 from tests.models.queries import (
+    CAUSAL,
     assert_same,
     examples_side_by_side,
     heads,
@@ -43,10 +44,10 @@ PADDED = ((0, 0), (50, 0), (0, 30), (17, 140))  # (left, right) padding of each 
 def test_padding_changes_nothing(causal):
     attention = Attention("xla", None)
     q, k, v = heads(1, 12, 4, 2, 8)
-    alone = attention(q, k, v, jnp.ones((1, 12)), causal=causal)
+    alone = attention(q, k, v, Seen(jnp.ones((1, 12))), Rule(causal))
     noise = heads(1, 20, 4, 2, 8, seed=1)
     wide = [n.at[:, 5:17].set(x) for n, x in zip(noise, (q, k, v), strict=True)]
-    padded = attention(*wide, padded_mask([(5, 3)], 20), causal=causal)
+    padded = attention(*wide, Seen(padded_mask([(5, 3)], 20)), Rule(causal))
     np.testing.assert_allclose(padded[:, 5:17], alone, atol=1e-6)
 
 
@@ -54,14 +55,14 @@ def test_padding_changes_nothing(causal):
 @pytest.mark.parametrize("width", [64, 65, 200, 700])
 def test_plain_attention_in_parts_equals_attention_in_one_piece(width, with_branches):
     qkv, (segments, branch) = heads(2, width, 4, 2, 8), examples_side_by_side(2, width)
-    branch = branch if with_branches else None
+    seen = Seen(segments, branch if with_branches else None)
 
-    def in_one_piece(q, k, v, segments, *, causal, branch):
-        mask = attention_mask(Seen(segments, branch), Rule(causal))[:, None]
+    def in_one_piece(q, k, v, seen, rule):
+        mask = attention_mask(seen, rule)[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
 
-    found = mixed_and_gradients(Attention("xla", None), qkv, segments, True, branch)
-    assert_same(found, mixed_and_gradients(in_one_piece, qkv, segments, True, branch))
+    found = mixed_and_gradients(Attention("xla", None), qkv, seen)
+    assert_same(found, mixed_and_gradients(in_one_piece, qkv, seen))
 
 
 @pytest.mark.parametrize(("causal", "share"), [(True, 0.6), (False, 1.0)])
@@ -76,28 +77,28 @@ def test_plain_causal_attention_scores_few_keys_that_come_after_the_query(causal
             yield from (n for inner in jaxprs_in_params(line.params) for n in scored(inner))
 
     def run(*qkv):
-        return Attention("xla", None)(*qkv, jnp.ones((1, width)), causal=causal)
+        return Attention("xla", None)(*qkv, Seen(jnp.ones((1, width))), Rule(causal))
 
     assert 0.5 <= sum(scored(jax.make_jaxpr(run)(*qkv).jaxpr)) / (2 * width**2) <= share
 
 
 def test_equal_keys_mix_the_visible_values_evenly():
     q, k, v = heads(1, 4, 2, 1, 8)
-    mixed = Attention("xla", None)(q, 0 * k, v, jnp.array([[0, 1, 1, 1]]), causal=True)
+    mixed = Attention("xla", None)(q, 0 * k, v, Seen(jnp.array([[0, 1, 1, 1]])), CAUSAL)
     np.testing.assert_allclose(mixed[0, 3, 1], v[0, 1:4, 0].mean(0), rtol=1e-5)
 
 
 def test_scores_are_divided_by_the_root_of_the_head_width():
     q, k = jnp.full((1, 2, 1, 16), 0.5), jnp.zeros((1, 2, 1, 16)).at[0, 1].set(0.5)
     v = jnp.zeros((1, 2, 1, 16)).at[0, 1].set(1.0)
-    mixed = Attention("xla", None)(q, k, v, jnp.ones((1, 2)), causal=True)
+    mixed = Attention("xla", None)(q, k, v, Seen(jnp.ones((1, 2))), CAUSAL)
     np.testing.assert_allclose(mixed[0, 1, 0, 0], jax.nn.sigmoid(16 * 0.25 / 4), rtol=1e-5)
 
 
 def test_a_cached_step_equals_the_last_position_of_the_whole_sequence():
     q, k, v = heads(2, 10, 4, 2, 8)
     mask = padded_mask([(0, 0), (3, 0)], 10)
-    whole = Attention("xla", None)(q, k, v, mask, causal=True)
+    whole = Attention("xla", None)(q, k, v, Seen(mask), CAUSAL)
     k, v = (jnp.pad(x, ((0, 0), (0, 4), (0, 0), (0, 0)), constant_values=9.0) for x in (k, v))
     cached = (jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3)))
     step = decode_attention(q[:, -1:], *cached, jnp.pad(mask > 0, ((0, 0), (0, 4))))
@@ -106,21 +107,21 @@ def test_a_cached_step_equals_the_last_position_of_the_whole_sequence():
 
 @pytest.mark.parametrize(("causal", "keys", "width"), [(True, 2, 256), (False, 4, 256)])
 def test_splash_equals_plain_attention_with_gradients(causal, keys, width):
-    qkv, mask = heads(4, width, 4, keys, 32), padded_mask(PADDED, width)
-    found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, mask, causal)
-    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, mask, causal))
+    qkv, seen = heads(4, width, 4, keys, 32), Seen(padded_mask(PADDED, width))
+    found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, seen, Rule(causal))
+    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, seen, Rule(causal)))
 
 
 def test_splash_of_several_tiles_equals_plain_attention():
-    qkv, mask = heads(1, 640, 2, 1, 16), padded_mask([(130, 40)], 640)
-    found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, mask, True)
-    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, mask, True))
+    qkv, seen = heads(1, 640, 2, 1, 16), Seen(padded_mask([(130, 40)], 640))
+    found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, seen)
+    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, seen))
 
 
 def test_splash_of_examples_side_by_side_equals_plain_attention():
     qkv, (segments, _) = heads(2, 256, 4, 2, 16), examples_side_by_side(2, 256)
-    found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, segments, True)
-    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, segments, True))
+    found = mixed_and_gradients(Attention("splash", None, interpret=True), qkv, Seen(segments))
+    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, Seen(segments)))
 
 
 def test_splash_refuses_responses_that_share_a_prompt_and_says_so():
@@ -128,22 +129,23 @@ def test_splash_refuses_responses_that_share_a_prompt_and_says_so():
     shares = {name: Attention(name, None).branches for name in KERNELS}
     assert shares == {"xla": True, "cudnn": True, "splash": False}
     with pytest.raises(ValueError, match="splash has no mask for branches"):
-        Attention("splash", None, interpret=True)(*qkv, segments, causal=True, branch=branch)
+        Attention("splash", None, interpret=True)(*qkv, Seen(segments, branch), CAUSAL)
 
 
 @pytest.mark.parametrize(("tensor", "keys"), [(2, 2), (4, 2), (4, 1)])
 def test_splash_on_a_mesh_equals_plain_attention_on_one_device(tensor, keys):
     mesh = make_mesh(data=1, fsdp=8 // tensor, tensor=tensor)
     qkv, mask = heads(4, 128, 4, keys, 16), padded_mask(((0, 0), (9, 0), (0, 7), (64, 3)), 128)
-    found = mixed_and_gradients(Attention("splash", mesh, interpret=True), qkv, mask, True)
-    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, mask, True))
+    seen = Seen(mask)
+    found = mixed_and_gradients(Attention("splash", mesh, interpret=True), qkv, seen)
+    assert_same(found, mixed_and_gradients(Attention("xla", None), qkv, seen))
 
 
 def test_rows_and_heads_that_the_mesh_does_not_divide_stay_whole():
     mesh = make_mesh(data=1, fsdp=2, tensor=4)
     qkv, mask = heads(1, 128, 2, 1, 16), padded_mask([(9, 0)], 128)
-    found = Attention("splash", mesh, interpret=True)(*qkv, mask, causal=True)
-    expected = Attention("xla", None)(*qkv, mask, causal=True)
+    found = Attention("splash", mesh, interpret=True)(*qkv, Seen(mask), CAUSAL)
+    expected = Attention("xla", None)(*qkv, Seen(mask), CAUSAL)
     np.testing.assert_allclose(found[:, 9:], expected[:, 9:], atol=2e-5)
 
 
@@ -206,7 +208,7 @@ def test_cudnn_takes_the_mask_as_a_bias_forward_and_backward(monkeypatch, with_b
     branch = branch if with_branches else None
 
     def loss(q, k, v):
-        mixed = Attention("cudnn", None)(q, k, v, segments, causal=True, branch=branch)
+        mixed = Attention("cudnn", None)(q, k, v, Seen(segments, branch), CAUSAL)
         return jnp.sum(mixed.astype(jnp.float32))
 
     traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*qkv)
@@ -253,7 +255,7 @@ def compiled_for_tpu(shape, *, rows, width, queries, keys, size, dtype):
 
     def pull_back(q, k, v, mask, grad):
         def run(q, k, v):
-            return Attention("splash", mesh)(q, k, v, mask, causal=True)
+            return Attention("splash", mesh)(q, k, v, Seen(mask), CAUSAL)
 
         return jax.vjp(run, q, k, v)[1](grad)
 

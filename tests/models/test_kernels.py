@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from alol_jax.devices.sharding import make_mesh
-from alol_jax.models.attention import Attention, Window, decode_attention
+from alol_jax.models.attention import Attention, decode_attention
 from alol_jax.models.kernels import Rule, Seen, attention_mask
 from tests.models.queries import (
+    CAUSAL,
     assert_same,
     examples_side_by_side,
     heads,
@@ -93,53 +94,58 @@ def test_the_mask_of_some_queries_is_a_part_of_the_whole_mask(causal, with_branc
 
 
 WINDOWED = {
-    "window": ({"size": 40}, None),
-    "window, this layer": ({"size": 40, "local": jnp.array(True)}, None),
-    "window, another layer": ({"size": 40, "local": jnp.array(False)}, None),
-    "window of two tiles": ({"size": 200}, None),
-    "cap": (None, 1.5),
-    "window and cap": ({"size": 3}, 1.5),
+    "window": (Rule(True, 40), None),
+    "window, this layer": (Rule(True, 40), jnp.array(True)),
+    "window, another layer": (Rule(True, 40), jnp.array(False)),
+    "window of two tiles": (Rule(True, 200), None),
+    "cap": (Rule(True, cap=1.5), None),
+    "window and cap": (Rule(True, 3, 1.5), None),
 }
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_splash_with_windows_and_caps_equals_plain_attention(name):
     """256 columns are two tiles; windows and caps change the result."""
-    qkv, (segments, branch) = heads(2, 256, 4, 2, 16), examples_side_by_side(2, 256)
-    segments = jnp.where(jnp.arange(256) < 250, 1, 0).astype(jnp.int32)[None] * jnp.array(
-        [[1], [1]]
-    )
-    positions = positions_in(segments, 0 * branch)
-    window, cap = WINDOWED[name]
-    given = {"window": window and Window(positions=positions, **window), "cap": cap}
+    qkv = heads(2, 256, 4, 2, 16)
+    segments = jnp.broadcast_to(jnp.arange(256) < 250, (2, 256)).astype(jnp.int32)
+    rule, local = WINDOWED[name]
+    seen = Seen(segments, None, positions_in(segments, 0 * segments), local)
     splash, plain = Attention("splash", None, interpret=True), Attention("xla", None)
-    found = mixed_and_gradients(splash, qkv, segments, True, **given)
-    assert_same(found, mixed_and_gradients(plain, qkv, segments, True, **given))
-    differs = np.abs(found[0] - mixed_and_gradients(plain, qkv, segments, True)[0]).max() > 0.01
+    found = mixed_and_gradients(splash, qkv, seen, rule)
+    assert_same(found, mixed_and_gradients(plain, qkv, seen, rule))
+    differs = np.abs(found[0] - mixed_and_gradients(plain, qkv, seen)[0]).max() > 0.01
     assert differs == (name != "window, another layer")
+
+
+def test_splash_with_a_window_over_texts_side_by_side_equals_plain_attention():
+    qkv, (segments, _) = heads(2, 256, 4, 2, 16), examples_side_by_side(2, 256)
+    seen = Seen(segments, None, positions_in(segments, 0 * segments))
+    splash, plain = Attention("splash", None, interpret=True), Attention("xla", None)
+    found = mixed_and_gradients(splash, qkv, seen, Rule(True, 10))
+    assert_same(found, mixed_and_gradients(plain, qkv, seen, Rule(True, 10)))
+    assert np.abs(found[0] - mixed_and_gradients(plain, qkv, seen)[0]).max() > 0.01
 
 
 def test_a_window_that_holds_every_text_is_none():
     qkv, (segments, branch) = heads(2, 64, 4, 2, 16), examples_side_by_side(2, 64)
-    window = Window(64, positions_in(segments, branch))
-    plain = Attention("xla", None)
-    found = plain(*qkv, segments, causal=True, branch=branch, window=window)
-    np.testing.assert_array_equal(found, plain(*qkv, segments, causal=True, branch=branch))
+    plain, seen = Attention("xla", None), Seen(segments, branch)
+    found = plain(*qkv, seen._replace(positions=positions_in(segments, branch)), Rule(True, 64))
+    np.testing.assert_array_equal(found, plain(*qkv, seen, CAUSAL))
 
 
 def test_capped_scores_without_a_bend_are_the_scores():
     """A cap far above every score changes nothing, though another program computes it."""
     qkv, (segments, branch) = heads(2, 70, 4, 2, 16), examples_side_by_side(2, 70)
-    plain = Attention("xla", None)
-    found = mixed_and_gradients(plain, qkv, segments, True, branch, cap=1e4)
-    assert_same(found, mixed_and_gradients(plain, qkv, segments, True, branch))
+    plain, seen = Attention("xla", None), Seen(segments, branch)
+    found = mixed_and_gradients(plain, qkv, seen, Rule(True, cap=1e4))
+    assert_same(found, mixed_and_gradients(plain, qkv, seen))
 
 
 def test_capped_scores_are_cap_times_tanh_of_the_score_over_cap():
     q, k = jnp.full((1, 2, 1, 16), 2.0), jnp.zeros((1, 2, 1, 16)).at[0, 1].set(2.0)
     v = jnp.zeros((1, 2, 1, 16)).at[0, 1].set(1.0)
     weight = jax.nn.sigmoid(3.0 * jnp.tanh(16 * 4.0 / 4 / 3.0))
-    mixed = Attention("xla", None)(q, k, v, jnp.ones((1, 2)), causal=True, cap=3.0)
+    mixed = Attention("xla", None)(q, k, v, Seen(jnp.ones((1, 2))), Rule(True, cap=3.0))
     np.testing.assert_allclose(mixed[0, 1, 0, 0], weight, rtol=1e-5)
     cached = (jnp.transpose(k, (0, 2, 3, 1)), jnp.transpose(v, (0, 2, 1, 3)))
     step = decode_attention(q[:, 1:], *cached, jnp.ones((1, 2), bool), cap=3.0)
@@ -149,14 +155,14 @@ def test_capped_scores_are_cap_times_tanh_of_the_score_over_cap():
 def test_cudnn_refuses_to_cap_scores():
     qkv = heads(1, 64, 2, 1, 64, jnp.bfloat16)
     with pytest.raises(ValueError, match="cudnn cannot cap scores"):
-        Attention("cudnn", None)(*qkv, jnp.ones((1, 64)), causal=True, cap=50.0)
+        Attention("cudnn", None)(*qkv, Seen(jnp.ones((1, 64))), Rule(True, cap=50.0))
 
 
 @pytest.mark.parametrize("local", [True, False])
 def test_splash_on_a_mesh_knows_which_layer_has_the_window(local):
     mesh, mask = make_mesh(data=1, fsdp=4, tensor=2), jnp.ones((4, 128), jnp.int32)
     qkv = heads(4, 128, 4, 2, 16)
-    window = Window(30, positions_in(mask, 0 * mask), jnp.array(local))
-    found = Attention("splash", mesh, interpret=True)(*qkv, mask, causal=True, window=window)
-    expected = Attention("xla", None)(*qkv, mask, causal=True, window=window)
+    given = Seen(mask, None, positions_in(mask, 0 * mask), jnp.array(local)), Rule(True, 30)
+    found = Attention("splash", mesh, interpret=True)(*qkv, *given)
+    expected = Attention("xla", None)(*qkv, *given)
     np.testing.assert_allclose(found, expected, atol=2e-5)
