@@ -1,4 +1,4 @@
-"""Reading Hugging Face directories: the only module that imports safetensors and the hub.
+"""Reading Hugging Face directories: the only module that imports safetensors.
 
 Weights are safetensors or, where there are none, files of torch.save (`torch_reader`).
 """
