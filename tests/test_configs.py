@@ -120,11 +120,11 @@ def test_a_config_fills_in_the_shared_defaults_and_adds_no_section(name):
     assert set(config.rewards.keys()) == declared | set(config.reward_models.keys())
 
 
-def test_the_quickstart_pays_for_words_or_for_relevance_in_new_ones():
-    said = (None, "debug", "reward=relevance")
+def test_the_quickstart_pays_for_relevance_in_new_words_or_for_words_alone():
+    said = (None, "reward=relevance", "reward=words", "debug", "reward=relevance,debug")
     paid = [{k for k, w in load("quickstart", s).rewards.items() if w} for s in said]
-    words = {"positivity", "diversity", "safety"}
-    assert paid == [words, words, {"relevance", "novelty"}]
+    relevance, words = {"relevance", "novelty", "diversity"}, {"positivity", "diversity", "safety"}
+    assert paid == [relevance, relevance, words, words, relevance]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

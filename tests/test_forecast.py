@@ -74,7 +74,7 @@ def test_prompts_are_counted_once_and_rows_as_often_as_they_are():
     ("changes", "said"),
     [
         ({}, "fit_policy: trains the policy with a_lol, 1.25 epochs over the rows with A > 0"),
-        ({}, "rewarded by diversity + positivity + safety"),
+        ({}, "rewarded by diversity + novelty + relevance"),
         ({"objective.name": "r_lol"}, "select: all rows are kept"),
         ({"objective.name": "nll", "policy.filter": "kept"}, "that earn more have A > 0"),
         ({"policy.filter": "none"}, "with a_lol, 1.25 epochs over all rows"),
