@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tokenizers
 from safetensors.numpy import load_file
-from tokenizers import decoders, normalizers, pre_tokenizers, processors
+from tokenizers import normalizers, pre_tokenizers
 
 from alol_jax.errors import UserError
 from alol_jax.export import export, parse
@@ -20,7 +20,8 @@ from alol_jax.text.gguf_tokenizer import GGUFVocabulary, from_gguf
 from alol_jax.text.gguf_vocabulary import read_vocabulary, special_fields
 from alol_jax.text.tokenizer_files import from_directory, save
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
-from tests.text import tokenizer_kinds
+from tests.text import gguf_kinds, tokenizer_kinds
+from tests.text.gguf_kinds import bpe, bytewise
 from tests.tiny_run import mesh_of
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -129,57 +130,7 @@ def test_linear_scaling_is_two_keys():
 # tokenizers
 
 
-def smollm(folder):
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    return _bpe(folder, pre_tokenizers.Sequence([digits, _bytewise(True)]))
-
-
-def llama3(folder):
-    """Llama 3's, with a begin token."""
-    return _bpe(folder, _words(r"\p{N}{1,3}"), begin="<|begin|>")
-
-
-def qwen2(folder):
-    return _bpe(folder, _words(r"\p{N}"), normalizer=normalizers.NFC())
-
-
-def _words(digits):
-    pattern = (
-        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    split = pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
-    return pre_tokenizers.Sequence([split, _bytewise(False)])
-
-
-def _bytewise(regex):
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
-
-
-def _bpe(
-    folder, pre_tokenizer, begin="", behind="", chat_template="{{ messages }}", normalizer=None
-):
-    """A byte-level BPE with this pre-tokenizer, and a token before or behind every text."""
-    named = ["<|end|>", *filter(None, [begin])]
-    trained = tokenizer_kinds.byte_level(400, named)
-    trained.pre_tokenizer = pre_tokenizer
-    if normalizer is not None:
-        trained.normalizer = normalizer
-    trained.decoder = decoders.ByteLevel()
-    settings = {"eos_token": "<|end|>", "chat_template": chat_template}
-    if begin or behind:
-        trained.post_processor = processors.TemplateProcessing(
-            single=[*filter(None, (begin, "$A", behind))],
-            special_tokens=[
-                (token, trained.token_to_id(token)) for token in (begin, behind) if token
-            ],
-        )
-    if begin:
-        settings["bos_token"] = begin
-    return tokenizer_kinds.write(folder, settings, tokenizer__json=trained.to_str())
-
-
-@pytest.mark.parametrize("kind", [smollm, llama3, qwen2])
+@pytest.mark.parametrize("kind", [gguf_kinds.smollm, gguf_kinds.llama3, gguf_kinds.qwen2])
 def test_a_byte_level_tokenizer_reads_texts_as_before(kind, tmp_path):
     ours = from_directory(kind(tmp_path / "its"))
     save(ours, tmp_path / "saved")
@@ -219,22 +170,9 @@ def merged_by_score(text, vocabulary):
         pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
 
 
-def gemma(folder):
-    """Spaces become marks, none is put in front; a line break is a token that users may write."""
-    backend = tokenizer_kinds.llama_backend()
-    backend.normalizer = normalizers.Replace(" ", "▁")
-    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    backend.add_tokens([tokenizers.AddedToken("\n\n", normalized=False)])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return tokenizer_kinds.write(folder, named, "gemma2", tokenizer__json=backend.to_str())
-
-
 @pytest.mark.parametrize(
     ("kind", "space_first"),
-    [(tokenizer_kinds.llama, True), (tokenizer_kinds.llama2, True), (gemma, False)],
+    [(tokenizer_kinds.llama, True), (tokenizer_kinds.llama2, True), (gguf_kinds.gemma, False)],
 )
 def test_scores_join_a_sentencepiece_bpe_as_its_merges_do(kind, space_first, tmp_path):
     ours = from_directory(kind(tmp_path / "its"))
@@ -246,7 +184,7 @@ def test_scores_join_a_sentencepiece_bpe_as_its_merges_do(kind, space_first, tmp
     for text in ("the cat sat on the mat", "hello there", "polite answers"):
         named = [found.tokens[i] for i in ours.encode(text)]
         assert merged_by_score(text, found) == named
-    if kind is gemma:
+    if kind is gguf_kinds.gemma:
         assert found.types[found.tokens.index("\n\n")] == 4
 
 
@@ -256,7 +194,7 @@ def test_scores_join_a_sentencepiece_bpe_as_its_merges_do(kind, space_first, tmp
 @pytest.mark.parametrize(
     ("preset", "said"),
     [
-        ("gpt-neox-tiny", r"gpt_neox is not written as GGUF .only llama, .*: use --what=merged"),
+        ("gpt-neox-tiny", r"activation = 'gelu' of this gpt_neox has no .*: use --what=merged"),
         ("mistral-tiny", r"attention.local = Local.window=24.* of this mistral has no form in"),
     ],
 )
@@ -269,7 +207,7 @@ def test_a_model_that_is_not_written_is_named(preset, said, tmp_path):
 
 def test_a_pre_tokenizer_that_llama_cpp_has_no_known_name_for_is_one_line(tmp_path):
     split = pre_tokenizers.Split(tokenizers.Regex(r"\d"), behavior="isolated")
-    folder = _bpe(tmp_path / "its", pre_tokenizers.Sequence([split, _bytewise(True)]))
+    folder = bpe(tmp_path / "its", pre_tokenizers.Sequence([split, bytewise(True)]))
     with pytest.raises(UserError, match="name of this tokenizer's pre-tokenizer is not known"):
         read_vocabulary(folder, 400)
 
@@ -291,13 +229,13 @@ def test_a_word_piece_tokenizer_is_one_line(tmp_path):
 def test_of_several_chat_templates_the_default_is_written(tmp_path):
     """The files that `save` writes have all of them."""
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ mine }}"}]
-    folder = _bpe(tmp_path / "its", _bytewise(True), chat_template=named)
+    folder = bpe(tmp_path / "its", bytewise(True), chat_template=named)
     found = special_fields(from_directory(folder))
     assert found["tokenizer.chat_template"] == "{{ mine }}"
 
 
 def test_an_end_token_behind_every_text_is_no_begin_token(tmp_path):
-    folder = _bpe(tmp_path / "its", _bytewise(True), behind="<|end|>")
+    folder = bpe(tmp_path / "its", bytewise(True), behind="<|end|>")
     found = special_fields(from_directory(folder))
     assert not found["tokenizer.ggml.add_bos_token"]
     assert "tokenizer.ggml.bos_token_id" not in found

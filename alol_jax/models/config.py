@@ -179,13 +179,24 @@ def differences(one: ModelConfig, other: ModelConfig) -> Iterator[tuple[str, Any
     """Yield what two architectures compute differently: (name, value of one, of the other).
 
     The family is not compared, and of rotary positions only the angles, in a short and in the
-    longest text. Numbers may differ by a rounding to float32.
+    longest text. A window that no text exceeds is none. Numbers may differ by a rounding to
+    float32.
     """
+    one, other = map(_within_texts, (one, other))
     for name, a, b in _fields("", one, other, one.longest):
         if name != "family" and name != "attention.local.pattern":
             yield name, a, b
     if one.local_layers.tolist() != other.local_layers.tolist():
         yield "attention.local", one.attention.local, other.attention.local
+
+
+def _within_texts(config: ModelConfig) -> ModelConfig:
+    """Return the architecture without a window that no text exceeds."""
+    local = config.attention.local
+    if local is None or local.rotary is not None or local.window < config.longest:
+        return config
+    attention = dataclasses.replace(config.attention, local=None)
+    return dataclasses.replace(config, attention=attention)
 
 
 def _fields(stem: str, one: Any, other: Any, longest: int) -> Iterator[tuple[str, Any, Any]]:

@@ -16,7 +16,18 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.models.config import ModelConfig
-from alol_jax.models.families.layouts import AS_IS, Kernel, Layout, Row, decoder_rows, head
+from alol_jax.models.families.layouts import (
+    AS_IS,
+    QKV,
+    Kernel,
+    Layout,
+    Row,
+    affine,
+    decoder_rows,
+    head,
+    layer_norm,
+    packed_qkv,
+)
 from alol_jax.models.rotary import LinearScaling, Rotary
 
 _PROJECTIONS = {
@@ -216,6 +227,20 @@ def gguf_rows(
     names = ("token_embd", "blk.{i}", "output_norm")
     rows = decoder_rows(names, norms, tuple(kernels), biases=biases, norm=norm)
     return (*rows, *head("output"))
+
+
+FUSED_GGUF = (
+    Row("token_embd.weight", ("embed/embedding",), AS_IS),
+    *layer_norm("blk.{i}.attn_norm", "layers/attention_norm"),
+    *layer_norm("blk.{i}.ffn_norm", "layers/mlp_norm"),
+    *packed_qkv("blk.{i}.attn_qkv", QKV, QKV),
+    *affine("blk.{i}.attn_output", "layers/o_proj"),
+    *affine("blk.{i}.ffn_up", "layers/up_proj"),
+    *affine("blk.{i}.ffn_down", "layers/down_proj"),
+    *layer_norm("output_norm", "final_norm"),
+    *head("output"),
+)
+"""What GPT-2 and GPT-NeoX have in common."""
 
 
 @dataclasses.dataclass(frozen=True)

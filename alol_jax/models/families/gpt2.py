@@ -8,11 +8,10 @@ from typing import Any
 from alol_jax.models.config import UNGATED, ModelConfig
 from alol_jax.models.families.family import Architecture, Family, hf_activation, sizes
 from alol_jax.models.families.fields import ACTIVATIONS, Fields
-from alol_jax.models.families.gguf_form import GGUFForm, Keys, gguf_decoder
+from alol_jax.models.families.gguf_form import FUSED_GGUF, GGUFForm, Keys, gguf_decoder
 from alol_jax.models.families.layouts import (
     AS_IS,
     CONCATENATED,
-    QKV,
     SCORE,
     Row,
     affine,
@@ -72,18 +71,7 @@ def _read_gguf(keys: Keys) -> ModelConfig:
     return dataclasses.replace(config, activation="gelu_tanh", gated_mlp=False, biases=UNGATED)
 
 
-_GGUF = (
-    Row("token_embd.weight", ("embed/embedding",), AS_IS),
-    Row("position_embd.weight", ("positions/embedding",), AS_IS),
-    *layer_norm("blk.{i}.attn_norm", "layers/attention_norm"),
-    *layer_norm("blk.{i}.ffn_norm", "layers/mlp_norm"),
-    *packed_qkv("blk.{i}.attn_qkv", QKV, QKV),
-    *affine("blk.{i}.attn_output", "layers/o_proj"),
-    *affine("blk.{i}.ffn_up", "layers/up_proj"),
-    *affine("blk.{i}.ffn_down", "layers/down_proj"),
-    *layer_norm("output_norm", "final_norm"),
-    *head("output"),
-)
+_GGUF = (Row("position_embd.weight", ("positions/embedding",), AS_IS), *FUSED_GGUF)
 
 
 GPT2 = Family(

@@ -68,9 +68,9 @@ def _read_gguf(keys: Keys) -> ModelConfig:
 
 
 def _keys(config: ModelConfig) -> dict[str, Any]:
-    """Return the keys; without windows, llama.cpp wants one of 0."""
-    local, scaling = config.attention.local, config.rotary.scaling
-    found = decoder_keys(config) | {"attention.sliding_window": local.window if local else 0}
+    """Return the keys: no window, which is 0, because llama.cpp reads one but does not apply it."""
+    scaling = config.rotary.scaling
+    found = decoder_keys(config) | {"attention.sliding_window": 0}
     original = config.max_positions
     if isinstance(scaling, LongRope):
         original = scaling.original

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import ATTENTION_PROJECTIONS, Local, differences
+from alol_jax.models.config import ATTENTION_PROJECTIONS, AttentionConfig, Local, differences
 from alol_jax.models.families.registry import FAMILIES
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.files.gguf_file import described, write_gguf
@@ -31,15 +31,20 @@ TOKENS = np.random.default_rng(0).integers(0, 256, (2, 40))  # longer than the w
 TOKENIZER = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "gpt-2",
-    "tokenizer.ggml.tokens": ("a", "b", "ab", "<end>"),
-    "tokenizer.ggml.token_type": (1, 1, 1, 3),
+    "tokenizer.ggml.tokens": ("a", "b", "ab", "<end>", *(f"[PAD{n}]" for n in range(4, 264))),
+    "tokenizer.ggml.token_type": (1, 1, 1, 3) + (5,) * 260,
     "tokenizer.ggml.merges": ("a b",),
     "tokenizer.ggml.eos_token_id": 3,
+    "tokenizer.ggml.padding_token_id": 3,
 }
-TINY = {name: PRESETS[f"{name}-tiny"] for name in ("llama", "qwen2", "qwen3", "phi3", "gpt2")}
-TINY["gemma2"], TINY["gemma3"] = PRESETS["gemma2-tiny"], PRESETS["gemma3-tiny"]
-TINY["olmo2"] = PRESETS["olmo2-tiny"]
-TINY["mistral"] = dataclasses.replace(PRESETS["mistral-tiny"], attention=TINY["llama"].attention)
+TINY = {
+    name: PRESETS[f"{name}-tiny"]
+    for name in ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "gpt2")
+} | {
+    name: dataclasses.replace(PRESETS[f"{name}-tiny"], attention=AttentionConfig())
+    for name in ("mistral", "phi3")
+}
+TINY["gpt_neox"] = dataclasses.replace(PRESETS["gpt-neox-tiny"], activation="gelu_tanh")
 
 
 def changed(name, **fields):
@@ -62,18 +67,28 @@ MORE = {
     "gemma3: the whole layers scaled, untied": dataclasses.replace(
         rotated("gemma3", LinearScaling(8.0)), tied_embeddings=False
     ),
-    "phi3: longrope, a part of a head, no window": dataclasses.replace(
-        rotated("phi3", LongRope(*FACTORS, 20, 1.25), width=12), attention=TINY["llama"].attention
+    "phi3: longrope, a part of a head, a window that no text exceeds": dataclasses.replace(
+        rotated("phi3", LongRope(*FACTORS, 20, 1.25), width=12),
+        attention=AttentionConfig(local=Local(1024)),
     ),
     "gpt2: untied": changed("gpt2", tied_embeddings=False),
+    "gpt_neox: sequential": changed("gpt_neox", residual="pre"),
 }
 
 
-def written(file, config, params, dtype="float32"):
+def written(file, config, params, dtype="float32", fields=TOKENIZER):
     model = described(config)
     tensors = StoredTensors(config, model.rows, weights_from_params(params))
-    write_gguf(file, model.keys | TOKENIZER, tensors, model.vectors, dtype)
+    write_gguf(file, model.keys | fields, tensors, model.vectors, dtype)
     return file
+
+
+def random_weights_of(config):
+    """Random parameters whose norms are about one; Gemma's are stored less one."""
+    params = random_params(small(config))
+    if config.norm != "rms_plus_one":
+        return params
+    return {path: leaf - path.endswith("scale") for path, leaf in params.items()}
 
 
 def logits(config, params):
@@ -137,7 +152,7 @@ def test_gemmas_norms_are_stored_with_one_added(name, tmp_path):
 
 
 def test_phi_3s_divisors_are_two_vectors_and_gpt_2s_positions_are_not_rounded(tmp_path):
-    config = MORE["phi3: longrope, a part of a head, no window"]
+    config = MORE["phi3: longrope, a part of a head, a window that no text exceeds"]
     model = described(config)
     assert {name: tuple(v.tolist()) for name, v in model.vectors.items()} == {
         "rope_factors_short.weight": tuple(np.float32(FACTORS[0]).tolist()),
@@ -157,6 +172,7 @@ def attention(name, **fields):
 
 REFUSED = [
     ("attention.local = Local(window=24", PRESETS["mistral-tiny"]),
+    ("of this phi3 has no form in llama.cpp, whose phi3 computes with None", PRESETS["phi3-tiny"]),
     ("attention.local = Local(window=9", attention("qwen2", local=Local(9, (False, True)))),
     (
         "biases = ('q_proj', 'k_proj', 'v_proj', 'o_proj') of this qwen3 has",
@@ -185,7 +201,12 @@ REFUSED = [
         changed("olmo2", head_width=32, rotary=Rotary(5e5, 32)),
     ),
     ("qwen3.rope.dimension_count = 16 is not", rotated("qwen3", None, width=16)),
-    ("gpt_neox is not written as GGUF (only llama, mistral, ", PRESETS["gpt-neox-tiny"]),
+    (
+        "activation = 'gelu' of this gpt_neox has no form in llama.cpp, whose gptneox computes "
+        "with 'gelu_tanh'",
+        PRESETS["gpt-neox-tiny"],
+    ),
+    ("bert is not written as GGUF (only llama, mistral, ", PRESETS["minilm-l6"]),
 ]
 
 
@@ -195,9 +216,9 @@ def test_what_llama_cpp_cannot_compute_is_named_and_not_written(said, config):
         described(config)
 
 
-def opened(file, change):
-    """What our reader says of a tiny Gemma 2 whose keys are changed."""
-    config = TINY["gemma2"]
+def opened(file, change, name="gemma2"):
+    """What our reader says of a tiny model whose keys are changed."""
+    config = TINY[name]
     model = described(config)
     params = random_params(small(config))
     tensors = StoredTensors(config, model.rows, weights_from_params(params))
@@ -223,6 +244,57 @@ def test_a_key_that_is_not_followed_is_named(change, said, tmp_path):
     assert said in str(error.value)
 
 
+def test_a_window_of_phi_3_is_read(tmp_path):
+    config = opened(tmp_path / "m.gguf", {"phi3.attention.sliding_window": 24}, "phi3").config
+    assert list(differences(config, PRESETS["phi3-tiny"])) == []
+
+
 def test_missing_caps_are_those_of_the_format(tmp_path):
     config = opened(tmp_path / "m.gguf", {"gemma2.attention.sliding_window_pattern": 2}).config
     assert (config.attention.cap, config.logit_cap) == (50.0, 30.0)
+
+
+# parity with transformers
+
+
+def wide(name, near=None):
+    """Heads of 256 features, at whose width Gemma has its usual scale of scores."""
+    was = TINY[name]
+    local = dataclasses.replace(was.attention.local, rotary=near)
+    attended = dataclasses.replace(was.attention, local=local, scale=256**-0.5)
+    rotary = dataclasses.replace(was.rotary, width=256)
+    return {"head_width": 256, "rotary": rotary, "attention": attended}
+
+
+# transformers' own reader of GGUF files knows no biases of Llama, no rope scaling, no OLMo 2; the
+# head width of Qwen3 and the caps of Gemma are those of its defaults.
+THEIRS = {
+    "llama": TINY["llama"],
+    "mistral": changed("mistral", tied_embeddings=False),
+    "qwen2": TINY["qwen2"],
+    "qwen2: untied": MORE["qwen2: untied"],
+    "qwen3": changed("qwen3", head_width=128, rotary=Rotary(1e6, 128)),
+    "gemma2": changed("gemma2", **wide("gemma2")),
+    "gemma3": changed("gemma3", **wide("gemma3", near=Rotary(1e4, 256))),
+    "phi3": TINY["phi3"],
+    "gpt2": TINY["gpt2"],
+    "gpt2: untied": MORE["gpt2: untied"],
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", THEIRS)
+def test_transformers_computes_the_same_from_what_was_written(name, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = THEIRS[name]
+    params = random_weights_of(config)
+    written(tmp_path / "m.gguf", config, params)
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        theirs = model.eval()(torch.tensor(TOKENS)).logits.numpy()
+    ours = logits(config, params)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
