@@ -18,8 +18,8 @@ import jax
 from alol_jax import paths
 from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.errors import UserError
-from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
-from alol_jax.models.files.gguf_file import config_fields, rope_factors, write_gguf
+from alol_jax.models.families.registry import causal_lm
+from alol_jax.models.files.gguf_file import described, write_gguf
 from alol_jax.models.files.hf_config import to_hf
 from alol_jax.models.files.hf_reader import HFDirectory, json_object
 from alol_jax.models.files.hf_writer import write_json, write_weights
@@ -27,7 +27,6 @@ from alol_jax.models.files.merge import (
     StoredTensors,
     Weight,
     dequantised_weights,
-    gguf_rows,
     hf_rows,
     merged_weights,
     weights_from_checkpoint,
@@ -186,7 +185,7 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
     dtype = dtype or lm.transformer.dtype.name
     config, checkpoint = lm.transformer.config, lm.checkpoint
     ends = _token_ids(lm)
-    architecture = _causal_lm(config.family) if checkpoint is None else checkpoint.architecture
+    architecture = causal_lm(config.family) if checkpoint is None else checkpoint.architecture
     tensors = StoredTensors(config, hf_rows(config, architecture), _weights(lm, trained))
     write_weights(folder, tensors.shapes, dtype, tensors.read)
     if checkpoint is not None and isinstance(checkpoint.weights, HFDirectory):
@@ -209,19 +208,13 @@ def _merged(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: 
 def _gguf(folder: Path, lm: LanguageModel, trained: Params, base: str, dtype: str) -> str:
     """Write the merged model as one file for llama.cpp and Ollama."""
     dtype, config = dtype or lm.transformer.dtype.name, lm.transformer.config
-    rows = gguf_rows(config)
-    if not rows:
-        known = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
-        raise UserError(
-            f"--what=gguf: this {config.family} is not written as GGUF (only {known} is, without "
-            "biases, with linear or llama3 rope scaling): use --what=merged"
-        )
+    model = described(config)
     with tempfile.TemporaryDirectory() as files:
         save(lm.tokenizer, Path(files))
         vocabulary = read_vocabulary(Path(files), config.vocab_size)
-    fields = config_fields(config) | vocabulary.fields() | special_fields(lm.tokenizer)
-    tensors = StoredTensors(config, rows, _weights(lm, trained))
-    write_gguf(folder / "model.gguf", fields, tensors, rope_factors(config), dtype)
+    fields = model.keys | vocabulary.fields() | special_fields(lm.tokenizer)
+    tensors = StoredTensors(config, model.rows, _weights(lm, trained))
+    write_gguf(folder / "model.gguf", fields, tensors, model.vectors, dtype)
     return dtype
 
 
@@ -259,15 +252,6 @@ def _weights(lm: LanguageModel, trained: Params) -> Weight:
     requantised = nf4 is not None and stored is None
     return merged_weights(
         dequantised_weights(weight, nf4) if requantised else weight, lora, trained
-    )
-
-
-def _causal_lm(family: str) -> str:
-    """The causal language model class of ``family`` in transformers."""
-    return next(
-        name
-        for name, kind in ARCHITECTURES.items()
-        if kind.family == family and [row.paths for row in kind.head] == [("head/kernel",)]
     )
 
 

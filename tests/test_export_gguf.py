@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tokenizers
 from safetensors.numpy import load_file
-from tokenizers import decoders, pre_tokenizers, processors
+from tokenizers import normalizers, pre_tokenizers
 
 from alol_jax.errors import UserError
 from alol_jax.export import export, parse
-from alol_jax.models.files.gguf_file import config_fields, rope_factors
+from alol_jax.models.files.gguf_file import described
 from alol_jax.models.language_model import open_language_model
 from alol_jax.models.presets import PRESETS
 from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
@@ -20,7 +20,8 @@ from alol_jax.text.gguf_tokenizer import GGUFVocabulary, from_gguf
 from alol_jax.text.gguf_vocabulary import read_vocabulary, special_fields
 from alol_jax.text.tokenizer_files import from_directory, save
 from tests.finished_run import config_of, finished_run, policy_logits, random_policy
-from tests.text import tokenizer_kinds
+from tests.text import gguf_kinds, tokenizer_kinds
+from tests.text.gguf_kinds import bpe, bytewise
 from tests.tiny_run import mesh_of
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 9))
@@ -111,63 +112,25 @@ def test_beside_it_are_a_card_and_a_file_for_ollama(llama, tmp_path):
 def test_llama_3s_scaling_is_a_tensor_that_divides_the_plain_frequencies():
     scaling = Llama3Scaling(factor=8.0, low=1.0, high=4.0, original=8192)
     config = dataclasses.replace(PRESETS["llama-tiny"], rotary=Rotary(5e5, 16, scaling))
-    (factors,) = rope_factors(config).values()
+    (factors,) = described(config).vectors.values()
     plain = Rotary(5e5, 16).frequencies()
     np.testing.assert_allclose(plain / factors, config.rotary.frequencies(), rtol=1e-6)
     assert factors.min() == 1.0 and factors.max() == pytest.approx(8.0, rel=1e-6)
-    assert rope_factors(PRESETS["llama-tiny"]) == {}
+    assert described(PRESETS["llama-tiny"]).vectors == {}
 
 
 def test_linear_scaling_is_two_keys():
     config = dataclasses.replace(PRESETS["llama-tiny"], rotary=Rotary(1e4, 16, LinearScaling(4.0)))
-    fields = config_fields(config)
+    fields = described(config).keys
     assert fields["llama.rope.scaling.type"] == "linear"
     assert fields["llama.rope.scaling.factor"] == 4.0
-    assert "llama.rope.scaling.type" not in config_fields(PRESETS["llama-tiny"])
+    assert "llama.rope.scaling.type" not in described(PRESETS["llama-tiny"]).keys
 
 
 # tokenizers
 
 
-def smollm(folder):
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    return _bpe(folder, pre_tokenizers.Sequence([digits, _bytewise(True)]))
-
-
-def llama3(folder):
-    """Llama 3's, with a begin token."""
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    split = pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
-    return _bpe(folder, pre_tokenizers.Sequence([split, _bytewise(False)]), begin="<|begin|>")
-
-
-def _bytewise(regex):
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
-
-
-def _bpe(folder, pre_tokenizer, begin="", behind="", chat_template="{{ messages }}"):
-    """A byte-level BPE with this pre-tokenizer, and a token before or behind every text."""
-    named = ["<|end|>", *filter(None, [begin])]
-    trained = tokenizer_kinds.byte_level(400, named)
-    trained.pre_tokenizer = pre_tokenizer
-    trained.decoder = decoders.ByteLevel()
-    settings = {"eos_token": "<|end|>", "chat_template": chat_template}
-    if begin or behind:
-        trained.post_processor = processors.TemplateProcessing(
-            single=[*filter(None, (begin, "$A", behind))],
-            special_tokens=[
-                (token, trained.token_to_id(token)) for token in (begin, behind) if token
-            ],
-        )
-    if begin:
-        settings["bos_token"] = begin
-    return tokenizer_kinds.write(folder, settings, tokenizer__json=trained.to_str())
-
-
-@pytest.mark.parametrize("kind", [smollm, llama3])
+@pytest.mark.parametrize("kind", [gguf_kinds.smollm, gguf_kinds.llama3, gguf_kinds.qwen2])
 def test_a_byte_level_tokenizer_reads_texts_as_before(kind, tmp_path):
     ours = from_directory(kind(tmp_path / "its"))
     save(ours, tmp_path / "saved")
@@ -186,7 +149,7 @@ def test_a_byte_level_tokenizer_reads_texts_as_before(kind, tmp_path):
             add_bos=named["tokenizer.ggml.add_bos_token"],
         )
     )
-    assert found.pre == {"smollm": "smollm", "llama3": "llama-bpe"}[kind.__name__]
+    assert found.pre == {"llama3": "llama-bpe"}.get(kind.__name__, kind.__name__)
     assert named["tokenizer.chat_template"] == "{{ messages }}"
     for text in tokenizer_kinds.TEXTS:
         assert again.encode(text) == ours.encode(text), text
@@ -197,7 +160,7 @@ def test_a_byte_level_tokenizer_reads_texts_as_before(kind, tmp_path):
 def merged_by_score(text, vocabulary):
     """SentencePiece's BPE as llama.cpp has it: the neighbours whose union scores highest join."""
     score = dict(zip(vocabulary.tokens, vocabulary.scores, strict=True))
-    pieces = list("▁" + text.replace(" ", "▁"))
+    pieces = list(("▁" if vocabulary.space_first else "") + text.replace(" ", "▁"))
     while True:
         unions = enumerate(map("".join, zip(pieces, pieces[1:], strict=False)))
         pairs = [(score[union], -n) for n, union in unions if union in score]
@@ -207,36 +170,54 @@ def merged_by_score(text, vocabulary):
         pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
 
 
-def test_scores_join_a_sentencepiece_bpe_as_its_merges_do(tmp_path):
-    folder = tokenizer_kinds.KINDS["llama"](tmp_path / "its")
-    ours = from_directory(folder)
+@pytest.mark.parametrize(
+    ("kind", "space_first"),
+    [(tokenizer_kinds.llama, True), (tokenizer_kinds.llama2, True), (gguf_kinds.gemma, False)],
+)
+def test_scores_join_a_sentencepiece_bpe_as_its_merges_do(kind, space_first, tmp_path):
+    ours = from_directory(kind(tmp_path / "its"))
     save(ours, tmp_path / "saved")
     found = read_vocabulary(tmp_path / "saved", ours.vocab_size)
     assert (found.model, found.pre, found.merges) == ("llama", "default", ())
+    assert found.fields()["tokenizer.ggml.add_space_prefix"] is space_first
     assert found.types[found.tokens.index("<0x0A>")] == 6
     for text in ("the cat sat on the mat", "hello there", "polite answers"):
         named = [found.tokens[i] for i in ours.encode(text)]
         assert merged_by_score(text, found) == named
+    if kind is gguf_kinds.gemma:
+        assert found.types[found.tokens.index("\n\n")] == 4
 
 
 # refusals
 
 
-@pytest.mark.parametrize("preset", ["gpt2-tiny", "gpt-neox-tiny"])
-def test_a_family_that_is_not_written_is_named(preset, tmp_path):
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("gpt-neox-tiny", r"activation = 'gelu' of this gpt_neox has no .*: use --what=merged"),
+        ("mistral-tiny", r"attention.local = Local.window=24.* of this mistral has no form in"),
+    ],
+)
+def test_a_model_that_is_not_written_is_named(preset, said, tmp_path):
     finished_run(tmp_path / "run", config_of(f"random:{preset}"))
-    with pytest.raises(
-        UserError, match="is not written as GGUF .only llama is, .*: use --what=merged"
-    ):
+    with pytest.raises(UserError, match=said):
         exported(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_pre_tokenizer_that_llama_cpp_has_no_known_name_for_is_one_line(tmp_path):
     split = pre_tokenizers.Split(tokenizers.Regex(r"\d"), behavior="isolated")
-    folder = _bpe(tmp_path / "its", pre_tokenizers.Sequence([split, _bytewise(True)]))
+    folder = bpe(tmp_path / "its", pre_tokenizers.Sequence([split, bytewise(True)]))
     with pytest.raises(UserError, match="name of this tokenizer's pre-tokenizer is not known"):
         read_vocabulary(folder, 400)
+
+
+def test_a_sentencepiece_tokenizer_that_changes_texts_otherwise_is_one_line(tmp_path):
+    backend = tokenizer_kinds.llama_backend()
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
+    (tmp_path / "tokenizer.json").write_text(backend.to_str())
+    with pytest.raises(UserError, match="no form of this SentencePiece tokenizer's normaliser"):
+        read_vocabulary(tmp_path, 500)
 
 
 def test_a_word_piece_tokenizer_is_one_line(tmp_path):
@@ -248,13 +229,13 @@ def test_a_word_piece_tokenizer_is_one_line(tmp_path):
 def test_of_several_chat_templates_the_default_is_written(tmp_path):
     """The files that `save` writes have all of them."""
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ mine }}"}]
-    folder = _bpe(tmp_path / "its", _bytewise(True), chat_template=named)
+    folder = bpe(tmp_path / "its", bytewise(True), chat_template=named)
     found = special_fields(from_directory(folder))
     assert found["tokenizer.chat_template"] == "{{ mine }}"
 
 
 def test_an_end_token_behind_every_text_is_no_begin_token(tmp_path):
-    folder = _bpe(tmp_path / "its", _bytewise(True), behind="<|end|>")
+    folder = bpe(tmp_path / "its", bytewise(True), behind="<|end|>")
     found = special_fields(from_directory(folder))
     assert not found["tokenizer.ggml.add_bos_token"]
     assert "tokenizer.ggml.bos_token_id" not in found

@@ -6,8 +6,10 @@ Every family is the same transformer with different values; `presets` has them b
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -171,3 +173,60 @@ def period_of(layers: Sequence[bool]) -> tuple[bool, ...]:
     sizes = range(1, len(layers) + 1)
     size = next(n for n in sizes if all(map(operator.eq, layers, layers[n:])))
     return tuple(layers[:size])
+
+
+def differences(one: ModelConfig, other: ModelConfig) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what two architectures compute differently: (name, value of one, of the other).
+
+    The family is not compared, and of rotary positions only the angles, in a short and in the
+    longest text. A window that no text exceeds is none. Numbers may differ by a rounding to
+    float32.
+    """
+    one, other = map(_within_texts, (one, other))
+    for name, a, b in _fields("", one, other, one.longest):
+        if name != "family" and name != "attention.local.pattern":
+            yield name, a, b
+    if one.local_layers.tolist() != other.local_layers.tolist():
+        yield "attention.local", one.attention.local, other.attention.local
+
+
+def _within_texts(config: ModelConfig) -> ModelConfig:
+    """Return the architecture without a window that no text exceeds."""
+    local = config.attention.local
+    if local is None or local.rotary is not None or local.window < config.longest:
+        return config
+    attention = dataclasses.replace(config.attention, local=None)
+    return dataclasses.replace(config, attention=attention)
+
+
+def _fields(stem: str, one: Any, other: Any, longest: int) -> Iterator[tuple[str, Any, Any]]:
+    for field in dataclasses.fields(one):
+        a, b, name = getattr(one, field.name), getattr(other, field.name), stem + field.name
+        if _same_plain(a, b):
+            if not _turn_alike(a, b, longest):
+                scalings = (None if x.scaling is None else type(x.scaling).__name__ for x in (a, b))
+                yield f"{name}.scaling", *scalings
+        elif dataclasses.is_dataclass(a) and type(a) is type(b):
+            yield from _fields(f"{name}.", a, b, longest)
+        elif isinstance(a, float) and isinstance(b, float):
+            if not math.isclose(a, b, rel_tol=1e-6):
+                yield name, a, b
+        elif a != b:
+            yield name, a, b
+
+
+def _same_plain(one: Any, other: Any) -> bool:
+    """Whether both are rotary positions that differ at most in their scaling."""
+    if not isinstance(one, Rotary) or not isinstance(other, Rotary):
+        return False
+    return one.width == other.width and math.isclose(one.theta, other.theta, rel_tol=1e-6)
+
+
+def _turn_alike(one: Rotary, other: Rotary, longest: int) -> bool:
+    if not math.isclose(one.magnitude, other.magnitude, rel_tol=1e-6):
+        return False
+    for length in (0, longest):
+        a, b = (dataclasses.replace(x, length=length).frequencies() for x in (one, other))
+        if not np.allclose(a, b, rtol=1e-6, atol=0):
+            return False
+    return True

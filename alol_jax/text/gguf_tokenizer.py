@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from alol_jax.errors import UserError
 from alol_jax.text.chat_template import ChatTemplate
@@ -42,20 +42,41 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-def _llama3() -> pre_tokenizers.PreTokenizer:
-    pattern = pre_tokenizers.Split(tokenizers.Regex(_LLAMA3), behavior="isolated")
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
     bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pattern, bytewise])
+    return pre_tokenizers.Sequence([split, bytewise])
 
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+def _words(digits: str) -> str:
+    """The pattern of Llama 3 and Qwen 2, which differ in how many digits stay together."""
+    return (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + "|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
 
-GGUF_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _smollm, "llama-bpe": _llama3}
+
+class Pre(NamedTuple):
+    """One of llama.cpp's names of a pre-tokenizer, as the `tokenizers` library has it.
+
+    Attributes:
+        make: the pre-tokenizer.
+        whole: a word that is a token is not split, whatever the merges say.
+        composed: texts are brought to NFC; llama.cpp itself takes them as they are.
+    """
+
+    make: Callable[[], pre_tokenizers.PreTokenizer]
+    whole: bool = False
+    composed: bool = False
+
+
+GGUF_PRE_TOKENIZERS = {
+    "gpt-2": Pre(_gpt2),
+    "smollm": Pre(_smollm),
+    "llama-bpe": Pre(lambda: _split(_words(r"\p{N}{1,3}")), whole=True),
+    "qwen2": Pre(lambda: _split(_words(r"\p{N}")), composed=True),
+}
 """llama.cpp's name (llama-vocab.cpp) -> the same in the `tokenizers` library, known exactly."""
-_WHOLE_FIRST = ("llama-bpe",)  # a word that is a token is not split, whatever the merges say
 
 
 def pre_tokenizer_json(made: pre_tokenizers.PreTokenizer | Mapping[str, Any] | None) -> str:
@@ -105,12 +126,14 @@ def from_gguf(fields: GGUFVocabulary) -> Tokenizer:
     ):
         raise UserError("GGUF tokenizer: tokens, types, merges or eos are damaged: download again")
     try:
-        whole = fields.pre in _WHOLE_FIRST
-        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole)
+        pre = GGUF_PRE_TOKENIZERS[fields.pre]
+        model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.whole)
         backend = tokenizers.Tokenizer(model)
     except Exception as error:  # the library raises a bare Exception for a merge of unknown tokens
         raise UserError(f"GGUF tokenizer: {error}: download the file again") from error
-    backend.pre_tokenizer = GGUF_PRE_TOKENIZERS[fields.pre]()
+    backend.pre_tokenizer = pre.make()
+    if pre.composed:
+        backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     for token, kind in zip(fields.tokens, fields.token_types, strict=True):
         if kind in (UNKNOWN, CONTROL):

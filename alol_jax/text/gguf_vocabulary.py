@@ -34,6 +34,7 @@ class Vocabulary(NamedTuple):
     types: tuple[int, ...]
     merges: tuple[str, ...]  # of gpt2: "left right", best first
     scores: tuple[float, ...]  # of llama, by id
+    space_first: bool | None = None  # of llama: whether a text begins with a space
 
     def fields(self) -> dict[str, Any]:
         """Return the keys and values of the file, without the special tokens."""
@@ -45,8 +46,8 @@ class Vocabulary(NamedTuple):
             "tokenizer.ggml.merges": self.merges,
             "tokenizer.ggml.scores": self.scores,
         }
-        if self.model == "llama":
-            found["tokenizer.ggml.add_space_prefix"] = True
+        if self.space_first is not None:
+            found["tokenizer.ggml.add_space_prefix"] = self.space_first
         return {key: value for key, value in found.items() if value not in ("", ())}
 
 
@@ -80,7 +81,8 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         types.append(kind)
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     if sentencepiece:
-        return Vocabulary("llama", "default", listed, tuple(types), (), _scores(listed, pairs))
+        scores, space = _scores(listed, pairs), _space_first(state)
+        return Vocabulary("llama", "default", listed, tuple(types), (), scores, space)
     merges = tuple(" ".join(pair) for pair in pairs)
     return Vocabulary("gpt2", _pre_of(state), listed, tuple(types), merges, ())
 
@@ -96,13 +98,36 @@ def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> tuple[flo
 def _pre_of(state: Mapping[str, Any]) -> str:
     """Return llama.cpp's name of the pre-tokenizer."""
     said = pre_tokenizer_json(state["pre_tokenizer"])
-    for name, make in GGUF_PRE_TOKENIZERS.items():
-        if said == pre_tokenizer_json(make()) and state["normalizer"] is None:
+    for name, pre in GGUF_PRE_TOKENIZERS.items():
+        normalizer = {"type": "NFC"} if pre.composed else None
+        if said == pre_tokenizer_json(pre.make()) and state["normalizer"] == normalizer:
             return name
     raise UserError(
         "--what=gguf: llama.cpp's name of this tokenizer's pre-tokenizer is not known (only those "
         f"of {', '.join(GGUF_PRE_TOKENIZERS)} and SentencePiece are): use --what=merged and "
         "llama.cpp's own converter"
+    )
+
+
+def _space_first(state: Mapping[str, Any]) -> bool:
+    """Return whether a SentencePiece BPE puts a space in front of a text: Llama does, Gemma not.
+
+    Raises:
+        UserError: it does something else with the text, too.
+    """
+    normalizer, splits = state["normalizer"] or {}, state["pre_tokenizer"] or {}
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    prepended = {"type": "Prepend", "prepend": "▁"}
+    if splits.get("type") == "Metaspace" and not steps and splits["replacement"] == "▁":
+        return splits["prepend_scheme"] != "never"
+    at_spaces = splits.get("type") == "Split" and splits["pattern"] == {"String": " "}
+    if steps in ([spaces], [prepended, spaces]) and (not splits or at_spaces):
+        return prepended in steps
+    raise UserError(
+        "--what=gguf: llama.cpp has no form of this SentencePiece tokenizer's normaliser and "
+        "pre-tokenizer (only of those of Llama and Gemma): use --what=merged and llama.cpp's own "
+        "converter"
     )
 
 

@@ -5,6 +5,7 @@ nearest ones are those of its CUDA kernel and of the float64 path of its operato
 """
 
 import dataclasses
+import itertools
 from importlib.util import find_spec
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alol_jax.errors import UserError
 from alol_jax.models.files.convert import open_checkpoint
 from alol_jax.models.nf4 import LEVELS, NF4, dequantise, dynamic_map, quantise
 from alol_jax.objectives.logprobs import logits_of
@@ -115,26 +117,37 @@ def test_double_quantisation_ends_where_theirs_does(shape):
     assert np.abs(ours - expected).max() <= 0.015 * spread
 
 
-STORED = ("qwen3", "gemma3", "phi3")
+# In GPT-NeoX, 256 scales that are quantised together belong to queries, keys and values.
+REFUSED = ("gpt_neox", True)
 
 
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("kind", STORED)
-def test_a_model_that_transformers_stored_in_four_bits_gives_its_logits(kind, double, tmp_path):
+def stored_in_four_bits(kind, double, folder):
+    """A random model, and the same that transformers has stored in ``folder`` in NF4."""
     import torch
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     whole = random_torch(FOUR_BIT[kind](), AutoModelForCausalLM.from_config)
-    whole.save_pretrained(tmp_path / "whole")
+    whole.save_pretrained(folder / "whole")
     how = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double
     )
     theirs = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "whole", quantization_config=how, dtype=torch.float32, device_map="cpu"
+        folder / "whole", quantization_config=how, dtype=torch.float32, device_map="cpu"
     )
-    theirs.save_pretrained(tmp_path / "stored")
+    theirs.save_pretrained(folder / "stored")
+    return whole, theirs
+
+
+@pytest.mark.parametrize(
+    ("kind", "double"),
+    [each for each in itertools.product(FOUR_BIT, (False, True)) if each != REFUSED],
+)
+def test_a_model_that_transformers_stored_in_four_bits_gives_its_logits(kind, double, tmp_path):
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    whole, theirs = stored_in_four_bits(kind, double, tmp_path)
     checkpoint = open_checkpoint(str(tmp_path / "stored"))
     assert checkpoint.stored_nf4 == NF4(double)
     # Its own products of kernels in 4 bits are in half precision on a CPU.
@@ -153,3 +166,10 @@ def test_a_model_that_transformers_stored_in_four_bits_gives_its_logits(kind, do
     hidden = jax.jit(model.hidden)(params, ids, np.ones_like(ids))
     ours = logits_of(hidden, model.unembedding(params))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_scales_of_several_kernels_that_are_quantised_together_are_one_line(tmp_path):
+    stored_in_four_bits(*REFUSED, tmp_path)
+    checkpoint = open_checkpoint(str(tmp_path / "stored"))
+    with pytest.raises(UserError, match="query_key_value.weight holds 3 kernels whose scales are"):
+        checkpoint.load("float32", here, NF4(double=True))

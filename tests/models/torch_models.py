@@ -209,9 +209,15 @@ CAUSAL = {
 }
 WIDE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 2}
 FOUR_BIT = {  # as wide as blocks of 64 weights need
+    "llama": lambda: _kin("LlamaConfig", **WIDE, attention_bias=True),
+    "mistral": lambda: _kin("MistralConfig", **WIDE, sliding_window=5),
+    "qwen2": lambda: _kin("Qwen2Config", **WIDE),
     "qwen3": lambda: _kin("Qwen3Config", **WIDE),
+    "gemma2": lambda: _kin("Gemma2Config", **WIDE, sliding_window=5),
     "gemma3": lambda: _kin("Gemma3TextConfig", **WIDE, layer_types=[LOCAL, WHOLE]),
     "phi3": lambda: _kin("Phi3Config", **WIDE | {"num_key_value_heads": 4}),
+    "olmo2": lambda: _kin("Olmo2Config", **WIDE),
+    "gpt_neox": lambda: _gpt_neox(hidden_size=128, intermediate_size=256, num_attention_heads=4),
 }
 ENCODERS = {
     "bert: two segments": lambda: _bert(),

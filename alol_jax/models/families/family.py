@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from alol_jax.models.config import ModelConfig
 from alol_jax.models.families.fields import ACTIVATIONS, Fields
-from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.gguf_form import GGUFForm
+from alol_jax.models.families.layouts import Row, rows_of
 
 
 class Architecture(NamedTuple):
@@ -36,7 +37,7 @@ class Family:
         prefix: the start of the names in ``body``; the file of a bare body lacks it.
         architectures: ``architectures`` in config.json -> its tensors.
         ignored: further fields of config.json that change nothing in this family.
-        gguf: all tensors in a GGUF file; empty if such files are not read.
+        gguf: its form in GGUF files; None if they are neither read nor written.
         other_types: further values of ``model_type``.
     """
 
@@ -49,13 +50,12 @@ class Family:
     prefix: str
     architectures: dict[str, Architecture]
     ignored: frozenset[str] = frozenset()
-    gguf: tuple[Row, ...] = ()
+    gguf: GGUFForm | None = None
     other_types: tuple[str, ...] = ()
 
     def rows(self, config: ModelConfig) -> tuple[Row, ...]:
         """Return the tensors of ``body`` that a model of ``config`` has: some have no biases."""
-        absent = {f"layers/{name}/bias" for name in set(config.projections) - set(config.biases)}
-        return tuple(row for row in self.body if not absent & set(row.paths))
+        return rows_of(self.body, config)
 
 
 SIZES = frozenset(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from alol_jax.models.config import UNGATED, ModelConfig
 from alol_jax.models.families.family import Architecture, Family, hf_activation, sizes
 from alol_jax.models.families.fields import ACTIVATIONS, Fields
+from alol_jax.models.families.gguf_form import FUSED_GGUF, GGUFForm, Keys, gguf_decoder
 from alol_jax.models.families.layouts import (
     AS_IS,
     CONCATENATED,
@@ -64,6 +66,14 @@ _BODY = (
 )
 
 
+def _read_gguf(keys: Keys) -> ModelConfig:
+    config = gguf_decoder(keys, "gpt2", own_heads=False, rotates=False, norm="layer")
+    return dataclasses.replace(config, activation="gelu_tanh", gated_mlp=False, biases=UNGATED)
+
+
+_GGUF = (Row("position_embd.weight", ("positions/embedding",), AS_IS), *FUSED_GGUF)
+
+
 GPT2 = Family(
     name="gpt2",
     reads=frozenset(
@@ -85,4 +95,5 @@ GPT2 = Family(
             "gpt2", affine("off_classifier", "score"), ignored=r"lm_head\.weight"
         ),
     },
+    gguf=GGUFForm("gpt2", _GGUF, _read_gguf),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,13 @@ import jax.numpy as jnp
 from alol_jax.models.config import UNGATED, ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, hf_activation, sizes
 from alol_jax.models.families.fields import ACTIVATIONS, Fields
+from alol_jax.models.families.gguf_form import (
+    FUSED_GGUF,
+    GGUFForm,
+    Keys,
+    decoder_keys,
+    gguf_decoder,
+)
 from alol_jax.models.families.layouts import (
     AS_IS,
     SCORE,
@@ -84,6 +92,26 @@ _BODY = (
 )
 
 
+_PARALLEL = "use_parallel_residual"
+
+
+def _read_gguf(keys: Keys) -> ModelConfig:
+    """Read what llama.cpp computes: GELU by tanh, which Pythia has not, and no tied head."""
+    config = gguf_decoder(keys, "gpt_neox", own_heads=False, partial=True, norm="layer")
+    return dataclasses.replace(
+        config,
+        tied_embeddings=False,
+        activation="gelu_tanh",
+        gated_mlp=False,
+        biases=UNGATED,
+        residual="parallel" if keys.only(_PARALLEL, True, False) else "pre",
+    )
+
+
+def _gguf_keys(config: ModelConfig) -> dict[str, Any]:
+    return decoder_keys(config) | {_PARALLEL: config.residual == "parallel"}
+
+
 GPT_NEOX = Family(
     name="gpt_neox",
     reads=SIZES | ROPE | {"layer_norm_eps", "hidden_act", "use_parallel_residual"},
@@ -98,4 +126,5 @@ GPT_NEOX = Family(
         "GPTNeoXRewardModel": Architecture("gpt_neox", affine("out_proj", "score")),
     },
     other_types=("gpt_neox_reward_model",),
+    gguf=GGUFForm("gptneox", FUSED_GGUF, _read_gguf, _gguf_keys),
 )

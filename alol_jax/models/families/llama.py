@@ -6,12 +6,32 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from alol_jax.models.config import ATTENTION_PROJECTIONS, ModelConfig
 from alol_jax.models.families.family import SIZES, Architecture, Family, sizes
 from alol_jax.models.families.fields import Fields
-from alol_jax.models.families.layouts import AS_IS, SCORE, TRANSPOSED, Layout, Row, head
+from alol_jax.models.families.gguf_form import (
+    GGUF_KERNELS,
+    GGUF_PRE_NORMS,
+    GGUFForm,
+    Keys,
+    decoder_keys,
+    gguf_decoder,
+    gguf_rows,
+    stored_biases,
+)
+from alol_jax.models.families.layouts import (
+    SCORE,
+    TRANSPOSED,
+    Kernel,
+    Layout,
+    Row,
+    decoder_rows,
+    head,
+)
 from alol_jax.models.families.rope import ROPE, read_rotary, rope_parameters
-from alol_jax.models.rotary import Rotary
+from alol_jax.models.rotary import Llama3Scaling, LongRope, Rotary
 
 DECODER = SIZES | ROPE | {"num_key_value_heads", "head_dim", "rms_norm_eps"}
 """The fields of config.json that `read_decoder` uses."""
@@ -84,29 +104,18 @@ PRE_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "m
 QUERY_KEY_NORMS = {"self_attn.q_norm": "q_norm", "self_attn.k_norm": "k_norm"}
 
 
-def decoder_body(norms: dict[str, str], biases: Sequence[str] = ()) -> tuple[Row, ...]:
-    """Return the tensors of a decoder below its head.
+_KERNELS = (
+    *(Kernel(f"self_attn.{name}", (name,)) for name in ATTENTION_PROJECTIONS),
+    *(Kernel(f"mlp.{name}", (name,)) for name in _MLP),
+)
 
-    Args:
-        norms: the names of a layer's norms in the file -> ours.
-        biases: the projections that may have one.
-    """
-    modules = {name: f"self_attn.{name}" for name in ATTENTION_PROJECTIONS}
-    modules |= {name: f"mlp.{name}" for name in _MLP}
-    layer = "model.layers.{i}"
-    return (
-        Row("model.embed_tokens.weight", ("embed/embedding",), AS_IS),
-        *(
-            Row(f"{layer}.{theirs}.weight", (f"layers/{ours}/scale",), AS_IS)
-            for theirs, ours in norms.items()
-        ),
-        *(
-            Row(f"{layer}.{theirs}.weight", (f"layers/{ours}/kernel",), TRANSPOSED)
-            for ours, theirs in modules.items()
-        ),
-        *(Row(f"{layer}.{modules[name]}.bias", (f"layers/{name}/bias",), AS_IS) for name in biases),
-        Row("model.norm.weight", ("final_norm/scale",), AS_IS),
-    )
+
+def decoder_body(
+    norms: dict[str, str], biases: Sequence[str] = (), kernels: Sequence[Kernel] = _KERNELS
+) -> tuple[Row, ...]:
+    """Return the tensors of a decoder below its head, by `decoder_rows`."""
+    names = ("model.embed_tokens", "model.layers.{i}", "model.norm")
+    return decoder_rows(names, norms, kernels, biases=biases)
 
 
 def _read(fields: Fields) -> ModelConfig:
@@ -123,37 +132,57 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _pairs(heads_of: Callable[[ModelConfig], int]) -> Layout:
-    """llama.cpp's order of query and key rows, for tensors [heads · H, D].
+    """llama.cpp's order of query and key rows, for tensors [heads · H, …].
 
     Within each head, row 2i is our row i and row 2i + 1 is our row H/2 + i.
     """
 
     def split(c, x):
-        pairs = x.reshape(heads_of(c), c.head_width // 2, 2, x.shape[1])
+        pairs = x.reshape(heads_of(c), c.head_width // 2, 2, *x.shape[1:])
         return (pairs.swapaxes(1, 2).reshape(x.shape).T,)
 
     def join(c, parts):
         x = parts[0].T
-        halves = x.reshape(heads_of(c), 2, c.head_width // 2, x.shape[1])
+        halves = x.reshape(heads_of(c), 2, c.head_width // 2, *x.shape[1:])
         return halves.swapaxes(1, 2).reshape(x.shape)
 
     return Layout(split, join)
 
 
-_GGUF = (
-    Row("token_embd.weight", ("embed/embedding",), AS_IS),
-    Row("blk.{i}.attn_norm.weight", ("layers/attention_norm/scale",), AS_IS),
-    Row("blk.{i}.ffn_norm.weight", ("layers/mlp_norm/scale",), AS_IS),
-    Row("blk.{i}.attn_q.weight", ("layers/q_proj/kernel",), _pairs(lambda c: c.heads)),
-    Row("blk.{i}.attn_k.weight", ("layers/k_proj/kernel",), _pairs(lambda c: c.kv_heads)),
-    Row("blk.{i}.attn_v.weight", ("layers/v_proj/kernel",), TRANSPOSED),
-    Row("blk.{i}.attn_output.weight", ("layers/o_proj/kernel",), TRANSPOSED),
-    Row("blk.{i}.ffn_gate.weight", ("layers/gate_proj/kernel",), TRANSPOSED),
-    Row("blk.{i}.ffn_up.weight", ("layers/up_proj/kernel",), TRANSPOSED),
-    Row("blk.{i}.ffn_down.weight", ("layers/down_proj/kernel",), TRANSPOSED),
-    Row("output_norm.weight", ("final_norm/scale",), AS_IS),
-    Row("output.weight", ("head/kernel",), TRANSPOSED),
+def _read_gguf(keys: Keys) -> ModelConfig:
+    """Read what llama.cpp computes; Llama 3's scaling is a divisor for every frequency."""
+    config = gguf_decoder(keys, "llama")
+    config = dataclasses.replace(config, biases=stored_biases(keys))
+    divisors = keys.vector("rope_freqs.weight")
+    if divisors is None:
+        return config
+    keys.only("rope.scaling.type", "none")
+    scaling = LongRope(divisors, divisors, config.max_positions)
+    return dataclasses.replace(config, rotary=dataclasses.replace(config.rotary, scaling=scaling))
+
+
+def _divisors(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return what divides each frequency with Llama 3's scaling."""
+    if not isinstance(config.rotary.scaling, Llama3Scaling):
+        return {}
+    plain = dataclasses.replace(config.rotary, scaling=None).frequencies()
+    return {"rope_freqs.weight": plain / config.rotary.frequencies()}
+
+
+_PAIRED = {"q_proj": _pairs(lambda c: c.heads), "k_proj": _pairs(lambda c: c.kv_heads)}
+
+LLAMA_GGUF = GGUFForm(
+    arch="llama",
+    rows=gguf_rows(
+        GGUF_PRE_NORMS,
+        [kernel._replace(layout=_PAIRED.get(*kernel.maps, TRANSPOSED)) for kernel in GGUF_KERNELS],
+        biases=(*ATTENTION_PROJECTIONS, *_MLP),
+    ),
+    read=_read_gguf,
+    keys=decoder_keys,
+    vectors=_divisors,
 )
+"""llama.cpp's architecture of Llama and of a Mistral without windows."""
 
 
 LLAMA = Family(
@@ -174,5 +203,5 @@ LLAMA = Family(
         "LlamaForCausalLM": Architecture("llama", head("lm_head")),
         "LlamaForSequenceClassification": Architecture("llama", SCORE),
     },
-    gguf=_GGUF,
+    gguf=LLAMA_GGUF,
 )

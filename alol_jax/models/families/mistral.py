@@ -11,6 +11,7 @@ from alol_jax.models.families.fields import Fields
 from alol_jax.models.families.layouts import SCORE, head
 from alol_jax.models.families.llama import (
     DECODER,
+    LLAMA_GGUF,
     PRE_NORMS,
     decoder_body,
     read_decoder,
@@ -40,4 +41,5 @@ MISTRAL = Family(
         "MistralForCausalLM": Architecture("mistral", head("lm_head")),
         "MistralForSequenceClassification": Architecture("mistral", SCORE),
     },
+    gguf=LLAMA_GGUF,
 )

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from itertools import accumulate
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from alol_jax.models.config import AttentionConfig, ModelConfig
+from alol_jax.models.config import AttentionConfig, Local, ModelConfig
 from alol_jax.models.families.family import Architecture, Family
 from alol_jax.models.families.fields import Fields
-from alol_jax.models.families.layouts import AS_IS, SCORE, TRANSPOSED, Layout, Row, head
-from alol_jax.models.families.llama import DECODER, PRE_NORMS, read_decoder, write_decoder
+from alol_jax.models.families.gguf_form import (
+    GGUF_PRE_NORMS,
+    GGUFForm,
+    Keys,
+    decoder_keys,
+    gguf_decoder,
+    gguf_rows,
+)
+from alol_jax.models.families.layouts import GATE_UP, QKV, SCORE, Kernel, head
+from alol_jax.models.families.llama import (
+    DECODER,
+    PRE_NORMS,
+    decoder_body,
+    read_decoder,
+    write_decoder,
+)
+from alol_jax.models.families.rope import ORIGINAL
 from alol_jax.models.families.windows import WINDOW, read_window, write_window
 from alol_jax.models.rotary import LongRope
-
-_ORIGINAL = "original_max_position_embeddings"
 
 
 def _read(fields: Fields) -> ModelConfig:
@@ -31,48 +41,62 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     share = config.rotary.width / config.head_width
     fields["rope_parameters"] |= {"partial_rotary_factor": share}
     if isinstance(config.rotary.scaling, LongRope):
-        fields[_ORIGINAL] = config.rotary.scaling.original
+        fields[ORIGINAL] = config.rotary.scaling.original
     return fields
 
 
-def _side_by_side(sizes: Callable[[ModelConfig], list[int]]) -> Layout:
-    """Tensors [out, in] whose rows are those of several maps, one after the other.
-
-    ``sizes`` is (config) -> the outputs of each.
-    """
-
-    def split(config, x):
-        return [part.T for part in np.split(x, list(accumulate(sizes(config)))[:-1])]
-
-    return Layout(split, lambda config, parts: jnp.concatenate([part.T for part in parts]))
+_KERNELS = (
+    Kernel("self_attn.qkv_proj", ("q_proj", "k_proj", "v_proj"), QKV),
+    Kernel("self_attn.o_proj", ("o_proj",)),
+    Kernel("mlp.gate_up_proj", ("gate_proj", "up_proj"), GATE_UP),
+    Kernel("mlp.down_proj", ("down_proj",)),
+)
 
 
-_QKV = _side_by_side(lambda c: [heads * c.head_width for heads in (c.heads, *[c.kv_heads] * 2)])
-_GATE_UP = _side_by_side(lambda c: [c.mlp_width] * 2)
+def _read_gguf(keys: Keys) -> ModelConfig:
+    config = gguf_decoder(keys, "phi3", own_heads=False, partial=True)
+    window = keys.size("attention.sliding_window", 0)
+    local = Local(window) if window else None
+    original = keys.size("rope.scaling.original_context_length", config.max_positions)
+    magnitude = keys.number("rope.scaling.attn_factor", 1.0)
+    factors = [keys.vector(name) for name in _FACTORS]
+    rotary = config.rotary
+    if None not in factors:
+        keys.only("rope.scaling.type", "none")
+        rotary = dataclasses.replace(rotary, scaling=LongRope(*factors, original, magnitude))
+    return dataclasses.replace(config, rotary=rotary, attention=AttentionConfig(local=local))
 
 
-def _kernels(*names: str) -> tuple[str, ...]:
-    return tuple(f"layers/{name}/kernel" for name in names)
+def _keys(config: ModelConfig) -> dict[str, Any]:
+    """Return the keys: no window, which is 0, because llama.cpp reads one but does not apply it."""
+    scaling = config.rotary.scaling
+    found = decoder_keys(config) | {"attention.sliding_window": 0}
+    original = config.max_positions
+    if isinstance(scaling, LongRope):
+        original = scaling.original
+        found["rope.scaling.attn_factor"] = scaling.magnitude
+    return found | {"rope.scaling.original_context_length": original}
 
 
-_LAYER = "model.layers.{i}"
-_BODY = (
-    Row("model.embed_tokens.weight", ("embed/embedding",), AS_IS),
-    *(
-        Row(f"{_LAYER}.{theirs}.weight", (f"layers/{ours}/scale",), AS_IS)
-        for theirs, ours in PRE_NORMS.items()
-    ),
-    Row(f"{_LAYER}.self_attn.qkv_proj.weight", _kernels("q_proj", "k_proj", "v_proj"), _QKV),
-    Row(f"{_LAYER}.self_attn.o_proj.weight", _kernels("o_proj"), TRANSPOSED),
-    Row(f"{_LAYER}.mlp.gate_up_proj.weight", _kernels("gate_proj", "up_proj"), _GATE_UP),
-    Row(f"{_LAYER}.mlp.down_proj.weight", _kernels("down_proj"), TRANSPOSED),
-    Row("model.norm.weight", ("final_norm/scale",), AS_IS),
+def _factors(config: ModelConfig) -> dict[str, np.ndarray]:
+    scaling = config.rotary.scaling
+    if not isinstance(scaling, LongRope):
+        return {}
+    return dict(zip(_FACTORS, map(np.float32, (scaling.short, scaling.long)), strict=True))
+
+
+_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight")
+_GGUF_KERNELS = (
+    Kernel("attn_qkv", ("q_proj", "k_proj", "v_proj"), QKV),
+    Kernel("attn_output", ("o_proj",)),
+    Kernel("ffn_up", ("gate_proj", "up_proj"), GATE_UP),
+    Kernel("ffn_down", ("down_proj",)),
 )
 
 
 PHI3 = Family(
     name="phi3",
-    reads=DECODER | WINDOW | {_ORIGINAL},
+    reads=DECODER | WINDOW | {ORIGINAL},
     implemented={
         "hidden_act": ("silu",),
         "attention_bias": (False, None),
@@ -85,10 +109,17 @@ PHI3 = Family(
     ignored=frozenset({"auto_map"}),
     read=_read,
     write=_write,
-    body=_BODY,
+    body=decoder_body(PRE_NORMS, kernels=_KERNELS),
     prefix="model.",
     architectures={
         "Phi3ForCausalLM": Architecture("phi3", head("lm_head")),
         "Phi3ForSequenceClassification": Architecture("phi3", SCORE),
     },
+    gguf=GGUFForm(
+        arch="phi3",
+        rows=gguf_rows(GGUF_PRE_NORMS, _GGUF_KERNELS),
+        read=_read_gguf,
+        keys=_keys,
+        vectors=_factors,
+    ),
 )

@@ -8,6 +8,13 @@ from typing import Any
 from alol_jax.models.config import ATTENTION_PROJECTIONS, AttentionConfig, Local, ModelConfig
 from alol_jax.models.families.family import Architecture, Family
 from alol_jax.models.families.fields import Fields
+from alol_jax.models.families.gguf_form import (
+    GGUF_PRE_NORMS,
+    GGUFForm,
+    Keys,
+    gguf_decoder,
+    gguf_rows,
+)
 from alol_jax.models.families.layouts import SCORE, head
 from alol_jax.models.families.llama import (
     BIAS,
@@ -63,6 +70,16 @@ def _write_3(config: ModelConfig) -> dict[str, Any]:
     return _write_2(config) | {"attention_bias": bool(config.biases)}
 
 
+def _gguf_2(keys: Keys) -> ModelConfig:
+    return dataclasses.replace(gguf_decoder(keys, "qwen2", own_heads=False), biases=_BIASED)
+
+
+def _gguf_3(keys: Keys) -> ModelConfig:
+    return dataclasses.replace(gguf_decoder(keys, "qwen3"), attention=AttentionConfig("head"))
+
+
+_GGUF_NORMS = GGUF_PRE_NORMS | {"attn_q_norm": "q_norm", "attn_k_norm": "k_norm"}
+
 QWEN2 = Family(
     name="qwen2",
     reads=DECODER | _WINDOWS,
@@ -75,6 +92,7 @@ QWEN2 = Family(
         "Qwen2ForCausalLM": Architecture("qwen2", head("lm_head")),
         "Qwen2ForSequenceClassification": Architecture("qwen2", SCORE),
     },
+    gguf=GGUFForm("qwen2", gguf_rows(GGUF_PRE_NORMS, biases=_BIASED), _gguf_2),
 )
 QWEN3 = Family(
     name="qwen3",
@@ -88,4 +106,5 @@ QWEN3 = Family(
         "Qwen3ForCausalLM": Architecture("qwen3", head("lm_head")),
         "Qwen3ForSequenceClassification": Architecture("qwen3", SCORE),
     },
+    gguf=GGUFForm("qwen3", gguf_rows(_GGUF_NORMS), _gguf_3),
 )

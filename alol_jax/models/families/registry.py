@@ -7,6 +7,7 @@ import re
 from alol_jax.models.families.bert import BERT
 from alol_jax.models.families.family import Architecture, Family
 from alol_jax.models.families.gemma import GEMMA2, GEMMA3
+from alol_jax.models.families.gguf_form import GGUFForm
 from alol_jax.models.families.gpt2 import GPT2
 from alol_jax.models.families.gpt_neox import GPT_NEOX
 from alol_jax.models.families.llama import LLAMA
@@ -36,6 +37,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     for name, architecture in family.architectures.items()
 }
 """``architectures`` in config.json -> its tensors."""
+
+GGUF_FORMS: dict[str, GGUFForm] = {
+    family.gguf.arch: family.gguf for family in FAMILIES.values() if family.gguf
+}
+"""``general.architecture`` of a GGUF file -> its form."""
+
+
+def causal_lm(family: str) -> str:
+    """Return the class of transformers that is a family's language model."""
+    return next(
+        name
+        for name, kind in FAMILIES[family].architectures.items()
+        if [row.paths for row in kind.head] == [("head/kernel",)]
+    )
+
 
 BUFFERS = re.compile(
     r"(.*\.)?(rotary_emb\.inv_freq|attn\.(bias|masked_bias)|attention\.(bias|masked_bias)"

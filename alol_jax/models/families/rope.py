@@ -24,7 +24,7 @@ from alol_jax.models.rotary import (
 
 _BASES = ("rope_theta", "rotary_emb_base")
 _SHARES = ("partial_rotary_factor", "rotary_pct")
-_ORIGINAL = "original_max_position_embeddings"
+ORIGINAL = "original_max_position_embeddings"
 ROPE = frozenset({"rope_parameters", "rope_scaling", *_BASES, *_SHARES})
 """The fields of config.json that `read_rotary` uses."""
 
@@ -84,8 +84,8 @@ def _longrope(rope: Fields, fields: Fields) -> Scaling:
 
 def _original(rope: Fields, fields: Fields) -> int:
     """Return the positions of pre-training, which some files state outside of ``rope_scaling``."""
-    outside = fields.size(_ORIGINAL, fields.size("max_position_embeddings"))
-    return rope.size(_ORIGINAL, outside)
+    outside = fields.size(ORIGINAL, fields.size("max_position_embeddings"))
+    return rope.size(ORIGINAL, outside)
 
 
 def _numbers(rope: Fields, key: str) -> tuple[float, ...]:
@@ -106,17 +106,17 @@ _KINDS: dict[str, _Kind] = {
     "linear": _Kind(frozenset({"factor"}), _linear),
     "dynamic": _Kind(frozenset({"factor"}), _dynamic),
     "llama3": _Kind(
-        frozenset({"factor", "low_freq_factor", "high_freq_factor", _ORIGINAL}), _llama3
+        frozenset({"factor", "low_freq_factor", "high_freq_factor", ORIGINAL}), _llama3
     ),
     "yarn": _Kind(
         frozenset(
             "factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate".split()
         )
-        | {_ORIGINAL},
+        | {ORIGINAL},
         _yarn,
     ),
     "longrope": _Kind(
-        frozenset({"factor", "attention_factor", "short_factor", "long_factor", _ORIGINAL}),
+        frozenset({"factor", "attention_factor", "short_factor", "long_factor", ORIGINAL}),
         _longrope,
     ),
 }
@@ -190,7 +190,7 @@ def _written(scaling: Scaling | None) -> dict[str, Any]:
                 "factor": factor,
                 "low_freq_factor": low,
                 "high_freq_factor": high,
-                _ORIGINAL: original,
+                ORIGINAL: original,
             }
         case YarnScaling(factor, original, fast, slow, whole, magnitude):
             return {
@@ -200,7 +200,7 @@ def _written(scaling: Scaling | None) -> dict[str, Any]:
                 "beta_fast": fast,
                 "beta_slow": slow,
                 "truncate": whole,
-                _ORIGINAL: original,
+                ORIGINAL: original,
             }
         case LongRope(short, long, original, magnitude):
             return {
@@ -208,6 +208,6 @@ def _written(scaling: Scaling | None) -> dict[str, Any]:
                 "short_factor": list(short),
                 "long_factor": list(long),
                 "attention_factor": magnitude,
-                _ORIGINAL: original,
+                ORIGINAL: original,
             }
     raise ValueError(f"no rope_parameters for {scaling!r}")

@@ -10,7 +10,8 @@ from alol_jax.models.config import Local, ModelConfig, period_of
 from alol_jax.models.families.fields import Fields
 from alol_jax.models.rotary import Rotary
 
-_KINDS = {"full_attention": False, "sliding_attention": True}
+KINDS = {"full_attention": False, "sliding_attention": True}
+"""``layer_types`` in config.json -> whether the layer is local."""
 WINDOW = frozenset({"sliding_window"})
 LAYER_TYPES = WINDOW | {"layer_types"}
 
@@ -45,13 +46,13 @@ def read_local(
     named = fields.values.get("layer_types")
     kinds = list(default)
     if named is not None:
-        if not isinstance(named, list) or any(kind not in _KINDS for kind in named):
-            raise fields.unimplemented("layer_types", named, ", ".join(_KINDS))
+        if not isinstance(named, list) or any(kind not in KINDS for kind in named):
+            raise fields.unimplemented("layer_types", named, ", ".join(KINDS))
         if len(named) != len(kinds):
             raise UserError(
                 f"{fields.where}: layer_types names {len(named)} layers, but there are {len(kinds)}"
             )
-        kinds = [_KINDS[kind] for kind in named]
+        kinds = [KINDS[kind] for kind in named]
     if not any(kinds):
         return None
     if window is None:
@@ -70,5 +71,5 @@ def write_window(config: ModelConfig) -> dict[str, Any]:
 
 def write_layer_types(config: ModelConfig) -> dict[str, Any]:
     """Return ``sliding_window`` and ``layer_types``."""
-    names = {local: name for name, local in _KINDS.items()}
+    names = {local: name for name, local in KINDS.items()}
     return write_window(config) | {"layer_types": [names[bool(x)] for x in config.local_layers]}

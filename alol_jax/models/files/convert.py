@@ -12,7 +12,6 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from alol_jax.errors import UserError, format_names
 from alol_jax.models.config import ModelConfig
-from alol_jax.models.families.layouts import Row
-from alol_jax.models.families.registry import ARCHITECTURES, BUFFERS, FAMILIES
-from alol_jax.models.files.gguf_file import GGUFFile
+from alol_jax.models.families.layouts import Row, rows_of
+from alol_jax.models.families.registry import (
+    ARCHITECTURES,
+    BUFFERS,
+    FAMILIES,
+    GGUF_FORMS,
+    causal_lm,
+)
+from alol_jax.models.files.gguf_file import GGUFFile, WeightFiles
 from alol_jax.models.files.hf_config import from_hf
 from alol_jax.models.files.hf_reader import copied, download, on_hub
 from alol_jax.models.files.packages import PACKAGES, PREFIX, packaged_weights
@@ -43,14 +48,6 @@ from alol_jax.types import Params, Watch
 
 ShardingFn = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 """(path, shape) of a parameter -> its sharding."""
-
-
-class WeightFiles(Protocol):
-    """Files that store named tensors."""
-
-    shapes: dict[str, tuple[int, ...]]
-
-    def read(self, name: str) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +153,7 @@ class Checkpoint:
         for file in self.files:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "blake2b").digest())
-        for name, array in self.changes.arrays():
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        self.changes.hash_into(digest)
         return digest.hexdigest()
 
     def _check_tied_head(self) -> None:
@@ -239,7 +235,7 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
     file = str(directory / "config.json")
     config = from_hf(weights.config_json, file)
     architecture = _architecture(weights.config_json, config, file)
-    body, prefix = FAMILIES[config.family].rows(config), FAMILIES[config.family].prefix
+    body, prefix = FAMILIES[config.family].body, FAMILIES[config.family].prefix
     bare = not any(name.startswith(prefix) for name in weights.shapes)
     if bare:  # the file holds only the body: the same names without the prefix
         body = tuple(row._replace(name=row.name.removeprefix(prefix)) for row in body)
@@ -251,7 +247,7 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
         tokenizer=TokenizerFiles(directory=directory, vocabulary=None),
         files=weights.files,
         weights=weights,
-        rows=_without_tied_head(body + kind.head, config),
+        rows=rows_of(body + kind.head, config),
         tied_head=_head_name(kind.head),
     )
     _check_weights(checkpoint, kind.ignored)
@@ -263,16 +259,15 @@ def _open_directory(directory: Path, where: str) -> Checkpoint:
 
 def _open_gguf(file: Path, where: str) -> Checkpoint:
     weights = GGUFFile(file)
-    config = weights.config()
-    rows = FAMILIES[config.family].gguf
+    config, rows = weights.config, GGUF_FORMS[weights.arch].rows
     checkpoint = Checkpoint(
         where=where,
-        architecture="LlamaForCausalLM",
+        architecture=causal_lm(config.family),
         config=config,
         tokenizer=TokenizerFiles(directory=None, vocabulary=weights.vocabulary()),
         files=(file,),
         weights=weights,
-        rows=_without_tied_head(rows, config),
+        rows=rows_of(rows, config),
         tied_head=_head_name(rows),
     )
     _check_weights(checkpoint, ignored="")
@@ -295,10 +290,6 @@ def _architecture(config_json: dict, config: ModelConfig, where: str) -> str:
 def _head_name(rows: Sequence[Row]) -> str:
     """Return the name of the language model head's tensor; "" for other heads."""
     return next((row.name for row in rows if row.paths == ("head/kernel",)), "")
-
-
-def _without_tied_head(rows: Sequence[Row], config: ModelConfig) -> tuple[Row, ...]:
-    return tuple(row for row in rows if row.paths != ("head/kernel",) or not config.tied_embeddings)
 
 
 def _expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...] | None]:

@@ -1,4 +1,4 @@
-"""Reading and writing GGUF files (llama architecture): the only module that imports gguf.
+"""Reading and writing GGUF files: the only module that imports gguf.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A key that changes the computation or the
 tokenizer and is not supported is an error that names it.
@@ -6,18 +6,20 @@ tokenizer and is not supported is an error that names it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gguf
 import numpy as np
 
 from alol_jax.errors import UserError
-from alol_jax.models.config import ModelConfig
+from alol_jax.models.config import ModelConfig, differences
+from alol_jax.models.families.gguf_form import Keys
+from alol_jax.models.families.layouts import Row, rows_of
+from alol_jax.models.families.registry import FAMILIES, GGUF_FORMS
 from alol_jax.models.files.finite import check_finite
-from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
+from alol_jax.models.transformer import param_shapes
 from alol_jax.paths import check_no_pointer
 from alol_jax.runs.progress import progress
 from alol_jax.text.gguf_tokenizer import GGUFVocabulary
@@ -28,21 +30,9 @@ _TYPES = frozenset(  # those that the library dequantises and that current files
     for name in "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
 )
 
-_READ = frozenset(
-    "llama.block_count llama.context_length llama.embedding_length llama.feed_forward_length "
-    "llama.attention.head_count llama.attention.head_count_kv llama.attention.key_length "
-    "llama.attention.value_length llama.attention.layer_norm_rms_epsilon llama.rope.freq_base "
-    "llama.rope.dimension_count llama.vocab_size".split()
-)
-
-# Keys that change the computation -> the value that is implemented.
+# Keys that change the computation, besides those of the architecture -> what is implemented.
 _IMPLEMENTED: dict[str, Any] = {
-    "general.architecture": "llama",
     "general.type": "model",
-    "llama.rope.scaling.type": "none",
-    "llama.expert_count": 0,
-    "llama.expert_used_count": 0,
-    "llama.attention.causal": True,
     "tokenizer.ggml.add_space_prefix": False,
     "split.count": 1,
     "split.no": 0,
@@ -66,11 +56,25 @@ _MORE_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _PROVENANCE = ("GGUF.", "general.", "quantize.")
 
 
+class WeightFiles(Protocol):
+    """Named tensors, [out, in] as in PyTorch, read or made one at a time."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
 class GGUFFile:
     """An open GGUF file. ``shapes`` are [out, in] as in PyTorch; tensors are read one at a time.
 
+    Attributes:
+        arch: ``general.architecture``, a key of `GGUF_FORMS`.
+        config: the architecture.
+        shapes: the weights.
+
     Raises:
-      UserError: the file is missing or damaged, is not a llama, or needs unsupported features.
+      UserError: the file is missing or damaged, is of another architecture, or needs unsupported
+        features.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,6 +89,7 @@ class GGUFFile:
             raise UserError(
                 f"{path} is damaged or not a GGUF file ({error}): download it again"
             ) from error
+        self.arch = self._known_arch()
         self._check_keys()
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, tensor in self._tensors.items():
@@ -95,6 +100,7 @@ class GGUFFile:
                     f"supported: choose a file of {known}"
                 )
             self.shapes[name] = tuple(int(n) for n in reversed(tensor.shape))
+        self.config = self._config()
 
     def read(self, name: str) -> np.ndarray:
         """Read and dequantise the tensor ``name``: f32[shapes[name]].
@@ -107,36 +113,30 @@ class GGUFFile:
         values = np.asarray(values, np.float32).reshape(self.shapes[name])
         return check_finite(self.path, name, values)
 
-    def config(self) -> ModelConfig:
-        """Return the ModelConfig.
+    def _known_arch(self) -> str:
+        found = self._required("general.architecture")
+        if found not in GGUF_FORMS:
+            raise UserError(
+                f"{self.path}: general.architecture = {found!r} is not implemented (only "
+                f"{', '.join(GGUF_FORMS)} are): choose another checkpoint"
+            )
+        return found
 
-        Missing optional keys have the defaults of the format: rope.freq_base 10000, a key/value
-        head per query head. Without ``output.weight`` the embeddings are tied.
-        """
-        heads = self._size("llama.attention.head_count")
-        width = self._size("llama.embedding_length")
-        head_width = self._size_or("llama.attention.key_length", width // max(heads, 1))
-        for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
-            if self._size_or(key, head_width) != head_width:
-                raise UserError(
-                    f"{self.path}: {key} = {self._value(key)!r} is not implemented "
-                    f"(only the head width, {head_width}, is)"
-                )
-        theta = self._value("llama.rope.freq_base")
-        return ModelConfig(
-            family="llama",
-            vocab_size=self._size_or("llama.vocab_size", self._embedding_rows()),
-            width=width,
-            layers=self._size("llama.block_count"),
-            heads=heads,
-            kv_heads=self._size_or("llama.attention.head_count_kv", heads),
-            head_width=head_width,
-            mlp_width=self._size("llama.feed_forward_length"),
-            max_positions=self._size("llama.context_length"),
-            norm_epsilon=float(self._required("llama.attention.layer_norm_rms_epsilon")),
-            rotary=Rotary(1e4 if theta is None else float(theta), head_width),
-            tied_embeddings="output.weight" not in self.shapes,
-        )
+    def _config(self) -> ModelConfig:
+        """Read the architecture; tensors that belong to it are no weights any more."""
+        start = f"{self.arch}."
+        values = {
+            key.removeprefix(start): self._value(key)
+            for key in self._reader.fields
+            if key.startswith(start)
+        }
+        instead = "choose another checkpoint"
+        keys = Keys(str(self.path), instead, self.arch, values, self.shapes, self.read)
+        config = GGUF_FORMS[self.arch].read(keys)
+        keys.check_all_asked()
+        for name in keys.vectors:
+            del self.shapes[name]
+        return config
 
     def vocabulary(self) -> GGUFVocabulary:
         """Return the tokenizer fields; without ``add_bos_token``, no begin token is added."""
@@ -155,16 +155,15 @@ class GGUFFile:
         )
 
     def _check_keys(self) -> None:
-        # Architecture first: files of another one have unknown keys, which would hide the cause.
-        self._required("general.architecture")
-        for key in ("general.architecture", *self._reader.fields):
+        """Check the keys that are not of the architecture."""
+        for key in self._reader.fields:
             if key in _IMPLEMENTED:
                 if self._value(key) != _IMPLEMENTED[key]:
                     raise UserError(
                         f"{self.path}: {key} = {self._value(key)!r} is not implemented "
                         f"(only {_IMPLEMENTED[key]!r} is): choose another checkpoint"
                     )
-            elif key not in _READ and key not in _TOKENIZER and not key.startswith(_PROVENANCE):
+            elif key not in _TOKENIZER and not key.startswith((*_PROVENANCE, f"{self.arch}.")):
                 raise UserError(
                     f"{self.path}: unknown key {key} = {self._value(key)!r}, which may change the "
                     "computation: choose another checkpoint"
@@ -183,96 +182,81 @@ class GGUFFile:
             raise UserError(f"{self.path}: {key} is missing: the file is incomplete")
         return value
 
-    def _size(self, key: str) -> int:
-        value = self._required(key)
-        if not isinstance(value, int):
-            raise UserError(f"{self.path}: {key} must be one whole number, found {value!r}")
-        return value
-
-    def _size_or(self, key: str, default: int) -> int:
-        return default if self._value(key) is None else self._size(key)
-
-    def _embedding_rows(self) -> int:
-        return self.shapes.get("token_embd.weight", (0,))[0]
-
 
 # writing
-
-
-class Tensors(Protocol):
-    """Tensors by name, [out, in] as in PyTorch, made one at a time."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-
-    def read(self, name: str) -> np.ndarray: ...
 
 
 STORED = {
     "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
 }
-"""dtype -> the type of matrices, and of the file; vectors are always float32."""
+"""dtype -> the type of matrices, and of the file; vectors and positions are always float32."""
+_POSITIONS = "position_embd.weight"
 
 
-def config_fields(config: ModelConfig) -> dict[str, Any]:
-    """Return the keys and values of a GGUF file that describe the model."""
-    rotary = config.rotary
-    found = {
-        "general.type": "model",
-        "llama.vocab_size": config.vocab_size,
-        "llama.context_length": config.max_positions,
-        "llama.embedding_length": config.width,
-        "llama.block_count": config.layers,
-        "llama.feed_forward_length": config.mlp_width,
-        "llama.attention.head_count": config.heads,
-        "llama.attention.head_count_kv": config.kv_heads,
-        "llama.attention.key_length": config.head_width,
-        "llama.attention.value_length": config.head_width,
-        "llama.attention.layer_norm_rms_epsilon": config.norm_epsilon,
-        "llama.rope.dimension_count": rotary.width,
-        "llama.rope.freq_base": rotary.theta,
-    }
-    if isinstance(rotary.scaling, LinearScaling):
-        found["llama.rope.scaling.type"] = "linear"
-        found["llama.rope.scaling.factor"] = rotary.scaling.factor
-    return found
+class Described(NamedTuple):
+    """What a file says of a model: its keys, its tensors, and vectors of the architecture."""
+
+    keys: dict[str, Any]
+    rows: tuple[Row, ...]
+    vectors: dict[str, np.ndarray]
 
 
-def rope_factors(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Return the tensor of Llama 3's rope scaling: what divides each frequency, f32[H / 2].
+def described(config: ModelConfig) -> Described:
+    """Return what a file says of a model.
 
-    Empty for models without it: `config_fields` has the linear one.
+    Raises:
+        UserError: llama.cpp cannot compute it, so its own file would not give it back.
     """
-    if not isinstance(config.rotary.scaling, Llama3Scaling):
-        return {}
-    plain = dataclasses.replace(config.rotary, scaling=None).frequencies()
-    return {"rope_freqs.weight": plain / config.rotary.frequencies()}
+    form = FAMILIES[config.family].gguf
+    if form is None:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.gguf)
+        raise UserError(
+            f"--what=gguf: {config.family} is not written as GGUF (only {known} are): "
+            "use --what=merged"
+        )
+    values, vectors, rows = form.keys(config), form.vectors(config), rows_of(form.rows, config)
+    ours = param_shapes(config)
+    shapes = {
+        name: row.stored_shape(config, ours) for row in rows for name in row.names(config)
+    } | {name: vector.shape for name, vector in vectors.items()}
+    instead = "use --what=merged"
+    keys = Keys("--what=gguf", instead, form.arch, values, shapes, vectors.__getitem__)
+    for name, wanted, found in differences(config, form.read(keys)):
+        raise UserError(
+            f"--what=gguf: {name} = {wanted!r} of this {config.family} has no form in llama.cpp, "
+            f"whose {form.arch} computes with {found!r}: {instead}"
+        )
+    fields = {f"{form.arch}.{key}": value for key, value in values.items()}
+    start = {"general.architecture": form.arch, "general.type": "model"}
+    return Described(start | fields, rows, vectors)
 
 
 def write_gguf(
     file: Path,
-    fields: Mapping[str, Any],
-    tensors: Tensors,
+    fields: dict[str, Any],
+    tensors: WeightFiles,
     extra: Mapping[str, np.ndarray],
     dtype: str,
 ) -> None:
-    """Write a GGUF file of the llama architecture, one tensor at a time.
+    """Write a GGUF file, one tensor at a time.
 
     Args:
         fields: keys and values; texts, whole numbers, fractions, truth values, or tuples of one
-            kind of these.
+            kind of these. With ``general.architecture``.
         tensors: the model's.
         extra: further vectors.
         dtype: a key of `STORED`.
     """
     matrix, kind = STORED[dtype]
-    writer = gguf.GGUFWriter(file, "llama")
+    fields = dict(fields)
+    writer = gguf.GGUFWriter(file, fields.pop("general.architecture"))
     writer.add_file_type(kind)
     for key, value in fields.items():
         _add_field(writer, key, value)
     shapes = dict(tensors.shapes) | {name: value.shape for name, value in extra.items()}
     types = {
-        name: matrix if len(shape) > 1 else gguf.GGMLQuantizationType.F32
+        name: matrix if len(shape) > 1 and name != _POSITIONS else gguf.GGMLQuantizationType.F32
         for name, shape in shapes.items()
     }
     for name, shape in shapes.items():

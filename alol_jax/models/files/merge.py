@@ -16,11 +16,10 @@ import numpy as np
 
 from alol_jax.models.blocks import LoRA
 from alol_jax.models.config import ModelConfig
-from alol_jax.models.families.layouts import Row
+from alol_jax.models.families.layouts import Row, rows_of
 from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
 from alol_jax.models.files.convert import Checkpoint
 from alol_jax.models.nf4 import NF4, dequantise, quantise
-from alol_jax.models.rotary import LinearScaling, Llama3Scaling
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 
 Weight = Callable[[str, int], np.ndarray]
@@ -83,20 +82,8 @@ def merged_weights(weight: Weight, lora: LoRA, adapters: Mapping[str, Any]) -> W
 
 def hf_rows(config: ModelConfig, architecture: str) -> tuple[Row, ...]:
     """Return the tensors of a Hugging Face directory, without a tied head."""
-    head = () if config.tied_embeddings else ARCHITECTURES[architecture].head
-    return FAMILIES[config.family].rows(config) + head
-
-
-def gguf_rows(config: ModelConfig) -> tuple[Row, ...]:
-    """Return the tensors of a GGUF file, without a tied head.
-
-    None if the family has no such, or the model has biases or a rotary scaling that they lack.
-    """
-    scaling = config.rotary and config.rotary.scaling
-    if config.biases or not isinstance(scaling, LinearScaling | Llama3Scaling | None):
-        return ()
-    rows = FAMILIES[config.family].gguf
-    return tuple(row for row in rows if row.paths != ("head/kernel",) or not config.tied_embeddings)
+    body, head = FAMILIES[config.family].body, ARCHITECTURES[architecture].head
+    return rows_of(body + head, config)
 
 
 class StoredTensors:

@@ -54,7 +54,6 @@ from alol_jax.models.files.peft_rows import (
     module_of,
     modules_of,
     names_of,
-    stores_inputs_first,
     tail_of,
 )
 from alol_jax.paths import is_bucket
@@ -90,8 +89,7 @@ class Adapter:
         for path, leaf in sorted(self.leaves.items()):
             digest.update(path.encode())
             digest.update(np.ascontiguousarray(leaf).data)
-        for name, array in self.changes.arrays():
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        self.changes.hash_into(digest)
         return digest.hexdigest()
 
     def __str__(self) -> str:
@@ -289,7 +287,7 @@ def _unpacked(
     parts. If every such run of columns belongs to one part, each part gets its run; else every part
     shares A.
     """
-    oriented = (layer.T if stores_inputs_first(row) else layer for layer in b)
+    oriented = (layer.T if row.inputs_first else layer for layer in b)
     layers = [row.layout.split(config, layer) for layer in oriented]
     each = [np.stack(part) for part in zip(*layers, strict=True)]
     paths = [path.removesuffix("/kernel") for path in row.paths]
@@ -373,7 +371,7 @@ def _packed(row: Row, config: ModelConfig, of: Mapping[str, Sequence[np.ndarray]
             start += rank
         parts.append(part)
     stored = np.asarray(row.layout.join(config, parts))
-    return stored.T if stores_inputs_first(row) else stored
+    return stored.T if row.inputs_first else stored
 
 
 def _config_json(config: ModelConfig, lora: LoRA, base: str) -> dict[str, Any]:
@@ -381,7 +379,7 @@ def _config_json(config: ModelConfig, lora: LoRA, base: str) -> dict[str, Any]:
     others = [tail_of(row) for row, names in rows.items() if not names]
     adapted = {row: names for row, names in rows.items() if names}
     counts = {_target(row, others): len(names) for row, names in adapted.items()}
-    return config_json(lora, base, counts, any(map(stores_inputs_first, adapted)))
+    return config_json(lora, base, counts, any(row.inputs_first for row in adapted))
 
 
 def _target(row: Row, others: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from alol_jax.models.files.peft_rows import (
     end_rows,
     kernel_sizes,
     module_of,
-    stores_inputs_first,
 )
 from alol_jax.models.transformer import param_shapes
 
@@ -76,7 +75,12 @@ class BaseChanges:
         changed = {path.removeprefix("layers/") for path, _ in (*self.replaced, *self.dora)}
         return ", ".join(sorted(changed))
 
-    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+    def hash_into(self, digest: Any) -> None:
+        """Add all numbers and their names to a hash of `hashlib`."""
+        for name, array in self._arrays():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield all numbers with a name, in the same order every time."""
         for (path, layer), array in sorted(self.replaced.items(), key=lambda item: item[0]):
             yield f"{path} {layer}", array
@@ -247,7 +251,7 @@ def _dora(
     module = f"{PREFIX}{module_of(row, layer)}"
     a, b = (weights.read(f"{module}.lora_{x}.weight").astype(np.float32) for x in "AB")
     columns = np.concatenate([b, magnitude[:, None]], axis=1)  # [out, r + 1], like a kernel
-    parts = row.layout.split(config, columns.T if stores_inputs_first(row) else columns)
+    parts = row.layout.split(config, columns.T if row.inputs_first else columns)
     return {
         (path, layer): Dora(a.T, part[:-1], part[-1], scale)
         for path, part in zip(row.paths, parts, strict=True)

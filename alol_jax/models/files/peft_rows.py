@@ -6,7 +6,7 @@ The ends of a language model are its embedding and its head.
 from __future__ import annotations
 
 from alol_jax.models.config import ModelConfig
-from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
+from alol_jax.models.families.layouts import Row
 from alol_jax.models.families.registry import ARCHITECTURES, FAMILIES
 from alol_jax.models.transformer import is_block_kernel, param_shapes
 
@@ -52,11 +52,6 @@ def modules_of(row: Row, config: ModelConfig) -> list[str]:
 def tail_of(row: Row) -> str:
     """Return a module's name within its layer."""
     return row.name.split("{i}.")[1].removesuffix(".weight")
-
-
-def stores_inputs_first(row: Row) -> bool:
-    """Return True for kernels stored as [in, out], as in GPT-2; all others are [out, in]."""
-    return row.layout in (AS_IS, CONCATENATED)
 
 
 def kernel_sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from alol_jax.errors import UserError, format_names, reason
 from alol_jax.models.config import ModelConfig
-from alol_jax.models.families.layouts import AS_IS, CONCATENATED, Row
+from alol_jax.models.families.layouts import Row
 from alol_jax.models.files.hf_reader import DTYPES, HFDirectory, json_object
 from alol_jax.models.nf4 import BLOCK, LEVELS, NF4, SCALE_BLOCK, dynamic_map
 
@@ -186,7 +186,7 @@ def leaves_of(row: Row, config: ModelConfig, stored: Stored, where: str) -> list
     Raises:
       UserError: the kernels of the row cannot be told apart without quantising again.
     """
-    if row.layout in (AS_IS, CONCATENATED):
+    if row.inputs_first:
         raise UserError(f"{where}: {row.name} has its inputs first, which is not read in 4 bits")
     split = row.layout.split
     groups = np.arange(stored.scale.size).reshape(stored.scale.shape) // SCALE_BLOCK
