@@ -8,10 +8,27 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged
+from alol_jax.text.chat_template import WAY_OUT, ChatTemplate
 from alol_jax.text.special_tokens import Guard
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.types import SYSTEM, USER, Turn
+
+
+def chat_template_of(tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the model's own chat template.
+
+    Raises:
+      UserError: it has none.
+    """
+    if tokenizer.chat is None:
+        raise UserError(
+            "config.task.template='chat': the model has no chat template (chat_template.jinja, "
+            "chat_template in tokenizer_config.json, tokenizer.chat_template in a .gguf file): "
+            f"choose a chat model, {WAY_OUT}"
+        )
+    return tokenizer.chat
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,10 +54,10 @@ class Conversations:
         """Encode conversations: i32 ids.
 
         Raises:
-          UserError: the template fails on the turns of one.
+          UserError: there is no template, or it fails on the turns of one.
         """
         names = tuple(name for name in self.tokenizer.special if name not in self.marks)
-        guard, template = _guard(names), self.tokenizer.chat
+        guard, template = _guard(names), chat_template_of(self.tokenizer)
         rendered = [
             template.render(
                 [Turn(turn.role, guard(turn.text)) for turn in talk],

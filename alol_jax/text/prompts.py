@@ -13,7 +13,7 @@ from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
 from alol_jax.text.chat_template import WAY_OUT, ChatTemplate
-from alol_jax.text.conversations import Conversations
+from alol_jax.text.conversations import Conversations, chat_template_of
 from alol_jax.text.tokenizer import Tokenizer, batches
 from alol_jax.types import ASSISTANT, USER, Turn, is_chat
 
@@ -49,21 +49,6 @@ def encoder_of(tokenizer: Tokenizer, asking: Asking, conversation: Conversation)
     if is_chat(asking.template):
         return ChatPrompts(tokenizer, conversation, asking.marks, asking.date).encode
     return functools.partial(tokenizer.encode_prompts, asking.template, marks=asking.marks)
-
-
-def chat_template_of(tokenizer: Tokenizer) -> ChatTemplate:
-    """Return the model's own chat template.
-
-    Raises:
-      UserError: it has none.
-    """
-    if tokenizer.chat is None:
-        raise UserError(
-            "config.task.template='chat': the model has no chat template (chat_template.jinja, "
-            "chat_template in tokenizer_config.json, tokenizer.chat_template in a .gguf file): "
-            f"choose a chat model, {WAY_OUT}"
-        )
-    return tokenizer.chat
 
 
 def in_chat(tokenizer: Tokenizer, otherwise: str = WAY_OUT) -> Tokenizer:
