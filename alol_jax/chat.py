@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ from alol_jax.reports.side_by_side import side_by_side
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Reward, Scoring
 from alol_jax.runs.artifacts import load_result
-from alol_jax.runs.command_line import guarded
+from alol_jax.runs.command_line import Parser, started
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.stages.distil import scored_by
@@ -222,18 +221,13 @@ def _typed() -> Iterator[str]:
                 yield prompt
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(message)
-
-
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line.
 
     Raises:
         UserError: a flag is unknown, or the workdir is missing.
     """
-    parser = _Parser("alol_jax.chat", description=__doc__, allow_abbrev=False)
+    parser = Parser("alol_jax.chat", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
     flag("workdir", type=paths.path_of, metavar="WORKDIR", help="workdir of a finished run")
     flag("--prompt", help="answer this one prompt and end")
@@ -247,12 +241,12 @@ def parse(arguments: Sequence[str]) -> Options:
 def entry() -> None:
     """Run `chat`; a `UserError` is printed as one line on stderr, with exit code 2."""
 
-    def run() -> None:
-        options = parse(sys.argv[1:])
+    def run(arguments: list[str]) -> None:
+        options = parse(arguments)
         use_compile_cache(options.compile_cache, say=say)
         chat(options)
 
-    sys.exit(guarded(run, debug=lambda: "--debug" in sys.argv))
+    started(run)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ in seeds are shown one by one and as their mean.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 from alol_jax import paths
@@ -19,7 +18,7 @@ from alol_jax.reports.compare.files import plain_table, to_csv, to_json, to_late
 from alol_jax.reports.compare.page import to_html
 from alol_jax.reports.compare.table import Comparison, compare_runs
 from alol_jax.reports.finished_runs import read_runs
-from alol_jax.runs.command_line import guarded
+from alol_jax.runs.command_line import Parser, started
 from alol_jax.runs.progress import say
 
 FILES: dict[str, Callable[[Comparison], str]] = {
@@ -76,18 +75,13 @@ def check_out(out: AnyPath) -> None:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(message)
-
-
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line.
 
     Raises:
         UserError: a flag is unknown, or workdirs or --out are missing.
     """
-    parser = _Parser("alol_jax.compare", description=__doc__, allow_abbrev=False)
+    parser = Parser("alol_jax.compare", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
     flag(
         "workdirs",
@@ -110,11 +104,11 @@ def parse(arguments: Sequence[str]) -> Options:
 def entry() -> None:
     """Run `compare`; a `UserError` is printed as one line on stderr, with exit code 2."""
 
-    def run() -> None:
-        options = parse(sys.argv[1:])
+    def run(arguments: list[str]) -> None:
+        options = parse(arguments)
         compare(options.workdirs, options.out, against=options.against, say=say)
 
-    sys.exit(guarded(run, debug=lambda: "--debug" in sys.argv))
+    started(run)
 
 
 if __name__ == "__main__":

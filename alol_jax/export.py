@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ from alol_jax.paths import AnyPath
 from alol_jax.reports.data_card import columns_read, data_card
 from alol_jax.reports.model_card import THIS_FOLDER, Exported, model_card, modelfile
 from alol_jax.runs.artifacts import load_result
-from alol_jax.runs.command_line import guarded
+from alol_jax.runs.command_line import Parser, started
 from alol_jax.runs.data_files import DATASETS, FORMATS, write_data_set, write_training_rows
 from alol_jax.runs.hub import DATASET, MODEL, check_push, push
 from alol_jax.runs.progress import say
@@ -260,18 +259,13 @@ def _check_empty(out: AnyPath) -> None:
         raise UserError(f"--out: {out} exists and is not empty: choose another name")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(message)
-
-
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line.
 
     Raises:
         UserError: a flag is unknown or missing.
     """
-    parser = _Parser("alol_jax.export", description=__doc__, allow_abbrev=False)
+    parser = Parser("alol_jax.export", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
     flag("--workdir", type=paths.path_of, required=True, help="workdir of the run")
     flag("--what", required=True, help=f"one of {', '.join((*WRITERS, DATA))}")
@@ -295,12 +289,12 @@ def parse(arguments: Sequence[str]) -> Options:
 def entry() -> None:
     """Run `export`; a `UserError` is printed as one line on stderr, with exit code 2."""
 
-    def run() -> None:
-        options = parse(sys.argv[1:])
+    def run(arguments: list[str]) -> None:
+        options = parse(arguments)
         use_compile_cache(options.compile_cache, say=say)
         export(options)
 
-    sys.exit(guarded(run, debug=lambda: "--debug" in sys.argv))
+    started(run)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def ppo() -> ConfigDict:
 
 
 def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict:
-    """A classifier that scores responses in [0, 1].
+    """A classifier that scores responses: in [0, 1], or with ``logit`` by any number.
 
     For a reward model made by `distill_reward` only the path is used, for a sentence encoder
     (``relevance``, ``similarity``) all but the score.
@@ -67,10 +67,12 @@ def reward_model(path: str, *, reads: str, score: str = "sigmoid") -> ConfigDict
     return ConfigDict(
         {
             "path": path,  # a directory, a hub name, or the --out of distill_reward
-            # input format: oasst, response, whole, pair, between_ends, ended; of sentence encoders:
-            # relevance (to the prompt), similarity (to the data's best responses)
+            # input format: chat (the model's own chat template), oasst, response, whole, pair,
+            # between_ends, ended; of sentence encoders: relevance (to the prompt), similarity (to
+            # the data's best responses)
             "reads": reads,
-            "score": score,  # sigmoid (of the only logit), or a label (or its number): P(label)
+            # of the only logit: sigmoid, or logit (as it is); or a label (or its number): P(label)
+            "score": score,
             "max_tokens": 1024,  # longer inputs lose their start (oasst) or end (response, pair)
             "dtype": "float32",
         }

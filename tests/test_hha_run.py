@@ -9,7 +9,7 @@ import pytest
 
 from alol_jax.compare import compare
 from alol_jax.errors import UserError
-from alol_jax.rewards.reward import Scoring
+from alol_jax.rewards.reward import Scoring, nothing_to_note
 from alol_jax.runs.artifacts import load_result
 from alol_jax.stages.score import score
 from alol_jax.tasks import hha
@@ -162,6 +162,8 @@ class RewardModel:
     scores: dict
     path: str = "OpenAssistant/some-reward-model"
     fingerprint: str = "f00"
+    bounds: tuple = (0.0, 1.0)
+    notes = staticmethod(nothing_to_note)
 
     def __call__(self, prompts, responses):
         return np.array([self.scores[text] for text in responses], np.float64)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alol_jax.reports.statistics import signed
 from alol_jax.reports.stored_rewards import (
     BLIND,
     deciding,
@@ -287,11 +288,6 @@ def to_csv(found: tuple[Measure, ...]) -> str:
     writer.writerow(Measure._fields)
     writer.writerows(found)
     return text.getvalue()
-
-
-def signed(value: float, digits: int) -> str:
-    """Format a difference with its sign; the minus is U+2212."""
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _of_system(

@@ -33,9 +33,9 @@ from alol_jax.reports.results import (
     prompt_count,
     reward_differences,
     sample_pairs,
-    signed,
 )
 from alol_jax.reports.sections_rewards import transform_figures
+from alol_jax.reports.statistics import signed
 from alol_jax.reports.stored_rewards import rests_on
 from alol_jax.reports.text_measures import explained
 from alol_jax.tables.table import Table as Rows

@@ -6,7 +6,7 @@ import numpy as np
 
 from alol_jax.reports import figures
 from alol_jax.reports.page import Cell, Column, Figure, Row, Section, Table
-from alol_jax.reports.results import signed
+from alol_jax.reports.statistics import signed
 from alol_jax.reports.stored_rewards import BLIND, digits_of_stored, explained
 from alol_jax.rewards.transform import transformed
 from alol_jax.types import Agreement, Evaluation, Interval, RewardTransform, ScoredSplits

@@ -1,4 +1,4 @@
-"""The statistics of the evaluation, on host arrays: bootstrap, correlation, distinct-n."""
+"""The statistics of the evaluation, on host arrays; and how a difference is written."""
 
 from __future__ import annotations
 
@@ -161,3 +161,8 @@ def _grams(texts: Sequence[str], n: int) -> list[list[tuple[str, ...]]]:
 def word_counts(texts: Sequence[str]) -> np.ndarray:
     """f64[texts]: the number of whitespace-separated words of each."""
     return np.array([len(text.split()) for text in texts], np.float64)
+
+
+def signed(value: float, digits: int) -> str:
+    """Format a difference with its sign; the minus is U+2212."""
+    return f"{value:+.{digits}f}".replace("-", "−")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from alol_jax.reports.statistics import bootstrap, per_cluster
+from alol_jax.reports.statistics import bootstrap, per_cluster, signed
 from alol_jax.tables.columns import Ragged
 from alol_jax.tables.table import Table
 from alol_jax.training.held_out import (
@@ -114,7 +114,7 @@ def said_of(name: str, change: Interval) -> str:
     """Say in plain words by how much a deciding measure changes."""
     digits, factor = (3, 1) if name == LOGP_GAP else (1, 100 if name in PERCENT else 1)
     mean, low, high = (
-        _signed(factor * end, digits) for end in (change.mean, change.low, change.high)
+        signed(factor * end, digits) for end in (change.mean, change.low, change.high)
     )
     ends = f"{mean} [{low}, {high}]"
     return {
@@ -137,10 +137,6 @@ def deciding(names: Sequence[str]) -> tuple[str, ...]:
     """The measures that the verdict reads."""
     there = [name for name in DECIDING if name in names]
     return tuple(there[:-1] if len(there) > 1 and there[-1] == LOGP_GAP else there)
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def judged(changes: Mapping[str, Interval], base: str) -> tuple[str, str, str]:

@@ -23,13 +23,15 @@ from alol_jax.models.grid_sizes import platform_of
 from alol_jax.models.heads import slot_mask
 from alol_jax.models.language_model import DTYPES
 from alol_jax.models.transformer import Transformer
-from alol_jax.rewards.forms import Form, form_of, pair
+from alol_jax.rewards.forms import Form, form_of, pair, reader
 from alol_jax.rewards.packed import read_texts
+from alol_jax.text.long_texts import UNLIMITED
 from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.text.tokenizer_files import from_directory
 from alol_jax.types import Exchange, Grid, Params, Watch
 
-SIGMOID = "sigmoid"  # of a single logit; any other ``score`` is a label, scored by its probability
+LOGIT, SIGMOID = "logit", "sigmoid"
+"""``score`` of a model with a single logit; any other is a label, scored by its probability."""
 
 
 def label_of(labels: Sequence[str], score: str) -> int | None:
@@ -76,6 +78,11 @@ class ClassifierScorer:
         return {self.path: commit} if commit else {}
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest score; infinite for a logit."""
+        return (-np.inf, np.inf) if self.options["score"] == LOGIT else (0.0, 1.0)
+
+    @property
     def _end(self) -> int | None:
         """The id after which a pair's second text begins, if that has a token type of its own."""
         types = self.stored.classifier.body.config.embedding.token_types
@@ -83,12 +90,12 @@ class ClassifierScorer:
         return self.tokenizer.eos_id if typed else None
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Score responses: f64[rows] in [0, 1], or NaN where the model gives NaN."""
-        limit = self.options["max_tokens"]
-        rows = [
-            self.form(self.tokenizer, self.read(prompt, response), limit)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
+        """Score responses: f64[rows] in `bounds`, or NaN where the model gives NaN.
+
+        Raises:
+            UserError: the form cannot have a row.
+        """
+        rows = self._rows(prompts, responses, self.options["max_tokens"])
         score = _scorer(self.stored.classifier, self.options["score"], self._end)
         return read_texts(
             functools.partial(score, self.stored.params),
@@ -98,6 +105,22 @@ class ClassifierScorer:
             pad_id=self.tokenizer.pad_id,
             watch=Watch(f"reward model {self.path}"),
         )
+
+    def notes(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[str, ...]:
+        """Count the texts that are cut: at most one line."""
+        limit = self.options["max_tokens"]
+        whole = self._rows(prompts, responses, UNLIMITED)
+        cut = sum(len(ids) > limit for ids in whole)
+        lines = (f"{cut} of {len(whole)} texts have more than {limit} tokens and are cut.",)
+        return lines if cut else ()
+
+    def _rows(
+        self, prompts: Sequence[str], responses: Sequence[str], limit: int
+    ) -> list[tuple[int, ...]]:
+        return [
+            self.form(self.tokenizer, self.read(prompt, response), limit)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
 
 
 @functools.lru_cache(maxsize=16)
@@ -111,6 +134,8 @@ def _scorer(
         types = None if end is None else _types(grid, end)
         read = (grid.ids, grid.segment, grid.position, slot_mask(grid), types)
         logits = classifier(params, *read)
+        if score == LOGIT:
+            return logits[..., 0]
         if score == SIGMOID:
             return jax.nn.sigmoid(logits[..., 0])
         return classifier.scores(logits)[..., label_of(classifier.labels, score)]
@@ -159,6 +184,7 @@ def open_scorer(
     )
     _check_score(stored.classifier, wanted, where)
     tokenizer = from_directory(stored.tokenizer.directory).for_vocab_size(body.config.vocab_size)
+    tokenizer = reader(tokenizer, form, f"{where}.reads")
     options = {name: wanted[name] for name in ("reads", "score", "max_tokens", "dtype")}
     return ClassifierScorer(wanted.path, stored, tokenizer, form, options, read, mesh)
 
@@ -193,21 +219,21 @@ def fused_attention(body: Transformer, wanted: ConfigDict, mesh: Mesh) -> Attent
 
 
 def _check_score(classifier: Classifier, wanted: ConfigDict, where: str) -> None:
-    """Check ``score``: the sigmoid of a single logit, or the probability of a label."""
-    labels = classifier.labels
-    if wanted.score == SIGMOID and len(labels) != 1:
+    """Check ``score``: a single logit or its sigmoid, or the probability of a label."""
+    labels, single = classifier.labels, (SIGMOID, LOGIT)
+    if wanted.score in single and len(labels) != 1:
         raise UserError(
             f"{where}.score: the model has the labels {', '.join(labels)}: name the one whose "
             "probability is the reward"
         )
-    if wanted.score != SIGMOID and label_of(labels, wanted.score) is None:
+    if wanted.score not in single and label_of(labels, wanted.score) is None:
         raise UserError.unknown(
             f"{where}.score: the model has no label {wanted.score!r}",
             wanted.score,
-            (SIGMOID, *labels),
+            (*single, *labels),
         )
-    if wanted.score != SIGMOID and classifier.problem == "regression":
+    if wanted.score not in single and classifier.problem == "regression":
         raise UserError(
-            f"{where}.score={wanted.score!r}: the model is a regression, whose numbers have no "
-            f"bound: use {SIGMOID!r}"
+            f"{where}.score={wanted.score!r}: the model is a regression, whose numbers are no "
+            f"probabilities: use {LOGIT!r}, or {SIGMOID!r} for a score from 0 to 1"
         )

@@ -122,6 +122,11 @@ class CosineScorer:
         return {self.path: commit} if commit else {}
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest score."""
+        return 0.0, 1.0
+
+    @property
     def compares(self) -> bool:
         """Whether it reads gold responses."""
         return self.reads != RELEVANCE

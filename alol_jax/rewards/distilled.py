@@ -137,6 +137,11 @@ class DistilledScorer:
         """The commit of its base, if that is on the hub."""
         return self.lm.commits
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest score."""
+        return 0.0, 1.0
+
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Score responses: f64[rows] in (0, 1)."""
         rows = [
@@ -153,6 +158,10 @@ class DistilledScorer:
             pad_id=self.lm.tokenizer.pad_id,
             watch=Watch(f"reward model {self.path}"),
         )
+
+    def notes(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[str, ...]:
+        """Return no notes: texts are cut as the language model's own are."""
+        return ()
 
 
 def fitted_scorer(

@@ -2,7 +2,8 @@
 
     form(tokenizer, exchange, limit) -> ids
 
-Special tokens are inserted between texts by name; inside the texts they are encoded as plain text.
+Special tokens are inserted between texts, by name or by the chat template; inside the texts they
+are encoded as plain text.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import itertools
 from collections.abc import Callable
 
 from alol_jax.errors import UserError
+from alol_jax.text.conversations import Conversations
+from alol_jax.text.prompts import ANY_DAY, in_chat
 from alol_jax.text.tokenizer import SpecialToken, Tokenizer
-from alol_jax.types import Exchange
+from alol_jax.types import ASSISTANT, CHAT, Exchange, Turn
 
 Form = Callable[[Tokenizer, Exchange, int], tuple[int, ...]]
 
@@ -61,6 +64,24 @@ def ended(tokenizer: Tokenizer, exchange: Exchange, limit: int) -> tuple[int, ..
     return tokenizer.encode_sequence(parts, limit=limit)
 
 
+def chat(tokenizer: Tokenizer, exchange: Exchange, limit: int) -> tuple[int, ...]:
+    """The turns and the response in the model's own chat template; drops the oldest turns.
+
+    The ids are those of `apply_chat_template` without a generation prompt, as Skywork-Reward and
+    its kin read them. What is too long is `Conversations.shortened`; a response that has no room by
+    itself loses its first tokens, with the template before it.
+
+    Args:
+        tokenizer: see `reader`.
+    """
+    talks = Conversations(tokenizer, (), ANY_DAY, answer_next=False)
+    answer = (Turn(ASSISTANT, exchange.response),)
+    (ids,) = talks.encode([exchange.conversation + answer])
+    if len(ids) > limit:
+        ids = talks.shortened(exchange.conversation, limit, answer)[-limit:]
+    return tuple(ids.tolist())
+
+
 FORMS: dict[str, Form] = {
     "oasst": oasst,
     "response": response,
@@ -68,6 +89,7 @@ FORMS: dict[str, Form] = {
     "pair": pair,
     "between_ends": between_ends,
     "ended": ended,
+    CHAT: chat,
 }
 
 
@@ -85,3 +107,20 @@ def form_of(name: str, where: str) -> Form:
     if name not in FORMS:
         raise UserError.unknown(f"{where}: no form {name!r}", name, (*FORMS, *COSINES))
     return FORMS[name]
+
+
+def reader(tokenizer: Tokenizer, form: Form, where: str) -> Tokenizer:
+    """Return the tokenizer that a form needs: for ``chat``, that of the model's own chat template.
+
+    Raises:
+        UserError: the model has no chat template, or it fails; the message names ``where``.
+    """
+    if form is not chat:
+        return tokenizer
+    if tokenizer.chat is None:
+        raise UserError(
+            f"{where}={CHAT!r}: the reward model has no chat template (chat_template.jinja, or "
+            "chat_template in tokenizer_config.json): put the one that it was trained on into its "
+            f"directory, or name another form: {', '.join(name for name in FORMS if name != CHAT)}"
+        )
+    return in_chat(tokenizer, f"or choose another {where}")

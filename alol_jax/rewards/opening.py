@@ -16,19 +16,23 @@ from alol_jax.rewards.classifier import open_scorer
 from alol_jax.rewards.cosine import Encoder, open_cosine
 from alol_jax.rewards.distilled import DESCRIPTION, open_distilled
 from alol_jax.rewards.forms import COSINES
-from alol_jax.types import Exchange
+from alol_jax.types import Exchange, alternating
 
 Read = Callable[[str, str], Exchange]
 
 
 class RewardModel(Protocol):
-    """A neural scorer: prompts, responses -> f64[rows], each in [0, 1]."""
+    """A neural scorer: prompts, responses -> f64[rows], each in ``bounds``."""
 
     path: str
     fingerprint: Any
+    bounds: tuple[float, float]  # infinite where a score may be any number
     commits: Mapping[str, str]  # that were read of repositories on the hub
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray: ...
+
+    def notes(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[str, ...]:
+        """Return what happens to these texts, with counts; one sentence each."""
 
 
 def open_reward_models(
@@ -79,7 +83,8 @@ def open_reward_model(
     mesh = make_mesh(data=-1, fsdp=1, tensor=1) if mesh is None else mesh
 
     def read(prompt: str, response: str) -> Exchange:
-        return Exchange((prompt,), response, (prompt, response))
+        turns = (prompt,)
+        return Exchange(turns, response, (prompt, response), alternating(turns))
 
     return _opened(wanted, "open_reward_model", read, mesh, None, {})
 

@@ -1,7 +1,8 @@
 """The reward: a weighted sum of components.
 
-``reward = T(Σ weight · component)``, each component in [0, bound], with T the transform of the run
-(`transform`); so before T the reward is in [0, Σ weight · bound]. Components are the scorers that a
+``reward = T(Σ weight · component)``, each component in [low, bound], with T the transform of the
+run (`transform`); so before T the reward is in [Σ weight · low, Σ weight · bound]. Both ends are
+infinite if the logit of a reward model is among the components. Components are the scorers that a
 task declares (`SCORERS`) and the models in ``config.reward_models``; ``config.rewards`` has their
 weights.
 """
@@ -46,9 +47,10 @@ class Component(NamedTuple):
 
     name: str
     weight: float
-    bound: float  # every score is in [0, bound]
+    bound: float  # every score is in [low, bound], and finite
     scorer: str  # for error messages
     score: Callable[[Sequence[str], Sequence[str]], np.ndarray]  # prompts, responses -> f64[rows]
+    low: float = 0.0
     words_only: bool = False  # computed by Python alone, so other processes can do it
     # prompts, responses -> what happened to them, with counts; one sentence each
     notes: Callable[[Sequence[str], Sequence[str]], tuple[str, ...]] = nothing_to_note
@@ -81,9 +83,12 @@ class Reward:
         return tuple(component.weight for component in self.components)
 
     @property
-    def max_reward(self) -> float:
-        """Largest possible reward before the transform: Σ weight · bound."""
-        return sum(component.weight * component.bound for component in self.components)
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest possible reward before the transform."""
+        return (
+            sum((component.weight * component.low for component in self.components), 0.0),
+            sum((component.weight * component.bound for component in self.components), 0.0),
+        )
 
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], *, run: Runner = at_once
@@ -94,10 +99,10 @@ class Reward:
           run: how a component goes over the rows.
 
         Returns:
-          components f64[rows, components], unweighted, within [0, bound]; reward f64[rows].
+          components f64[rows, components], unweighted, within [low, bound]; reward f64[rows].
 
         Raises:
-          UserError: there is no component, or a score is not finite or outside [0, bound].
+          UserError: there is no component, or a score is not finite or outside [low, bound].
         """
         if not self.components:
             raise UserError(
@@ -228,10 +233,10 @@ class Scoring:
 
     def _model_component(self, name: str, weight: float, gold: Iterable[Gold]) -> Component:
         model = self.models[name]
-        if not isinstance(model, CosineScorer):
-            return Component(name, weight, 1.0, model.path, model)
-        model = model.with_gold(gold)
-        return Component(name, weight, 1.0, model.path, model, notes=model.notes)
+        if isinstance(model, CosineScorer):
+            model = model.with_gold(gold)
+        low, bound = model.bounds
+        return Component(name, weight, bound, model.path, model, low=low, notes=model.notes)
 
 
 def check_weights(
@@ -282,12 +287,13 @@ def _checked_scores(
     scores = run(component, prompts, responses)
     if scores.shape != (len(responses),):
         raise ValueError(f"scorer {component.scorer!r} gave {scores.shape} for {len(responses)}")
-    good = (scores >= -TOLERANCE) & (scores <= component.bound + TOLERANCE)  # False for NaN
+    low, bound = component.low, component.bound
+    good = np.isfinite(scores) & (scores >= low - TOLERANCE) & (scores <= bound + TOLERANCE)
     if not good.all():
         row = int(np.argmin(good))
+        wanted = f"score from {low:.4g} to {bound:.4g}" if np.isfinite(bound) else "finite number"
         raise UserError(
             f"scorer {component.scorer!r} gave {scores[row]} for {responses[row][:80]!r}: "
-            f"expected a score from 0 to {component.bound:.4g} ({np.sum(~good)} of {len(good)} "
-            "are not)"
+            f"expected a {wanted} ({np.sum(~good)} of {len(good)} are not)"
         )
-    return np.clip(scores, 0.0, component.bound)
+    return np.clip(scores, low, bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import re
@@ -84,6 +85,19 @@ def connected(
             program(arguments)
 
     return run
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses the arguments of a program without a config; what it cannot read is a `UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def started(program: Callable[[list[str]], None]) -> NoReturn:
+    """Run a program on the arguments of the command line, and exit; see `guarded`."""
+    arguments = sys.argv[1:]
+    sys.exit(guarded(lambda: program(arguments), debug=lambda: "--debug" in arguments))
 
 
 def guarded(

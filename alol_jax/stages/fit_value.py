@@ -44,13 +44,11 @@ def fit_value(
     watch = context.watch("value prompts")
     data = _features(lm, task, reference, answers, watch)
     fold = _folds(list(answers.rows["example_id"]), options.folds, seed)
-    head = ValueHead(
-        lm.transformer.config.width,
-        scored.max_reward,
-        options.heads,
-        options.dropout,
-        scored.min_reward,
-    )
+    # Without bounds, a reward model may pay an answer less or more than any training row.
+    high = max(scored.max_reward, float(answers.rows["reward"].max()))
+    low = min(scored.min_reward, float(answers.rows["reward"].min()))
+    width = lm.transformer.config.width
+    head = ValueHead(width, high, options.heads, options.dropout, low)
     fitter = make_head_fitter(head, options, rows=len(data.reward), mesh=lm.mesh, seed=seed)
     curve = np.zeros((options.epochs + 1, len(data.reward)))  # held-out predictions by epoch
     parts = range(options.folds)
@@ -66,7 +64,7 @@ def fit_value(
         f"{epochs} of {options.epochs} epochs; held-out MSE {audit.mse:.4f}, "
         f"of the mean {audit.mse_of_mean:.4f}, of a line in the length {audit.mse_of_length:.4f}"
     )
-    return Value(params, scored.max_reward, audit, scored.min_reward)
+    return Value(params, high, audit, low)
 
 
 def _features(lm, task, reference, answers, watch) -> Features:

@@ -13,6 +13,7 @@ from alol_jax.errors import UserError
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.paths import with_local_copies
 from alol_jax.rewards.gold import gold_of
+from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import Ragged, Texts, first_shared
 from alol_jax.tables.table import Table
 from alol_jax.text.long_texts import (
@@ -62,7 +63,7 @@ def counter_of(lm: LanguageModel, task: Task, options: Any) -> TokenCounter | No
 
 def read_splits(task: Task, options: Any, counter: TokenCounter | None) -> Splits:
     """Read the task's data, with prompts shortened and long rows left out as the task says."""
-    splits = task.load(with_local_copies(options))
+    splits = task.load(with_local_copies(options), progress)
     if counter is None:
         return splits
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}

@@ -86,9 +86,7 @@ def score(
     names = () if labelled else reward.names
     transform = fit_transform(options.transform, options.clip, scored["train"]["reward"])
     scored = {name: _with(transform, name, t, names, context) for name, t in scored.items()}
-    ends = np.array([0.0, reward.max_reward])
-    bounds = scored["train"]["reward"] if labelled else transformed(transform, ends)
-    low, high = float(bounds.min()), float(bounds.max())
+    low, high = _bounds(scored["train"]["reward"], None if labelled else reward.ends, transform)
     of_answers, agreed = transform, None
     if labelled and reward.names:
         of_answers, agreed = _compared(scored, reward, (low, high), options, context)
@@ -107,6 +105,22 @@ def score(
         of_answers=of_answers,
         agreement=agreed,
     )
+
+
+def _bounds(
+    train: np.ndarray, ends: tuple[float, float] | None, transform: RewardTransform
+) -> tuple[float, float]:
+    """Return the smallest and the largest reward that is possible.
+
+    Args:
+        train: the training rewards, transformed: their ends stand where anything is possible.
+        ends: of the scorers, before the transform; None if there is none.
+    """
+    low, high = float(train.min()), float(train.max())
+    if ends is None:
+        return low, high
+    possible = transformed(transform, np.array(ends))
+    return tuple(np.where(np.isfinite(possible), possible, (low, high)).tolist())
 
 
 def _with(
@@ -282,13 +296,13 @@ def _check_is_one_score(
             f"config.score.stored: a stored reward is one score, but {_join(reward.names)} make up "
             f"the reward: {way_out}"
         )
-    bound = reward.components[0].bound
-    outside = (stored < 0) | (stored > bound)  # False where there is none
+    low, bound = reward.components[0].low, reward.components[0].bound
+    outside = (stored < low) | (stored > bound)  # False where there is none
     if outside.any():
         place = int(np.argmax(outside))
         raise UserError(
             f"{rows[place].example_id}: the stored reward is {stored[place]}, {reward.names[0]} "
-            f"scores from 0 to {bound:.4g}: {way_out}"
+            f"scores from {low:.4g} to {bound:.4g}: {way_out}"
         )
 
 

@@ -6,6 +6,7 @@ Whatever is not the same in every row raises `Irregular`: the file is then read 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from alol_jax.tables.columns import TEXT, Ragged, Texts
 from alol_jax.tasks import sources
 from alol_jax.tasks.forms import Flat
 from alol_jax.tasks.renaming import Renaming
+from alol_jax.types import Progress, unseen
 
 BLOCK = 16 * 2**20  # bytes of JSON lines that one thread parses at a time
 
@@ -35,11 +37,12 @@ class Irregular(Exception):
     """The file cannot be read by columns: read it row by row."""
 
 
-def read(path: Path, kinds: Mapping[str, type]) -> pa.Table:
+def read(path: Path, kinds: Mapping[str, type], progress: Progress = unseen) -> pa.Table:
     """Read a JSON lines, CSV, Parquet or Arrow file.
 
     Args:
       kinds: the kinds of known fields, keys of `KINDS`. Others are inferred.
+      progress: shows how much of a big file of JSON lines has been read.
 
     Raises:
       Irregular: see above; also for what only `sources` reads or knows to be missing.
@@ -48,21 +51,25 @@ def read(path: Path, kinds: Mapping[str, type]) -> pa.Table:
     if form is None or not path.is_file():
         raise Irregular(f"{path} is no file of a known form")
     try:
-        table = _read_json(path, kinds) if form == "json lines" else _read_others(path, form)
+        if form == "json lines":
+            table = _read_json(path, kinds, progress)
+        else:
+            table = _read_others(path, form)
         table.validate(full=True)  # of UTF-8, too
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
         raise Irregular(str(error)) from error
     return table
 
 
-def _read_json(path: Path, kinds: Mapping[str, type]) -> pa.Table:
+def _read_json(path: Path, kinds: Mapping[str, type], progress: Progress) -> pa.Table:
     schema = pa.schema([(name, KINDS[kind]) for name, kind in kinds.items()])
-    table = pyarrow.json.read_json(
-        path,
-        pyarrow.json.ReadOptions(block_size=BLOCK),
-        pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer"),
-    )
-    with sources.open_binary(path) as file:
+    with sources.open_binary(path, progress) as file:
+        table = pyarrow.json.read_json(
+            file,
+            pyarrow.json.ReadOptions(block_size=BLOCK),
+            pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer"),
+        )
+    with sources.open_binary(path, progress) as file:
         lines = sum(not line.isspace() for line in file)
     if lines != len(table):  # the parser takes objects that share a line, or break it
         raise Irregular(f"{lines} lines, {len(table)} rows")

@@ -26,7 +26,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task
+from alol_jax.types import Example, Progress, Splits, Task, unseen
 
 Counts = collections.Counter[str]
 
@@ -54,7 +54,7 @@ NAMES = (
 SEED = "901"  # of the names
 
 
-def load(options: Any) -> Splits:
+def load(options: Any, progress: Progress = unseen) -> Splits:
     """Read the files named in the options.
 
     Training and validation rows are those of ATOMIC10X. Test rows are those of ``test_file``, or
@@ -63,6 +63,7 @@ def load(options: Any) -> Splits:
     Args:
       options: ``train_file``, ``test_file`` ("" = ATOMIC10X's test rows), ``validation`` and
         ``test`` (prompts to keep, 0 for all), ``limit`` (training prompts, 0 for all).
+      progress: shows how much of a big file has been read.
 
     Raises:
       UserError: a file is missing, unreadable or of another form; a split has no usable row.
@@ -73,10 +74,10 @@ def load(options: Any) -> Splits:
     counts: Counts = collections.Counter()
     read: dict[str, list[Example]] = {name: [] for name in _SPLITS.values()}
     kept = ("train", "val") if options.test_file else tuple(_SPLITS)
-    for split, example in _generated(files(options)[0], kept, counts):
+    for split, example in _generated(files(options)[0], kept, counts, progress):
         read[split].append(example)
     if options.test_file:
-        read["test"] = list(_gold(Path(options.test_file), counts))
+        read["test"] = list(_gold(Path(options.test_file), counts, progress))
     tables = {
         name: splitting.group_by_prompt(
             Table.of(examples, Example), [example.prompt for example in examples]
@@ -96,11 +97,13 @@ def files(options: Any) -> tuple[Path, ...]:
     return tuple(Path(name) for name in (options.train_file, options.test_file) if name)
 
 
-def _generated(path: Path, kept: Sequence[str], counts: Counts) -> Iterator[tuple[str, Example]]:
+def _generated(
+    path: Path, kept: Sequence[str], counts: Counts, progress: Progress
+) -> Iterator[tuple[str, Example]]:
     """Yield (split, example) of the kept splits of ATOMIC10X, one tail each."""
     seen: dict[str, set[tuple[str, str]]] = {split: set() for split in kept}
     numbers: Counts = collections.Counter()
-    for where, row in sources.read_file(path):
+    for where, row in sources.read_file(path, progress=progress):
         stored = fields.field(where, row, "split", str)
         if stored not in _SPLITS:
             raise UserError(
@@ -117,10 +120,10 @@ def _generated(path: Path, kept: Sequence[str], counts: Counts) -> Iterator[tupl
             yield split, example
 
 
-def _gold(path: Path, counts: Counts) -> Iterator[Example]:
+def _gold(path: Path, counts: Counts, progress: Progress) -> Iterator[Example]:
     """Yield the examples of ATOMIC-2020, one tail each."""
     seen: set[tuple[str, str]] = set()
-    rows = sources.read_tab_separated(path, ("head", "relation", "tail"))
+    rows = sources.read_tab_separated(path, ("head", "relation", "tail"), progress)
     for number, (where, row) in enumerate(rows):
         example = _example(where, row, f"test:{number}", "test", (), counts, seen)
         if example is not None:

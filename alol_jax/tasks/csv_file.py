@@ -16,13 +16,17 @@ import pyarrow.csv
 
 from alol_jax.errors import UserError
 from alol_jax.tasks import sources
+from alol_jax.types import Progress, unseen
 
 
-def read(path: Path, numbers: Collection[str]) -> tuple[pa.Table, dict[int, UserError]]:
+def read(
+    path: Path, numbers: Collection[str], progress: Progress = unseen
+) -> tuple[pa.Table, dict[int, UserError]]:
     """Read a CSV file, plain, .gz or .zst.
 
     Args:
       numbers: columns that are numbers, or true and false, where all of their cells are.
+      progress: shows how much of a big file has been read.
 
     Returns:
       All rows that have as many cells as the header; and the others: number from 1 -> what is wrong
@@ -42,7 +46,7 @@ def read(path: Path, numbers: Collection[str]) -> tuple[pa.Table, dict[int, User
         )
         return "skip"
 
-    with sources.open_binary(path) as file:
+    with sources.open_binary(path, progress) as file:
         table = pyarrow.csv.read_csv(
             file,
             pyarrow.csv.ReadOptions(use_threads=False),  # so that rows have numbers

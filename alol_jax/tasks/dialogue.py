@@ -25,7 +25,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import SYSTEM, Example, Splits, Task, Turn, alternating
+from alol_jax.types import SYSTEM, Example, Progress, Splits, Task, Turn, alternating, unseen
 
 Counts = collections.Counter[str]
 
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
     rewards: tuple[float, ...] = ()  # one, if the row stores one
 
 
-def load(options: Any) -> Splits:
+def load(options: Any, progress: Progress = unseen) -> Splits:
     """Read the files named in the options. Every usable answer becomes one example.
 
     Prompts that are in a later split are dropped, and counted.
@@ -54,6 +54,7 @@ def load(options: Any) -> Splits:
       options: ``train_files``, ``validation_files``, ``test_files`` (tuples of files, or of hub
         splits like "McGill-NLP/FaithDial:train"), ``validation`` and ``test`` (prompts to keep, 0
         for all), ``limit`` (training prompts, 0 for all).
+      progress: shows how much of a big file has been read.
 
     Raises:
       UserError: a file is missing, unreadable or empty, or a row has none of the three forms.
@@ -67,7 +68,7 @@ def load(options: Any) -> Splits:
         rows = (
             example
             for number, name in enumerate(_names(options, key))
-            for example in _examples(split, number, name, counts, commits)
+            for example in _examples(split, number, name, counts, commits, progress)
         )
         examples = Table.of(rows, Example)
         tables[split] = splitting.group_by_prompt(examples, examples["prompt"])
@@ -94,12 +95,17 @@ def _names(options: Any, key: str) -> tuple[str, ...]:
 
 
 def _examples(
-    split: str, number: int, name: str, counts: Counts, commits: list[str]
+    split: str,
+    number: int,
+    name: str,
+    counts: Counts,
+    commits: list[str],
+    progress: Progress,
 ) -> Iterator[Example]:
     """Yield the usable answers of a file or hub split, and note the commit of the latter."""
     source = _source(name)
     place = 0
-    for where, row in sources.read_listed(name, commits.append):
+    for where, row in sources.read_listed(name, commits.append, progress):
         for answer in _answers(where, row, split, counts):
             fault = _fault(answer)
             place += 1

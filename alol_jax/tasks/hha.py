@@ -21,7 +21,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks import conversation, fields, hha_rows, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task
+from alol_jax.types import Example, Progress, Splits, Task, unseen
 
 Counts = collections.Counter[str]
 
@@ -35,7 +35,7 @@ ORIGIN = (
 SPLIT_NAMES = ("train", "dev", "valid", "validation", "test")  # such files are named by folder
 
 
-def load(options: Any) -> Splits:
+def load(options: Any, progress: Progress = unseen) -> Splits:
     """Read the files named in the options. Every usable row becomes one example.
 
     Validation prompts are removed from the test set, because all published dev rows are also test
@@ -49,6 +49,7 @@ def load(options: Any) -> Splits:
         and ``test`` (without files for the split: how many prompts to split off from the training
         files; with files: how many rows to keep, equally from each source, 0 for all), ``limit``
         (training rows; 0 for all).
+      progress: shows how much of a big file has been read.
 
     Raises:
       UserError: there is no training file; a file is missing, unreadable or empty; a row is of
@@ -64,7 +65,7 @@ def load(options: Any) -> Splits:
                 example
                 for name, label in _labelled(options[key])
                 for example in _read(
-                    split, name, label, bad if split == "test" else {}, counts, commits
+                    split, name, label, bad if split == "test" else {}, counts, commits, progress
                 )
             ),
             Example,
@@ -162,11 +163,13 @@ def _read(
     bad_rows: Mapping[str, Collection[int]],
     counts: Counts,
     commits: list[str],
+    progress: Progress,
 ) -> Iterator[Example]:
     """Yield the usable rows of a file or hub split, and note the commit of the latter."""
     bad = bad_rows.get(name, ())
     total = 0
-    for total, (where, raw) in enumerate(sources.read_listed(name, commits.append), start=1):
+    rows = sources.read_listed(name, commits.append, progress)
+    for total, (where, raw) in enumerate(rows, start=1):
         row = hha_rows.read_row(where, raw)
         if bad and not hha_rows.is_published(raw):
             raise UserError(f"{where}: task.bad_test_indices is for published rows, this is none")

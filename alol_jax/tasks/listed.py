@@ -19,10 +19,12 @@ import pyarrow as pa
 from alol_jax.errors import UserError, reason
 from alol_jax.paths import local_copy
 from alol_jax.tasks import columnar, csv_file, hub_source, sources, tfds_source
-from alol_jax.types import read_at
+from alol_jax.types import Progress, Watch, read_at, unseen
 
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside data that are not data."""
+
+MANY = 64  # batches of rows of which is shown how many have been read
 
 _LABEL = re.compile(r"([\w.-]+)(?::([\d.]+))?=(.+)")
 
@@ -44,13 +46,16 @@ class Source(NamedTuple):
 class Opened:
     """The rows of a source: by whole columns or one by one."""
 
-    def __init__(self, source: Source, numbers: Collection[str]) -> None:
+    def __init__(
+        self, source: Source, numbers: Collection[str], progress: Progress = unseen
+    ) -> None:
         """Open a source.
 
         Args:
           numbers: columns of a CSV file that hold numbers.
+          progress: shows how much of a big one has been read.
         """
-        self.source, self._numbers = source, numbers
+        self.source, self._numbers, self._progress = source, numbers, progress
         self._form = None if source.on_hub else sources.form_of(source.path)
         self._lines = self._form == "json lines" or tfds_source.is_source(source.name)
 
@@ -61,7 +66,7 @@ class Opened:
           kinds: of the fields of JSON lines; other files say it themselves.
         """
         if self._lines:
-            return columnar.read(self.source.path, kinds)
+            return columnar.read(self.source.path, kinds, self._progress)
         table, odd = self._table
         if odd:
             raise columnar.Irregular("rows of other lengths")
@@ -75,7 +80,7 @@ class Opened:
                 return
             except columnar.Irregular:
                 pass  # the other reader says what is wrong
-        yield from sources.read_file(self.source.path, bad=bad)
+        yield from sources.read_file(self.source.path, bad=bad, progress=self._progress)
 
     def note(self) -> str | None:
         """Return what the user should know about how it was read, if anything."""
@@ -90,8 +95,11 @@ class Opened:
 
     def _rows_of_table(self, bad: sources.Bad) -> Iterator[tuple[str, dict[str, Any]]]:
         table, odd = self._table
-        number = 0
-        for batch in table.to_batches(max_chunksize=1024):
+        number, batches = 0, table.to_batches(max_chunksize=1024)
+        if len(batches) >= MANY:
+            watch = Watch(f"reading {self.source.path.name}, 1024 rows")
+            batches = self._progress(batches, watch, total=len(batches))
+        for batch in batches:
             for row in batch.to_pylist():
                 number += 1
                 while number in odd:
@@ -111,7 +119,7 @@ class Opened:
         if self._form != "csv" or not path.is_file():
             return columnar.read(path, {}), {}
         try:
-            return csv_file.read(path, self._numbers)
+            return csv_file.read(path, self._numbers, self._progress)
         except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
             raise UserError(f"{path}: cannot be read as csv ({reason(error)})") from error
 

@@ -23,12 +23,12 @@ from alol_jax.tasks.bad_rows import BadRows
 from alol_jax.tasks.reading import FIELDS, OF_EVERY_FORM, Found, check_both_or_neither, read
 from alol_jax.tasks.renaming import Renaming
 from alol_jax.tasks.text_rewards import NOVELTY, TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task
+from alol_jax.types import Example, Progress, Splits, Task, unseen
 
 FORMER = "jsonl"  # name of this task
 
 
-def load(options: Any) -> Splits:
+def load(options: Any, progress: Progress = unseen) -> Splits:
     """Read the files named in the options.
 
     Args:
@@ -36,13 +36,14 @@ def load(options: Any) -> Splits:
         empty, ``train_file`` is split by prompt), ``validation`` and ``test`` (numbers of prompts,
         used only for that split), ``limit`` (training examples; 0 for all), ``columns`` (see
         `renaming`), ``bad_rows`` and ``bad_share`` (see `bad_rows`).
+      progress: shows how much of a big file has been read.
 
     Raises:
       UserError: a file is missing, unreadable or empty; a row is malformed (names file, line and
         field); only some rows have rewards; a prompt is in two files.
     """
     named = _named(options)
-    files, notes = _read(named, options)
+    files, notes = _read(named, options, progress)
     rows = sum(map(len, files.values()))
     for key in files:  # in place, so that no more than one file is held twice
         files[key] = splitting.group_by_prompt(files[key], files[key]["prompt"])
@@ -64,7 +65,7 @@ def load(options: Any) -> Splits:
 
 
 def _read(
-    named: Mapping[str, list[listed.Source]], options: Any
+    named: Mapping[str, list[listed.Source]], options: Any, progress: Progress
 ) -> tuple[dict[str, Table[Example]], list[str]]:
     """Read all sources: key of ``config.task`` -> its rows, and notes."""
     renaming = Renaming.of(options.columns, (*FIELDS, *OF_EVERY_FORM))
@@ -74,7 +75,7 @@ def _read(
         bad, tables = BadRows(options.bad_rows, options.bad_share), []
         for number, source in enumerate(those, start=1):
             prefix = f"{key}:" if len(those) == 1 else f"{key}:{number}:"
-            one = read(source, prefix, renaming, bad, found)
+            one = read(source, prefix, renaming, bad, found, progress)
             tables.append(_shared(source, one.examples, more))
             more += [one.note] if one.note else []
             if len(one.examples):

@@ -22,7 +22,7 @@ from alol_jax.tasks.bad_rows import BadRows
 from alol_jax.tasks.forms import FORMS, SCORES, Form
 from alol_jax.tasks.listed import Opened, Source
 from alol_jax.tasks.renaming import Renaming
-from alol_jax.types import Example
+from alol_jax.types import Example, Progress, unseen
 
 LOOKED_AT = 100  # first rows in which a form is looked for
 
@@ -76,7 +76,14 @@ class Read(NamedTuple):
     note: str | None  # how it was read, where that is not plain
 
 
-def read(source: Source, prefix: str, renaming: Renaming, bad: BadRows, found: Found) -> Read:
+def read(
+    source: Source,
+    prefix: str,
+    renaming: Renaming,
+    bad: BadRows,
+    found: Found,
+    progress: Progress = unseen,
+) -> Read:
     """Read all rows of a source.
 
     Args:
@@ -84,11 +91,13 @@ def read(source: Source, prefix: str, renaming: Renaming, bad: BadRows, found: F
       renaming: which columns are the fields of a form.
       bad: is called with rows that cannot be read.
       found: gets what is to be noted.
+      progress: shows how much of a big source has been read.
 
     Raises:
       UserError: the source cannot be read, its rows have no known form, or `bad` raises it.
     """
-    opened = Opened(source, renaming.numbers((*SCORES, *forms.PAIR_SCORES)))
+    numbers = renaming.numbers((*SCORES, *forms.PAIR_SCORES))
+    opened = Opened(source, numbers, progress)
     name, where, first = _form_of(opened, renaming)
     try:
         filled, examples = _by_columns(opened, prefix, renaming, FORMS[name], first)

@@ -21,7 +21,7 @@ from alol_jax.tables.table import Table, concatenate
 from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task
+from alol_jax.types import Example, Progress, Splits, Task, unseen
 
 Counts = collections.Counter[str]
 
@@ -40,7 +40,7 @@ class Comment(NamedTuple):
     text: str
 
 
-def load(options: Any) -> Splits:
+def load(options: Any, progress: Progress = unseen) -> Splits:
     """Read both files; train on the comments of one sign, validate and test on both.
 
     Of each file, rows without a text or parent are dropped, then ``sample`` rows are drawn, then
@@ -55,6 +55,7 @@ def load(options: Any) -> Splits:
     Raises:
       UserError: a file is missing, unreadable or lacks a column; no row is left for training.
     """
+    del progress  # `datasets` opens its files
     if options.sign not in SIGNS:
         raise UserError.unknown(f"task.sign={options.sign!r}", options.sign, SIGNS)
     for name, least in (("validation", 1), ("test", 1), ("sample", 0)):

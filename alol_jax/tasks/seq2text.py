@@ -20,7 +20,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks import fields, sources
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import TEXT_REWARDS
-from alol_jax.types import Example, RewardSpec, Splits, Task, one_turn
+from alol_jax.types import Example, Progress, RewardSpec, Splits, Task, one_turn, unseen
 
 Counts = collections.Counter[str]
 Raw = Mapping[str, Any]
@@ -67,7 +67,7 @@ class Source:
     marks: tuple[str, ...] = ()
     shorten: Callable[[str], str | None] | None = None
 
-    def load(self, options: Any) -> Splits:
+    def load(self, options: Any, progress: Progress = unseen) -> Splits:
         """Read the files named in the options.
 
         A split without files is split off from the training prompts. Test prompts that are
@@ -78,6 +78,7 @@ class Source:
           options: ``train_files``, ``validation_files``, ``test_files`` (tuples of files, or of hub
             splits like "abisee/cnn_dailymail:3.0.0:train"), ``validation`` and ``test`` (prompts to
             keep, 0 for all; or to split off), ``limit`` (training prompts, 0 for all).
+          progress: shows how much of a big file has been read.
 
         Raises:
           UserError: a file is missing or unreadable, or a row has another form.
@@ -88,7 +89,7 @@ class Source:
         for split, key in KEYS.items():
             names = _listed(options, key)
             cut[split] = 0 if names else _to_split_off(split, options)
-            examples = Table.of(self._examples(split, names, counts, commits), Example)
+            examples = Table.of(self._examples(split, names, counts, commits, progress), Example)
             tables[split] = splitting.group_by_prompt(examples, examples["prompt"])
         tables = _with_parts(tables, cut, options)
         if self.trained:
@@ -101,13 +102,18 @@ class Source:
         return splitting.limit_train(splits, options.limit)
 
     def _examples(
-        self, split: str, names: tuple[str, ...], counts: Counts, commits: list[str]
+        self,
+        split: str,
+        names: tuple[str, ...],
+        counts: Counts,
+        commits: list[str],
+        progress: Progress,
     ) -> Iterator[Example]:
         """Yield the usable pairs of a split; count the others, and note commits of the hub."""
         seen: set[bytes] = set()
         number = 0
         for name in names:
-            for where, row in sources.read_listed(name, commits.append):
+            for where, row in sources.read_listed(name, commits.append, progress):
                 for pair in self.read(where, row):
                     pair = pair._replace(
                         prompt=pair.prompt.strip(), responses=_stripped(pair.responses)

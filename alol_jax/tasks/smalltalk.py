@@ -23,7 +23,7 @@ from alol_jax.errors import UserError
 from alol_jax.tables.table import Table
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.text_rewards import NOVELTY, TEXT_REWARDS
-from alol_jax.types import Example, Splits, Task
+from alol_jax.types import Example, Progress, Splits, Task, unseen
 
 Pair = tuple[str, str]  # prompt, response
 
@@ -69,7 +69,7 @@ FORMS: dict[str, Callable[[Sequence[str]], tuple[Pair, ...]]] = {
 """File stem -> form of its conversations; files with only two-line ones are listed as dialogue."""
 
 
-def load(options: Any) -> Splits:
+def load(options: Any, progress: Progress = unseen) -> Splits:
     """Read the installed corpus and split it by prompt.
 
     Prompts that differ only in case, whitespace or punctuation at the ends become one example with
@@ -82,6 +82,7 @@ def load(options: Any) -> Splits:
     Raises:
       UserError: the package is missing or has another version; there are not enough prompts.
     """
+    del progress  # the files are small
     dropped: collections.Counter[str] = collections.Counter()
     seen: set[Pair] = set()
     examples = []

@@ -20,7 +20,8 @@ import pyarrow as pa
 from alol_jax.errors import UserError, reason
 from alol_jax.paths import check_no_pointer
 from alol_jax.tasks import hub_source, tfds_source
-from alol_jax.types import read_at, silent
+from alol_jax.tasks.watched_file import open_watched
+from alol_jax.types import Progress, read_at, silent, unseen
 
 FORMATS = {
     ".jsonl": "json lines",
@@ -50,20 +51,23 @@ def refuse(where: str, error: UserError) -> None:
     raise error
 
 
-def read_json_lines(path: Path, bad: Bad = refuse) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(
+    path: Path, bad: Bad = refuse, progress: Progress = unseen
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, row) of a UTF-8 JSON lines file, plain, .gz or .zst.
 
     Blank lines are skipped.
 
     Args:
       bad: is called with (place, error) for a line that is no JSON object, which is left out.
+      progress: shows how much of a big file has been read.
 
     Raises:
       UserError: the file cannot be read, or a line is not a JSON object; names file and line.
     """
     number = 0
     try:
-        with open_binary(path) as file:
+        with open_binary(path, progress) as file:
             for number, line in enumerate(file, start=1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
@@ -89,7 +93,7 @@ def _is_array(path: Path) -> bool:
         return False  # whoever reads it says what is wrong
 
 
-def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
+def read_json_array(path: Path, progress: Progress = unseen) -> Iterator[dict[str, Any]]:
     """Yield the objects of a UTF-8 file that is one JSON list, a piece of it in memory at a time.
 
     Raises:
@@ -97,7 +101,7 @@ def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
     """
     decoder, number, text, at = json.JSONDecoder(), 0, "", 0
     try:
-        with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_binary(path, progress), encoding="utf-8-sig") as file:
             while True:
                 before, end = (_COMMA, _CLOSING) if number else (_OPENING, _EMPTY)
                 if ended := end.match(text, at):
@@ -127,7 +131,11 @@ def read_json_array(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_file(
-    path: Path, *, texts: Sequence[str] = (), bad: Bad = refuse
+    path: Path,
+    *,
+    texts: Sequence[str] = (),
+    bad: Bad = refuse,
+    progress: Progress = unseen,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a JSON lines, CSV, Parquet or Arrow file, by its suffix, plain, .gz or
     .zst; or of a data set of tensorflow-datasets, see `tfds_source`.
@@ -137,7 +145,7 @@ def read_file(
     Args:
       texts: of a CSV file, the columns to read, as texts even if they look like numbers. Without
         it, all are read, and pandas guesses their kinds.
-      bad: see `read_json_lines`.
+      bad, progress: see `read_json_lines`.
 
     Raises:
       UserError: the file is missing, unreadable, malformed or of an unknown format.
@@ -153,11 +161,11 @@ def read_file(
             f"{path}: expected a file name ending in {', '.join(FORMATS)} (or .gz, .zst)"
         )
     if form == "json lines" and _is_array(path):
-        for number, row in enumerate(read_json_array(path), start=1):
+        for number, row in enumerate(read_json_array(path, progress), start=1):
             yield f"{path}, row {number}", row
         return
     if form == "json lines":
-        for number, row in read_json_lines(path, bad):
+        for number, row in read_json_lines(path, bad, progress):
             yield f"{path}, line {number}", row
         return
     check_no_pointer(path)
@@ -168,11 +176,14 @@ def read_file(
         raise UserError(f"{path}: cannot be read as {form} ({reason(error)})") from error
 
 
-def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_tab_separated(
+    path: Path, names: Sequence[str], progress: Progress = unseen
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a UTF-8 file of tab-separated columns without a header, plain or .gz.
 
     Args:
       names: of the columns.
+      progress: see `read_json_lines`.
 
     Raises:
       UserError: the file is missing or unreadable, or a line has another number of columns.
@@ -180,7 +191,8 @@ def read_tab_separated(path: Path, names: Sequence[str]) -> Iterator[tuple[str, 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with io.TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="\n") as file:
+        opened = open_binary(path, progress)
+        with io.TextIOWrapper(opened, encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 values = line.rstrip("\r\n").split("\t")
                 if not line.strip():
@@ -273,7 +285,7 @@ def stem(path: Path | str) -> str:
 
 
 def read_rows(
-    name: str, split: str, noted: Callable[[str], None] = silent
+    name: str, split: str, noted: Callable[[str], None] = silent, progress: Progress = unseen
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) of a file (see ``read_file``) or of a split of a hub data set.
 
@@ -282,6 +294,7 @@ def read_rows(
 
     Args:
       noted: is called with a note of the commit that is read of a hub data set.
+      progress: see `read_json_lines`.
 
     Raises:
       UserError: as in ``read_file``; there is no such data set or split, or no connection.
@@ -289,7 +302,7 @@ def read_rows(
     if is_file(name):
         if split != "train":
             raise UserError(f"{name}: a file has only the split 'train', not {split!r}")
-        yield from read_file(Path(name))
+        yield from read_file(Path(name), progress=progress)
         return
     dataset = hub_source.load(name, split)
     if commit := hub_source.commit_of(dataset):
@@ -299,7 +312,7 @@ def read_rows(
 
 
 def read_listed(
-    name: str, noted: Callable[[str], None] = silent
+    name: str, noted: Callable[[str], None] = silent, progress: Progress = unseen
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Call ``read_rows`` for a single name: a file, or "owner/name:folder:split" on the hub.
 
@@ -309,7 +322,7 @@ def read_listed(
       UserError: as in ``read_rows``; the name is neither a file nor a hub split.
     """
     if is_file(name):
-        return read_file(Path(name))
+        return read_file(Path(name), progress=progress)
     named = hub_source.parse(name)
     if not named.parts or not all((named.dataset, *named.parts)):
         raise UserError(
@@ -318,7 +331,7 @@ def read_listed(
         )
     *folder, split = named.parts
     at = f"@{named.revision}" if named.revision else ""
-    return read_rows(":".join((named.dataset, *folder)) + at, split, noted)
+    return read_rows(":".join((named.dataset, *folder)) + at, split, noted, progress)
 
 
 def form_of(path: Path) -> str | None:
@@ -327,17 +340,25 @@ def form_of(path: Path) -> str | None:
     return FORMATS.get(bare.suffix)
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path, progress: Progress = unseen) -> IO[bytes]:
     """Open a file, plain, .gz or .zst.
+
+    Args:
+      progress: see `open_watched`.
 
     Raises:
       UserError: it is a pointer of Git LFS.
       OSError: it cannot be opened.
     """
     check_no_pointer(path)
+    file = open_watched(path, progress)
     if path.suffix == ".zst":
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+    if path.suffix != ".gz":
+        return file
+    unpacked = gzip.GzipFile(fileobj=file)
+    unpacked.myfileobj = file  # which it closes with itself
+    return unpacked
 
 
 def _parse(where: str, line: bytes) -> dict[str, Any]:

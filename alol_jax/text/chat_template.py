@@ -33,10 +33,12 @@ class ChatTemplate:
     Attributes:
       source: the Jinja program.
       tokens: the special tokens that it may write by name: ``bos_token`` and others -> text.
+      otherwise: what to do if it fails, the end of error messages.
     """
 
     source: str
     tokens: Mapping[str, str]
+    otherwise: str = WAY_OUT
 
     def render(self, turns: Sequence[Turn], *, date: str, answer_next: bool = True) -> str:
         """Return the conversation as the model reads it.
@@ -50,7 +52,15 @@ class ChatTemplate:
           UserError: the template has a syntax error, or fails on these turns.
         """
         today = datetime.datetime.combine(datetime.date.fromisoformat(date), datetime.time())
-        compiled = _compiled(self.source)
+        try:
+            compiled = _compiled(self.source)
+        except jinja2.TemplateError as error:
+            line = getattr(error, "lineno", None)
+            where = "" if line is None else f" (line {line})"
+            raise UserError(
+                f"the model's chat template is damaged{where}: {reason(error)}: download it "
+                f"again, {self.otherwise}"
+            ) from error
         try:
             return compiled.render(
                 messages=[{"role": turn.role, "content": turn.text} for turn in turns],
@@ -64,7 +74,7 @@ class ChatTemplate:
             roles = ", ".join(turn.role for turn in turns)
             raise UserError(
                 f"the model's chat template does not take the turns {roles}: {reason(error)}: "
-                f"leave such rows out, {WAY_OUT}"
+                f"leave such rows out, {self.otherwise}"
             ) from error
 
     @property
@@ -75,15 +85,7 @@ class ChatTemplate:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(source: str) -> jinja2.Template:
-    try:
-        return _sandbox().from_string(source)
-    except jinja2.TemplateError as error:
-        line = getattr(error, "lineno", None)
-        where = "" if line is None else f" (line {line})"
-        raise UserError(
-            f"the model's chat template is damaged{where}: {reason(error)}: download it again, "
-            f"{WAY_OUT}"
-        ) from error
+    return _sandbox().from_string(source)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +13,9 @@ from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
 from alol_jax.text.chat_template import WAY_OUT, ChatTemplate
-from alol_jax.text.special_tokens import Guard
+from alol_jax.text.conversations import Conversations, chat_template_of
 from alol_jax.text.tokenizer import Tokenizer, batches
-from alol_jax.types import ASSISTANT, SYSTEM, USER, Turn, is_chat
+from alol_jax.types import ASSISTANT, USER, Turn, is_chat
 
 ANY_DAY = "2024-07-26"  # where a template is only asked how it ends a turn
 _SAID = "Qxzvk"  # a text that no template has
@@ -51,36 +51,25 @@ def encoder_of(tokenizer: Tokenizer, asking: Asking, conversation: Conversation)
     return functools.partial(tokenizer.encode_prompts, asking.template, marks=asking.marks)
 
 
-def chat_template_of(tokenizer: Tokenizer) -> ChatTemplate:
-    """Return the model's own chat template.
-
-    Raises:
-      UserError: it has none.
-    """
-    if tokenizer.chat is None:
-        raise UserError(
-            "config.task.template='chat': the model has no chat template (chat_template.jinja, "
-            "chat_template in tokenizer_config.json, tokenizer.chat_template in a .gguf file): "
-            f"choose a chat model, {WAY_OUT}"
-        )
-    return tokenizer.chat
-
-
-def in_chat(tokenizer: Tokenizer) -> Tokenizer:
-    """Return the tokenizer for prompts in the model's own chat template.
+def in_chat(tokenizer: Tokenizer, otherwise: str = WAY_OUT) -> Tokenizer:
+    """Return the tokenizer for conversations in the model's own chat template.
 
     Its responses end as the template ends an assistant's turn: with the first special token after
     the text. A template that writes none there leaves the tokenizer's end token.
 
+    Args:
+      otherwise: see `ChatTemplate`.
+
     Raises:
       UserError: there is no template, or it fails.
     """
-    before, between, after = _around(chat_template_of(tokenizer))
+    template = dataclasses.replace(chat_template_of(tokenizer), otherwise=otherwise)
+    before, between, after = _around(template)
     added = tokenizer.added
     marks = [i for i in tokenizer.encode(before + between) if i in added and added[i].strip()]
     ends = [i for i in tokenizer.encode(after) if i in marks or added.get(i) in tokenizer.special]
     end = ends[0] if ends else tokenizer.eos_id
-    return tokenizer.in_chat(end, [added[i] for i in (*marks, end) if i in added])
+    return tokenizer.in_chat(template, end, [added[i] for i in (*marks, end) if i in added])
 
 
 def _around(template: ChatTemplate) -> tuple[str, str, str]:
@@ -91,7 +80,7 @@ def _around(template: ChatTemplate) -> tuple[str, str, str]:
     if len(parts) != len(talk) + 1:
         raise UserError(
             f"the model's chat template leaves out or repeats what is said: download it again, "
-            f"{WAY_OUT}"
+            f"{template.otherwise}"
         )
     return parts[0], parts[2], parts[4]
 
@@ -123,16 +112,11 @@ def _writes_the_same(tokenizer: Tokenizer, asking: Asking) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChatPrompts:
-    """Prompts in the model's own chat template.
-
-    The ids are those of `apply_chat_template` with ``add_generation_prompt``, except that special
-    tokens in what is said are encoded as plain characters.
+    """Prompts in the model's own chat template, with the generation prompt at the end.
 
     Attributes:
-      tokenizer: has a chat template.
+      tokenizer, marks, date: as in `Conversations`.
       conversation: a prompt -> its turns.
-      marks: names that are special tokens in what is said, too.
-      date: see `ChatTemplate.render`.
     """
 
     tokenizer: Tokenizer
@@ -143,65 +127,28 @@ class ChatPrompts:
     def encode(self, texts: Sequence[str], *, limit: int) -> tuple[Ragged, int]:
         """Encode prompts; return their ids, i32, and how many were truncated.
 
-        A prompt of more than ``limit`` tokens loses its oldest turns, two by two. If the user's
-        last turn alone is too long, it loses its oldest tokens; if nothing of it has room, the
-        system turn goes. The template is never cut.
+        A prompt of more than ``limit`` tokens is `Conversations.shortened`.
 
         Raises:
           UserError: the template fails on the turns of a prompt, or has no room for text.
         """
+        chat = Conversations(self.tokenizer, self.marks, self.date, answer_next=True)
         parts, truncated = [], 0
         for batch in batches(texts):
             talks = list(map(self.conversation, batch))
-            prompts = self._encoded(talks)
+            prompts = chat.encode(talks)
             over = np.flatnonzero(prompts.lengths > limit)
             if len(over):
                 rows = list(prompts)
                 for place in over:
-                    rows[place] = self._shortened(talks[place], limit)
+                    rows[place] = chat.shortened(talks[place], limit)
+                    if len(rows[place]) > limit:
+                        raise UserError(
+                            f"prompt limit of {limit} tokens leaves no room: the model's chat "
+                            f"template alone has about {len(rows[place])}: raise "
+                            "config.model.max_prompt"
+                        )
                 prompts = Ragged.of(*flat_ids.flat(rows))
             parts.append(prompts)
             truncated += len(over)
         return Ragged.joined(parts, np.int32), truncated
-
-    def _encoded(self, talks: Sequence[Sequence[Turn]]) -> Ragged:
-        template = chat_template_of(self.tokenizer)
-        guard = _guard(tuple(name for name in self.tokenizer.special if name not in self.marks))
-        rendered = [
-            template.render([Turn(t.role, guard(t.text)) for t in talk], date=self.date)
-            for talk in talks
-        ]
-        return self.tokenizer.encode_rendered(rendered, guard.mark)
-
-    def _shortened(self, talk: tuple[Turn, ...], limit: int) -> np.ndarray:
-        """The ids of the longest rest of a conversation that fits."""
-        for shorter in _without_oldest(talk):
-            (ids,) = self._encoded([shorter])
-            if len(ids) <= limit:
-                return ids
-        said, before = talk[-1], [turn for turn in talk[:1] if turn.role == SYSTEM]
-        for head in (before, []):
-            (least,) = self._encoded([(*head, Turn(USER, said.text[-1]))])
-            if len(least) > limit:
-                continue
-            (ids,) = self._encoded([(*head, said)])
-            for kept in self.tokenizer.ends_of(said.text, len(ids) - limit):
-                (ids,) = self._encoded([(*head, Turn(USER, kept))])
-                if len(ids) <= limit:
-                    return ids
-        raise UserError(
-            f"prompt limit of {limit} tokens leaves no room: the model's chat template alone has "
-            f"about {len(least)}: raise config.model.max_prompt"
-        )
-
-
-@functools.lru_cache(maxsize=8)
-def _guard(names: tuple[str, ...]) -> Guard:
-    return Guard(names)
-
-
-def _without_oldest(talk: tuple[Turn, ...]) -> Iterator[tuple[Turn, ...]]:
-    """Yield the conversation without its oldest question and answer, its two oldest, …"""
-    first = int(talk[0].role == SYSTEM)
-    for start in range(first + 2, len(talk), 2):
-        yield (*talk[:first], *talk[start:])

@@ -333,8 +333,8 @@ class Tokenizer:
         fitted.special = tuple(n for i, n in self.added.items() if n in self.special and i < size)
         return fitted
 
-    def in_chat(self, end: int, marks: Sequence[str]) -> Tokenizer:
-        """Return this tokenizer for prompts in the model's chat template.
+    def in_chat(self, template: ChatTemplate, end: int, marks: Sequence[str]) -> Tokenizer:
+        """Return this tokenizer for conversations in ``template``, its chat template.
 
         Args:
           end: the token that ends a turn of the assistant: it ends responses, too.
@@ -345,7 +345,7 @@ class Tokenizer:
         if set(marks) - set(self.special):
             fitted.special = tuple(dict.fromkeys((*self.special, *marks)))
             fitted._plain = SpelledOut(self._parsing, self.vocab_size, fitted.special)
-        fitted._in_chat = True
+        fitted.chat, fitted._in_chat = template, True
         return fitted
 
     @property

@@ -18,10 +18,12 @@ from alol_jax.types.arrays import (
 from alol_jax.types.context import (
     LogOptions,
     Pace,
+    Progress,
     StageContext,
     Watch,
     never,
     silent,
+    unseen,
     untold,
 )
 from alol_jax.types.data import (
@@ -91,6 +93,7 @@ __all__ = [
     "Pace",
     "Params",
     "Policy",
+    "Progress",
     "PromptMeasures",
     "Prompts",
     "Report",
@@ -121,5 +124,6 @@ __all__ = [
     "read_at",
     "silent",
     "stripped",
+    "unseen",
     "untold",
 ]

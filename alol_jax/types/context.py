@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from alol_jax.paths import AnyPath
+
+Item = TypeVar("Item")
 
 
 def never() -> bool:
@@ -25,6 +27,18 @@ class Watch(NamedTuple):
     label: str  # what the loop does
     say: Callable[[str], None] = silent  # prints one line for the user
     stopping: Callable[[], bool] = never  # True once the loop should stop
+
+
+class Progress(Protocol):
+    """Shows how far a loop is: `runs.progress.progress`, for rooms that may not import it."""
+
+    def __call__(self, items: Iterable[Item], watch: Watch, *, total: int) -> Iterator[Item]:
+        """Yield ``items``, of which there are ``total``."""
+
+
+def unseen(items: Iterable[Item], watch: Watch, *, total: int) -> Iterator[Item]:
+    """Yield ``items`` and show nothing."""
+    return iter(items)
 
 
 class LogOptions(NamedTuple):

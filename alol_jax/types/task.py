@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alol_jax.types.context import Progress
 from alol_jax.types.data import Splits
 
 
@@ -73,7 +74,7 @@ class Task:
     """Everything specific to one task. Only ``tasks/`` knows the names of tasks."""
 
     name: str
-    load: Callable[[Any], Splits]  # config.task -> splits
+    load: Callable[[Any, Progress], Splits]  # config.task, how progress is shown -> splits
     files: Callable[[Any], tuple[Path, ...]]  # config.task -> what ``load`` reads
     template: str  # what the model reads, with "{prompt}" and special tokens; or CHAT
     stop: tuple[str, ...]  # stop sequences: texts whose tokens end a generated response

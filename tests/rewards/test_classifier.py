@@ -13,7 +13,7 @@ from alol_jax.errors import UserError
 from alol_jax.rewards.classifier import label_of
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Scoring
-from alol_jax.types import Exchange
+from alol_jax.types import Exchange, alternating
 from configs import common
 from tests.models.tiny_classifiers import CLASSIFIERS, random_classifier, write_classifier
 from tests.tiny_run import TASK, mesh_of, tiny_lm
@@ -26,7 +26,7 @@ RESPONSES = ["yes", "no", "well", "<|assistant|>yes"]
 
 def read(prompt, response):
     turns = tuple(prompt.split("\n"))
-    return Exchange(turns, response, (turns[-1], response))
+    return Exchange(turns, response, (turns[-1], response), alternating(turns))
 
 
 def tokenizer_beside(folder, special=SPECIAL, second=0):
@@ -228,7 +228,7 @@ def test_several_models_and_words_are_summed_by_their_weights(folder):
     )
     weights = {"positivity": 0.5, "whole": 2.0, "response": 1.0, "off": 0.0}
     reward = Scoring(TASK.rewards, models, weights, ("whole", "response", "off")).reward([])
-    assert reward.names == ("positivity", "whole", "response") and reward.max_reward == 3.5
+    assert reward.names == ("positivity", "whole", "response") and reward.ends == (0.0, 3.5)
     components, total = reward.score(PROMPTS, RESPONSES)
     np.testing.assert_array_equal(components[:, 1], models["whole"](PROMPTS, RESPONSES))
     np.testing.assert_array_equal(components[:, 2], models["response"](PROMPTS, RESPONSES))

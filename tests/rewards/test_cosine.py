@@ -137,7 +137,7 @@ def test_the_reward_hands_on_gold_responses_and_notes(folder):
     assert scoring.compares
     reward = scoring.reward([], GOLD)
     components, total = reward.score(["p"], ["the man"])
-    assert components[0, 1] == pytest.approx(1.0) and reward.max_reward == 3.0
+    assert components[0, 1] == pytest.approx(1.0) and reward.ends == (0.0, 3.0)
     assert total[0] == pytest.approx(components[0, 0] + 2)
     assert reward.notes(["p"], [""]) == tuple(
         f"{name}: 1 of 1 responses are empty and score 0." for name in models

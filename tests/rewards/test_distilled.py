@@ -52,7 +52,7 @@ def config():
 def distilled(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distilled") / "reward"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TASKS, "toy", dataclasses.replace(TASK, load=lambda options: SPLITS))
+        patch.setitem(TASKS, "toy", dataclasses.replace(TASK, load=lambda *given: SPLITS))
         said, found = distil(config, tiny_lm(), folder)
     return folder, said, found
 
@@ -182,6 +182,6 @@ def test_what_an_interrupted_write_left_is_written_over(tmp_path, distilled):
 def test_features_beyond_the_memory_are_refused_by_the_rows(monkeypatch, config, tmp_path):
     monkeypatch.setattr(distillation.os, "sysconf", lambda name: 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TASKS, "toy", dataclasses.replace(TASK, load=lambda options: SPLITS))
+        patch.setitem(TASKS, "toy", dataclasses.replace(TASK, load=lambda *given: SPLITS))
         with pytest.raises(UserError, match="take fewer rows .config.task.limit."):
             distil(config, tiny_lm(), tmp_path / "out")

@@ -34,7 +34,7 @@ def test_the_task_gives_coverage_its_concepts_without_the_decoration():
     task = TASKS["common_gen"]
     weights = {spec.name: float(spec.name == "coverage") for spec in task.rewards}
     reward = Scoring(task.rewards, {}, weights).reward([])
-    assert reward.names == ("coverage",) and reward.max_reward == 1.0
+    assert reward.names == ("coverage",) and reward.ends == (0.0, 1.0)
     _, total = reward.score(["dog run"] * 2, ["I generate a sentence.", "A dog runs."])
     np.testing.assert_array_equal(total, [0.0, 1.0])
 

@@ -107,8 +107,8 @@ def test_the_reward_is_the_weighted_sum_of_its_components():
     np.testing.assert_allclose(
         total, components[:, 0] + 2 * components[:, 1] + components[:, 2] / 2
     )
-    assert reward.max_reward == pytest.approx(1 + 2 * 0.4472136 + 0.5)
-    assert (total <= reward.max_reward).all()
+    assert reward.ends == pytest.approx((0, 1 + 2 * 0.4472136 + 0.5))
+    assert (total <= reward.ends[1]).all()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_an_empty_batch_has_no_scores():
 
 def test_without_weights_nothing_can_score():
     reward = _reward(SPECS, (0.0, 0.0, 0.0), CORPUS)
-    assert reward.names == () and reward.max_reward == 0
+    assert reward.names == () and reward.ends == (0, 0)
     with pytest.raises(UserError, match="nothing can score"):
         reward.score(["p"], ["r"])
 

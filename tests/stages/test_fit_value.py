@@ -167,6 +167,14 @@ def test_the_longest_prompts_fit(tmp_path):
     assert len(_fit(tmp_path, _answers(prompts, [0.5, 1.0, 0.0])).audit.predicted) == 3
 
 
+def test_answers_that_are_paid_beyond_every_row_are_within_reach_of_v(tmp_path):
+    answers = _answers(_letters(12), [MAX + 5, -3.0] * 6)
+    value = _fit(tmp_path, answers, epochs=0)
+    assert (value.min_value, value.max_value) == (-3.0, MAX + 5)
+    np.testing.assert_allclose(value.audit.predicted, (MAX + 2) / 2, atol=1e-4)
+    assert _fit(tmp_path, _answers(_letters(12), [1.0] * 12), epochs=0).max_value == MAX
+
+
 @pytest.mark.parametrize("folds", [0, 1, 5])
 def test_folds_that_the_prompts_do_not_allow_are_one_clear_line(tmp_path, folds):
     message = rf"^config\.value\.folds={folds} must be from 2 to the 4 validation prompts$"

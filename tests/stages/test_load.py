@@ -22,7 +22,7 @@ def _example(name: str) -> Example:
 def _load(tmp_path, train, validation, test, said=None):
     tables = (Table.of(rows, Example) for rows in (train, validation, test))
     splits = Splits(*tables, notes=("Dropped rows: 3.",))
-    task = Task("toy", lambda options: splits, lambda options: (), "{prompt}", (), ())
+    task = Task("toy", lambda *given: splits, lambda options: (), "{prompt}", (), ())
     said = [] if said is None else said
     context = StageContext(tmp_path, lambda: False, said.append)
     options = ConfigDict({"swapped": 0.0})

@@ -153,7 +153,7 @@ def test_ids_of_files_of_the_same_name_differ(tmp_path):
 def test_a_split_of_the_hub_is_read_by_its_name(tmp_path, monkeypatch):
     asked = []
 
-    def read_rows(name, split, noted):
+    def read_rows(name, split, noted, progress):
         asked.append((name, split))
         yield "here", answer(9)
 

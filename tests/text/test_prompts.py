@@ -63,7 +63,7 @@ def messages(talk):
     return [{"role": turn.role, "content": turn.text} for turn in talk]
 
 
-def today(theirs, talk):
+def today(theirs, talk, answer_next=True):
     """The ids of transformers, on our day."""
     import datetime
     from unittest import mock
@@ -77,7 +77,7 @@ def today(theirs, talk):
 
     with mock.patch.object(chat_template_utils, "datetime", Day):
         return theirs.apply_chat_template(
-            messages(talk), add_generation_prompt=True, return_dict=False
+            messages(talk), add_generation_prompt=answer_next, return_dict=False
         )
 
 

@@ -13,7 +13,8 @@ from alol_jax.reports.compare.rows import Group, Row
 from alol_jax.reports.compare.table import Comparison, over_seeds
 from alol_jax.reports.page import Cell, Column, Figure, Section, Table
 from alol_jax.reports.page import Row as Line
-from alol_jax.reports.results import EVERY, TOTAL, signed
+from alol_jax.reports.results import EVERY, TOTAL
+from alol_jax.reports.statistics import signed
 from alol_jax.types import Interval
 
 
