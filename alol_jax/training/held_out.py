@@ -56,6 +56,10 @@ class Likelihoods(NamedTuple):
     ref_logp: np.ndarray  # f64[rows]
     tokens: np.ndarray  # i64[rows]
 
+    def take(self, which: np.ndarray) -> Likelihoods:
+        """Those of some of the responses."""
+        return Likelihoods(*(column[which] for column in self))
+
 
 def likelihoods(logps: Ragged, ref_logps: Ragged) -> Likelihoods:
     """Sum the log-probabilities of each response, f32[tokens] of each row."""
