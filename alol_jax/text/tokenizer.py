@@ -281,6 +281,11 @@ class Tokenizer:
         return self._parsing.id_to_token(self.eos_id)
 
     @property
+    def begin(self) -> tuple[int, ...]:
+        """The begin token, if prompts begin with it; else ()."""
+        return self._bos
+
+    @property
     def ending(self) -> str:
         """What follows the text of a response: the end token, and what stands before it."""
         return self._frame.after + self.eos

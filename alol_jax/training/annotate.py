@@ -15,7 +15,7 @@ from alol_jax.models.grid_sizes import Packed
 from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.savings import PASS, program_of
-from alol_jax.objectives.logprobs import grid_kl, grid_logp
+from alol_jax.objectives.logprobs import grid_kl, grid_lead, grid_logp
 from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import Ragged
 from alol_jax.tables.table import Table
@@ -128,6 +128,44 @@ def token_numbers(
         for members, grid in progress(grids, watch, total=len(packed.grids)):
             found.put(members, fetch(run(place_rows(grid, lm.mesh))))
     return found.rows
+
+
+@functools.lru_cache(maxsize=4)
+def _scorer(model, chunk: int):
+    """Return a jitted (params, Grid) -> (logp f32[rows, M], lead f32[rows, M])."""
+
+    @jax.jit
+    def score(params, grid):
+        hidden = model.hidden(params, grid.ids, grid.segment, positions=grid.position)
+        head = model.unembedding(params)
+        return tuple(found(hidden, head, grid, chunk=chunk) for found in (grid_logp, grid_lead))
+
+    return score
+
+
+def continuations(
+    lm: LanguageModel, trained: Params, prompts: Ragged, responses: Ragged, *, watch: Watch
+) -> tuple[Ragged, Ragged]:
+    """Compute logp of every response token, and how far it is behind the likeliest token.
+
+    Args:
+        trained: leaves on top of ``lm.frozen()``.
+        prompts, responses: token ids, i32 of N rows each, none empty; of any length that the model
+            can read.
+
+    Returns:
+        f32[response length] of each row, twice: `logprobs.grid_logp` and `logprobs.grid_lead`.
+    """
+    step, params = _scorer(lm.transformer, lm.logprob_chunk), {**lm.frozen(), **trained}
+    found = Responses(responses.lengths), Responses(responses.lengths)
+    packed = lm.pack_table(prompts.lengths, responses.lengths)
+    grids = _grids(lm, packed, prompts, responses)
+    with watching_memory(_program(lm, packed, watch)):
+        for members, grid in progress(grids, watch, total=len(packed.grids)):
+            out = fetch(step(params, place_rows(grid, lm.mesh)))
+            for numbers, those in zip(found, out, strict=True):
+                numbers.put(members, those)
+    return found[0].rows, found[1].rows
 
 
 class Responses:
