@@ -148,8 +148,8 @@ class HarnessModel(TemplateLM):
             watch=self._watch("likelihoods"),
         )
         return [
-            (float(row.sum(dtype=np.float64)), bool((behind == 0).all()))
-            for row, behind in zip(logp, lead, strict=True)
+            (float(total), bool(behind == 0))
+            for total, behind in zip(logp.sums(), lead.sums(), strict=True)
         ]
 
     def loglikelihood_rolling(self, requests: list[Instance], **_) -> list[float]:

@@ -17,7 +17,7 @@ from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.reports.text_measures import measured
 from alol_jax.tables.table import Table
-from alol_jax.training.annotate import annotate, divergence
+from alol_jax.training.annotate import annotate, divergence_of_answers
 from alol_jax.training.held_out import Likelihoods, columns_of, likelihoods
 from alol_jax.training.items import tokenise
 from alol_jax.types import (
@@ -78,6 +78,8 @@ def evaluate(
             watch=context.watch(f"{name} answers"),
         )
     systems, differences = _compare(rows, setup, bool(reward.names), options)
+    watch, both = context.watch("KL to the reference"), (policy.trained, reference.trained)
+    kl = divergence_of_answers(setup.lm, setup.task, *both, rows["policy"], watch=watch)
     evaluation = Evaluation(
         data=rows["data"],
         reference=rows["reference"],
@@ -86,7 +88,7 @@ def evaluate(
         systems=systems,
         differences=differences,
         sets=_by_source(rows, setup, bool(reward.names), options),
-        kl=_kl(setup, policy, reference, rows["policy"], options, context),
+        kl=_interval(kl, options, seed),
         measure_names=tuple(options.measures),
         agreement=setup.agreement,
     )
@@ -190,20 +192,6 @@ def _by_source(
         last = differences[-1] if differences else None
         found.append(TestSet(source, len(part["reference"]), systems, last))
     return tuple(found)
-
-
-def _kl(setup, policy, reference, answers, options, context) -> Interval:
-    """`annotate.divergence` on the policy's answers, tokenised again from their text."""
-    lm = setup.lm
-    rows, _ = tokenise(answers, setup.task, lm.tokenizer, lm.limits)
-    found = divergence(
-        lm,
-        place_params(policy.trained, lm.mesh),
-        place_params(reference.trained, lm.mesh),
-        rows,
-        watch=context.watch("KL to the reference"),
-    )
-    return _interval(found, options, setup.seed)
 
 
 def _system_scores(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.devices.out_of_memory import Program, watching_memory
-from alol_jax.devices.sharding import fetch, own_part, place_rows
+from alol_jax.devices.sharding import fetch, own_part, place_params, place_rows
 from alol_jax.models.grid_sizes import Packed
 from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel
@@ -20,7 +20,8 @@ from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import Ragged
 from alol_jax.tables.table import Table
 from alol_jax.text.packing import Layout, to_grid
-from alol_jax.types import Annotated, Grid, Params, Watch
+from alol_jax.training.items import tokenise
+from alol_jax.types import Annotated, Grid, Params, Scored, Task, Watch
 
 
 @functools.lru_cache(maxsize=16)
@@ -190,11 +191,6 @@ class Responses:
         return Ragged.of(self._flat, self._lengths)
 
 
-def sums(rows: Ragged) -> np.ndarray:
-    """Return the sum of each row, none of which is empty: f32[rows]."""
-    return np.array([row.sum() for row in rows])
-
-
 @functools.lru_cache(maxsize=4)
 def _divergence(model, chunk: int):
     """Return a jitted (params, reference params, Grid) -> f32[rows, M]."""
@@ -228,4 +224,25 @@ def divergence(
     step = _divergence(lm.transformer, lm.logprob_chunk)
     both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
     per_token = token_numbers(lm, rows, lambda grid: step(*both, grid), watch=watch)
-    return np.maximum([row.sum(dtype=np.float64) for row in per_token], 0.0)
+    return np.maximum(per_token.sums(), 0.0)
+
+
+def divergence_of_answers(
+    lm: LanguageModel,
+    task: Task,
+    trained: Params,
+    reference: Params,
+    answers: Table[Scored],
+    *,
+    watch: Watch,
+) -> np.ndarray:
+    """Return `divergence` on a policy's answers, tokenised again from their text: f64[rows].
+
+    Args:
+        task: how prompts are asked.
+        trained, reference: as in `divergence`, on the mesh or not.
+        answers: prompts with what the policy answered.
+    """
+    rows, _ = tokenise(answers, task, lm.tokenizer, lm.limits)
+    both = (place_params(leaves, lm.mesh) for leaves in (trained, reference))
+    return divergence(lm, *both, rows, watch=watch)

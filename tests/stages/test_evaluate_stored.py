@@ -8,7 +8,7 @@ import pytest
 from alol_jax.reports.results import DIFFERENCE, measures, result_table, verdict
 from alol_jax.reports.sections_rewards import by_stored_rewards
 from alol_jax.stages.evaluate import evaluate
-from alol_jax.training.annotate import annotate, sums
+from alol_jax.training.annotate import annotate
 from alol_jax.training.items import tokenise
 from alol_jax.types import Agreement, Interval
 from tests.tiny_run import (
@@ -66,7 +66,7 @@ def test_the_orders_are_those_of_the_models_log_probabilities(evaluation):
     rows, _ = tokenise(TEST, TASK, LM.tokenizer, LM.limits)
     watch = context(None).watch("rows")
     logp, ref_logp = (
-        sums(annotate(LM, fitted(LM, n).trained, rows, watch=watch)[0]) for n in (1, 0)
+        annotate(LM, fitted(LM, n).trained, rows, watch=watch)[0].sums() for n in (1, 0)
     )
     found = {one.name: one for one in evaluation.stored}
     right = {"order": logp, "order of ratio": logp - ref_logp}
