@@ -29,6 +29,7 @@ PROGRAMS: dict[str, Program] = {
     "sweep": Program("sweep", "train several objectives and seeds on one reference"),
     "compare": Program("compare", "compare finished runs in one page"),
     "chat": Program("chat", "ask the reference and the policy of a run, side by side"),
+    "lm-eval": Program("harness", "run tasks of lm-eval on the reference and the policy of a run"),
     "export": Program(
         "export", "write a model or the annotated rows for other tools, or push them"
     ),

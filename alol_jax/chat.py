@@ -39,7 +39,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks.registry import get_task
 from alol_jax.text.prompts import encoder_of
 from alol_jax.trained import open_trained, trained_stage
-from alol_jax.training.annotate import annotate, sums
+from alol_jax.training.annotate import annotate
 from alol_jax.training.items import tokenise
 from alol_jax.types import Distilled, Params, Policy, Scored, ScoredSplits, Watch
 
@@ -121,7 +121,7 @@ class Chat:
         rows = Table.of((Scored("", prompt, text, "", (), 0.0) for text in texts), Scored)
         tokens, _ = tokenise(rows, task, lm.tokenizer, lm.limits)
         logps = {
-            name: sums(annotate(lm, trained, tokens, watch=Watch("log-ratio"))[0])
+            name: annotate(lm, trained, tokens, watch=Watch("log-ratio"))[0].sums()
             for name, trained in self.models.items()
         }
         return [float(x) for x in np.subtract(logps["policy"], logps["reference"])]

@@ -1,4 +1,4 @@
-"""The models that a finished run trained, opened again: for export and chat."""
+"""The models that a finished run trained, opened again: for export, chat and harness."""
 
 from __future__ import annotations
 

@@ -66,6 +66,30 @@ def grid_logp(hidden: jax.Array, unembedding: Unembedding, grid: Grid, *, chunk:
     return jnp.where(grid.real > 0, logp, 0.0)
 
 
+def grid_lead(hidden: jax.Array, unembedding: Unembedding, grid: Grid, *, chunk: int) -> jax.Array:
+    """Return how far each response token is behind the likeliest one in its place.
+
+    lead[..., m] = (W h)[target m] − max_v (W h)[v], in nats; 0 where decoding would choose it.
+
+    Args:
+        hidden, unembedding, chunk: as in `grid_logp`.
+
+    Returns:
+        f32[rows, M], at most 0; 0 on padding.
+    """
+    rows, length = grid.target.shape
+
+    def chunk_lead(states, ids):
+        logits = logits_of(states, unembedding)
+        chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
+        return chosen - jnp.max(logits, axis=-1)
+
+    columns = min(length, max(1, chunk // rows))
+    states = grid_states(hidden, grid)
+    lead = _in_chunks(chunk_lead, states, grid.target, columns=columns)
+    return jnp.where(grid.real > 0, lead, 0.0)
+
+
 def to_batch(found: jax.Array, grid: Grid, shape: tuple[int, ...]) -> jax.Array:
     """Put a number per response token, f32[rows, M], at its place in ``shape`` = [E*, R].
 

@@ -23,7 +23,15 @@ from alol_jax.reports.stored_rewards import (
     rests_on,
 )
 from alol_jax.tables.table import Table
-from alol_jax.types import Evaluation, Interval, Scored, SystemScores, ValueAudit
+from alol_jax.types import (
+    Evaluation,
+    Interval,
+    Scored,
+    StoredMeasure,
+    SystemScores,
+    TestSet,
+    ValueAudit,
+)
 
 DIFFERENCE = "policy-reference"
 KL = "kl"
@@ -56,8 +64,8 @@ def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
     """All measures of an evaluation, as a flat list.
 
     Every metric of every system, the paired differences (components and total), the KL, and the
-    measures by the stored rewards with theirs; then, if there are several test sets, every metric
-    and the difference in total reward for each.
+    measures by the stored rewards with theirs; then, if there are several test sets, every metric,
+    the difference in total reward and the measures by the stored rewards for each.
 
     Raises:
         ValueError: a system's number of components is not that of ``component_names``.
@@ -69,13 +77,12 @@ def measures(evaluation: Evaluation) -> tuple[Measure, ...]:
             found.append(Measure(DIFFERENCE, name, *_ends(interval)))
     if evaluation.kl is not None:
         found.append(Measure("policy", KL, *_ends(evaluation.kl)))
-    for one in evaluation.stored:
-        by_system = {"reference": one.reference, "policy": one.policy, DIFFERENCE: one.difference}
-        found += [Measure(name, one.name, *_ends(ends)) for name, ends in by_system.items()]
+    found += [measure for one in evaluation.stored for measure in _of_stored(one)]
     for one in evaluation.sets if len(evaluation.sets) > 1 else ():
         of_set = [m for s in one.systems for m in _of_system(s, names, others)]
         if one.difference is not None:
             of_set.append(Measure(DIFFERENCE, TOTAL, *_ends(one.difference)))
+        of_set += [measure for stored in one.stored for measure in _of_stored(stored)]
         found += [measure._replace(set=one.name) for measure in of_set]
     return tuple(found)
 
@@ -158,9 +165,8 @@ def result_table(evaluation: Evaluation) -> str:
     found = in_set(every, EVERY)
     systems = [system.name for system in evaluation.systems]
     metrics = metric_names(evaluation)
-    sets = evaluation.sets if len(evaluation.sets) > 1 else ()
-    shown = sets if len(sets) <= MAX_SETS else ()
-    names = ("paired difference", *metrics, *(f"  {one.name}" for one in shown))
+    shown = [one for one in evaluation.sets if 1 < len(evaluation.sets) <= MAX_SETS]
+    names = ("paired difference", *metrics, *(f"  {one.name} ({one.prompts:,})" for one in shown))
     first = min(24, max(map(len, names)))
     count = prompt_count(evaluation)
     title = f"Means over {count:,} test prompts [95% bootstrap interval]"
@@ -172,20 +178,55 @@ def result_table(evaluation: Evaluation) -> str:
     if not evaluation.differences:
         lines.append("  none in reward: no scorer judges the generated answers")
     for m in reward_differences(evaluation, every):
-        interval = f"{m.mean:+.3f} [{m.low:+.3f}, {m.high:+.3f}]"
+        interval = _gain(Interval(m.mean, m.low, m.high), count, 3)
         lines.append(f"  {m.metric[: first - 2]:<{first - 2}}{interval:>25}")
     for said in rests_on(evaluation.agreement):
         lines += textwrap.wrap(said, WIDTH)
     lines += _stored_lines(evaluation)
     if evaluation.kl is not None:
         lines.append(f"policy's KL to the reference: {_plain(found['policy', KL])} nats")
-    if sets:
-        lines.append("total reward by test set" + ": in the report" * (len(sets) > MAX_SETS))
-    for one in shown:
+    if len(evaluation.sets) > MAX_SETS:
+        lines.append("total reward by test set: in the report")
+    return "\n".join([*lines, *(_set_lines(evaluation, every, first) if shown else ())])
+
+
+def _set_lines(evaluation: Evaluation, every: Sequence[Measure], first: int) -> list[str]:
+    """The total reward on each test set, its difference, and what the stored rewards say.
+
+    Args:
+        first: the width of the names.
+    """
+    sets = [(one, _set_name(one, first)) for one in evaluation.sets]
+    lines = ["total reward by test set (prompts)"]
+    for one, name in sets:
         there = in_set(every, one.name)
-        cells = (f"{_plain(there[name, TOTAL], one.prompts):>25}" for name in systems)
-        lines.append(f"  {one.name[: first - 2]:<{first - 2}}" + "".join(cells))
-    return "\n".join(lines)
+        cells = (_plain(there[s.name, TOTAL], one.prompts) for s in evaluation.systems)
+        lines.append(name + "".join(f"{cell:>25}" for cell in cells))
+    if evaluation.differences:
+        lines.append("paired difference in it, policy - reference")
+        lines += [f"{name}{_gain(one.difference, one.prompts, 3):>25}" for one, name in sets]
+    for measure in deciding([one.name for one in evaluation.stored]):
+        title, digits = f"{measure} by test set", digits_of_stored(measure)
+        lines.append(f"{title}{'rests on':>{first + 25 - len(title)}}{'policy - reference':>25}")
+        for one, name in sets:
+            of_set = {s.name: (s.rests_on, s.difference) for s in one.stored}
+            rests, change = of_set.get(measure, ("-", None))
+            lines.append(f"{name}{rests:>25}{_gain(change, one.prompts, digits):>25}")
+    return lines
+
+
+def _set_name(one: TestSet, width: int) -> str:
+    """The name of a test set and its number of prompts, in this many characters."""
+    count = f" ({one.prompts:,})"
+    return f"  {one.name[: width - 2 - len(count)]}{count}".ljust(width)
+
+
+def _gain(change: Interval | None, prompts: int, digits: int) -> str:
+    """A difference with its interval; without it if there is only one prompt."""
+    if change is None:
+        return "-"
+    mean, low, high = (f"{end:+.{digits}f}" for end in _ends(change))
+    return mean if prompts == 1 else f"{mean} [{low}, {high}]"
 
 
 def _stored_lines(evaluation: Evaluation) -> list[str]:
@@ -195,13 +236,13 @@ def _stored_lines(evaluation: Evaluation) -> list[str]:
     heads = "".join(f"{name:>25}" for name in ("reference", "policy", "policy - reference"))
     lines = [f"{'by the stored rewards':<25}{heads}"]
     for one in evaluation.stored:
-        form = f".{digits_of_stored(one.name)}f"
+        digits = digits_of_stored(one.name)
+        form = f".{digits}f"
         cells = [
             f"{ends.mean:{form}} [{ends.low:{form}}, {ends.high:{form}}]"
             for ends in (one.reference, one.policy)
         ]
-        gain = one.difference
-        cells.append(f"{gain.mean:+{form}} [{gain.low:+{form}}, {gain.high:+{form}}]")
+        cells.append(_gain(one.difference, prompt_count(evaluation), digits))
         lines.append(f"{one.name:<25}" + "".join(f"{cell:>25}" for cell in cells))
     for said in explained([one.name for one in evaluation.stored]):
         lines += textwrap.wrap(plain(said), WIDTH, initial_indent="  ", subsequent_indent="    ")
@@ -302,6 +343,11 @@ def _of_system(
         bounds = (None,) * 3 if interval is None else _ends(interval)
         found.append(Measure(system.name, name, *bounds))
     return found
+
+
+def _of_stored(one: StoredMeasure) -> list[Measure]:
+    by_system = {"reference": one.reference, "policy": one.policy, DIFFERENCE: one.difference}
+    return [Measure(name, one.name, *_ends(ends)) for name, ends in by_system.items()]
 
 
 def _ends(interval: Interval) -> tuple[float, float, float]:

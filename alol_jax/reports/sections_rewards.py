@@ -9,7 +9,14 @@ from alol_jax.reports.page import Cell, Column, Figure, Row, Section, Table
 from alol_jax.reports.statistics import signed
 from alol_jax.reports.stored_rewards import BLIND, digits_of_stored, explained
 from alol_jax.rewards.transform import transformed
-from alol_jax.types import Agreement, Evaluation, Interval, RewardTransform, ScoredSplits
+from alol_jax.types import (
+    Agreement,
+    Evaluation,
+    Interval,
+    RewardTransform,
+    ScoredSplits,
+    StoredMeasure,
+)
 
 
 def by_stored_rewards(evaluation: Evaluation) -> Section | None:
@@ -23,14 +30,15 @@ def by_stored_rewards(evaluation: Evaluation) -> Section | None:
         Column("policy", True, "policy"),
         Column("policy − reference", True),
     )
-    rows = []
-    for one in evaluation.stored:
-        digits = digits_of_stored(one.name)
-        gain = one.difference
-        bounds = f"[{signed(gain.low, digits)}, {signed(gain.high, digits)}]"
-        change = Cell(signed(gain.mean, digits), exact=gain.mean, interval=bounds)
-        cells = (_interval(one.reference, digits), _interval(one.policy, digits), change)
-        rows.append(Row((Cell(one.name), Cell(one.rests_on), *cells)))
+    tables = [Table("", columns, tuple(map(_row, evaluation.stored)))]
+    by_set = [
+        row._replace(cells=(Cell(one.name), *row.cells))
+        for one in evaluation.sets
+        for row in map(_row, one.stored)
+    ]
+    if by_set:
+        columns = (Column("test set", False), *columns)
+        tables.append(Table("By test set", columns, tuple(by_set)))
     text = (
         "What the stored rewards of the test rows say, without a scorer of generated answers; in "
         "brackets the 95% bootstrap interval over prompts.",
@@ -40,8 +48,15 @@ def by_stored_rewards(evaluation: Evaluation) -> Section | None:
         ),
         BLIND,
     )
-    table = Table("", columns, tuple(rows))
-    return Section("stored", "By the stored rewards", text, tables=(table,))
+    return Section("stored", "By the stored rewards", text, tables=tuple(tables))
+
+
+def _row(one: StoredMeasure) -> Row:
+    digits, gain = digits_of_stored(one.name), one.difference
+    bounds = f"[{signed(gain.low, digits)}, {signed(gain.high, digits)}]"
+    change = Cell(signed(gain.mean, digits), exact=gain.mean, interval=bounds)
+    cells = (_interval(one.reference, digits), _interval(one.policy, digits), change)
+    return Row((Cell(one.name), Cell(one.rests_on), *cells))
 
 
 def judge(evaluation: Evaluation) -> Section | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alol_jax.errors import UserError
+from alol_jax.tables.columns import pair_codes
 from alol_jax.tables.table import Table
 from alol_jax.types import Example, Scored
 
@@ -102,11 +103,9 @@ def far_notes(split: str, rows: Table[Scored], stored: np.ndarray, train: np.nda
 
 def same_text_notes(split: str, rows: Table[Scored], stored: np.ndarray) -> list[str]:
     """Count the responses that a prompt has twice with different rewards: at most one note."""
-    texts: dict[tuple[int, str], float] = {}
-    odd = 0
-    pairs = zip(rows["example_id"].codes().tolist(), rows["response"], stored, strict=True)
-    for prompt, response, reward in pairs:
-        odd += texts.setdefault((prompt, response), reward) != reward
+    texts = pair_codes(rows["example_id"].codes(), rows["response"].codes())
+    _, first, same = np.unique(texts, return_index=True, return_inverse=True)
+    odd = np.count_nonzero(stored != stored[first][same])
     if not odd:
         return []
     return [

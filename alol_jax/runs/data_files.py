@@ -112,17 +112,12 @@ def published_columns(reads: Sequence[str]) -> tuple[str, ...]:
 
 def write_data_set(folder: Path, rows: Table[Annotated], reads: Sequence[str]) -> None:
     """Write data/train-00000-of-00001.parquet with the `published_columns`."""
-    logp = np.zeros(len(rows))
-    if "ref_logp" in reads:
-        lengths = rows["ref_logp"].lengths
-        flat = rows["ref_logp"].flat.astype(np.float64)
-        logp = np.add.reduceat(flat, np.cumsum(lengths) - lengths)
     same = ("source", "reward", "kept", "value", "advantage")
     columns = {name: rows[name] for name in same} | {
         "id": rows["example_id"],
         "prompt": rows["prompt_text"],
         "response": rows["response_text"],
-        "ref_logp": logp,
+        "ref_logp": rows["ref_logp"].sums(),
         "response_tokens": rows["response"].lengths,
     }
     (folder / "data").mkdir()

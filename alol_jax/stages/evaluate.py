@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,8 +17,8 @@ from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.reports.text_measures import measured
 from alol_jax.tables.table import Table
-from alol_jax.training.annotate import annotate, divergence
-from alol_jax.training.held_out import columns_of, likelihoods
+from alol_jax.training.annotate import annotate, divergence_of_answers
+from alol_jax.training.held_out import Likelihoods, columns_of, likelihoods
 from alol_jax.training.items import tokenise
 from alol_jax.types import (
     Evaluation,
@@ -77,6 +78,8 @@ def evaluate(
             watch=context.watch(f"{name} answers"),
         )
     systems, differences = _compare(rows, setup, bool(reward.names), options)
+    watch, both = context.watch("KL to the reference"), (policy.trained, reference.trained)
+    kl = divergence_of_answers(setup.lm, setup.task, *both, rows["policy"], watch=watch)
     evaluation = Evaluation(
         data=rows["data"],
         reference=rows["reference"],
@@ -85,46 +88,72 @@ def evaluate(
         systems=systems,
         differences=differences,
         sets=_by_source(rows, setup, bool(reward.names), options),
-        kl=_kl(setup, policy, reference, rows["policy"], options, context),
+        kl=_interval(kl, options, seed),
         measure_names=tuple(options.measures),
         agreement=setup.agreement,
     )
     if not stored:
         return evaluation
-    found, numbers = _by_stored(setup, scored, reference, policy, rows, options, context)
-    return dataclasses.replace(evaluation, stored=found, by_prompt=numbers)
+    held_out = _held_out(setup, scored, reference, policy, rows, context)
+    found, numbers = held_out.measures(np.ones(len(scored.test), bool), options, setup.seed)
+    sets = evaluation.sets
+    if len(sets) > 1:
+        of = {one.name: scored.test["source"].equal(one.name) for one in sets}
+        parts = (held_out.measures(of[one.name], options, setup.seed)[0] for one in sets)
+        sets = tuple(
+            dataclasses.replace(one, stored=part) for one, part in zip(sets, parts, strict=True)
+        )
+    return dataclasses.replace(evaluation, stored=found, by_prompt=numbers, sets=sets)
 
 
-def _by_stored(
+class _HeldOut(NamedTuple):
+    """The test rows and what reference and policy make of them."""
+
+    test: Table[Scored]
+    answers: dict[str, np.ndarray]  # system -> its answer to each prompt
+    logps: dict[str, Likelihoods]  # system -> of each row
+
+    def measures(
+        self, which: np.ndarray, options: ConfigDict, seed: int
+    ) -> tuple[tuple[StoredMeasure, ...], Table[PromptMeasures]]:
+        """What the stored rewards say of both on these rows, bool[rows], and the same by prompt."""
+        test = self.test.where(which)
+        asked = np.unique(self.test["example_id"].codes()[which])
+        columns = [
+            columns_of(test, self.answers[name][asked], self.logps[name].take(which))
+            for name in self.logps
+        ]
+        numbers = stored_rewards.by_prompt(list(test["example_id"].distinct()), *columns)
+        draws = options.bootstrap
+        found = stored_rewards.stored_measures(numbers, columns[1], draws=draws, seed=seed)
+        return found, numbers
+
+
+def _held_out(
     setup: Setup,
     scored: ScoredSplits,
     reference: Policy,
     policy: Policy,
     rows: SystemRows,
-    options: ConfigDict,
     context: StageContext,
-) -> tuple[tuple[StoredMeasure, ...], Table[PromptMeasures]]:
-    """What the stored rewards of the test rows say of both, and the same by prompt."""
-    lm, test = setup.lm, scored.test
-    tokens, _ = tokenise(test, setup.task, lm.tokenizer, lm.limits)
-    logps = [
-        annotate(
+) -> _HeldOut:
+    """Read the test rows with both."""
+    lm, both = setup.lm, {"reference": reference, "policy": policy}
+    tokens, _ = tokenise(scored.test, setup.task, lm.tokenizer, lm.limits)
+    logps = {
+        name: annotate(
             lm,
             place_params(fitted.trained, lm.mesh),
             tokens,
             watch=context.watch(f"test rows by the {name}"),
         )[0]
-        for name, fitted in (("reference", reference), ("policy", policy))
-    ]
-    columns = [
-        columns_of(test, rows[name]["response"], likelihoods(own, logps[0]))
-        for name, own in zip(("reference", "policy"), logps, strict=True)
-    ]
-    numbers = stored_rewards.by_prompt(list(test["example_id"].distinct()), *columns)
-    found = stored_rewards.stored_measures(
-        numbers, columns[1], draws=options.bootstrap, seed=setup.seed
+        for name, fitted in both.items()
+    }
+    return _HeldOut(
+        scored.test,
+        {name: np.array(list(rows[name]["response"]), object) for name in both},
+        {name: likelihoods(logps[name], logps["reference"]) for name in both},
     )
-    return found, numbers
 
 
 def _compare(
@@ -163,20 +192,6 @@ def _by_source(
         last = differences[-1] if differences else None
         found.append(TestSet(source, len(part["reference"]), systems, last))
     return tuple(found)
-
-
-def _kl(setup, policy, reference, answers, options, context) -> Interval:
-    """`annotate.divergence` on the policy's answers, tokenised again from their text."""
-    lm = setup.lm
-    rows, _ = tokenise(answers, setup.task, lm.tokenizer, lm.limits)
-    found = divergence(
-        lm,
-        place_params(policy.trained, lm.mesh),
-        place_params(reference.trained, lm.mesh),
-        rows,
-        watch=context.watch("KL to the reference"),
-    )
-    return _interval(found, options, setup.seed)
 
 
 def _system_scores(

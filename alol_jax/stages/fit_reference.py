@@ -13,7 +13,7 @@ from alol_jax.models.untrained_tokens import warning_of_untrained
 from alol_jax.objectives.advantage import SAMPLING, resolve_sampling
 from alol_jax.objectives.losses import nll
 from alol_jax.text.prompts import encoder_of
-from alol_jax.training.annotate import annotate, sums
+from alol_jax.training.annotate import annotate
 from alol_jax.training.batches import read_ahead, shuffled
 from alol_jax.training.fit import (
     Look,
@@ -82,7 +82,7 @@ def fit_reference(
             held_out,
             watch=context.watch("validation rows")._replace(say=silent),
         )
-        return Look(float(np.mean(sums(logps))))
+        return Look(float(np.mean(logps.sums())))
 
     forward = policy_forward(lm.transformer, chunk=lm.logprob_chunk, branches=False)
 

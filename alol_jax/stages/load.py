@@ -132,10 +132,11 @@ def swap_responses(splits: Splits, share: float) -> Splits:
         raise UserError(f"config.task.swapped={share} must be a share from 0 to 1")
     train = splits.train
     responses = train["responses"]
-    owner = np.repeat(np.arange(len(train)), responses.lengths)  # the prompt of each response
+    owner = np.repeat(train["prompt"].codes(), responses.lengths)  # the prompt of each response
     order = np.random.default_rng(SWAP_SEED).permutation(len(owner))
     # Sorted by prompt and rotated by the largest count per prompt, so none stays with its prompt.
-    chosen = np.sort(order[: round(share * len(owner))])
+    chosen = order[: round(share * len(owner))]
+    chosen = chosen[np.lexsort((chosen, owner[chosen]))]
     if len(np.unique(owner[chosen])) < 2:
         return splits
     places = np.arange(len(owner))

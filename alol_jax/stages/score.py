@@ -26,6 +26,7 @@ from alol_jax.runs.progress import progress
 from alol_jax.runs.workers import map_in_processes, workers_for
 from alol_jax.tables.columns import Ragged, Texts
 from alol_jax.tables.table import Table, concatenate
+from alol_jax.training.pairs import best_first
 from alol_jax.types import (
     Agreement,
     Example,
@@ -232,10 +233,8 @@ def _gold(splits: Splits, *, train: bool) -> Table[Gold]:
 
 def _best(split: str, rows: Table[Scored], context: StageContext) -> Table[Scored]:
     """Keep the response with the highest reward of each prompt, the first of equal ones."""
-    codes = rows["example_id"].codes()
-    order = np.lexsort((-rows["reward"], codes))  # stable
-    first = np.diff(codes[order], prepend=-1) != 0
-    context.say(f"{split}: the best response to each prompt stays, {first.sum()} of {len(rows)}")
+    order, first = best_first(rows["example_id"].codes(), rows["reward"])
+    context.say(f"{split}: the best response to each prompt stays, {len(first)} of {len(rows)}")
     return rows.take(np.sort(order[first]))
 
 

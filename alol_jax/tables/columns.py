@@ -176,6 +176,13 @@ class Ragged(Sequence):
         """Return the lists at these places."""
         return Ragged(take(self.arrow, indices))
 
+    def sums(self) -> np.ndarray:
+        """Return the sum of each list of numbers, f64[N]; 0 for an empty one."""
+        found, some = np.zeros(len(self)), self.lengths > 0
+        starts = (np.cumsum(self.lengths) - self.lengths)[some]
+        found[some] = np.add.reduceat(self.flat, starts, dtype=np.float64) if some.any() else 0
+        return found
+
     @property
     def matrix(self) -> np.ndarray:
         """[N, C], for N lists of C numbers each.
@@ -286,6 +293,11 @@ def take(arrow: pa.ChunkedArray, indices: np.ndarray) -> pa.ChunkedArray:
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return pa.chunked_array([pa.concat_arrays(parts).take(pa.array(back))])
+
+
+def pair_codes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return a number for each pair of codes, i64[N]: the same for the same pair."""
+    return one * (int(other.max(initial=0)) + 1) + other
 
 
 def first_shared(groups: Sequence[Texts]) -> tuple[int, int, int] | None:

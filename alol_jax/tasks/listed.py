@@ -1,7 +1,8 @@
 """What ``config.task.train_file`` and its like name: files, folders, globs and hub data sets.
 
 Several are separated by commas. ``name=what`` gives the rows a `source`; without it, the source is
-the file's stem or the data set's name. ``name:0.5=what`` takes that share of the rows.
+the file's stem or the data set's name. ``name:0.5=what`` and ``name:2.5=what`` give its
+rows a weight (`weights`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "sta
 """Files beside data that are not data."""
 
 MANY = 64  # batches of rows of which is shown how many have been read
+MOST = 100
+"""The largest weight of a source."""
 
 _LABEL = re.compile(r"([\w.-]+)(?::([\d.]+))?=(.+)")
 
@@ -35,7 +38,7 @@ class Source(NamedTuple):
     label: str  # the `source` of its rows
     name: str  # a path, or the name of a data set
     on_hub: bool = False
-    share: float = 1.0  # of its rows that are taken
+    weight: float = 1.0  # how often its rows are read
 
     @property
     def path(self) -> Path:
@@ -140,9 +143,9 @@ def sources_of(key: str, text: str) -> list[Source]:
     found = []
     for part in [text] if Path(text).exists() else filter(None, map(str.strip, text.split(","))):
         labelled = None if Path(part).exists() else _LABEL.fullmatch(part)
-        label, share, name = labelled.groups() if labelled else ("", None, part)
+        label, weight, name = labelled.groups() if labelled else ("", None, part)
         found += [
-            one._replace(label=label or one.label, share=_share(key, part, share or "1"))
+            one._replace(label=label or one.label, weight=_weight(key, part, weight or "1"))
             for one in _expanded(key, name)
         ]
     if not found:
@@ -150,15 +153,20 @@ def sources_of(key: str, text: str) -> list[Source]:
     return found
 
 
-def _share(key: str, part: str, text: str) -> float:
-    """Read a share of rows."""
+def _weight(key: str, part: str, text: str) -> float:
+    """Read the weight of a source's rows."""
     try:
-        share = float(text)
+        weight = float(text)
     except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UserError(f"task.{key}: {part}: {text} is no share of rows, above 0 and up to 1")
-    return share
+        weight = 0.0
+    if not 0 < weight <= MOST:
+        raise UserError(f"task.{key}: {part}: {text} is no weight, above 0 and up to {MOST}")
+    if weight > 1 and key != "train_file":
+        raise UserError(
+            f"task.{key}: {part}: only training rows can be read more than once: give it a weight "
+            "up to 1"
+        )
+    return weight
 
 
 def _expanded(key: str, name: str) -> list[Source]:

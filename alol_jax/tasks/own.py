@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alol_jax.errors import UserError, format_names
 from alol_jax.tables.columns import Texts, first_shared
 from alol_jax.tables.table import Table, concatenate
-from alol_jax.tasks import listed, sources, turns
+from alol_jax.tasks import listed, sources, turns, weights
 from alol_jax.tasks import splits as splitting
 from alol_jax.tasks.bad_rows import BadRows
 from alol_jax.tasks.reading import FIELDS, OF_EVERY_FORM, Found, check_both_or_neither, read
@@ -43,7 +41,10 @@ def load(options: Any, progress: Progress = unseen) -> Splits:
         field); only some rows have rewards; a prompt is in two files.
     """
     named = _named(options)
-    files, notes = _read(named, options, progress)
+    read_rows, notes = _read(named, options, progress)
+    often = [one for one in read_rows["train_file"] if one[0].weight > 1]
+    files = {key: concatenate([table for _, table in these]) for key, these in read_rows.items()}
+    del read_rows
     rows = sum(map(len, files.values()))
     for key in files:  # in place, so that no more than one file is held twice
         files[key] = splitting.group_by_prompt(files[key], files[key]["prompt"])
@@ -59,15 +60,20 @@ def load(options: Any, progress: Progress = unseen) -> Splits:
     else:
         _check_no_overlap(files, {key: options[key] for key in named})
         splits = Splits(*(files[f"{name}_file"] for name in ("train", "validation", "test")), ())
-    return splitting.limit_train(
+    splits = splitting.limit_train(
         Splits(splits.train, splits.validation, splits.test, tuple(notes)), options.limit
     )
+    if not often:
+        return splits
+    notes = list(splits.notes)
+    train = weights.repeated(splits.train, often, notes)
+    return Splits(train, splits.validation, splits.test, tuple(notes))
 
 
 def _read(
     named: Mapping[str, list[listed.Source]], options: Any, progress: Progress
-) -> tuple[dict[str, Table[Example]], list[str]]:
-    """Read all sources: key of ``config.task`` -> its rows, and notes."""
+) -> tuple[dict[str, list[tuple[listed.Source, Table[Example]]]], list[str]]:
+    """Read all sources: key of ``config.task`` -> the rows of each, and notes."""
     renaming = Renaming.of(options.columns, (*FIELDS, *OF_EVERY_FORM))
     found, files, more = Found(), {}, []
     first: tuple[str, bool] | None = None
@@ -76,7 +82,7 @@ def _read(
         for number, source in enumerate(those, start=1):
             prefix = f"{key}:" if len(those) == 1 else f"{key}:{number}:"
             one = read(source, prefix, renaming, bad, found, progress)
-            tables.append(_shared(source, one.examples, more))
+            tables.append((source, weights.shared(source, one.examples, more)))
             more += [one.note] if one.note else []
             if len(one.examples):
                 here = (one.first, bool(one.examples["rewards"].lengths[0]))
@@ -84,19 +90,10 @@ def _read(
                 check_both_or_neither(first, here)
         if len(those) > 1:
             more.append(f"task.{key}: {len(those)} read: {format_names([s.name for s in those])}.")
-        files[key] = concatenate(tables)
-        bad.check(key, len(files[key]))
+        files[key] = tables
+        bad.check(key, sum(len(table) for _, table in tables))
         more += bad.notes()
     return files, [*found.notes(), *more]
-
-
-def _shared(source: listed.Source, rows: Table[Example], notes: list[str]) -> Table[Example]:
-    """Keep the source's share of its rows, the first in hash order."""
-    count = round(source.share * len(rows))
-    if count == len(rows):
-        return rows
-    notes.append(f"{source.name}: {count} of {len(rows)} rows taken, its share.")
-    return rows.take(np.sort(splitting.in_hash_order(rows)[:count]))
 
 
 def files(options: Any) -> tuple[Path, ...]:

@@ -1,13 +1,20 @@
-"""Token ids of many texts as one flat array: adding a token to rows, and cutting them."""
+"""Token ids of many texts, a batch at a time, as one flat array: adding tokens and cutting rows."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from alol_jax.tables.columns import Ragged
+
+BATCH = 8192  # texts that are encoded together
+
+
+def batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the texts, as many at a time as are encoded together."""
+    return (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))
 
 
 def flat(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -30,6 +37,18 @@ def with_token(ids: Ragged, token: int, *, before: np.ndarray, kept: np.ndarray,
     source = np.repeat(_starts(ids.lengths), kept) + inside
     out[np.repeat(_starts(sizes) + before, kept) + inside] = ids.flat[source]
     return Ragged.of(out, sizes)
+
+
+def without_head(ids: Ragged, head: Sequence[int]) -> tuple[Ragged, np.ndarray]:
+    """Return the rows without the ids of ``head`` at their beginning, and which have them there:
+    bool[N]. The others become empty."""
+    begins = ids.lengths >= len(head)
+    at = _starts(ids.lengths)[begins, None] + np.arange(len(head))
+    begins[begins] = (ids.flat[at] == np.array(head, np.int32)).all(axis=1)
+    kept = np.where(begins, ids.lengths - len(head), 0)
+    inside = np.arange(kept.sum()) - np.repeat(_starts(kept), kept)
+    flat = ids.flat[np.repeat(_starts(ids.lengths) + len(head), kept) + inside]
+    return Ragged.of(flat, kept), begins
 
 
 def first_ids(ids: Ragged, *, empty: int) -> np.ndarray:

@@ -14,11 +14,13 @@ from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
 from alol_jax.text.chat_template import WAY_OUT, ChatTemplate
 from alol_jax.text.conversations import Conversations, chat_template_of
-from alol_jax.text.tokenizer import Tokenizer, batches
+from alol_jax.text.responses import Frame
+from alol_jax.text.special_tokens import any_of
+from alol_jax.text.tokenizer import Tokenizer
 from alol_jax.types import ASSISTANT, USER, Turn, is_chat
 
 ANY_DAY = "2024-07-26"  # where a template is only asked how it ends a turn
-_SAID = "Qxzvk"  # a text that no template has
+_SAID, _ASKED = "Qxzvk", "Kvzxq"  # texts that no template has
 
 Conversation = Callable[[str], tuple[Turn, ...]]
 """A prompt -> its turns."""
@@ -55,7 +57,8 @@ def in_chat(tokenizer: Tokenizer, otherwise: str = WAY_OUT) -> Tokenizer:
     """Return the tokenizer for conversations in the model's own chat template.
 
     Its responses end as the template ends an assistant's turn: with the first special token after
-    the text. A template that writes none there leaves the tokenizer's end token.
+    the text, and with what stands before it. A template that writes none there leaves the
+    tokenizer's end token. Where the template strips an answer, responses are stripped.
 
     Args:
       otherwise: see `ChatTemplate`.
@@ -67,9 +70,41 @@ def in_chat(tokenizer: Tokenizer, otherwise: str = WAY_OUT) -> Tokenizer:
     before, between, after = _around(template)
     added = tokenizer.added
     marks = [i for i in tokenizer.encode(before + between) if i in added and added[i].strip()]
-    ends = [i for i in tokenizer.encode(after) if i in marks or added.get(i) in tokenizer.special]
-    end = ends[0] if ends else tokenizer.eos_id
-    return tokenizer.in_chat(template, end, [added[i] for i in (*marks, end) if i in added])
+    known = {name: i for i, name in added.items() if i in marks or name in tokenizer.special}
+    found = any_of(known).search(after)
+    end = tokenizer.eos_id if found is None else known[found[0]]
+    named = [added[i] for i in (*marks, end) if i in added]
+    strips = _answered(template, f" \n{_SAID}\n ") == _answered(template, _SAID)
+    frame = Frame(after="" if found is None else after[: found.start()], strips=strips)
+    plain = tokenizer.in_chat(template, end, named, frame)
+    if _is_exact(plain, template):
+        return plain
+    anchor, space = _around_prompt(template)
+    anchored = plain.in_chat(template, end, named, frame._replace(anchor=anchor, before=space))
+    return anchored if _is_exact(anchored, template) else plain
+
+
+def _answered(template: ChatTemplate, answer: str) -> str:
+    """What a template writes of a question and its answer."""
+    talk = (Turn(USER, _ASKED), Turn(ASSISTANT, answer))
+    return template.render(talk, date=ANY_DAY, answer_next=False)
+
+
+def _around_prompt(template: ChatTemplate) -> tuple[str, str]:
+    """What a template writes behind a question, and the white space between that and the answer."""
+    asked = template.render((Turn(USER, _ASKED),), date=ANY_DAY)
+    between = _answered(template, _SAID).removeprefix(asked).partition(_SAID)[0]
+    return asked.rpartition(_ASKED)[2], "" if between.strip() else between
+
+
+def _is_exact(tokenizer: Tokenizer, template: ChatTemplate) -> bool:
+    """Whether a prompt's ids and a response's are together those of the whole conversation."""
+    asked = tokenizer.encode(template.render((Turn(USER, _ASKED),), date=ANY_DAY))
+    for said in (_SAID, f" {_SAID}"):
+        whole = [*asked, *tokenizer.encode_response(said, limit=2**31 - 1)[0]]
+        if tokenizer.encode(_answered(template, said))[: len(whole)] != whole:
+            return False
+    return True
 
 
 def _around(template: ChatTemplate) -> tuple[str, str, str]:
@@ -88,7 +123,9 @@ def _around(template: ChatTemplate) -> tuple[str, str, str]:
 def notes_on_template(tokenizer: Tokenizer, asking: Asking) -> tuple[str, ...]:
     """Describe the template that is used, or say that the model has another one of its own."""
     if is_chat(asking.template):
-        said = f"prompts in the model's own chat template, whose turns end with {tokenizer.eos!r}"
+        said = (
+            f"prompts in the model's own chat template, whose turns end with {tokenizer.ending!r}"
+        )
         told = f"; it is told the date {asking.date} (config.task.date)"
         return (said + told * tokenizer.chat.asks_for_date,)
     if tokenizer.chat is None or _writes_the_same(tokenizer, asking):
@@ -134,7 +171,7 @@ class ChatPrompts:
         """
         chat = Conversations(self.tokenizer, self.marks, self.date, answer_next=True)
         parts, truncated = [], 0
-        for batch in batches(texts):
+        for batch in flat_ids.batches(texts):
             talks = list(map(self.conversation, batch))
             prompts = chat.encode(talks)
             over = np.flatnonzero(prompts.lengths > limit)

@@ -22,9 +22,9 @@ from alol_jax.errors import UserError
 from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
 from alol_jax.text.chat_template import ChatTemplate
+from alol_jax.text.responses import NO_FRAME, Frame, Responses
 from alol_jax.text.special_tokens import SpelledOut, any_of, encoding_of
 
-BATCH = 8192  # texts that are encoded together
 _PROMPT = "{prompt}"
 
 
@@ -66,19 +66,17 @@ class Tokenizer:
         """
         Args:
           backend: a BPE or WordPiece tokenizer of the `tokenizers` library.
-          eos_id: see above.
-          pad_id: see above; None if there is none.
-          bos_id: id of the begin token; None if there is none.
+          eos_id, chat, files: see above.
+          pad_id, bos_id: ids of the padding and the begin token; None if there is none.
           adds_bos: whether prompts begin with the begin token.
           ends: see above; ``eos_id`` need not be among them.
-          chat, files: see above.
           settings: the fields of tokenizer_config.json, besides the three tokens above.
         """
         self._parsing = tokenizers.Tokenizer.from_str(backend.to_str())
         added = self._parsing.get_added_tokens_decoder()
         self.special = tuple(token.content for token in added.values() if token.special)
         self.eos_id, self.ends = eos_id, tuple(dict.fromkeys((eos_id, *ends)))
-        self.chat, self._in_chat = chat, False
+        self.chat, self._in_chat, self._frame = chat, False, NO_FRAME
         self.pad_id = eos_id if pad_id is None else pad_id
         self.vocab_size = 1 + max(self._parsing.get_vocab(with_added_tokens=True).values())
         self._bos = (bos_id,) if adds_bos and bos_id is not None else ()
@@ -136,7 +134,7 @@ class Tokenizer:
         """
         parts, truncated = [], 0
         marked = self._plain.parsed(any_of(name for name in marks if name in self.special))
-        for batch in batches(texts):
+        for batch in flat_ids.batches(texts):
             batch = list(map(marked, batch))
             prompts = self._prompts(template, batch)
             over = np.flatnonzero(prompts.lengths > limit)
@@ -166,8 +164,9 @@ class Tokenizer:
     def encode_response(self, text: str, *, limit: int) -> tuple[tuple[int, ...], bool]:
         """Encode ``text`` as plain text, followed by the end token.
 
-        A response that exceeds ``limit`` tokens, including the end token, is truncated on the right
-        and has no end token, so that the model does not learn to stop in mid-sentence.
+        After `in_chat` it has what the template puts around it. A response that exceeds ``limit``
+        tokens, including the end token, is truncated on the right and has no end token, so that the
+        model does not learn to stop in mid-sentence.
 
         Returns:
           (ids, whether the response is complete)
@@ -179,22 +178,10 @@ class Tokenizer:
         return tuple(ids[0].tolist()), not truncated
 
     def encode_responses(self, texts: Sequence[str], *, limit: int) -> tuple[Ragged, int]:
-        """`encode_response` of each text, on all cores.
-
-        Returns:
-          (the ids of each response, i32, and how many were truncated)
-        """
-        if limit < 1:
-            raise UserError(f"response limit of {limit} tokens leaves no room: raise it")
-        parts, truncated = [], 0
-        for batch in batches(texts):
-            plain = self._plain.batch(batch)
-            ended = plain.lengths < limit
-            kept, none = np.minimum(plain.lengths, limit), np.zeros(len(plain), bool)
-            whole = flat_ids.with_token(plain, self.eos_id, before=none, kept=kept, after=ended)
-            parts.append(whole)
-            truncated += int(np.sum(~ended))
-        return Ragged.joined(parts, np.int32), truncated
+        """`encode_response` of each text; see `Responses.encode`."""
+        parsed = self._plain.parsed(any_of(self.special))
+        door = Responses(self._plain, parsed, self.eos_id, self.eos, self._frame)
+        return door.encode(texts, limit=limit)
 
     def encode_single(self, text: str, *, limit: int) -> tuple[int, ...]:
         """Encode one text with the tokenizer's own special tokens, like ``<s> text </s>``.
@@ -291,10 +278,22 @@ class Tokenizer:
         """The text of the end token."""
         return self._parsing.id_to_token(self.eos_id)
 
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The begin token, if prompts begin with it; else ()."""
+        return self._bos
+
+    @property
+    def ending(self) -> str:
+        """What follows the text of a response: the end token, and what stands before it."""
+        return self._frame.after + self.eos
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode ``ids`` up to the first end token, without special tokens."""
-        listed = itertools.takewhile(lambda i: i not in self.ends, map(int, ids))
-        return self._parsing.decode(list(listed), skip_special_tokens=True)
+        """Decode ``ids`` up to the first end token, without special tokens and what the chat
+        template puts around an answer."""
+        listed = list(itertools.takewhile(lambda i: i not in self.ends, map(int, ids)))
+        text = self._parsing.decode(listed, skip_special_tokens=True)
+        return text if len(listed) == len(ids) else self._frame.inside(text)
 
     def fingerprint(self) -> str:
         """Return the blake2b hash of everything that determines the ids, as 32 hex digits.
@@ -306,6 +305,8 @@ class Tokenizer:
             state += (self.ends,)
         if self._in_chat:
             state += (self.chat.source, *sorted(self.chat.tokens.items()))
+        if self._frame != NO_FRAME:
+            state += tuple(self._frame)
         return hashlib.blake2b(repr(state).encode(), digest_size=16).hexdigest()
 
     def for_vocab_size(self, size: int) -> Tokenizer:
@@ -333,19 +334,22 @@ class Tokenizer:
         fitted.special = tuple(n for i, n in self.added.items() if n in self.special and i < size)
         return fitted
 
-    def in_chat(self, template: ChatTemplate, end: int, marks: Sequence[str]) -> Tokenizer:
+    def in_chat(
+        self, template: ChatTemplate, end: int, marks: Sequence[str], frame: Frame = NO_FRAME
+    ) -> Tokenizer:
         """Return this tokenizer for conversations in ``template``, its chat template.
 
         Args:
           end: the token that ends a turn of the assistant: it ends responses, too.
           marks: added tokens that separate turns. They are special, whatever the files say.
+          frame: what the template puts around an answer.
         """
         fitted = copy.copy(self)
         fitted.eos_id, fitted.ends = end, tuple(dict.fromkeys((end, *self.ends)))
         if set(marks) - set(self.special):
             fitted.special = tuple(dict.fromkeys((*self.special, *marks)))
             fitted._plain = SpelledOut(self._parsing, self.vocab_size, fitted.special)
-        fitted.chat, fitted._in_chat = template, True
+        fitted.chat, fitted._in_chat, fitted._frame = template, True, frame
         return fitted
 
     @property
@@ -394,7 +398,3 @@ class Tokenizer:
         if room < 1:
             raise UserError(f"text limit of {limit} tokens leaves no room for text: raise it")
         return room
-
-
-def batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    return (list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH))

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from alol_jax.devices.out_of_memory import Program, watching_memory
-from alol_jax.devices.sharding import fetch, own_part, place_rows
+from alol_jax.devices.sharding import fetch, own_part, place_params, place_rows
 from alol_jax.models.grid_sizes import Packed
 from alol_jax.models.heads import ValueHead, slot_mask
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.models.savings import PASS, program_of
-from alol_jax.objectives.logprobs import grid_kl, grid_logp
+from alol_jax.objectives.logprobs import grid_kl, grid_lead, grid_logp
 from alol_jax.runs.progress import progress
 from alol_jax.tables.columns import Ragged
 from alol_jax.tables.table import Table
 from alol_jax.text.packing import Layout, to_grid
-from alol_jax.types import Annotated, Grid, Params, Watch
+from alol_jax.training.items import tokenise
+from alol_jax.types import Annotated, Grid, Params, Scored, Task, Watch
 
 
 @functools.lru_cache(maxsize=16)
@@ -130,6 +131,44 @@ def token_numbers(
     return found.rows
 
 
+@functools.lru_cache(maxsize=4)
+def _scorer(model, chunk: int):
+    """Return a jitted (params, Grid) -> (logp f32[rows, M], lead f32[rows, M])."""
+
+    @jax.jit
+    def score(params, grid):
+        hidden = model.hidden(params, grid.ids, grid.segment, positions=grid.position)
+        head = model.unembedding(params)
+        return tuple(found(hidden, head, grid, chunk=chunk) for found in (grid_logp, grid_lead))
+
+    return score
+
+
+def continuations(
+    lm: LanguageModel, trained: Params, prompts: Ragged, responses: Ragged, *, watch: Watch
+) -> tuple[Ragged, Ragged]:
+    """Compute logp of every response token, and how far it is behind the likeliest token.
+
+    Args:
+        trained: leaves on top of ``lm.frozen()``.
+        prompts, responses: token ids, i32 of N rows each, none empty; of any length that the model
+            can read.
+
+    Returns:
+        f32[response length] of each row, twice: `logprobs.grid_logp` and `logprobs.grid_lead`.
+    """
+    step, params = _scorer(lm.transformer, lm.logprob_chunk), {**lm.frozen(), **trained}
+    found = Responses(responses.lengths), Responses(responses.lengths)
+    packed = lm.pack_table(prompts.lengths, responses.lengths)
+    grids = _grids(lm, packed, prompts, responses)
+    with watching_memory(_program(lm, packed, watch)):
+        for members, grid in progress(grids, watch, total=len(packed.grids)):
+            out = fetch(step(params, place_rows(grid, lm.mesh)))
+            for numbers, those in zip(found, out, strict=True):
+                numbers.put(members, those)
+    return found[0].rows, found[1].rows
+
+
 class Responses:
     """One number per response token, as grids give them."""
 
@@ -150,11 +189,6 @@ class Responses:
     def rows(self) -> Ragged:
         """f32[response length] of each row."""
         return Ragged.of(self._flat, self._lengths)
-
-
-def sums(rows: Ragged) -> np.ndarray:
-    """Return the sum of each row, none of which is empty: f32[rows]."""
-    return np.array([row.sum() for row in rows])
 
 
 @functools.lru_cache(maxsize=4)
@@ -190,4 +224,25 @@ def divergence(
     step = _divergence(lm.transformer, lm.logprob_chunk)
     both = ({**lm.frozen(), **trained}, {**lm.frozen(), **reference})
     per_token = token_numbers(lm, rows, lambda grid: step(*both, grid), watch=watch)
-    return np.maximum([row.sum(dtype=np.float64) for row in per_token], 0.0)
+    return np.maximum(per_token.sums(), 0.0)
+
+
+def divergence_of_answers(
+    lm: LanguageModel,
+    task: Task,
+    trained: Params,
+    reference: Params,
+    answers: Table[Scored],
+    *,
+    watch: Watch,
+) -> np.ndarray:
+    """Return `divergence` on a policy's answers, tokenised again from their text: f64[rows].
+
+    Args:
+        task: how prompts are asked.
+        trained, reference: as in `divergence`, on the mesh or not.
+        answers: prompts with what the policy answered.
+    """
+    rows, _ = tokenise(answers, task, lm.tokenizer, lm.limits)
+    both = (place_params(leaves, lm.mesh) for leaves in (trained, reference))
+    return divergence(lm, *both, rows, watch=watch)

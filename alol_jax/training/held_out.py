@@ -25,8 +25,7 @@ import numpy as np
 from alol_jax.rewards.likeness import chrf
 from alol_jax.tables.columns import Ragged
 from alol_jax.tables.table import Table
-from alol_jax.training.annotate import sums
-from alol_jax.training.pairs import pairs_of
+from alol_jax.training.pairs import best_first, pairs_of
 from alol_jax.types import Scored
 
 LIKENESS_GAP, LIKENESS = "likeness gap", "likeness"
@@ -56,11 +55,14 @@ class Likelihoods(NamedTuple):
     ref_logp: np.ndarray  # f64[rows]
     tokens: np.ndarray  # i64[rows]
 
+    def take(self, which: np.ndarray) -> Likelihoods:
+        """Those of some of the responses."""
+        return Likelihoods(*(column[which] for column in self))
+
 
 def likelihoods(logps: Ragged, ref_logps: Ragged) -> Likelihoods:
     """Sum the log-probabilities of each response, f32[tokens] of each row."""
-    both = (np.asarray(sums(rows), np.float64) for rows in (logps, ref_logps))
-    return Likelihoods(*both, logps.lengths)
+    return Likelihoods(logps.sums(), ref_logps.sums(), logps.lengths)
 
 
 class Paid(NamedTuple):
@@ -74,8 +76,7 @@ class Paid(NamedTuple):
 def paid(rows: Table[Scored]) -> Paid:
     """Find them; of responses with equal rewards the first is the best one."""
     prompt, reward, texts = rows["example_id"].codes(), rows["reward"], rows["response"]
-    order = np.lexsort((-reward, prompt))  # stable
-    first = np.flatnonzero(np.diff(prompt[order], prepend=-1))
+    order, first = best_first(prompt, reward)
     last = np.append(first[1:], len(order)) - 1
     best, worst = order[first], order[last]
     return Paid(tuple(texts.take(best)), tuple(texts.take(worst)), reward[best] > reward[worst])

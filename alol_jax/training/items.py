@@ -11,12 +11,13 @@ from alol_jax.devices import processes
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
 from alol_jax.runs.progress import progress
-from alol_jax.tables.columns import CHUNK, Ragged, Texts
+from alol_jax.tables.columns import CHUNK, Ragged, Texts, pair_codes
 from alol_jax.tables.files import collect, read
 from alol_jax.tables.table import Table, concatenate
 from alol_jax.text.packing import Lengths, lengths_of
 from alol_jax.text.prompts import encoder_of
 from alol_jax.text.tokenizer import Tokenizer
+from alol_jax.training.pairs import best_first
 from alol_jax.types import Annotated, Limits, Scored, Task, Watch
 
 
@@ -199,9 +200,9 @@ def ranked_items(
         UserError: no prompt gives an item.
     """
     codes, reward = rows["example_id"].codes(), rows["reward"]
-    rank = -reward if ranking == "reward" else np.zeros(len(rows))
-    order = np.lexsort((rank, codes))  # prompt by prompt, best first; stable
-    new = _first_of_their_text(codes[order], texts.codes()[order])
+    order, _ = best_first(codes, reward if ranking == "reward" else np.zeros(len(rows)))
+    new = np.zeros(len(order), bool)  # the first of its prompt with its text
+    new[np.unique(pair_codes(codes, texts.codes())[order], return_index=True)[1]] = True
     order = order[new]
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     counts = np.diff(starts, append=len(order))
@@ -221,10 +222,3 @@ def ranked_items(
     members = order[starts[usable][:, None] + spaced[which]]
     again = int(np.count_nonzero(~new))
     return Ranked(Items(rows, members), int(short.sum()), int(equal.sum()), again)
-
-
-def _first_of_their_text(prompt: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Mark the first row of each prompt with its text: bool[rows]."""
-    first = np.zeros(len(prompt), bool)
-    first[np.unique(prompt * (text.max() + 1) + text, return_index=True)[1]] = True
-    return first

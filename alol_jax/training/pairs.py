@@ -23,6 +23,20 @@ class Pairs(NamedTuple):
         return (1 + np.sign(score[self.better] - score[self.worse])) / 2
 
 
+def best_first(prompt: np.ndarray, reward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort rows by prompt, the best-paid of each first and equal ones in their order.
+
+    Args:
+        prompt: i64[rows], the prompt of each row, from 0.
+        reward: f64[rows].
+
+    Returns:
+        The rows, i64[rows], and where in them each prompt begins.
+    """
+    order = np.lexsort((-reward, prompt))  # stable
+    return order, np.flatnonzero(np.diff(prompt[order], prepend=-1))
+
+
 def pairs_of(prompt: np.ndarray, reward: np.ndarray) -> Pairs:
     """Return all pairs of rows of one prompt with different rewards.
 

@@ -8,11 +8,10 @@ import jax
 import numpy as np
 
 from alol_jax.decoding.answers import Setup, one_per_prompt, responses_by_prompt
-from alol_jax.devices.sharding import place_params
 from alol_jax.errors import UserError
 from alol_jax.rewards.lexical import meteor
 from alol_jax.tables.columns import Ragged
-from alol_jax.training.annotate import annotate, divergence, sums
+from alol_jax.training.annotate import annotate, divergence_of_answers
 from alol_jax.training.fit import Look, Validator
 from alol_jax.training.held_out import LIKENESS_GAP, likeness_columns, paid
 from alol_jax.training.items import tokenise
@@ -72,20 +71,14 @@ def _validator(
         earned = answers["reward"]
         if choose_by:
             earned = answers["components"].matrix[:, reward.names.index(choose_by)]
-        kl = None if reference is None else _mean_kl(setup, trained, reference, answers, context)
-        return Look(float(np.mean(earned)), kl)
+        if reference is None:
+            return Look(float(np.mean(earned)))
+        watch = context.watch("KL to the reference")._replace(say=silent)
+        both = trained, reference
+        kl = divergence_of_answers(setup.lm, setup.task, *both, answers, watch=watch)
+        return Look(float(np.mean(earned)), float(np.mean(kl)))
 
     return Validator(f"mean validation {choose_by or 'reward'}", look)
-
-
-def _mean_kl(setup: Setup, trained: Params, reference: Params, answers, context) -> float:
-    """The mean KL of the policy to the reference on its own answers, in nats."""
-    lm = setup.lm
-    rows, _ = tokenise(answers, setup.task, lm.tokenizer, lm.limits)
-    watch = context.watch("KL to the reference")._replace(say=silent)
-    return float(
-        np.mean(divergence(lm, trained, place_params(reference, lm.mesh), rows, watch=watch))
-    )
 
 
 def _meteor(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validator:
@@ -143,7 +136,7 @@ def _order(setup: Setup, scored: ScoredSplits, context: StageContext) -> Validat
 
     def share(trained: Params) -> Look:
         found = logps(trained)
-        return Look(float(pairs.ordered(sums(found) / found.lengths).mean()))
+        return Look(float(pairs.ordered(found.sums() / found.lengths).mean()))
 
     return Validator("order of validation pairs by logp per token", share)
 
@@ -165,7 +158,7 @@ def _weighted_likelihood(
 ) -> Callable[[Params], Look]:
     """Return a score: Σ w logp / Σ w over the validation rows, with `likelihood_weights` w."""
     weight, logps = likelihood_weights(scored), _logps(setup, scored, context)
-    return lambda trained: Look(float(np.average(sums(logps(trained)), weights=weight)))
+    return lambda trained: Look(float(np.average(logps(trained).sums(), weights=weight)))
 
 
 def likelihood_weights(scored: ScoredSplits) -> np.ndarray:

@@ -108,6 +108,17 @@ class SystemScores:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoredMeasure:
+    """A measure of reference and policy by the stored rewards of the test rows."""
+
+    name: str
+    rests_on: str  # how many prompts, pairs or rows
+    reference: Interval
+    policy: Interval
+    difference: Interval  # policy − reference, paired by prompt
+
+
+@dataclasses.dataclass(frozen=True)
 class TestSet:
     """The test prompts of one source."""
 
@@ -115,6 +126,7 @@ class TestSet:
     prompts: int
     systems: tuple[SystemScores, ...]
     difference: Interval | None  # policy − reference, paired, in total reward
+    stored: tuple[StoredMeasure, ...] = ()  # as of `Evaluation`; empty if there is one source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +136,6 @@ class PromptMeasures:
     example_id: str
     reference: tuple[float, ...]  # in the order of ``Evaluation.stored``
     policy: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredMeasure:
-    """A measure of reference and policy by the stored rewards of the test rows."""
-
-    name: str
-    rests_on: str  # how many prompts, pairs or rows
-    reference: Interval
-    policy: Interval
-    difference: Interval  # policy − reference, paired by prompt
 
 
 def _no_measures() -> Table[PromptMeasures]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from alol_jax.reports.results import DIFFERENCE, measures, result_table, verdict
+from alol_jax.reports.sections_rewards import by_stored_rewards
 from alol_jax.stages.evaluate import evaluate
-from alol_jax.training.annotate import annotate, sums
+from alol_jax.training.annotate import annotate
 from alol_jax.training.items import tokenise
 from alol_jax.types import Agreement, Interval
 from tests.tiny_run import (
@@ -31,13 +32,13 @@ AGREED = Agreement(
 )
 
 
-def evaluated(tmp_path, *, policy=1, positivity=0.0, agreement=None):
+def evaluated(tmp_path, *, policy=1, positivity=0.0, agreement=None, test=TEST):
     config = small_options()
     made = setup(LM, TASK, {"positivity": positivity}, config.decode)
     return evaluate(
         made._replace(agreement=agreement),
         config.evaluate,
-        SCORED,
+        dataclasses.replace(SCORED, test=test),
         fitted(LM),
         fitted(LM, policy),
         context=context(tmp_path),
@@ -65,7 +66,7 @@ def test_the_orders_are_those_of_the_models_log_probabilities(evaluation):
     rows, _ = tokenise(TEST, TASK, LM.tokenizer, LM.limits)
     watch = context(None).watch("rows")
     logp, ref_logp = (
-        sums(annotate(LM, fitted(LM, n).trained, rows, watch=watch)[0]) for n in (1, 0)
+        annotate(LM, fitted(LM, n).trained, rows, watch=watch)[0].sums() for n in (1, 0)
     )
     found = {one.name: one for one in evaluation.stored}
     right = {"order": logp, "order of ratio": logp - ref_logp}
@@ -95,6 +96,68 @@ def test_the_table_the_verdict_and_the_files_have_them(evaluation):
     said = verdict(evaluation).sentence
     assert said.startswith("No scorer judged the generated answers. By the stored rewards of 6 te")
     assert "best-paid" in said and "pays for copying" in said
+
+
+SOURCES = ["web"] * 4 + ["book"] * 8
+MIXED = TEST.replace(source=SOURCES)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """The evaluation of test rows of two sources."""
+    return evaluated(tmp_path_factory.mktemp("mixed"), test=MIXED)
+
+
+def test_what_is_said_of_a_source_is_what_its_rows_alone_say(mixed, tmp_path):
+    assert [(one.name, one.prompts) for one in mixed.sets] == [("web", 2), ("book", 4)]
+    for one in mixed.sets:
+        alone = evaluated(tmp_path, test=MIXED.where(MIXED["source"].equal(one.name)))
+        assert [s.name for s in one.stored] == [s.name for s in alone.stored]
+        for ours, theirs in zip(one.stored, alone.stored, strict=True):
+            assert ours.rests_on == theirs.rests_on
+            for system in ("reference", "policy", "difference"):
+                ends = dataclasses.astuple(getattr(ours, system))
+                right = dataclasses.astuple(getattr(theirs, system))
+                assert ends == pytest.approx(right, abs=1e-5), (one.name, ours.name, system)
+        assert [found.stored for found in alone.sets] == [()]  # one source has no table of its own
+    rests = [[stored.rests_on for stored in one.stored] for one in mixed.sets]
+    assert [one[0] for one in rests] == ["2 prompts", "4 prompts"]
+    assert [one[-1] for one in rests] == ["4 rows", "8 rows"]
+    assert mixed.stored == evaluated(tmp_path).stored
+
+
+def test_a_source_whose_rows_cannot_give_a_measure_leaves_it_out(tmp_path):
+    rewards = TEST["reward"].copy()
+    rewards[:4] = 0.5
+    flat = MIXED.replace(reward=rewards)
+    web, book = evaluated(tmp_path, test=flat).sets
+    assert [one.name for one in web.stored] == ["likeness"]
+    assert len(book.stored) == 7
+    lines = result_table(evaluated(tmp_path, test=flat)).splitlines()
+    assert [line.split()[2:] for line in lines if line.startswith("  web (2)")] == [
+        ["0.500", "[0.500,", "0.500]", "-", "-"],
+        ["-", "-"],
+        ["-", "-"],
+    ]
+
+
+def test_the_table_the_files_and_the_page_have_the_measures_of_each_source(mixed):
+    text = result_table(mixed)
+    assert text.isascii() and max(map(len, text.splitlines())) <= 100
+    lines = text.splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("likeness gap by test")))
+    web, book = mixed.sets
+    assert lines[start + 1].split()[:4] == ["web", "(2)", "2", "prompts"]
+    assert lines[start + 2].split()[:4] == ["book", "(4)", "4", "prompts"]
+    assert f"{book.stored[0].difference.mean:+.1f} [" in lines[start + 2]
+    found = {(m.set, m.system, m.metric): m for m in measures(mixed)}
+    gap = found["book", DIFFERENCE, "likeness gap"]
+    ends = book.stored[0].difference
+    assert (gap.mean, gap.low, gap.high) == (ends.mean, ends.low, ends.high)
+    whole, by_set = by_stored_rewards(mixed).tables
+    assert by_set.caption == "By test set" and len(whole.rows) == 7 and len(by_set.rows) == 14
+    cells = [cell.text for cell in by_set.rows[7].cells]
+    assert cells[:3] == ["book", "likeness gap", "4 prompts"] and len(cells) == 6
 
 
 def test_a_scorer_that_did_not_give_the_rewards_scores_all_three_systems(tmp_path):

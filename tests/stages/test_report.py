@@ -168,7 +168,10 @@ def test_every_test_set_has_its_line_and_the_kl_its_sentence(tmp_path):
     assert found["data", "helpful", "hard"].mean == whole.systems[0].components[0].mean
     said = result_table(evaluation).splitlines()
     assert "policy's KL to the reference: 3.250 [2.500, 4.125] nats" in said
-    assert [line.split()[0] for line in said[-2:]] == ["easy", "hard"]
+    assert [line.split()[:2] for line in said[-5:-3]] == [["easy", "(12)"], ["hard", "(18)"]]
+    assert said[-3] == "paired difference in it, policy - reference"
+    assert said[-2].split() == ["easy", "(12)", "-0.062", "[-0.125,", "+0.250]"]
+    assert said[-1].split() == ["hard", "(18)", "-"]
     many = dataclasses.replace(evaluation, sets=sets[:1] * 7)
     assert result_table(many).splitlines()[-1] == "total reward by test set: in the report"
     (tmp_path / "one").mkdir()
@@ -187,9 +190,10 @@ def test_a_test_set_of_one_prompt_has_no_interval(tmp_path):
     table = page[page.index("Total reward by test set") :].partition("</table>")[0]
     one, two = table[table.index("of 1") :].split("of 2")
     assert "−0.062" in one and "[" not in one and "[−0.062, −0.062]" in two
-    one, two = result_table(evaluation).splitlines()[-2:]
-    assert one.startswith("  a long name of 1 ") and len(two) <= 100
+    *_, one, two, _, first, second = result_table(evaluation).splitlines()
+    assert one.startswith("  a long name of 1 (1) ") and len(two) <= 100
     assert "[" not in one and two.count("[") == one.count(".") == len(whole.systems)
+    assert first.endswith(" -0.062") and second.endswith("-0.062 [-0.062, -0.062]")
     (tmp_path / "two").mkdir()
     larger = dataclasses.replace(whole, sets=sets[1:] * 2)
     page = write(tmp_path / "two", larger, value=None, policy=FULL, reference=EMPTY).html

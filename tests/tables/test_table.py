@@ -9,7 +9,7 @@ import pytest
 from alol_jax.errors import UserError
 from alol_jax.tables import columns as kinds
 from alol_jax.tables import table as tables
-from alol_jax.tables.columns import Ragged, Texts, first_shared
+from alol_jax.tables.columns import Ragged, Texts, first_shared, pair_codes
 from alol_jax.tables.table import Table, concatenate
 from alol_jax.types import Annotated, Scored
 from tests.tables.rows import Row, row
@@ -170,3 +170,18 @@ def test_a_field_that_cannot_be_stored_is_named():
 
     with pytest.raises(TypeError, match="Odd.values"):
         Table.of([], Odd)
+
+
+def test_the_sums_of_lists_are_those_of_each_list_in_double_precision():
+    flat = np.array([1e8, 1.0, 2.0, 0.5], np.float32)
+    ragged = Ragged.of(flat, np.array([0, 2, 0, 0, 1, 1, 0]))
+    assert ragged.sums().tolist() == [0, 100000001.0, 0, 0, 2.0, 0.5, 0]
+    assert ragged.take(np.array([4, 1])).sums().tolist() == [2.0, 100000001.0]
+    assert Ragged.empty(2, np.float32).sums().tolist() == [0, 0]
+
+
+def test_the_code_of_a_pair_is_that_of_no_other_pair():
+    one, other = np.divmod(np.arange(12), 4)
+    codes = pair_codes(one, other)
+    assert len(set(codes.tolist())) == 12
+    assert pair_codes(one[::-1], other[::-1]).tolist() == codes[::-1].tolist()

@@ -154,11 +154,11 @@ def test_a_share_of_a_source_is_taken_the_same_in_every_run(tmp_path):
     assert {e.prompt for e in every(splits)} < {e.prompt for e in every(more)}
 
 
-@pytest.mark.parametrize("share", ["0", "1.5", "1.2.3"])
-def test_a_share_that_is_none_is_one_line(tmp_path, share):
+@pytest.mark.parametrize("weight", ["0", "100.5", "1.2.3"])
+def test_a_weight_that_is_none_is_one_line(tmp_path, weight):
     path = write(tmp_path / "a.jsonl", ROWS)
-    with pytest.raises(UserError, match=f"a:{share}=.*: {share} is no share of rows"):
-        load(f"a:{share}={path}")
+    with pytest.raises(UserError, match=f"a:{weight}=.*: {weight} is no weight, above 0 and up to"):
+        load(f"a:{weight}={path}")
 
 
 def test_a_file_with_a_comma_in_its_name_is_one_file(tmp_path):

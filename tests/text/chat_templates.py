@@ -6,7 +6,7 @@ from tokenizers import AddedToken
 
 from alol_jax.text.tokenizer_files import CHATML, byte_level, from_directory, save
 from tests.text.tokenizer_kinds import byte_level as trained
-from tests.text.tokenizer_kinds import llama2, llama3, write
+from tests.text.tokenizer_kinds import llama, llama2, llama3, write
 
 SMOLLM2 = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
 {{ '<|im_start|>system
@@ -127,6 +127,21 @@ MISTRAL = """{%- if messages[0]["role"] == "system" %}
     {%- endif %}
 {%- endfor %}"""
 
+# a space on both sides of an answer, which is stripped
+LLAMA2 = """{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}\
+{% set before = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}{% else %}\
+{% set rest = messages %}{% set before = '' %}{% endif %}{% for message in rest %}\
+{% set content = before * loop.first + message['content'] %}{% if message['role'] == 'user' %}\
+{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}\
+{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"""
+
+# text on a line of its own between an answer and the token that ends it
+WORDY = """{% for message in messages %}{{ '<|im_start|>' + message['role'] + '
+' + message['content'] + '
+(over)<|im_end|>
+' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}"""
+
 PHI3 = """{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>
 ' + message['content'] + '<|end|>
 '}}{% elif message['role'] == 'user' %}{{'<|user|>
@@ -176,6 +191,13 @@ def _thinking(folder):
     return write(folder, {"eos_token": "<|endoftext|>"}, tokenizer__json=backend.to_str())
 
 
+def _marked(folder):
+    """Tokens that keep the space in front of a word, as Mistral's later ones do."""
+    backend = trained(400, ["<s>", "</s>"])
+    named = {"eos_token": "</s>", "bos_token": "<s>"}
+    return write(folder, named, tokenizer__json=backend.to_str())
+
+
 def _gemma(folder):
     backend = trained(400, ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"])
     named = {"eos_token": "<eos>", "bos_token": "<bos>", "pad_token": "<pad>"}
@@ -210,6 +232,10 @@ TEMPLATES = {
     "llama 3": (LLAMA3, llama3, "<|eot_id|>"),
     "gemma": (GEMMA, _gemma, "<end_of_turn>"),
     "mistral": (MISTRAL, llama2, "</s>"),
+    "llama 2": (LLAMA2, llama2, "</s>"),
+    "llama 2, space of each stretch": (LLAMA2, llama, "</s>"),
+    "llama 2, bytes": (LLAMA2, _marked, "</s>"),
+    "wordy": (WORDY, _chatml, "<|im_end|>"),
     "phi 3": (PHI3, _phi3, "<|end|>"),
     "zephyr": (ZEPHYR, llama2, "</s>"),
     "smollm3": (SMOLLM3, _chatml, "<|im_end|>"),

@@ -13,8 +13,7 @@ from tokenizers import processors
 
 from alol_jax.errors import UserError
 from alol_jax.models.files.convert import open_checkpoint
-from alol_jax.text import gguf_tokenizer, tokenizer_files
-from alol_jax.text import tokenizer as tokenizer_module
+from alol_jax.text import flat_ids, gguf_tokenizer, tokenizer_files
 
 CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 needs_smollm2 = pytest.mark.skipif(
@@ -141,7 +140,7 @@ def test_the_length_of_a_prompt_is_the_one_before_any_cut():
 
 
 def test_many_texts_at_once_give_the_ids_of_each_alone(monkeypatch):
-    monkeypatch.setattr(tokenizer_module, "BATCH", 4)
+    monkeypatch.setattr(flat_ids, "BATCH", 4)
     tokenizer = tokenizer_files.byte_level()
     many = [*texts(20), "a<|im_end|>b", "日本", "", "x" * 60]
     prompts, cut = tokenizer.encode_prompts(CHATML, many, limit=50)

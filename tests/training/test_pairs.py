@@ -3,7 +3,7 @@
 import numpy as np
 
 from alol_jax.training import pairs as module
-from alol_jax.training.pairs import pairs_across, pairs_of
+from alol_jax.training.pairs import best_first, pairs_across, pairs_of
 
 PROMPT = np.array([0, 1, 0, 1, 1, 2])
 REWARD = np.array([0.1, 0.3, 0.9, 0.3, 0.7, 5.0])
@@ -31,3 +31,9 @@ def test_across_prompts_all_rows_with_different_rewards_are_paired(monkeypatch):
     monkeypatch.setattr(module, "MOST", 3)
     few = pairs_across(np.arange(9.0))
     assert {*few.better.tolist(), *few.worse.tolist()} == {0, 4, 8}
+
+
+def test_rows_are_sorted_by_prompt_the_best_paid_first_and_equal_ones_in_their_order():
+    order, starts = best_first(PROMPT, REWARD)
+    assert order.tolist() == [2, 0, 4, 1, 3, 5]
+    assert starts.tolist() == [0, 2, 5]
