@@ -100,39 +100,6 @@ def _attention(model: Transformer, trained: Params, frozen: Params, grid: Grid) 
             mixed = model.attention(q, k, v, Seen(segments), Rule(causal=True))
             return jnp.sum(mixed.astype(jnp.float32))
 
-        return jax.grad(total)(trained)
-
-    return _timed(gradient, trained, frozen, grid, jax.random.key(0))
-
-
-def _head(model: Transformer, trained: Params, frozen: Params, grid: Grid) -> Row:
-    """Logits and log-probabilities of the responses, and back to the hidden states."""
-    hidden = jnp.ones((*grid.ids.shape, model.config.width), model.dtype)
-
-    def gradient(hidden, frozen, grid):
-        def total(hidden):
-            return jnp.sum(grid_logp(hidden, model.unembedding(frozen), grid, chunk=CHUNK))
-
-        return jax.grad(total)(hidden)
-
-    return _timed(gradient, hidden, frozen, grid)
-
-
-def _attention(model: Transformer, trained: Params, frozen: Params, grid: Grid) -> Row:
-    """Attention of all layers, forward and backward, from one layer's."""
-    c, segments = model.config, grid.segment
-    q, k = (
-        jax.random.normal(jax.random.key(0), (*segments.shape, n, c.head_width), model.dtype)
-        for n in (c.heads, c.kv_heads)
-    )
-
-    @jax.jit
-    def gradient(q, k, v, segments):
-        def total(q, k, v):
-            return jnp.sum(
-                model.attention(q, k, v, Seen(segments), Rule(causal=True)).astype(jnp.float32)
-            )
-
         return jax.grad(total, argnums=(0, 1, 2))(q, k, v)
 
     one = in_a_row(lambda: gradient(q, k, k, segments), seconds=0.3)
