@@ -212,6 +212,19 @@ def test_a_pre_tokenizer_that_llama_cpp_has_no_known_name_for_is_one_line(tmp_pa
         read_vocabulary(folder, 400)
 
 
+def test_a_tokenizer_that_treats_a_word_that_is_a_token_otherwise_is_one_line(tmp_path):
+    merges = gguf_kinds.llama3(tmp_path / "a", whole=False)
+    with pytest.raises(UserError) as error:
+        read_vocabulary(merges, 400)
+    assert str(error.value) == (
+        "--what=gguf: tokenizer.json has ignore_merges False, but llama.cpp's llama-bpe has True "
+        "and would give words that are tokens other ids: use --what=merged"
+    )
+    whole = bpe(tmp_path / "b", bytewise(True), whole=True)
+    with pytest.raises(UserError, match="ignore_merges True, but llama.cpp's gpt-2 has False"):
+        read_vocabulary(whole, 400)
+
+
 def test_a_sentencepiece_tokenizer_that_changes_texts_otherwise_is_one_line(tmp_path):
     backend = tokenizer_kinds.llama_backend()
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])

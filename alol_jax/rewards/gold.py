@@ -12,22 +12,31 @@ from alol_jax.types import Example, Gold
 
 
 def gold_of(examples: Table[Example]) -> Table[Gold]:
-    """Return the responses to each prompt with the highest stored reward.
+    """Return the responses to each prompt with the highest stored reward, each text once.
 
-    Without one reward for each response, all are returned.
+    Examples of one prompt, like the repetitions of a weight above 1, are compared together: one
+    row is returned for each prompt, by first occurrence. Unless all responses to a prompt have a
+    reward, all are returned.
     """
     responses, rewards = examples["responses"], examples["rewards"]
-    owner = np.repeat(np.arange(len(examples)), responses.lengths)
+    prompts = examples["prompt"].codes()
+    count = int(prompts.max(initial=-1)) + 1
+    owner = np.repeat(prompts, responses.lengths)
     stored = np.zeros(len(owner))
     has = rewards.lengths == responses.lengths
     stored[np.repeat(has, responses.lengths)] = rewards.flat[np.repeat(has, rewards.lengths)]
-    most = np.full(len(examples), -np.inf)
+    stored[np.isin(owner, prompts[~has])] = 0
+    most = np.full(count, -np.inf)
     np.maximum.at(most, owner, stored)
     best = np.flatnonzero(stored == most[owner])
-    counts = np.bincount(owner[best], minlength=len(examples))
+    best = best[np.argsort(owner[best], kind="stable")]
+    pairs = owner[best] * len(best) + responses.flat.take(best).codes()
+    best = best[np.sort(np.unique(pairs, return_index=True)[1])]
     columns = {
-        "prompt": examples["prompt"],
-        "responses": Ragged.of(responses.flat.take(best), counts),
+        "prompt": examples["prompt"].distinct(),
+        "responses": Ragged.of(
+            responses.flat.take(best), np.bincount(owner[best], minlength=count)
+        ),
     }
     return Table(Gold, columns)
 

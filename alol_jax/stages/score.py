@@ -232,10 +232,18 @@ def _gold(splits: Splits, *, train: bool) -> Table[Gold]:
 
 
 def _best(split: str, rows: Table[Scored], context: StageContext) -> Table[Scored]:
-    """Keep the response with the highest reward of each prompt, the first of equal ones."""
-    order, first = best_first(rows["example_id"].codes(), rows["reward"])
-    context.say(f"{split}: the best response to each prompt stays, {len(first)} of {len(rows)}")
-    return rows.take(np.sort(order[first]))
+    """Keep the response with the highest reward of each prompt, the first of equal ones.
+
+    Where a prompt is repeated, every repetition that holds this response keeps it.
+    """
+    prompts, texts, paid = rows["prompt"].codes(), rows["response"].codes(), rows["reward"]
+    order, first = best_first(prompts, paid)
+    best = order[first][prompts]  # of the prompt of each row
+    kept = np.flatnonzero((texts == texts[best]) & (paid == paid[best]))
+    examples = rows["example_id"].codes()[kept]
+    kept = kept[np.sort(np.unique(examples, return_index=True)[1])]
+    context.say(f"{split}: the best response to each prompt stays, {len(kept)} of {len(rows)}")
+    return rows.take(kept)
 
 
 def _check_stored(

@@ -96,12 +96,23 @@ def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> tuple[flo
 
 
 def _pre_of(state: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name of the pre-tokenizer."""
+    """Return llama.cpp's name of the pre-tokenizer.
+
+    Raises:
+        UserError: it has no known name, or llama.cpp has another rule for words that are tokens.
+    """
     said = pre_tokenizer_json(state["pre_tokenizer"])
+    whole = bool(state["model"].get("ignore_merges"))
     for name, pre in GGUF_PRE_TOKENIZERS.items():
         normalizer = {"type": "NFC"} if pre.composed else None
-        if said == pre_tokenizer_json(pre.make()) and state["normalizer"] == normalizer:
-            return name
+        if said != pre_tokenizer_json(pre.make()) or state["normalizer"] != normalizer:
+            continue
+        if whole != pre.whole:
+            raise UserError(
+                f"--what=gguf: tokenizer.json has ignore_merges {whole}, but llama.cpp's {name} "
+                f"has {pre.whole} and would give words that are tokens other ids: use --what=merged"
+            )
+        return name
     raise UserError(
         "--what=gguf: llama.cpp's name of this tokenizer's pre-tokenizer is not known (only those "
         f"of {', '.join(GGUF_PRE_TOKENIZERS)} and SentencePiece are): use --what=merged and "

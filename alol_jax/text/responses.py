@@ -25,9 +25,10 @@ class Frame(NamedTuple):
         """Return what stands between the prompt and the end token."""
         return self.before + (text.strip() if self.strips else text) + self.after
 
-    def inside(self, text: str) -> str:
-        """Return the text in what an end token followed."""
-        return text.removeprefix(self.before).removesuffix(self.after)
+    def inside(self, text: str, *, ended: bool) -> str:
+        """Return the text in an answer; what stands behind it is there only if it ended."""
+        text = text.removeprefix(self.before)
+        return text.removesuffix(self.after) if ended else text
 
 
 NO_FRAME = Frame()

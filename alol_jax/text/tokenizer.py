@@ -293,7 +293,7 @@ class Tokenizer:
         template puts around an answer."""
         listed = list(itertools.takewhile(lambda i: i not in self.ends, map(int, ids)))
         text = self._parsing.decode(listed, skip_special_tokens=True)
-        return text if len(listed) == len(ids) else self._frame.inside(text)
+        return self._frame.inside(text, ended=len(listed) < len(ids))
 
     def fingerprint(self) -> str:
         """Return the blake2b hash of everything that determines the ids, as 32 hex digits.

@@ -31,6 +31,18 @@ def test_a_reward_that_is_missing_leaves_all_responses():
     assert found == [Gold("p", ("one", "two")), Gold("q", ("four",))]
 
 
+def test_examples_of_one_prompt_are_compared_together_and_give_each_text_once():
+    found = gold(
+        Example("a", "p", ("low", "high"), "s", (0.1, 0.9)),
+        Example("b", "q", ("one", "one"), "s"),
+        Example("a (time 2)", "p", ("low",), "s", (0.1,)),
+        Example("a (time 3)", "p", ("high",), "s", (0.9,)),
+        Example("c", "r", ("three",), "s", (5.0,)),
+        Example("d", "r", ("four",), "s"),
+    )
+    assert found == [Gold("p", ("high",)), Gold("q", ("one",)), Gold("r", ("three", "four"))]
+
+
 def test_examples_of_one_prompt_share_their_gold_responses():
     rows = Table.of([Gold("p", ("a",)), Gold("q", ("b",)), Gold("p", ("c", "d"))], Gold)
     assert by_prompt(rows) == {"p": ("a", "c", "d"), "q": ("b",)}

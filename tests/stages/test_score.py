@@ -226,6 +226,25 @@ def test_the_best_response_is_the_best_by_stored_rewards_where_they_are_used(tmp
     assert best.validation == _score(tmp_path, {"long": 0.0, "seen": 0.0}, splits).validation
 
 
+def test_the_best_response_is_that_of_the_prompt_and_stays_as_often_as_it_is_repeated(tmp_path):
+    train = _table(
+        Example("a", "p", ("low", "high", "tied"), "s", (0.1, 0.9, 0.9)),
+        Example("b", "q", ("one", "two"), "s", (0.5, 0.4)),
+        Example("a (time 2)", "p", ("low",), "s", (0.1,)),
+        Example("b (time 2)", "q", ("one", "two"), "s", (0.5, 0.4)),
+        Example("a (time 3)", "p", ("high", "tied", "high"), "s", (0.9, 0.9, 0.9)),
+        Example("b (time 3)", "q", ("one",), "s", (0.3,)),  # the text, but not its reward
+    )
+    splits = dataclasses.replace(_splits((), (0.5,), (0.5,)), train=train)
+    best = _score(tmp_path, {"long": 0.0, "seen": 0.0}, splits, best=("train",))
+    assert [(row.example_id, row.response, row.reward) for row in best.train] == [
+        ("a", "high", 0.9),
+        ("b", "one", 0.5),
+        ("b (time 2)", "one", 0.5),
+        ("a (time 3)", "high", 0.9),
+    ]
+
+
 def test_similarity_compares_with_the_best_responses_from_before_the_noise(tmp_path):
     models = {"similarity": opened(encoder_in(tmp_path / "model"), reads="similarity")}
     train = _table(*(Example(text, f"{text}?", (text,), "s") for text in ("dog", "a man", "hello")))

@@ -5,6 +5,7 @@ import collections
 import pytest
 
 from alol_jax.errors import UserError
+from alol_jax.rewards.gold import by_prompt, gold_of
 from alol_jax.stages.load import swap_responses
 from tests.tasks.own_data import load, write
 
@@ -75,6 +76,20 @@ def test_of_a_prompt_in_two_sources_only_the_rows_of_the_heavier_one_are_repeate
     first, again = found.train[:8], found.train[8:]
     assert all(len(example.responses) == 2 for example in first)
     assert len(again) == 16 and "other" not in {text for e in again for text in e.responses}
+
+
+@pytest.mark.parametrize("weight", [2, 3.5])
+@pytest.mark.parametrize("rewards", [(1, 2), (2, 1), (None, None)])
+def test_a_weight_does_not_change_the_gold_responses(weight, rewards, tmp_path):
+    files = []
+    for name, reward in zip("ab", rewards, strict=True):
+        rows = [{"prompt": f"p{n}", "response": f"{name}{n}"} for n in range(10)]
+        rows = rows if reward is None else [row | {"reward": reward} for row in rows]
+        files.append(write(tmp_path / f"{name}.jsonl", rows))
+    plain, found = (load(f"a:{w}={files[0]},b={files[1]}") for w in (1, weight))
+    assert len(found.train) > len(plain.train)
+    assert gold_of(found.train) == gold_of(plain.train)
+    assert by_prompt(swap_responses(found, 1.0).gold) == by_prompt(gold_of(plain.train))
 
 
 def test_a_limit_counts_prompts_before_they_are_repeated(two):

@@ -15,9 +15,9 @@ def smollm(folder):
     return bpe(folder, pre_tokenizers.Sequence([digits, bytewise(True)]))
 
 
-def llama3(folder):
+def llama3(folder, whole=True):
     """Llama 3's, with a begin token."""
-    return bpe(folder, _words(r"\p{N}{1,3}"), begin="<|begin|>")
+    return bpe(folder, _words(r"\p{N}{1,3}"), begin="<|begin|>", whole=whole)
 
 
 def qwen2(folder):
@@ -38,12 +38,20 @@ def bytewise(regex):
 
 
 def bpe(
-    folder, pre_tokenizer, begin="", behind="", chat_template="{{ messages }}", normalizer=None
+    folder,
+    pre_tokenizer,
+    begin="",
+    behind="",
+    chat_template="{{ messages }}",
+    normalizer=None,
+    whole=False,
 ):
-    """A byte-level BPE with this pre-tokenizer, and a token before or behind every text."""
+    """A byte-level BPE with this pre-tokenizer, and a token before or behind every text; if
+    ``whole``, a word that is a token is not split, whatever the merges say."""
     named = ["<|end|>", *filter(None, [begin])]
     trained = tokenizer_kinds.byte_level(400, named)
     trained.pre_tokenizer = pre_tokenizer
+    trained.model.ignore_merges = whole
     if normalizer is not None:
         trained.normalizer = normalizer
     trained.decoder = decoders.ByteLevel()

@@ -120,6 +120,19 @@ def test_an_answer_is_read_back_without_what_the_template_writes_around_it(both)
         assert ours.decode([*response, *response]) == said
 
 
+def test_an_answer_that_did_not_end_is_read_back_without_what_stands_before_it(both):
+    """So that an answer that was cut has the same tokens when it is encoded again."""
+    _, ours, _ = both
+    said = "yes it is"
+    whole = list(ours.encode_response(said, limit=99)[0])
+    for limit in range(1, len(whole)):
+        assert (said + ours.ending).startswith(ours.decode(whole[:limit]))
+    unended = whole[: whole.index(ours.eos_id)]
+    text = ours.decode(unended)
+    assert text.startswith(said)
+    assert list(ours.encode_response(text, limit=99)[0][: len(unended)]) == unended
+
+
 def test_special_tokens_in_what_is_said_stay_text(both):
     name, ours, theirs = both
     added = [token for token in ours.special if len(token) > 1]

@@ -3,7 +3,8 @@
 Keys are "arch.KEY"; ``arch.`` is left out here. Facts are those of llama.cpp: its converter
 (conversion/), which says how weights are stored, and its models (src/models/), which say what is
 computed from them. A reader returns the latter, so a model that its own file would not give back is
-one that llama.cpp cannot compute.
+one that llama.cpp cannot compute; only a window of Phi-3, which llama.cpp reads and does not apply,
+is returned because the model was trained with it, and none is written.
 """
 
 from __future__ import annotations

@@ -162,8 +162,11 @@ def _read_gguf(keys: Keys) -> ModelConfig:
 
 
 def _divisors(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Return what divides each frequency with Llama 3's scaling."""
-    if not isinstance(config.rotary.scaling, Llama3Scaling):
+    """Return what divides each frequency: with Llama 3's scaling, or as a GGUF file had it."""
+    scaling = config.rotary.scaling
+    if isinstance(scaling, LongRope) and scaling.short == scaling.long and scaling.magnitude == 1:
+        return {"rope_freqs.weight": np.float32(scaling.short)}
+    if not isinstance(scaling, Llama3Scaling):
         return {}
     plain = dataclasses.replace(config.rotary, scaling=None).frequencies()
     return {"rope_freqs.weight": plain / config.rotary.frequencies()}

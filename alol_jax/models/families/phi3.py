@@ -58,12 +58,14 @@ def _read_gguf(keys: Keys) -> ModelConfig:
     window = keys.size("attention.sliding_window", 0)
     local = Local(window) if window else None
     original = keys.size("rope.scaling.original_context_length", config.max_positions)
-    magnitude = keys.number("rope.scaling.attn_factor", 1.0)
     factors = [keys.vector(name) for name in _FACTORS]
     rotary = config.rotary
     if None not in factors:
         keys.only("rope.scaling.type", "none")
+        magnitude = keys.number("rope.scaling.attn_factor", 1.0)
         rotary = dataclasses.replace(rotary, scaling=LongRope(*factors, original, magnitude))
+    else:
+        keys.only("rope.scaling.attn_factor", 1.0)
     return dataclasses.replace(config, rotary=rotary, attention=AttentionConfig(local=local))
 
 

@@ -112,6 +112,19 @@ def test_our_reader_finds_the_same_model_in_what_was_written(name, tmp_path):
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
 
 
+def test_a_llama_3_that_was_read_is_written_and_read_again(tmp_path):
+    given = MORE["llama: llama 3's scaling"]
+    params = random_params(small(given))
+    first = open_checkpoint(str(written(tmp_path / "a.gguf", given, params)))
+    assert isinstance(first.config.rotary.scaling, LongRope)
+    again = open_checkpoint(str(written(tmp_path / "b.gguf", first.config, params)))
+    assert again.config == first.config
+    assert list(differences(given, again.config)) == []
+    divisors = described(given).vectors["rope_freqs.weight"]
+    stored = described(again.config).vectors["rope_freqs.weight"]
+    np.testing.assert_array_equal(stored, np.float32(divisors))
+
+
 @pytest.mark.parametrize("name", [*TINY, *MORE])
 def test_tensors_and_keys_have_the_names_of_the_gguf_package(name):
     config = (TINY | MORE)[name]
@@ -197,6 +210,10 @@ REFUSED = [
         rotated("llama", LongRope((1.5,) * 8, (2.0,) * 8, 64)),
     ),
     (
+        "of this llama has no form in llama.cpp, whose llama computes with None",
+        rotated("llama", LongRope((1.5,) * 8, (1.5,) * 8, 64, 1.25)),
+    ),
+    (
         "olmo2.attention.key_length = 32 is not implemented (only 16 is)",
         changed("olmo2", head_width=32, rotary=Rotary(5e5, 32)),
     ),
@@ -247,6 +264,13 @@ def test_a_key_that_is_not_followed_is_named(change, said, tmp_path):
 def test_a_window_of_phi_3_is_read(tmp_path):
     config = opened(tmp_path / "m.gguf", {"phi3.attention.sliding_window": 24}, "phi3").config
     assert list(differences(config, PRESETS["phi3-tiny"])) == []
+
+
+def test_a_factor_of_phi_3_without_the_vectors_that_it_belongs_to_is_named(tmp_path):
+    key = "phi3.rope.scaling.attn_factor"
+    assert opened(tmp_path / "m.gguf", {key: 1.0}, "phi3").config.rotary.scaling is None
+    with pytest.raises(UserError, match=f"{key} = 1.5 is not implemented .only 1.0 is.: choose"):
+        opened(tmp_path / "m.gguf", {key: 1.5}, "phi3")
 
 
 def test_missing_caps_are_those_of_the_format(tmp_path):

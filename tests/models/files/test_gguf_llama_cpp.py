@@ -1,6 +1,7 @@
 """llama.cpp reads what we write: the same log-probabilities, the same tokens."""
 
 import dataclasses
+import json
 from importlib.util import find_spec
 
 import jax
@@ -67,6 +68,21 @@ def test_llama_cpp_finds_our_tokens(kind, tmp_path):
     texts = (*tokenizer_kinds.TEXTS, *tokenizer_kinds.SENTENCES, "a\n\nb<|end|>", "12345")
     apart = [text for text in texts if theirs.ids(text) != list(ours.encode(text))]
     assert apart == (["e\u0301"] if kind is gguf_kinds.qwen2 else [])
+
+
+def test_llama_cpp_takes_a_word_of_llama_3_that_is_a_token_whole(tmp_path):
+    """Although no merge makes it: `ignore_merges` of tokenizer.json."""
+    folder = gguf_kinds.llama3(tmp_path / "its")
+    state = json.loads((folder / "tokenizer.json").read_text())
+    merges = state["model"]["merges"]
+    word = "".join(max(merges, key=lambda pair: len("".join(pair))))
+    state["model"]["merges"] = [pair for pair in merges if "".join(pair) != word]
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    fields, ours = fields_of(folder, 600)
+    config = dataclasses.replace(TINY["llama"], vocab_size=600)
+    file = written(tmp_path / "m.gguf", config, random_weights_of(config), fields=fields)
+    text = word.replace("Ġ", " ")
+    assert LlamaCpp(file).ids(text) == list(ours.encode(text)) == [state["model"]["vocab"][word]]
 
 
 @pytest.mark.slow
