@@ -288,12 +288,12 @@ class Tokenizer:
         """What follows the text of a response: the end token, and what stands before it."""
         return self._frame.after + self.eos
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ``ids`` up to the first end token, without special tokens and what the chat
-        template puts around an answer."""
+    def decode(self, ids: Sequence[int], *, framed: bool = True) -> str:
+        """Decode ``ids`` up to the first end token, without special tokens and, if ``framed``,
+        what the chat template puts around an answer."""
         listed = list(itertools.takewhile(lambda i: i not in self.ends, map(int, ids)))
         text = self._parsing.decode(listed, skip_special_tokens=True)
-        return text if len(listed) == len(ids) else self._frame.inside(text)
+        return self._frame.inside(text) if framed and len(listed) < len(ids) else text
 
     def fingerprint(self) -> str:
         """Return the blake2b hash of everything that determines the ids, as 32 hex digits.
