@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
 
 PLACES = itertools.count()  # folders in the bucket, one for each test
-NEEDS = {"parity": ("torch", "accelerate", "peft"), "tpu": ("libtpu",)}
+NEEDS = {"parity": ("torch", "accelerate", "peft"), "lm_eval": ("lm_eval",), "tpu": ("libtpu",)}
 
 
 @pytest.fixture(scope="session")

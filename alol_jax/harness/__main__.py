@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
 from alol_jax import paths
@@ -21,7 +20,7 @@ from alol_jax.errors import UserError, reason
 from alol_jax.harness.scores import Score, scores, table, to_json
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result
-from alol_jax.runs.command_line import guarded
+from alol_jax.runs.command_line import Parser, started
 from alol_jax.runs.progress import say
 from alol_jax.trained import open_trained, trained_stage
 from alol_jax.types import Policy
@@ -52,7 +51,7 @@ def compare(options: Options) -> tuple[Score, ...]:
             read, or a task asks for what the model cannot do.
     """
     try:
-        from alol_jax.harness.model import HarnessModel, run_tasks, version
+        from alol_jax.harness.model import HarnessModel, notes_on_length, run_tasks, version
     except ImportError as error:
         raise UserError(f"lm_eval cannot be imported ({reason(error)}): {WAY_OUT}") from error
     stage, config, lm = open_trained(
@@ -60,6 +59,8 @@ def compare(options: Options) -> tuple[Score, ...]:
     )
     stages = {"reference": trained_stage(options.workdir, "reference"), "policy": stage}
     places = [place for place in options.tasks.split(",") if place]
+    for line in notes_on_length(lm.transformer.config):
+        say(line)
     outcomes = []
     for name, one in stages.items():
         trained = place_params(load_result(one.folder, Policy).trained, lm.mesh)
@@ -89,16 +90,11 @@ def compare(options: Options) -> tuple[Score, ...]:
         "apply_chat_template": options.apply_chat_template,
         **{name: one.fingerprint for name, one in stages.items()},
     }
-    text = json.dumps(to_json(found, settings), indent=1, ensure_ascii=False)
+    text = json.dumps(to_json(found, settings), indent=1, ensure_ascii=False, allow_nan=False)
     paths.write_text(options.workdir / FILE, text)
     say(table(found))
     say(f"written: {options.workdir / FILE}")
     return found
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(message)
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -107,11 +103,11 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
         UserError: a flag is unknown or has no value of its kind, or one that is needed is missing.
     """
-    parser = _Parser("alol_jax.harness", description=__doc__, allow_abbrev=False)
+    parser = Parser("alol_jax.harness", description=__doc__, allow_abbrev=False)
     flag = parser.add_argument
     flag("workdir", type=paths.path_of, metavar="WORKDIR", help="workdir of a finished run")
     flag("--tasks", required=True, help="YAML files of lm-eval and folders of them, by commas")
-    flag("--num_fewshot", type=int, help="examples before each question; else as the tasks say")
+    flag("--num_fewshot", type=int, help="examples before each question; a task's own 0 stays")
     flag("--limit", type=int, help="only the first documents of each task")
     flag("--apply_chat_template", action="store_true", help="ask in the model's own chat template")
     flag("--base", default="", help="path of the base model, if it was moved")
@@ -129,12 +125,12 @@ def parse(arguments: Sequence[str]) -> Options:
 def entry() -> None:
     """Run `compare`; a `UserError` is printed as one line on stderr, with exit code 2."""
 
-    def run() -> None:
-        options = parse(sys.argv[1:])
+    def run(arguments: list[str]) -> None:
+        options = parse(arguments)
         use_compile_cache(options.compile_cache, say=say)
         compare(options)
 
-    sys.exit(guarded(run, debug=lambda: "--debug" in sys.argv))
+    started(run)
 
 
 if __name__ == "__main__":

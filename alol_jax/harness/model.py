@@ -8,6 +8,7 @@ exported model.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import numbers
@@ -30,6 +31,7 @@ from alol_jax.decoding.decode import respond
 from alol_jax.decoding.sampling import Sampling
 from alol_jax.errors import UserError, reason
 from alol_jax.harness.scores import Outcome
+from alol_jax.models.config import ModelConfig
 from alol_jax.models.language_model import LanguageModel
 from alol_jax.tables.columns import Ragged
 from alol_jax.text import flat_ids
@@ -83,7 +85,7 @@ class HarnessModel(TemplateLM):
 
     @property
     def max_length(self) -> int:
-        return self.lm.transformer.config.longest
+        return self.lm.transformer.config.longest_alike
 
     @property
     def tokenizer_name(self) -> str:
@@ -200,10 +202,27 @@ class HarnessModel(TemplateLM):
         model, params = self.lm.for_decoding(self.trained)
         watch = self._watch("answers")
         found = respond(model, params, prompts, sampling, batching=batching, key=key, watch=watch)
-        return [_cut(tokenizer.decode(ids), until) for ids in found]
+        return [_cut(tokenizer.decode(ids, framed=False), until) for ids in found]
 
     def _watch(self, what: str) -> Watch:
         return Watch(f"{self.label} {what}", self.say)
+
+
+def notes_on_length(config: ModelConfig) -> tuple[str, ...]:
+    """Say what a model reads otherwise than transformers, or in shorter pieces."""
+    notes = []
+    if config.reads_short_texts_as_long:
+        notes.append(
+            "positions are scaled as in the run's longest text, of config.model.max_prompt + "
+            f"max_response = {config.rotary.length:,} tokens; transformers scales shorter ones "
+            "otherwise, so figures may differ from lm-eval's on the exported model"
+        )
+    if config.longest_alike < config.longest:
+        notes.append(
+            f"texts are read up to {config.longest_alike:,} tokens, not {config.longest:,}: this "
+            "run scales positions for texts within them"
+        )
+    return tuple(notes)
 
 
 def _until(asked: Mapping) -> tuple[str, ...]:
@@ -257,7 +276,8 @@ def run_tasks(
     """Run the tasks of YAML files, or of folders of them, on a model.
 
     Args:
-      num_fewshot: examples before each question; None: what each task says, else 0.
+      num_fewshot: examples before each question, except where a task says 0; None: what each
+        task says, else 0.
       limit: documents of each task; None: all.
       chat: whether the model's own chat template is used.
 
@@ -268,10 +288,15 @@ def run_tasks(
     np.random.seed(SEEDS["numpy"])
     loaded = _loaded(places)
     for name, task in loaded["tasks"].items():
-        if num_fewshot is not None or task.get_config("num_fewshot") is None:
+        said = task.get_config("num_fewshot")
+        if said == 0 and num_fewshot:
+            model.say(f"task {name} says num_fewshot: 0, which --num_fewshot does not change")
+        elif num_fewshot is not None or said is None:
             task.set_config(key="num_fewshot", value=num_fewshot or 0)
         task.set_fewshot_seed(seed=SEEDS["fewshot"])
-        _check_fits(name, task, limit)
+        # `evaluate` makes the questions of all tasks before it asks any. Making them here, too,
+        # would draw other examples and random numbers than lm-eval.
+        task.build_all_requests = functools.partial(_make, name, task.build_all_requests)
     # Its pool of processes would be forked from one that has JAX's threads.
     os.environ["DISABLE_MULTIPROC"] = "1"
     found = evaluator.evaluate(
@@ -305,10 +330,12 @@ def _loaded(places: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _check_fits(name: str, task: Any, limit: int | None) -> None:
-    """Check that the templates of a task take its documents, before a model is asked."""
+def _make(name: str, build: Callable[..., None], **options: Any) -> None:
+    """Make the questions of a task; if its templates do not take its documents, say so."""
     try:
-        task.build_all_requests(limit=limit)
+        build(**options)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"task {name}: lm-eval cannot make its questions: {type(error).__name__}: "

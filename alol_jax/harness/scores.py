@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -79,13 +80,16 @@ def _score(reference, policy, task, metric, draws, seed) -> Score:
 
 
 def _paired(reference, policy, task, metric, draws, seed) -> Interval | None:
-    """The mean of the differences by document; None unless the figures are means over them."""
+    """The mean of the differences by document; None unless the figures are means over them, and
+    finite."""
     both = [of.values.get((task, metric), {}) for of in (policy, reference)]
     if not both[0] or both[0].keys() != both[1].keys():
         return None
     columns = np.array([[values[document] for document in both[0]] for values in both])
     means = [of.results[task][metric] for of in (policy, reference)]
-    if not np.allclose(columns.mean(axis=1), means, rtol=1e-6, atol=1e-9):
+    if not np.isfinite(columns).all() or not np.allclose(
+        columns.mean(axis=1), means, rtol=1e-6, atol=1e-9
+    ):
         return None
     return bootstrap(columns[0] - columns[1], draws=draws, confidence=0.95, seed=seed)
 
@@ -117,7 +121,7 @@ def _plain(figure: Figure) -> str:
 
 def _change(one: Score) -> str:
     ends = "" if one.interval is None else " [{:+.3f}, {:+.3f}]".format(*one.interval)
-    sign = "-" if one.difference < 0 else "+"
+    sign = "" if math.isnan(one.difference) else "-" if one.difference < 0 else "+"
     return f"{sign}{_number(abs(one.difference))}{ends}"
 
 
@@ -126,9 +130,22 @@ def _number(value: float) -> str:
 
 
 def to_json(found: Sequence[Score], settings: Mapping[str, object]) -> dict:
-    """The scores and the settings they were found with, for a JSON file."""
+    """The scores and the settings they were found with, for a JSON file.
+
+    Numbers that are not finite, which JSON does not have, are None.
+    """
     rows = [
-        one._asdict() | {"reference": one.reference._asdict(), "policy": one.policy._asdict()}
+        one._asdict()
+        | {"reference": _finite(one.reference), "policy": _finite(one.policy)}
+        | {"difference": one.difference if math.isfinite(one.difference) else None}
         for one in found
     ]
     return {"settings": dict(settings), "scores": rows}
+
+
+def _finite(figure: Figure) -> dict[str, float | None]:
+    """The numbers of a figure, None for those that are not finite."""
+    return {
+        name: None if value is None or not math.isfinite(value) else value
+        for name, value in figure._asdict().items()
+    }

@@ -152,6 +152,27 @@ class ModelConfig:
         reach = scaling.factor if isinstance(scaling, DynamicScaling) else 1.0
         return int(self.max_positions * reach)
 
+    @property
+    def longest_alike(self) -> int:
+        """Tokens of the longest text that it reads as the texts of a run are read, see `for_texts`.
+
+        Scalings that depend on the length are made for the run's longest text, and change beyond
+        ``original`` tokens: where no text of the run is that long, none may be.
+        """
+        scaling = self.rotary and self.rotary.scaling
+        if not isinstance(scaling, DynamicScaling | LongRope):
+            return self.longest
+        if self.rotary.length <= scaling.original:
+            return min(scaling.original, self.longest)
+        return self.rotary.length if isinstance(scaling, DynamicScaling) else self.longest
+
+    @property
+    def reads_short_texts_as_long(self) -> bool:
+        """Whether texts within ``original`` tokens are scaled as the run's longest text is."""
+        scaling = self.rotary and self.rotary.scaling
+        changes = isinstance(scaling, DynamicScaling | LongRope)
+        return changes and self.rotary.length > scaling.original
+
     def rotary_of(self, local: bool) -> Rotary | None:
         """Return the rotary positions of local layers, or of the others."""
         own = self.attention.local.rotary if local and self.attention.local else None

@@ -185,6 +185,7 @@ class Layout(NamedTuple):
     length: int  # R of the [E*, R] that `Grid.place` points into
     share: bool  # whether the responses of a prompt share one copy of it
     pad_id: int
+    last: bool = True  # whether the last token of a response is read, too; it predicts nothing
 
 
 def texts_alone(
@@ -227,14 +228,16 @@ def to_grid(
                     prompt_of[row, slot - 1] = len(prompt)
                     segment[row, start:column] = slot
                 end, after = column + len(response), written + len(response)
-                ids[row, column:end], segment[row, column:end] = response, slot
-                branch[row, column:end] = k + 1
-                position[row, column:end] = len(prompt) + np.arange(len(response))
+                read = response if layout.last else response[:-1]
+                until = column + len(read)
+                ids[row, column:until], segment[row, column:until] = read, slot
+                branch[row, column:until] = k + 1
+                position[row, column:until] = len(prompt) + np.arange(len(read))
                 before[row, written:after] = [last, *range(column, end - 1)][: len(response)]
                 target[row, written:after], real[row, written:after] = response, 1.0
                 first = (member * len(responses) + k) * layout.length
                 place[row, written:after] = first + np.arange(len(response))
-                column, written = end, after
+                column, written = until, after
     return Grid(ids, segment, branch, position, prompt_of, before, target, real, place)
 
 

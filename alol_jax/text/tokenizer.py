@@ -288,12 +288,12 @@ class Tokenizer:
         """What follows the text of a response: the end token, and what stands before it."""
         return self._frame.after + self.eos
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode ``ids`` up to the first end token, without special tokens and what the chat
-        template puts around an answer."""
-        listed = list(itertools.takewhile(lambda i: i not in self.ends, map(int, ids)))
-        text = self._parsing.decode(listed, skip_special_tokens=True)
-        return self._frame.inside(text, ended=len(listed) < len(ids))
+    def decode(self, ids: Sequence[int], *, framed: bool = True) -> str:
+        """Decode ``ids`` up to the first end token, without special tokens and, if ``framed``,
+        what the chat template puts around an answer."""
+        kept = list(itertools.takewhile(lambda i: i not in self.ends, map(int, ids)))
+        text = self._parsing.decode(kept, skip_special_tokens=True)
+        return self._frame.inside(text, ended=len(kept) < len(ids)) if framed else text
 
     def fingerprint(self) -> str:
         """Return the blake2b hash of everything that determines the ids, as 32 hex digits.

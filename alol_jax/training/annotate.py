@@ -97,10 +97,14 @@ def _program(lm: LanguageModel, packed: Packed, watch: Watch) -> Program:
 
 
 def _grids(
-    lm: LanguageModel, packed: Packed, prompts: Ragged, responses: Ragged
+    lm: LanguageModel, packed: Packed, prompts: Ragged, responses: Ragged, *, last: bool = True
 ) -> Iterator[tuple[list[list[int]], Grid]]:
-    """Yield the examples of each row, and the grid, one grid after the other."""
-    layout = Layout(length=0, share=True, pad_id=lm.tokenizer.pad_id)
+    """Yield the examples of each row, and the grid, one grid after the other.
+
+    Args:
+        last: see `Layout`.
+    """
+    layout = Layout(length=0, share=True, pad_id=lm.tokenizer.pad_id, last=last)
 
     def example(n: int) -> tuple[np.ndarray, tuple[np.ndarray]]:
         return prompts[n], (responses[n],)
@@ -151,16 +155,16 @@ def continuations(
 
     Args:
         trained: leaves on top of ``lm.frozen()``.
-        prompts, responses: token ids, i32 of N rows each, none empty; of any length that the model
-            can read.
+        prompts, responses: token ids, i32 of N rows each, none empty. The last token of a response
+            is not read, so both together may have one token more than the model can read.
 
     Returns:
         f32[response length] of each row, twice: `logprobs.grid_logp` and `logprobs.grid_lead`.
     """
     step, params = _scorer(lm.transformer, lm.logprob_chunk), {**lm.frozen(), **trained}
     found = Responses(responses.lengths), Responses(responses.lengths)
-    packed = lm.pack_table(prompts.lengths, responses.lengths)
-    grids = _grids(lm, packed, prompts, responses)
+    packed = lm.pack_table(prompts.lengths - 1, responses.lengths)
+    grids = _grids(lm, packed, prompts, responses, last=False)
     with watching_memory(_program(lm, packed, watch)):
         for members, grid in progress(grids, watch, total=len(packed.grids)):
             out = fetch(step(params, place_rows(grid, lm.mesh)))

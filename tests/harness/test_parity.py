@@ -9,7 +9,11 @@ from tests.harness.tasks import write_tasks
 from tests.models.torch_models import CAUSAL, random_torch
 from tests.text.chat_templates import directory
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.lm_eval,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 FAMILIES = {"llama 2": "llama: rope scaled as llama 3.1's", "smollm2": "qwen2"}
 """A tokenizer with a begin token in front of prompts, and one without -> a model."""
@@ -27,15 +31,18 @@ PAIRS = [
 @pytest.fixture(scope="module", params=FAMILIES)
 def both(request, tmp_path_factory):
     """Our policy, and lm-eval's own class on what is exported of it."""
-    pytest.importorskip("lm_eval", reason='pip install --no-deps "lm_eval>=0.4.13,<0.5": absent')
+    return pair(tmp_path_factory.mktemp("both"), request.param, FAMILIES[request.param])
+
+
+def pair(folder, tokenizer, family, **theirs):
+    """Both of a random model; ``theirs`` are options of lm-eval's class."""
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM
 
     from alol_jax.harness.model import HarnessModel
 
-    folder = tmp_path_factory.mktemp("both")
-    base = directory(request.param, folder / "base")
-    config = CAUSAL[FAMILIES[request.param]]()
+    base = directory(tokenizer, folder / "base")
+    config = CAUSAL[family]()
     config.vocab_size = 512
     random_torch(config, AutoModelForCausalLM.from_config).save_pretrained(base)
     lm = finished_run(folder / "run", config_of(str(base)))
@@ -45,7 +52,7 @@ def both(request, tmp_path_factory):
     options = {"batch_size": 2, "date": "2024-07-26", "label": "policy", "say": lambda line: None}
     ours = HarnessModel(lm, random_policy(lm, 2).trained, **options)
     out = str(folder / "out")
-    return ours, HFLM(pretrained=out, dtype="float32", device="cpu", batch_size=2)
+    return ours, HFLM(pretrained=out, dtype="float32", device="cpu", batch_size=2, **theirs)
 
 
 def asked(kind, questions):
@@ -121,3 +128,23 @@ def test_figures_of_tasks_are_those_of_lm_evals_own_class(both, tmp_path):
         figures = {k: v for k, v in right[task].items() if "," in k and "stderr" not in k}
         for metric, value in figures.items():
             assert found.results[task][metric] == pytest.approx(value, rel=1e-3), (task, metric)
+
+
+@pytest.mark.parametrize("text", ["it is cold and the cat sat on the mat. " * 4, "tea"])
+def test_whole_texts_are_as_likely_where_positions_are_scaled_by_the_length(text, tmp_path):
+    """The run's texts, of 24 tokens, are within the 32 of pre-training."""
+    family = "phi3: fused, full heads, longrope"
+    ours, theirs = pair(tmp_path, "smollm2", family, max_length=32)
+    assert ours.max_length == 32 < ours.lm.transformer.config.longest
+    mine, right = (
+        model.loglikelihood_rolling(asked("loglikelihood_rolling", [(text,)]))
+        for model in (ours, theirs)
+    )
+    assert mine == pytest.approx(right, abs=1e-3)
+
+
+def test_answers_keep_what_a_chat_template_puts_around_them(tmp_path):
+    ours, theirs = pair(tmp_path, "llama 2", FAMILIES["llama 2"])
+    lm = ours.lm.for_template("chat")
+    written = lm.tokenizer.encode_response("yes", limit=9)[0]
+    assert lm.tokenizer.decode(written, framed=False) == theirs.tok_decode(list(written))

@@ -1,6 +1,7 @@
 """Reference and policy on tasks: which differences have an interval, and what is printed."""
 
 import json
+import math
 
 import pytest
 
@@ -78,3 +79,23 @@ def test_the_json_has_the_same_numbers_and_the_settings():
     first = made["scores"][0]
     assert first["reference"] == {"value": 0.25, "stderr": 0.1}
     assert first["interval"] == pytest.approx(FOUND[0].interval)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_null_in_the_json_and_said_in_the_table():
+    """An infinite perplexity of both; a mean that is not a number."""
+    infinite = outcome([0.0, math.nan], perplexity=math.inf)
+    found = scores(infinite, infinite, draws=200, seed=0)
+    made = json.loads(json.dumps(to_json(found, {}), allow_nan=False))["scores"]
+    nothing = {"value": None, "stderr": None}
+    assert made[2]["reference"] == made[2]["policy"] == nothing
+    assert made[2]["difference"] is None and made[0]["interval"] is None
+    assert made[0]["policy"] == {"value": None, "stderr": 0.1}
+    lines = table(found).splitlines()
+    (line,) = (line for line in lines if "word_perplexity" in line)
+    assert line.split()[2:] == ["inf", "inf", "nan"]
+
+
+def test_an_infinite_value_of_one_document_leaves_no_interval():
+    infinite = outcome([math.inf, 1.0])
+    assert scores(infinite, outcome([0.0, 1.0]), draws=200, seed=0)[0].interval is None

@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -301,3 +302,10 @@ def test_no_file_of_launch_holds_a_credential():
 )
 def test_a_credential_is_found(text):
     assert CREDENTIALS.search(text)
+
+
+def test_every_mark_is_selected_once_what_it_needs_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    marks = [line.partition(":")[0] for line in project["tool"]["pytest"]["ini_options"]["markers"]]
+    *_, last = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert sorted(re.search('-m "([^"]*)"', last)[1].split(" or ")) == sorted(marks)

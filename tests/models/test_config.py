@@ -8,7 +8,7 @@ import pytest
 from alol_jax.errors import UserError
 from alol_jax.models.config import AttentionConfig, Local
 from alol_jax.models.presets import PRESETS
-from alol_jax.models.rotary import LinearScaling, Llama3Scaling, Rotary
+from alol_jax.models.rotary import DynamicScaling, LinearScaling, Llama3Scaling, LongRope, Rotary
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,25 @@ def test_llama3_scaling_keeps_short_wavelengths_and_stretches_long_ones():
     np.testing.assert_allclose(scaled[[2, 3]], plain[[2, 3]] / 8, rtol=1e-6)
     between = Rotary(1e4, 8, Llama3Scaling(8.0, 1.0, 9.0, 256)).frequencies()[1]
     assert plain[1] / 8 < between < plain[1]
+
+
+@pytest.mark.parametrize(
+    "scaling, length, longest, as_long",
+    [
+        (None, 100, 1024, False),
+        (LinearScaling(4.0), 100, 1024, False),
+        (LongRope((1.0,) * 4, (2.0,) * 4, 256), 100, 256, False),
+        (LongRope((1.0,) * 4, (2.0,) * 4, 256), 300, 1024, True),
+        (DynamicScaling(2.0, 1024), 100, 1024, False),
+        (DynamicScaling(2.0, 1024), 1500, 1500, True),
+    ],
+)
+def test_no_text_may_be_longer_than_the_scaling_of_the_run_is_for(
+    scaling, length, longest, as_long
+):
+    rotary = Rotary(1e4, 8, scaling)
+    config = dataclasses.replace(PRESETS["llama-tiny"], rotary=rotary).for_texts(length)
+    assert config.longest_alike == longest and config.reads_short_texts_as_long == as_long
+    if config.rotary.length and not as_long:  # all texts up to there are read as the run's
+        other = config.for_texts(longest)
+        np.testing.assert_array_equal(other.rotary.frequencies(), config.rotary.frequencies())

@@ -211,6 +211,24 @@ def test_a_grid_tells_of_each_token_where_it_belongs():
     assert grid.segment[1].tolist() == [1, 1, *[0] * 8] and not grid.segment[2].any()
 
 
+def test_the_last_token_of_a_response_is_a_target_and_may_stay_unread():
+    prompts = [np.array([5, 6, 7]), np.array([8])]
+    responses = [[np.array([1, 2])], [np.array([3])]]
+    grid = to_grid(
+        [[1, 0]],
+        lambda n: (prompts[n], responses[n]),
+        GridShape(1, 6, 4, 2),
+        Layout(length=2, share=True, pad_id=0, last=False),
+    )
+    assert grid.ids.tolist() == [[8, 5, 6, 7, 1, 0]]
+    assert grid.segment.tolist() == [[1, 2, 2, 2, 2, 0]]
+    assert grid.branch.tolist() == [[0, 0, 0, 0, 1, 0]]
+    assert grid.position.tolist() == [[0, 0, 1, 2, 3, 0]]
+    assert grid.before.tolist() == [[0, 3, 4, 0]] and grid.prompt.tolist() == [[1, 3]]
+    assert grid.target.tolist() == [[3, 1, 2, 0]] and grid.real.tolist() == [[1, 1, 1, 0]]
+    assert grid.place.tolist() == [[2, 0, 1, 0]]
+
+
 @pytest.mark.parametrize("share", [True, False])
 def test_the_responses_of_a_prompt_go_on_from_it_side_by_side(share):
     prompt, responses = np.array([5, 6]), [np.array([1, 2]), np.array([3]), np.array([4, 4])]

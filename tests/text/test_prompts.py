@@ -208,6 +208,13 @@ def test_a_token_that_would_span_the_prompt_and_the_response_does_not(tmp_path):
     assert found.tolist() == [(*given.encode(text), given.eos_id) for text in texts]
 
 
+def test_an_answer_may_be_decoded_with_what_the_template_puts_around_it(tmp_path):
+    tokenizer = in_chat(from_directory(directory("wordy", tmp_path / "t")))
+    whole = tokenizer.encode("no\n(over)<|im_end|>")
+    assert tokenizer.decode(whole) == "no"
+    assert tokenizer.decode(whole, framed=False) == "no\n(over)"
+
+
 def test_the_name_of_the_end_token_in_a_response_stays_text_whatever_stands_after_it(tmp_path):
     tokenizer = in_chat(from_directory(directory("wordy", tmp_path / "t")))
     found, complete = tokenizer.encode_response("a<|im_end|>", limit=99)
