@@ -113,9 +113,10 @@ class Forecast:
     def tell(self, stage: str, pace: Pace) -> None:
         """Say what a step of a stage takes, and the rest of this fit and of the run."""
         fit = pace.seconds * pace.left
+        step = f"{pace.seconds:.2g} s" if pace.seconds < 10 else duration(pace.seconds)
         rest = self.remaining(stage, pace)
         self._say(
-            f"[{stage}] a step takes {pace.seconds:.2g} s on this machine: about {duration(fit)} "
+            f"[{stage}] a step takes {step} on this machine: about {duration(fit)} "
             f"for the {pace.left} steps from here, about {duration(rest)} to the end of the run, "
             "compilation apart"
         )

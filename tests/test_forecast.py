@@ -56,6 +56,8 @@ def test_the_line_names_the_stage_and_the_times():
     (line,) = said
     assert line.startswith("[fit_reference] a step takes 3 s on this machine: about 2 min for the ")
     assert re.search(r"40 steps from here, about \d+ min to the end of the run, comp", line)
+    forecast(said).tell("fit_reference", Pace(104.2, 416.0, 40))
+    assert " a step takes 2 min on this machine: " in said[-1]
 
 
 @pytest.mark.parametrize(
