@@ -1,14 +1,19 @@
 """Answers side by side: the data's, the reference's and the policy's, as a Markdown table.
 
     python -m benchmarks.evidence.samples --workdir=runs/quickstart --count=20
+    python -m benchmarks.evidence.samples --workdir=runs/quickstart --count=104 --blind=runs/blind
 
-The prompts are evenly spaced over the test prompts, so nobody chose them.
+The prompts are evenly spaced over the test prompts, so nobody chose them. With ``--blind``, the
+answers of reference and policy stand in random order as A and B in ``pairs.md``, and which is the
+policy's in ``key.json``: for a reader who should not know.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +25,12 @@ from alol_jax.runs.workdir import finished_stage
 from alol_jax.types import Evaluation
 from benchmarks.evidence.tables import one_line, table
 
+Answers = Mapping[str, str]  # prompt -> the first answer to it
+SYSTEMS = ("data", "reference", "policy")
 
-def samples(workdir: Path, count: int) -> str:
-    """The first answers of all three to ``count`` test prompts of a finished run.
+
+def answers_of(workdir: Path, count: int) -> tuple[list[str], dict[str, Answers]]:
+    """Return ``count`` test prompts of a finished run, and what each system answers.
 
     Raises:
         UserError: the run is not evaluated, or has fewer test prompts.
@@ -34,24 +42,50 @@ def samples(workdir: Path, count: int) -> str:
     prompts = list(found.policy["prompt"])
     if not 0 < count <= len(prompts):
         raise UserError(f"--count={count}: the run has {len(prompts)} test prompts")
-    answers = []
-    for rows in (found.data, found.reference, found.policy):
-        pairs = reversed(list(zip(rows["prompt"], rows["response"], strict=True)))
-        answers.append(dict(pairs))  # the first of several
+    answers = {}
+    for name in SYSTEMS:
+        rows = getattr(found, name)
+        pairs = list(zip(rows["prompt"], rows["response"], strict=True))
+        answers[name] = dict(reversed(pairs))
     at = np.linspace(0, len(prompts) - 1, count).round().astype(int)
-    lines = [
-        [one_line(text) for text in (prompt, *(each[prompt] for each in answers))]
-        for prompt in (prompts[place] for place in at)
-    ]
-    return table(("prompt", "data", "reference", "policy"), lines, texts=4)
+    return [prompts[place] for place in at], answers
+
+
+def samples(workdir: Path, count: int) -> str:
+    """The answers of all three, as a table; raises what `answers_of` raises."""
+    prompts, answers = answers_of(workdir, count)
+    lines = [[p, *(answers[name][p] for name in SYSTEMS)] for p in prompts]
+    return _texts(("prompt", *SYSTEMS), lines)
+
+
+def blind(workdir: Path, count: int, *, seed: int = 0) -> tuple[str, list[str]]:
+    """Reference and policy as A and B in random order, as a table, and which is the policy's."""
+    prompts, answers = answers_of(workdir, count)
+    first = np.random.default_rng(seed).random(count) < 0.5
+    lines = []
+    for prompt, is_first in zip(prompts, first, strict=True):
+        pair = [answers[name][prompt] for name in ("reference", "policy")]
+        lines.append([prompt, *(reversed(pair) if is_first else pair)])
+    return _texts(("prompt", "A", "B"), lines), ["A" if one else "B" for one in first]
+
+
+def _texts(heads: tuple[str, ...], lines: list[list[str]]) -> str:
+    return table(heads, [list(map(one_line, line)) for line in lines], texts=len(heads))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks.evidence.samples", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
     parser.add_argument("--count", type=int, default=20, help="prompts to show")
+    parser.add_argument("--blind", type=Path, help="a folder for pairs in random order")
     options = parser.parse_args()
-    print(samples(options.workdir, options.count))
+    if options.blind is None:
+        print(samples(options.workdir, options.count))
+        return
+    pairs, key = blind(options.workdir, options.count)
+    options.blind.mkdir(parents=True, exist_ok=True)
+    (options.blind / "pairs.md").write_text(pairs + "\n", encoding="utf-8")
+    (options.blind / "key.json").write_text(json.dumps(key), encoding="utf-8")
 
 
 if __name__ == "__main__":

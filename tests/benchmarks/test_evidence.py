@@ -252,6 +252,18 @@ def test_samples_are_evenly_spaced_over_the_test_prompts(tmp_path):
         samples.samples(tmp_path, 13)
 
 
+def test_blind_pairs_are_in_random_order_and_the_key_says_which_is_the_policys(tmp_path):
+    finish(tmp_path, config_of("a_lol"))
+    told = [line.split(" | ") for line in samples.samples(tmp_path, 12).splitlines()[2:]]
+    pairs, key = samples.blind(tmp_path, 12)
+    assert set(key) == {"A", "B"}
+    for line, policy, (prompt, _, reference, answer) in zip(
+        pairs.splitlines()[2:], key, told, strict=True
+    ):
+        pair = (answer[:-2], reference) if policy == "A" else (reference, answer[:-2])
+        assert line == " | ".join((prompt, *pair)) + " |"
+
+
 # the whole programs
 
 
