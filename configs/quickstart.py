@@ -10,7 +10,8 @@ Llama, in half a minute.
 
 The reward is relevance to the prompt, a cosine of MiniLM, plus novelty, the share of words that are
 neither the prompt's nor repeated, plus diversity, by tf-idf: without novelty, echoing the prompt
-would pay, and without diversity few words (docs/evidence.md). ``:reward=words`` pays for
+would pay, and without diversity saying little. Earning more is not yet answering better
+(docs/evidence.md). ``:reward=words`` pays for
 positivity, diversity and safety, which read the response alone; so does ``:debug``.
 """
 
