@@ -23,7 +23,6 @@ import numpy as np
 
 from alol_jax import paths
 from alol_jax.decoding.answers import Sampler, Setup
-from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.sharding import place_params
 from alol_jax.errors import UserError
 from alol_jax.paths import AnyPath
@@ -31,7 +30,7 @@ from alol_jax.reports.side_by_side import side_by_side
 from alol_jax.rewards.opening import open_reward_models
 from alol_jax.rewards.reward import Reward, Scoring
 from alol_jax.runs.artifacts import load_result
-from alol_jax.runs.command_line import Parser, started
+from alol_jax.runs.command_line import Parser, parsed, started
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.stages.distil import scored_by
@@ -240,13 +239,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def entry() -> None:
     """Run `chat`; a `UserError` is printed as one line on stderr, with exit code 2."""
-
-    def run(arguments: list[str]) -> None:
-        options = parse(arguments)
-        use_compile_cache(options.compile_cache, say=say)
-        chat(options)
-
-    started(run)
+    started(parsed(parse, chat))
 
 
 if __name__ == "__main__":

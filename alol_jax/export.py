@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 
 from alol_jax import paths
-from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.errors import UserError
 from alol_jax.models.families.registry import causal_lm
 from alol_jax.models.files.gguf_file import described, write_gguf
@@ -37,7 +36,7 @@ from alol_jax.paths import AnyPath
 from alol_jax.reports.data_card import columns_read, data_card
 from alol_jax.reports.model_card import THIS_FOLDER, Exported, model_card, modelfile
 from alol_jax.runs.artifacts import load_result
-from alol_jax.runs.command_line import Parser, started
+from alol_jax.runs.command_line import Parser, parsed, started
 from alol_jax.runs.data_files import DATASETS, FORMATS, write_data_set, write_training_rows
 from alol_jax.runs.hub import DATASET, MODEL, check_push, push
 from alol_jax.runs.progress import say
@@ -288,13 +287,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def entry() -> None:
     """Run `export`; a `UserError` is printed as one line on stderr, with exit code 2."""
-
-    def run(arguments: list[str]) -> None:
-        options = parse(arguments)
-        use_compile_cache(options.compile_cache, say=say)
-        export(options)
-
-    started(run)
+    started(parsed(parse, export))
 
 
 if __name__ == "__main__":

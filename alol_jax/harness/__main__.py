@@ -14,13 +14,12 @@ import json
 from collections.abc import Sequence
 
 from alol_jax import paths
-from alol_jax.devices.compile_cache import use_compile_cache
 from alol_jax.devices.sharding import place_params
 from alol_jax.errors import UserError, reason
 from alol_jax.harness.scores import Score, scores, table, to_json
 from alol_jax.paths import AnyPath
 from alol_jax.runs.artifacts import load_result
-from alol_jax.runs.command_line import Parser, started
+from alol_jax.runs.command_line import Parser, parsed, started
 from alol_jax.runs.progress import say
 from alol_jax.trained import open_trained, trained_stage
 from alol_jax.types import Policy
@@ -124,13 +123,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def entry() -> None:
     """Run `compare`; a `UserError` is printed as one line on stderr, with exit code 2."""
-
-    def run(arguments: list[str]) -> None:
-        options = parse(arguments)
-        use_compile_cache(options.compile_cache, say=say)
-        compare(options)
-
-    started(run)
+    started(parsed(parse, compare))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from absl import flags, logging
 
@@ -24,6 +24,7 @@ from alol_jax.errors import UserError
 from alol_jax.runs.progress import say
 from alol_jax.runs.terminal import on_closed_pipe, print_plainly
 
+Options = TypeVar("Options", bound=argparse.Namespace)
 BAD_INPUT = 2  # exit code
 STOPPED = 143  # exit code of a run that was asked to stop
 GRACE_SECONDS = 6.0  # from SIGTERM to a safe point; of the 10 s to leave, the rest is for saving
@@ -92,6 +93,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+
+def parsed(
+    parse: Callable[[Sequence[str]], Options], program: Callable[[Options], object]
+) -> Callable[[list[str]], None]:
+    """Return ``program`` of parsed arguments, started with the compilation cache that its option
+    ``compile_cache`` asks for."""
+
+    def run(arguments: list[str]) -> None:
+        options = parse(arguments)
+        use_compile_cache(options.compile_cache, say=say)
+        program(options)
+
+    return run
 
 
 def started(program: Callable[[list[str]], None]) -> NoReturn:
