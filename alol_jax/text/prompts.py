@@ -127,7 +127,14 @@ def notes_on_template(tokenizer: Tokenizer, asking: Asking) -> tuple[str, ...]:
             f"prompts in the model's own chat template, whose turns end with {tokenizer.ending!r}"
         )
         told = f"; it is told the date {asking.date} (config.task.date)"
-        return (said + told * tokenizer.chat.asks_for_date,)
+        lines = [said + told * tokenizer.chat.asks_for_date]
+        if not _is_exact(tokenizer, tokenizer.chat):
+            lines.append(
+                "the chat template writes an answer in a conversation otherwise than behind its "
+                "generation prompt (like Qwen3, which puts an empty thought before it): responses "
+                "are those behind the generation prompt, as they are generated"
+            )
+        return tuple(lines)
     if tokenizer.chat is None or _writes_the_same(tokenizer, asking):
         return ()
     return (

@@ -279,6 +279,13 @@ def test_a_chat_model_that_is_given_another_template_is_said(tmp_path):
     assert notes_on_template(tokenizer_with(None, tmp_path / "t"), other) == ()
 
 
+def test_a_template_that_writes_answers_otherwise_than_it_asks_for_them_is_said(both):
+    name, ours, _ = both
+    _, *more = notes_on_template(ours, dataclasses.replace(TASK, template=CHAT, date=ANY_DAY))
+    assert len(more) == (name == "qwen 3")
+    assert all("otherwise than behind its generation prompt" in line for line in more)
+
+
 def test_the_chat_template_and_the_date_it_is_told_are_said(tmp_path):
     chat = dataclasses.replace(TASK, template=CHAT, date="2026-01-31")
     assert notes_on_template(in_chat(byte_level()), chat) == (
