@@ -14,14 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
+import pyarrow.parquet
 
 from alol_jax.tables.columns import TEXT, Ragged, Texts
-from alol_jax.tasks import sources
+from alol_jax.tasks import sources, watched_file
 from alol_jax.tasks.forms import Flat
 from alol_jax.tasks.renaming import Renaming
-from alol_jax.types import Progress, unseen
+from alol_jax.types import Progress, Watch, unseen
 
 BLOCK = 16 * 2**20  # bytes of JSON lines that one thread parses at a time
+ROWS = 2**16  # of a Parquet or Arrow file that are read at a time
 
 KINDS: dict[type | tuple, pa.DataType] = {
     str: pa.string(),
@@ -42,7 +44,7 @@ def read(path: Path, kinds: Mapping[str, type], progress: Progress = unseen) -> 
 
     Args:
       kinds: the kinds of known fields, keys of `KINDS`. Others are inferred.
-      progress: shows how much of a big file of JSON lines has been read.
+      progress: shows how much of a big file has been read, but for CSV.
 
     Raises:
       Irregular: see above; also for what only `sources` reads or knows to be missing.
@@ -54,7 +56,7 @@ def read(path: Path, kinds: Mapping[str, type], progress: Progress = unseen) -> 
         if form == "json lines":
             table = _read_json(path, kinds, progress)
         else:
-            table = _read_others(path, form)
+            table = _read_others(path, form, progress)
         table.validate(full=True)  # of UTF-8, too
     except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
         raise Irregular(str(error)) from error
@@ -76,9 +78,24 @@ def _read_json(path: Path, kinds: Mapping[str, type], progress: Progress) -> pa.
     return table
 
 
-def _read_others(path: Path, form: str) -> pa.Table:
-    batches = sources.stream(path, form).with_format("arrow").iter(batch_size=2**16)
+def _read_others(path: Path, form: str, progress: Progress) -> pa.Table:
+    batches = sources.stream(path, form).with_format("arrow").iter(batch_size=ROWS)
+    if form != "csv" and watched_file.is_big(path):
+        total = -(-_count(path, form) // ROWS)
+        batches = progress(batches, Watch(f"reading {path.name}, {ROWS} rows"), total=total)
     return pa.concat_tables(batches, promote_options="permissive")
+
+
+def _count(path: Path, form: str) -> int:
+    """The rows of a Parquet or Arrow file, without reading their values."""
+    if form == "parquet":
+        return pyarrow.parquet.read_metadata(path).num_rows
+    with pa.memory_map(str(path)) as file:
+        try:
+            reader = pa.ipc.open_file(file)
+        except pa.ArrowInvalid:  # a stream, as `datasets` writes them
+            return sum(batch.num_rows for batch in pa.ipc.open_stream(file))
+        return sum(reader.get_batch(n).num_rows for n in range(reader.num_record_batches))
 
 
 def filled(table: pa.Table) -> dict[str, int]:

@@ -120,7 +120,7 @@ class Opened:
             return self._dataset.with_format("arrow")[:], {}
         path = self.source.path
         if self._form != "csv" or not path.is_file():
-            return columnar.read(path, {}), {}
+            return columnar.read(path, {}, self._progress), {}
         try:
             return csv_file.read(path, self._numbers, self._progress)
         except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:

@@ -13,6 +13,15 @@ BIG = 2**26  # bytes; of a smaller file nothing is shown, it is read in a moment
 PIECE = 2**20  # bytes that are one step
 
 
+def is_big(path: Path) -> bool:
+    """Whether reading the file takes long enough to show how much has been read.
+
+    Raises:
+      OSError: it is not there.
+    """
+    return path.stat().st_size >= BIG
+
+
 def open_watched(path: Path, progress: Progress) -> IO[bytes]:
     """Open a file for reading from its beginning to its end.
 
@@ -22,10 +31,9 @@ def open_watched(path: Path, progress: Progress) -> IO[bytes]:
     Raises:
       OSError: it cannot be opened.
     """
-    size = path.stat().st_size
-    if size < BIG:
+    if not is_big(path):
         return path.open("rb")
-    total = -(-size // PIECE)
+    total = -(-path.stat().st_size // PIECE)
     steps = progress(range(total), Watch(f"reading {path.name}, MiB"), total=total)
     return io.BufferedReader(_Watched(path.open("rb", buffering=0), steps), PIECE)
 

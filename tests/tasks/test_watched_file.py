@@ -7,11 +7,12 @@ import re
 import sys
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from alol_jax.errors import UserError
 from alol_jax.runs.progress import progress
-from alol_jax.tasks import listed, own, sources, watched_file
+from alol_jax.tasks import columnar, listed, own, sources, watched_file
 from configs import own as own_config
 
 PIECE = 2**11
@@ -101,9 +102,28 @@ def test_the_rows_of_a_watched_file_are_the_same(name, big, tmp_path):
     }
 
 
-def test_nested_rows_of_a_table_are_steps_of_1024(big, tmp_path):
-    import pyarrow.parquet
+def table_file(folder, form, table):
+    """A Parquet file, or an Arrow file of either kind, in several pieces."""
+    file = folder / f"d.{form.partition(' ')[0]}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(table, file, row_group_size=70)
+        return file
+    make = {"arrow file": pa.ipc.new_file, "arrow stream": pa.ipc.new_stream}[form]
+    with make(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=70)
+    return file
 
+
+@pytest.mark.parametrize("form", ["parquet", "arrow file", "arrow stream"])
+def test_batches_of_rows_are_the_steps_of_a_big_table(form, big, tmp_path, monkeypatch):
+    monkeypatch.setattr(columnar, "ROWS", 64)
+    file, seen = table_file(tmp_path, form, pa.Table.from_pylist(rows())), Seen()
+    watched = own.load(options_for(file), seen)
+    assert {"label": f"reading {file.name}, 64 rows", "total": 7, "done": 7} in seen.loops
+    assert list(watched.train) == list(own.load(options_for(file)).train)
+
+
+def test_nested_rows_of_a_table_are_steps_of_1024(big, tmp_path):
     answer = {"role": "assistant", "content": "yes"}
     said = [{"messages": [{"role": "user", "content": f"q {n}"}, answer]} for n in range(3000)]
     file = tmp_path / "d.parquet"
@@ -111,7 +131,9 @@ def test_nested_rows_of_a_table_are_steps_of_1024(big, tmp_path):
     seen = Seen()
     assert len(own.load(options_for(file), seen).train) > 2900
     assert [loop for loop in seen.loops if loop["done"] == loop["total"] >= 3]
-    assert {loop["label"] for loop in seen.loops} == {"reading d.parquet, 1024 rows"}
+    columns, *others = seen.loops
+    assert columns["label"] == "reading d.parquet, 65536 rows"
+    assert {loop["label"] for loop in others} == {"reading d.parquet, 1024 rows"}
 
 
 def test_of_a_small_file_nothing_is_shown(tmp_path):
