@@ -1,7 +1,8 @@
 """Read what the experiments stored into plain values, for small JSON files.
 
 A run counts once it is evaluated; rows count once they are annotated. So an experiment that was cut
-gives what it has. Numbers are kept per prompt, so that intervals can be taken again.
+gives what it has. Numbers are kept per prompt, so that intervals can be taken again. Texts are not:
+see `side_by_side`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from alol_jax.types import (
     Annotated,
     Evaluation,
     Policy,
-    ScoredSplits,
     Splits,
     TrainingTable,
     Value,
@@ -38,7 +38,6 @@ from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.order import BEST_OF_N
 
 Plain = dict[str, Any]
-SHOWN = 10  # test prompts of `labels` whose texts are kept, to be read side by side
 
 
 def runs_of(workdir: Path) -> Iterator[tuple[str, int, Path]]:
@@ -70,18 +69,16 @@ def value_of(workdir: Path) -> Plain:
     audit, rows = audit_of(workdir), annotated(workdir)
     reward, value = rows["reward"], rows["value"]
     spread = float(np.var(reward))
-    return {
-        "epochs": audit.epochs,
+    unexplained = float(np.mean((reward - value) ** 2))
+    found = {
         "explained_held_out": explained_variance(audit),
-        "explained_training_rows": 1 - float(np.mean((reward - value) ** 2)) / spread
-        if spread
-        else None,
+        "explained_training_rows": 1 - unexplained / spread if spread else None,
         "pearson_training_rows": pearson(reward, value) if np.ptp(value) else None,
         "mean": float(value.mean()),
         "sd": float(value.std()),
-        "kept": int(rows["kept"].sum()),
-        "rows": len(rows),
     }
+    rounded = {name: None if one is None else round(one, 4) for name, one in found.items()}
+    return {"epochs": audit.epochs, **rounded, "kept": int(rows["kept"].sum()), "rows": len(rows)}
 
 
 def fit_of(workdir: Path) -> Plain:
@@ -105,18 +102,13 @@ def labels(workdir: Path) -> Plain | None:
     if rows is None:
         return None
     found: Plain = {"kept": _kept(rows, workdir / "rows" / "train.jsonl")}
-    found |= {"value": value_of(workdir / "shared"), "systems": {}, "runs": []}
+    found |= {"value": value_of(workdir / "shared"), "runs": []}
     for name, seed, folder in runs_of(workdir):
         evaluation = evaluation_of(folder)
-        if not found["systems"]:
-            found["prompts"] = [
-                [dialogue.pair(prompt, "")[0], dialogue.turns_of(prompt)[-1]]
-                for prompt in list(evaluation.policy["prompt"])[:SHOWN]
-            ]
-            found["gold"] = _gold(workdir / "shared", evaluation)
-            found["systems"]["reference"] = _answers(evaluation, "reference")
-        run = {"name": name, "seed": seed, **_answers(evaluation, "policy"), **fit_of(folder)}
-        found["runs"].append(run)
+        if "reference" not in found:
+            found["reference"] = _measures(evaluation, "reference")
+        measures = _measures(evaluation, "policy")
+        found["runs"].append({"name": name, "seed": seed, "measures": measures, **fit_of(folder)})
     return found
 
 
@@ -142,15 +134,8 @@ def _kept(rows: Table[Annotated], file: Path) -> dict[str, dict[str, list[int]]]
     }
 
 
-def _gold(shared: Path, evaluation: Evaluation) -> list[list[str]]:
-    """The best-labelled answers to each test prompt."""
-    (gold,) = load_fields(finished_stage(shared, "score").folder, ScoredSplits, ("gold",))
-    best = gold_by_prompt(gold)
-    return [list(best[prompt]) for prompt in list(evaluation.policy["prompt"])[:SHOWN]]
-
-
-def _answers(evaluation: Evaluation, system: str) -> Plain:
-    """The answers of a system, and their measures by prompt."""
+def _measures(evaluation: Evaluation, system: str) -> dict[str, list[float]]:
+    """The measures of a system's answers, by prompt."""
     rows = getattr(evaluation, system)
     answers = list(rows["response"])
     pairs = list(map(dialogue.pair, rows["prompt"], answers))
@@ -161,8 +146,7 @@ def _answers(evaluation: Evaluation, system: str) -> Plain:
     found["distinct words"] = np.array([distinct([text], 1) for text in answers])
     stored = evaluation.by_prompt[system].matrix.T
     found |= {one.name: column for one, column in zip(evaluation.stored, stored, strict=True)}
-    measures = {name: _rounded(values) for name, values in found.items()}
-    return {"answers": answers[:SHOWN], "measures": measures}
+    return {name: _rounded(values) for name, values in found.items()}
 
 
 def _rounded(values: np.ndarray) -> list[float]:
@@ -184,10 +168,7 @@ def noise(workdir: Path) -> Plain | None:
         level = {"share": float(share), "seed": int(seed), "value": value_of(folder / "shared")}
         for name, part in (("moved", ~true), ("others", true)):
             level[name] = [int(rows["kept"][part].sum()), int(part.sum())]
-        level["runs"] = [
-            {"name": name, **_earned(run), **fit_of(run)} for name, _, run in runs_of(folder)
-        ]
-        levels.append(level)
+        levels.append(level | _runs(folder))
     return {"levels": levels} if levels else None
 
 
@@ -199,17 +180,24 @@ def _belongs(shared: Path, rows: Table[Annotated]) -> np.ndarray:
     return np.array([not own or response in own[prompt] for prompt, response in pairs])
 
 
-def _earned(workdir: Path) -> Plain:
-    """Rewards by test prompt of reference and policy, and the means of the components."""
-    evaluation = evaluation_of(workdir)
-    found: Plain = {"components": {}, "kl": None if evaluation.kl is None else evaluation.kl.mean}
-    for system in ("reference", "policy"):
-        rows = by_prompt(getattr(evaluation, system))[1]
-        names = (*evaluation.component_names, "total")
-        found["components"][system] = dict(zip(names, _rounded(rows.mean(axis=0)), strict=True))
-        found[system] = _rounded(rows[:, -1])
-    found["distinct-2"] = distinct(list(evaluation.policy["response"]), 2)
+def _runs(workdir: Path) -> Plain:
+    """What the reference of a sweep earns, and what each of its policies does."""
+    found: Plain = {"runs": []}
+    for name, seed, folder in runs_of(workdir):
+        evaluation = evaluation_of(folder)
+        found.setdefault("reference", _earned(evaluation, "reference"))
+        run = {"name": name, "seed": seed, **_earned(evaluation, "policy"), **fit_of(folder)}
+        run |= {"kl": None if evaluation.kl is None else evaluation.kl.mean}
+        found["runs"].append(run | {"distinct-2": distinct(list(evaluation.policy["response"]), 2)})
     return found
+
+
+def _earned(evaluation: Evaluation, system: str) -> Plain:
+    """Total rewards by test prompt, and the means of the components."""
+    rows = by_prompt(getattr(evaluation, system))[1]
+    names = (*evaluation.component_names, "total")
+    means = dict(zip(names, _rounded(rows.mean(axis=0)), strict=True))
+    return {"rewards": _rounded(rows[:, -1]), "components": means}
 
 
 # order
@@ -219,14 +207,12 @@ def order(workdir: Path) -> Plain | None:
     """The experiment `order`: all runs, best of n, and V by the number of sampled answers."""
     if annotated(workdir / "shared") is None:
         return None
-    found: Plain = {"value": value_of(workdir / "shared"), "runs": [], "samples": []}
-    for name, seed, folder in runs_of(workdir):
-        found["runs"].append({"name": name, "seed": seed, **_earned(folder), **fit_of(folder)})
+    found: Plain = {"value": value_of(workdir / "shared"), "by_samples": [], **_runs(workdir)}
     for folder in sorted(workdir.glob("samples_*")):
         if annotated(folder / "shared") is not None:
-            runs = [{"seed": seed, **_earned(run)} for _, seed, run in runs_of(folder)]
             count = int(folder.name.rpartition("_")[2])
-            found["samples"].append({"samples": count, **value_of(folder / "shared"), "runs": runs})
+            value = value_of(folder / "shared")
+            found["by_samples"].append({"samples": count, "value": value, **_runs(folder)})
     if (workdir / BEST_OF_N).exists():
         found["best_of_n"] = json.loads((workdir / BEST_OF_N).read_text(encoding="utf-8"))
     return found

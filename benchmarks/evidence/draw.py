@@ -3,8 +3,9 @@
     python -m benchmarks.evidence.draw --runs=runs/evidence   # the workdirs labels, noise and order
     python -m benchmarks.evidence.draw                        # draw again what was collected before
 
-Collected values go to ``<out>/<experiment>.json``, one file each; figures (SVG) and ``tables.md``
-are made of these files alone.
+Collected values go to ``<out>/<experiment>.json``, one file each, and join what the file has of
+earlier workdirs with the same reference; figures (SVG) and ``tables.md`` are made of these files
+alone. The answers of `labels` are written beside its runs, as ``side_by_side.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
 from benchmarks.evidence import figures, tables
 from benchmarks.evidence.collect import EXPERIMENTS
+from benchmarks.evidence.merging import merged
+from benchmarks.evidence.side_by_side import side_by_side
 from benchmarks.evidence.summaries import Plain
 
 TABLES: dict[str, Callable[[Plain], list[str]]] = {
@@ -61,15 +64,26 @@ FIGURES: dict[str, Callable[[Plain], Iterator[tuple[str, str]]]] = {
 
 
 def collect(runs: Path, out: Path) -> None:
-    """Write what the workdirs below ``runs`` have."""
+    """Write what the workdirs below ``runs`` have.
+
+    Raises:
+        UserError: there is no such folder, or runs of another reference were collected before.
+    """
     if not runs.is_dir():
         raise UserError(f"--runs={runs}: there is no such folder")
     for name, read in EXPERIMENTS.items():
         found = read(runs / name)
-        if found is not None:
-            text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-            (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-            say(f"collected {name}")
+        if found is None:
+            continue
+        file = out / f"{name}.json"
+        if file.exists():
+            found = merged(json.loads(file.read_text(encoding="utf-8")), found)
+        text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        file.write_text(text + "\n", encoding="utf-8")
+        say(f"collected {name}")
+        if name == "labels":
+            text = side_by_side(runs / name)
+            (runs / name / "side_by_side.md").write_text(text, encoding="utf-8")
 
 
 def draw(out: Path) -> None:

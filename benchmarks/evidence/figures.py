@@ -44,7 +44,7 @@ def kept_shares(groups: Mapping[str, Sequence[int]]) -> str:
 
 def label_differences(found: Plain, measure: str) -> str:
     """Policy − reference in a measure, the mean over seeds; best first."""
-    reference = np.array(found["systems"]["reference"]["measures"][measure])
+    reference = np.array(found["reference"][measure])
     bars = []
     for number, name in enumerate(names_of(found)):
         runs = [run for run in found["runs"] if run["name"] == name]
@@ -79,8 +79,8 @@ def chosen_steps(found: Plain) -> str:
     points, best = [], found.get("best_of_n")
     for number, name in enumerate(names_of(found)):
         runs = [run for run in found["runs"] if run["name"] == name]
-        each = tuple((run["kl"], float(np.mean(run["policy"]))) for run in runs)
-        rewards = np.mean([run["policy"] for run in runs], axis=0)
+        each = tuple((run["kl"], float(np.mean(run["rewards"]))) for run in runs)
+        rewards = np.mean([run["rewards"] for run in runs], axis=0)
         ends = bootstrap(rewards, draws=DRAWS, confidence=0.95, seed=0)
         kl = float(np.mean([run["kl"] for run in runs]))
         points.append(Point(name, family_of(name), kl, ends, each, number))
@@ -89,7 +89,7 @@ def chosen_steps(found: Plain) -> str:
     ):
         ends = bootstrap(np.array(rewards), draws=DRAWS, confidence=0.95, seed=0)
         points.append(Point(f"best of {n}", "best of n", kl, ends, (), len(points)))
-    start = float(np.mean(found["runs"][0]["reference"])) if found["runs"] else None
+    start = float(np.mean(found["reference"]["rewards"])) if found["runs"] else None
     return frontier(points, start, label="total reward on the test prompts", over=KL)
 
 

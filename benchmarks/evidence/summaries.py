@@ -47,7 +47,7 @@ def over_seeds(means: np.ndarray) -> Interval:
 def by_seed(found: Plain, name: str) -> dict[int, float]:
     """Seed -> mean reward on the test prompts."""
     runs = (run for run in found["runs"] if run["name"] == name)
-    return {run["seed"]: float(np.mean(run["policy"])) for run in runs}
+    return {run["seed"]: float(np.mean(run["rewards"])) for run in runs}
 
 
 def ablation_gains(found: Plain) -> Iterator[tuple[str, str, np.ndarray]]:

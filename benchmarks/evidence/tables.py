@@ -57,7 +57,7 @@ def value_line(value: Plain) -> str:
 
 
 def labels(found: Plain) -> list[str]:
-    """What is kept, V, the measures, and answers side by side."""
+    """What is kept, V, and the measures."""
     parts = []
     for kind, groups in found["kept"].items():
         lines = [
@@ -67,12 +67,12 @@ def labels(found: Plain) -> list[str]:
         parts.append(table((kind, "rows", "kept", "share [95% over rows]"), lines))
     parts.append(value_line(found["value"]))
     if found["runs"]:
-        parts += [_measures(found), *_differences(found), _side_by_side(found)]
+        parts += [_measures(found), *_differences(found)]
     return parts
 
 
 def _measures(found: Plain) -> str:
-    reference = found["systems"]["reference"]["measures"]
+    reference = found["reference"]
     lines = [("reference", "", *(f"{np.mean(column):.3f}" for column in reference.values()))]
     for name in names_of(found):
         runs = [run for run in found["runs"] if run["name"] == name]
@@ -83,7 +83,7 @@ def _measures(found: Plain) -> str:
 
 def _differences(found: Plain) -> Iterator[str]:
     """Policy − reference in each measure that judges: over prompts, and over seeds."""
-    reference = found["systems"]["reference"]["measures"]
+    reference = found["reference"]
     judging = [name for name in JUDGING if name in reference]
     over = {"[over prompts]": difference, "IQM [over seeds]": _over_seeds}
     for said, interval in over.items():
@@ -100,25 +100,6 @@ def _differences(found: Plain) -> Iterator[str]:
 
 def _over_seeds(gains: np.ndarray) -> Interval:
     return over_seeds(gains.mean(axis=1))
-
-
-def _side_by_side(found: Plain) -> str:
-    """The answers of all first seeds to some prompts."""
-    first = {}
-    for run in found["runs"]:
-        first.setdefault(run["name"], run)
-    parts = []
-    for place, (knowledge, turn) in enumerate(found["prompts"]):
-        lines = [
-            f"**Knowledge:** {one_line(knowledge)}  ",
-            f"**Turn:** {one_line(turn)}",
-            "",
-            f"- *best-labelled:* {one_line(' / '.join(found['gold'][place]))}",
-            f"- *reference:* {one_line(found['systems']['reference']['answers'][place])}",
-            *(f"- *{name}:* {one_line(run['answers'][place])}" for name, run in first.items()),
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
 
 
 def one_line(text: str) -> str:
@@ -148,15 +129,15 @@ def noise(found: Plain) -> list[str]:
     earned = [
         (
             *(f"{one['share']:.0%}, seed {one['seed']}", run["name"]),
-            f"{np.mean(run['reference']):.3f}",
-            *(f"{np.mean(run['policy']):.3f}", f"{run['distinct-2']:.3f}"),
-            *(f"{mean:.3f}" for mean in run["components"]["policy"].values()),
+            f"{np.mean(one['reference']['rewards']):.3f}",
+            *(f"{np.mean(run['rewards']):.3f}", f"{run['distinct-2']:.3f}"),
+            *(f"{mean:.3f}" for mean in run["components"].values()),
         )
         for one in found["levels"]
         for run in one["runs"]
     ]
     if earned:
-        (names,) = {tuple(r["components"]["policy"]) for o in found["levels"] for r in o["runs"]}
+        (names,) = {tuple(r["components"]) for o in found["levels"] for r in o["runs"]}
         parts.append(
             table(("moved", "objective", "reference", "policy", "distinct-2", *names), earned)
         )
@@ -169,7 +150,7 @@ def order(found: Plain) -> list[str]:
     for name in names_of(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         means = np.array(list(by_seed(found, name).values()))
-        gains = np.array([np.array(run["policy"]) - np.array(run["reference"]) for run in runs])
+        gains = np.array([run["rewards"] for run in runs]) - np.array(found["reference"]["rewards"])
         lines.append(
             (
                 *(name, str(len(runs)), f"{means.mean():.3f}", plain(over_seeds(means))),
@@ -194,17 +175,18 @@ def order(found: Plain) -> list[str]:
             (f"best of {n}", plain(difference(np.array([r]))), f"{kl:.2f}") for n, r, kl in rows
         ]
         parts.append(table(("", "reward [over prompts]", "KL, at most"), lines))
-    return parts + [_samples(found)] * bool(found["samples"])
+    return parts + [_samples(found)] * bool(found["by_samples"])
 
 
 def _samples(found: Plain) -> str:
     lines = []
-    for one in found["samples"]:
-        each = [float(np.mean(run["policy"])) for run in one["runs"]]
+    for one in found["by_samples"]:
+        each = [float(np.mean(run["rewards"])) for run in one["runs"]]
+        value = one["value"]
         lines.append(
             (
-                *(str(one["samples"]), str(one["epochs"]), percent(one["explained_held_out"])),
-                *(percent(one["explained_training_rows"]), f"{one['kept']} of {one['rows']}"),
+                *(str(one["samples"]), str(value["epochs"]), percent(value["explained_held_out"])),
+                *(percent(value["explained_training_rows"]), f"{value['kept']} of {value['rows']}"),
                 ", ".join(f"{mean:.3f}" for mean in each) or "not run",
             )
         )

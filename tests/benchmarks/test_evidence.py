@@ -13,7 +13,7 @@ from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Limits, Watch
-from benchmarks.evidence import collect, draw, labels, order, samples, summaries
+from benchmarks.evidence import collect, draw, labels, merging, order, samples, summaries
 from benchmarks.evidence.best_of_n import best_of_n, kl_bound
 from benchmarks.evidence.running import Asked
 from tests.reports.runs import config_of, finish
@@ -153,8 +153,8 @@ def run(name, seed, **more):
     rewards = draws.random(6).round(3).tolist()
     looks = [[0, 0.1, 0.0], [4, 0.3, 0.5]]
     return {
-        **{"name": name, "seed": seed, "kl": 0.4, "policy": rewards, "reference": [0.5] * 6},
-        **{"components": {"policy": {"relevance": 0.3, "total": 0.4}}, "distinct-2": 0.9},
+        **{"name": name, "seed": seed, "kl": 0.4, "rewards": rewards},
+        **{"components": {"relevance": 0.3, "total": 0.4}, "distinct-2": 0.9},
         **{"step": 4, "seconds": 9.5, "looks": looks},
     } | more
 
@@ -168,35 +168,35 @@ VALUE = {
 def measured(seed):
     draws = np.random.default_rng(seed)
     names = ("similarity", "coverage", "density", "words", "distinct words", "likeness gap")
-    return {
-        "answers": ["It | is *old*.", "No."],
-        "measures": {name: draws.random(2).tolist() for name in names},
-    }
+    return {name: draws.random(2).tolist() for name in names}
+
+
+REFERENCE = {"rewards": [0.5] * 6, "components": {"relevance": 0.2, "total": 0.5}}
 
 
 FOUND = {
     "labels": {
         "kept": {"label": {"generic": [1, 3]}, "writer": {"human": [2, 3]}},
         "value": VALUE,
-        "systems": {"reference": measured(0)},
-        "prompts": [["Tea.", "Hi."], ["Tea is old.", "Is it?"]],
-        "gold": [["Tea, yes."], ["It is."]],
-        "runs": [{"name": name, "seed": s, **measured(s + 1)} for name in "ab" for s in (0, 1)],
+        "reference": measured(0),
+        "runs": [
+            {"name": name, "seed": s, "measures": measured(s + 1)} for name in "ab" for s in (0, 1)
+        ],
     },
     "noise": {
         "levels": [
             {
                 **{"share": share, "seed": seed, "value": VALUE, "moved": moved, "others": [6, 9]},
-                "runs": [run("a_lol", 0)],
+                **{"runs": [run("a_lol", 0)], "reference": REFERENCE},
             }
             for seed in (0, 1)
             for share, moved in ((0.0, [0, 0]), (0.5, [2, 9]))
         ]
     },
     "order": {
-        "value": VALUE,
+        **{"value": VALUE, "reference": REFERENCE},
         "runs": [run(name, s) for name in ("a_lol", "a_lol_no_clip", "nll") for s in (0, 1)],
-        "samples": [{"samples": 2, **VALUE, "runs": []}],
+        "by_samples": [{"samples": 2, "value": VALUE, "runs": []}],
         "best_of_n": {"n": [1, 2], "rewards": [[0.5] * 6, [0.75] * 6], "kl": [0.0, 0.2]},
     },
 }
@@ -218,7 +218,6 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     assert "| 2 | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
     for over in ("[over prompts", "IQM [over seeds"):
         assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
-    assert "- *a:* It \\| is \\*old\\*." in text
     draw.draw(tmp_path)
     assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
 
@@ -226,9 +225,31 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
 def test_an_ablation_is_compared_on_the_seeds_that_both_have():
     found = {"runs": [run("a_lol", 0), run("a_lol", 1), run("a_lol_no_clip", 1)]}
     ((name, base, gains),) = summaries.ablation_gains(found)
-    theirs, mine = (np.mean(run(one, 1)["policy"]) for one in ("a_lol", "a_lol_no_clip"))
+    theirs, mine = (np.mean(run(one, 1)["rewards"]) for one in ("a_lol", "a_lol_no_clip"))
     assert (name, base) == ("a_lol_no_clip", "a_lol")
     np.testing.assert_allclose(gains, [mine - theirs])
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_has_run_since_joins_what_was_collected_before(name):
+    found = FOUND[name]
+    assert merging.merged(found, found) == found
+    if name == "noise":
+        before, now = ({"levels": found["levels"][at::2]} for at in (0, 1))
+        whole = merging.merged(before, now)["levels"]
+        assert sorted(map(str, whole)) == sorted(map(str, found["levels"]))
+        return
+    before, now = (found | {"runs": found["runs"][part]} for part in (slice(3), slice(2, None)))
+    assert merging.merged(before, now) == found
+
+
+def test_a_run_that_ran_again_counts_once_and_runs_of_two_references_are_refused():
+    before = FOUND["order"]
+    again = {**before["runs"][0], "seconds": 1.0}
+    runs = merging.merged(before, before | {"runs": [again]})["runs"]
+    assert runs == [again, *before["runs"][1:]]
+    with pytest.raises(UserError, match=r"value differs .* give another --out"):
+        merging.merged(before, before | {"value": VALUE | {"kept": 6}})
 
 
 def test_what_was_not_run_is_said(tmp_path):
@@ -296,3 +317,8 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "Not run." not in text and "best of 16" in text and "likeness gap" in text
+    read = (runs / "labels" / "side_by_side.md").read_text(encoding="utf-8")
+    assert read.count("- *best-labelled:* ") == read.count("- *a_lol:* ") == 10
+    first = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
+    started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
+    assert first == json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))

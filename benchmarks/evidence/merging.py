@@ -1,0 +1,47 @@
+"""Join what was collected before with what has been run since, on the same reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from alol_jax.errors import UserError
+from benchmarks.evidence.summaries import Plain
+
+KEYS = {"levels": ("share", "seed"), "by_samples": ("samples",), "runs": ("name", "seed")}
+"""List -> what tells its elements apart."""
+
+
+def merged(before: Plain, now: Plain) -> Plain:
+    """All of ``before`` and ``now``; of a run in both, the one in ``now``.
+
+    Raises:
+        UserError: anything but runs differs: they are policies of different references.
+    """
+    found = before | now
+    for key in before.keys() & now.keys():
+        if key in KEYS:
+            join = _newer if key == "runs" else merged
+            found[key] = _joined(before[key], now[key], KEYS[key], join)
+        elif before[key] != now[key]:
+            raise UserError(
+                f"{key} differs from what was collected before, so the runs have different "
+                "references: delete the older file, or give another --out"
+            )
+    return found
+
+
+def _joined(
+    before: list[Plain],
+    now: list[Plain],
+    names: tuple[str, ...],
+    join: Callable[[Plain, Plain], Plain],
+) -> list[Plain]:
+    elements = {tuple(one[name] for name in names): one for one in before}
+    for one in now:
+        place = tuple(one[name] for name in names)
+        elements[place] = join(elements[place], one) if place in elements else one
+    return list(elements.values())
+
+
+def _newer(_: Plain, now: Plain) -> Plain:
+    return now
