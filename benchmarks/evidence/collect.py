@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective
 from alol_jax.reports.results import by_prompt, explained_variance
 from alol_jax.reports.statistics import distinct, pearson
@@ -218,9 +219,26 @@ def order(workdir: Path) -> Plain | None:
     return found
 
 
+# reading
+
+
+def reading(workdir: Path) -> Plain | None:
+    """Blind verdicts by seed: 1 where the policy's answer was found better, −1 where worse."""
+    seeds = []
+    for file in sorted(workdir.glob("*/verdicts.json")):
+        key = json.loads((file.parent / "key.json").read_text(encoding="utf-8"))
+        verdicts = json.loads(file.read_text(encoding="utf-8"))
+        if len(verdicts) != len(key) or set(verdicts) - {"A", "B", "="}:
+            raise UserError(f"{file}: expected a list of {len(key)} of 'A', 'B' and '='")
+        found = [0 if v == "=" else 1 if v == k else -1 for v, k in zip(verdicts, key, strict=True)]
+        seeds.append({"seed": int(file.parent.name), "verdicts": found})
+    return {"readings": seeds} if seeds else None
+
+
 EXPERIMENTS: dict[str, Callable[[Path], Plain | None]] = {
     "labels": labels,
     "noise": noise,
     "order": order,
+    "reading": reading,
 }
 """Experiment, and the folder of its workdir -> what collects it; None: nothing is there yet."""

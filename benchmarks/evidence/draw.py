@@ -1,6 +1,6 @@
 """Collect the experiments, and write their tables and figures for docs/evidence.md.
 
-    python -m benchmarks.evidence.draw --runs=runs/evidence   # the workdirs labels, noise and order
+    python -m benchmarks.evidence.draw --runs=runs/evidence   # of labels, noise, order, reading
     python -m benchmarks.evidence.draw                        # draw again what was collected before
 
 Collected values go to ``<out>/<experiment>.json``, one file each, and join what the file has of
@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[Plain], list[str]]] = {
     "labels": tables.labels,
     "noise": tables.noise,
     "order": tables.order,
+    "reading": tables.reading,
 }
 """Experiment -> the parts of its section."""
 
@@ -59,6 +60,7 @@ FIGURES: dict[str, Callable[[Plain], Iterator[tuple[str, str]]]] = {
     "labels": labels_figures,
     "noise": noise_figures,
     "order": order_figures,
+    "reading": lambda found: iter(()),
 }
 """Experiment -> its figures."""
 

@@ -7,20 +7,25 @@ from collections.abc import Callable
 from alol_jax.errors import UserError
 from benchmarks.evidence.summaries import Plain
 
-KEYS = {"levels": ("share", "seed"), "by_samples": ("samples",), "runs": ("name", "seed")}
+KEYS = {
+    "levels": ("share", "seed"),
+    "by_samples": ("samples",),
+    "runs": ("name", "seed"),
+    "readings": ("seed",),
+}
 """List -> what tells its elements apart."""
 
 
 def merged(before: Plain, now: Plain) -> Plain:
-    """All of ``before`` and ``now``; of a run in both, the one in ``now``.
+    """All of ``before`` and ``now``; of a run or reading in both, the one in ``now``.
 
     Raises:
-        UserError: anything but runs differs: they are policies of different references.
+        UserError: anything else differs: they are policies of different references.
     """
     found = before | now
     for key in before.keys() & now.keys():
         if key in KEYS:
-            join = _newer if key == "runs" else merged
+            join = _newer if key in ("runs", "readings") else merged
             found[key] = _joined(before[key], now[key], KEYS[key], join)
         elif before[key] != now[key]:
             raise UserError(

@@ -1,11 +1,14 @@
 """Answers side by side: the data's, the reference's and the policy's, as a Markdown table.
 
     python -m benchmarks.evidence.samples --workdir=runs/quickstart --count=20
-    python -m benchmarks.evidence.samples --workdir=runs/quickstart --count=104 --blind=runs/blind
+    python -m benchmarks.evidence.samples --workdir=runs/quickstart --count=208 \\
+        --blind=runs/evidence/reading/0
 
 The prompts are evenly spaced over the test prompts, so nobody chose them. With ``--blind``, the
 answers of reference and policy stand in random order as A and B in ``pairs.md``, and which is the
-policy's in ``key.json``: for a reader who should not know.
+policy's in ``key.json``: for a reader who should not know. The reader writes a list of "A", "B"
+(the better one) and "=" as ``verdicts.json`` beside them, which `draw` counts by seed, the name of
+the folder.
 """
 
 from __future__ import annotations

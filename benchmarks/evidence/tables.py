@@ -192,3 +192,14 @@ def _samples(found: Plain) -> str:
         )
     heads = ("answers per prompt", "epochs", "held-out variance explained", "of training rows")
     return table((*heads, "kept", "a_lol's reward by seed"), lines)
+
+
+def reading(found: Plain) -> list[str]:
+    """How often the policy's answer was found better, and the difference over prompts."""
+    lines = []
+    for one in found["readings"]:
+        better, worse, alike = (str(one["verdicts"].count(v)) for v in (1, -1, 0))
+        lines.append((str(one["seed"]), better, worse, alike))
+    verdicts = np.array([one["verdicts"] for one in found["readings"]], float)
+    parts = [table(("seed", "better", "worse", "alike"), lines)]
+    return [*parts, f"Better − worse, as a share of the prompts: {gain(difference(verdicts))}."]

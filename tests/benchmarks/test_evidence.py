@@ -199,6 +199,7 @@ FOUND = {
         "by_samples": [{"samples": 2, "value": VALUE, "runs": []}],
         "best_of_n": {"n": [1, 2], "rewards": [[0.5] * 6, [0.75] * 6], "kl": [0.0, 0.2]},
     },
+    "reading": {"readings": [{"seed": seed, "verdicts": [1, 0, 1, -1]} for seed in (0, 1)]},
 }
 
 
@@ -215,6 +216,7 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     text = first["tables.md"]
     assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
+    assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
     assert "| 2 | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
     for over in ("[over prompts", "IQM [over seeds"):
         assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
@@ -234,10 +236,11 @@ def test_an_ablation_is_compared_on_the_seeds_that_both_have():
 def test_what_has_run_since_joins_what_was_collected_before(name):
     found = FOUND[name]
     assert merging.merged(found, found) == found
-    if name == "noise":
-        before, now = ({"levels": found["levels"][at::2]} for at in (0, 1))
-        whole = merging.merged(before, now)["levels"]
-        assert sorted(map(str, whole)) == sorted(map(str, found["levels"]))
+    if name in ("noise", "reading"):
+        ((key, all_of_them),) = found.items()
+        parts = ({key: all_of_them[at::2]} for at in (0, 1))
+        whole = merging.merged(*parts)[key]
+        assert sorted(map(str, whole)) == sorted(map(str, all_of_them))
         return
     before, now = (found | {"runs": found["runs"][part]} for part in (slice(3), slice(2, None)))
     assert merging.merged(before, now) == found
@@ -283,6 +286,18 @@ def test_blind_pairs_are_in_random_order_and_the_key_says_which_is_the_policys(t
     ):
         pair = (answer[:-2], reference) if policy == "A" else (reference, answer[:-2])
         assert line == " | ".join((prompt, *pair)) + " |"
+
+
+def test_blind_verdicts_are_counted_with_the_key(tmp_path):
+    place = tmp_path / "0"
+    place.mkdir()
+    (place / "key.json").write_text(json.dumps(["A", "B", "A", "B"]))
+    (place / "verdicts.json").write_text(json.dumps(["A", "A", "=", "B"]))
+    assert collect.reading(tmp_path) == {"readings": [{"seed": 0, "verdicts": [1, -1, 0, 1]}]}
+    (place / "verdicts.json").write_text(json.dumps(["A", "C", "=", "B"]))
+    with pytest.raises(UserError, match="expected a list of 4 of 'A', 'B' and '='"):
+        collect.reading(tmp_path)
+    assert collect.reading(tmp_path / "absent") is None
 
 
 # the whole programs
