@@ -23,6 +23,13 @@ PLACES = itertools.count()  # folders in the bucket, one for each test
 NEEDS = {"parity": ("torch", "accelerate", "peft"), "lm_eval": ("lm_eval",), "tpu": ("libtpu",)}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs():
+    """The programs that a module compiled; dropped after it, as Linux maps 65,530 areas at most."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def bucket_server():
     """The bucket that all tests share; `bucket` gives each its own place in it."""
