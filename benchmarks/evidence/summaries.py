@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,9 @@ def share(kept: int, rows: int) -> Interval:
 
 
 def over_seeds(means: np.ndarray) -> Interval:
-    """The interquartile mean of f64[seeds] and its interval over seeds."""
+    """The interquartile mean of f64[seeds] and its interval over seeds, NaN for one seed."""
+    if len(means) == 1:
+        return Interval(float(means[0]), math.nan, math.nan)
     return stratified_bootstrap(means[:, None], draws=DRAWS, confidence=CONFIDENCE, seed=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -30,13 +31,16 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1
 
 
 def plain(one: Interval) -> str:
-    """A mean with its interval."""
-    return f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]"
+    """A mean with its interval, if there is one."""
+    return f"{one.mean:.3f}" + (
+        f" [{one.low:.3f}, {one.high:.3f}]" if math.isfinite(one.low) else ""
+    )
 
 
 def gain(one: Interval) -> str:
-    """A difference with its interval."""
-    return f"{signed(one.mean, 3)} [{signed(one.low, 3)}, {signed(one.high, 3)}]"
+    """A difference with its interval, if there is one."""
+    ends = f" [{signed(one.low, 3)}, {signed(one.high, 3)}]" if math.isfinite(one.low) else ""
+    return signed(one.mean, 3) + ends
 
 
 def percent(part: float | None) -> str:

@@ -255,6 +255,16 @@ def test_a_run_that_ran_again_counts_once_and_runs_of_two_references_are_refused
         merging.merged(before, before | {"value": VALUE | {"kept": 6}})
 
 
+def test_one_seed_has_no_interval_over_seeds(tmp_path):
+    found = FOUND["order"] | {"runs": [run("a_lol", 0), run("a_lol_no_clip", 0)]}
+    (tmp_path / "order.json").write_text(json.dumps(found), encoding="utf-8")
+    draw.draw(tmp_path)
+    mean = np.mean(run("a_lol", 0)["rewards"])
+    text = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert f"| a_lol | 1 | {mean:.3f} | {mean:.3f} | " in text and "nan" not in text
+    assert "nan" not in (tmp_path / "order-ablations.svg").read_text(encoding="utf-8")
+
+
 def test_what_was_not_run_is_said(tmp_path):
     with pytest.raises(UserError, match="has no collected experiment: give --runs"):
         draw.draw(tmp_path)

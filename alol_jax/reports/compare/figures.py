@@ -6,6 +6,7 @@ dashed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,7 +45,7 @@ class Bar(NamedTuple):
     """One line of a forest plot; ``series`` is None for a row without curves."""
 
     name: str
-    difference: Interval
+    difference: Interval  # without an interval, its ends are NaN
     seeds: tuple[float, ...]  # the mean of each seed; drawn if there are two or more
     series: int | None
 
@@ -81,7 +82,8 @@ def differences(bars: Sequence[Bar], *, label: str) -> str:
             if len(bar.seeds) > 1:
                 axes.plot(bar.seeds, below, "|", color=style["color"], ms=6, mew=1.3)
             axes.plot(ends.mean, row, ms=6.5, **style)
-            said = f"{ends.mean:+.3f}  [{ends.low:+.3f}, {ends.high:+.3f}]".replace("-", "−")
+            known = f"  [{ends.low:+.3f}, {ends.high:+.3f}]" if math.isfinite(ends.low) else ""
+            said = f"{ends.mean:+.3f}{known}".replace("-", "−")
             where = axes.get_yaxis_transform()
             axes.annotate(said, (1.03, row), xycoords=where, va="center", fontsize=9.5)
         axes.axvline(0, color=INK, lw=1.0, dashes=(4, 2))
