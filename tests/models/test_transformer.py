@@ -221,7 +221,8 @@ def test_eight_devices_say_what_one_says(adapted):
     placed, tokens = place_params(params, mesh), place_rows(TOKENS, mesh)
     kernel = placed["layers/up_proj/kernel"]
     assert kernel.addressable_shards[0].data.shape == (2, SMALL.width // 2, SMALL.mlp_width // 2)
-    assert_same_gradients(jax.device_get(value_and_grads(model)(placed, tokens)), expected)
+    eight = jax.device_get(value_and_grads(model)(placed, tokens))
+    assert_same_gradients(eight, expected, 3e-5)  # jaxlib 0.12 rounds matrix products otherwise
     one = hidden_of(model)(params, TOKENS, np.ones_like(TOKENS))
     close(hidden_of(model)(placed, tokens, place_rows(np.ones(TOKENS.shape), mesh)), one)
 
