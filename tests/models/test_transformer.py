@@ -222,9 +222,12 @@ def test_eight_devices_say_what_one_says(adapted):
     kernel = placed["layers/up_proj/kernel"]
     assert kernel.addressable_shards[0].data.shape == (2, SMALL.width // 2, SMALL.mlp_width // 2)
     eight = jax.device_get(value_and_grads(model)(placed, tokens))
-    assert_same_gradients(eight, expected, 3e-5)  # jaxlib 0.12 rounds matrix products otherwise
+    bound = (
+        5e-5  # one token has large scores: with jaxlib 0.12 its rounding is 10 times the others'
+    )
+    assert_same_gradients(eight, expected, bound)
     one = hidden_of(model)(params, TOKENS, np.ones_like(TOKENS))
-    close(hidden_of(model)(placed, tokens, place_rows(np.ones(TOKENS.shape), mesh)), one)
+    close(hidden_of(model)(placed, tokens, place_rows(np.ones(TOKENS.shape), mesh)), one, bound)
 
 
 def test_a_tied_head_is_the_transposed_embedding_and_an_untied_one_a_leaf_of_its_own(llama):
