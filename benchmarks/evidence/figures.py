@@ -84,11 +84,10 @@ def chosen_steps(found: Plain) -> str:
         ends = bootstrap(rewards, draws=DRAWS, confidence=0.95, seed=0)
         kl = float(np.mean([run["kl"] for run in runs]))
         points.append(Point(name, family_of(name), kl, ends, each, number))
-    for n, rewards, kl in (
-        zip(*(best[key] for key in ("n", "rewards", "kl")), strict=True) if best else ()
-    ):
+    series = len(points)
+    for rewards, kl in zip(best["rewards"], best["kl"], strict=True) if best else ():
         ends = bootstrap(np.array(rewards), draws=DRAWS, confidence=0.95, seed=0)
-        points.append(Point(f"best of {n}", "best of n", kl, ends, (), len(points)))
+        points.append(Point("best of n", "best of n", kl, ends, (), series))
     start = float(np.mean(found["reference"]["rewards"])) if found["runs"] else None
     return frontier(points, start, label="total reward on the test prompts", over=KL)
 

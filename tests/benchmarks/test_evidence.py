@@ -213,6 +213,7 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
         *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
         "order-ablations.svg",
     }
+    assert first["order-frontier.svg"].count(">best of n<") == 1  # in the legend
     text = first["tables.md"]
     assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text

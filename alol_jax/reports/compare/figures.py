@@ -51,7 +51,10 @@ class Bar(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One group in the plot of reward (y) against KL (x), and its seeds as (x, y)."""
+    """One group in the plot of reward (y) against KL (x), and its seeds as (x, y).
+
+    Points of one name and series are one entry of the legend.
+    """
 
     name: str
     family: str  # points of one family are joined, by increasing x
@@ -159,7 +162,8 @@ def frontier(points: Sequence[Point], reference: float | None, *, label: str, ov
         reference: the reward of the reference, drawn at x = 0; None if there are several.
     """
     with matplotlib.rc_context(STYLE):
-        names = [point.name for point in points]
+        firsts = {point.name: point for point in reversed(points)}
+        names = list(dict.fromkeys(point.name for point in points))
         figure, axes = new_figure(height=HEIGHT + 0.5 + 0.24 * _legend_rows(names))
         for family in dict.fromkeys(point.family for point in points):
             line = sorted((p.x, p.y.mean) for p in points if p.family == family)
@@ -171,7 +175,8 @@ def frontier(points: Sequence[Point], reference: float | None, *, label: str, ov
             if len(point.seeds) > 1:
                 x, y = zip(*point.seeds, strict=True)
                 axes.plot(x, y, ms=3.5, **(style | {"alpha": 0.45}))
-            axes.plot(point.x, point.y.mean, ms=8.5, label=shorten(point.name, LEGEND), **style)
+            entry = shorten(point.name, LEGEND) if firsts[point.name] is point else None
+            axes.plot(point.x, point.y.mean, ms=8.5, label=entry, **style)
         if reference is not None:
             axes.plot(0, reference, "*", color=INK, ms=11)
             place = {"xytext": (8, -4), "textcoords": "offset points", "fontsize": 9.5}
