@@ -340,6 +340,9 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
         names = () if name == "order" else ("--objectives=nll,a_lol",)
         assert "[fit_policy] running" in started(name, *words, *names)
         assert "running" not in started(name, *words, *names)
+    pairs = runs / "reading" / "0"
+    started("samples", f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={pairs}")
+    (pairs / "verdicts.json").write_text(json.dumps(["A", "=", "B", "A"]), encoding="utf-8")
     started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "Not run." not in text and "best of 16" in text and "likeness gap" in text
