@@ -33,7 +33,7 @@ def open_devices(root: Path = ROOT) -> list[jax.Device]:
         jax.config.update("jax_platforms", chosen)
     wanted = (jax.config.jax_platforms or "").split(",")
     asked = os.environ.get("JAX_PLATFORMS", "")  # JAX itself may have set the other
-    if wanted[0] == TPU and TPU not in here:  # libtpu would complain at length, or abort
+    if asked.split(",")[0] == TPU and TPU not in here:  # libtpu would complain, or abort
         raise UserError(explain(asked, here, NOTHING))
     try:
         devices = jax.devices()

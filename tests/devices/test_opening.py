@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -55,6 +56,13 @@ def test_a_gpu_that_jax_does_not_see_ends_the_program(tmp_path):
 
 def test_a_gpu_is_left_alone_if_the_cpu_is_asked_for(tmp_path):
     assert opened(with_file(tmp_path, "nvidia0"), "cpu")[0] == "cpu"
+
+
+def test_a_tpu_that_jax_alone_has_found_is_opened(tmp_path, monkeypatch):
+    chip, config = SimpleNamespace(platform="tpu"), SimpleNamespace(jax_platforms="tpu,cpu")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(opening, "jax", SimpleNamespace(config=config, devices=lambda: [chip]))
+    assert open_devices(tmp_path) == [chip]
 
 
 @pytest.mark.parametrize("platforms", ["tpu", "cuda", "nonsense"], ids="asked for {}".format)
