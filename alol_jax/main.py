@@ -43,6 +43,7 @@ from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run, check_same, log_options
 from alol_jax.stages.distil import distil, scored_by
 from alol_jax.stages.evaluate import evaluate
+from alol_jax.stages.evaluate_reference import evaluate_reference
 from alol_jax.stages.fit_policy import fit_policy
 from alol_jax.stages.fit_policy_online import fit_policy_online
 from alol_jax.stages.fit_reference import fit_reference
@@ -67,6 +68,7 @@ STAGES = {
     "select": 6,
     "fit_policy": 7,
     "fit_policy_online": 7,  # instead of fit_policy if the objective needs rollouts
+    "evaluate_reference": 8,
     "evaluate": 8,
     "report": 9,
 }
@@ -163,7 +165,10 @@ def recipe(
     tested = setup
     if c.evaluate.rewards:  # of another scale than the stored rewards
         tested = setup._replace(scoring=test_scoring, agreement=None)
-    evaluation = run.stage("evaluate", evaluate, tested, c.evaluate, scored, reference, policy)
+    read_by = run.stage("evaluate_reference", evaluate_reference, tested, scored, reference)
+    evaluation = run.stage(
+        "evaluate", evaluate, tested, c.evaluate, scored, reference, policy, read_by
+    )
     commits = splits.commits | lm.commits | scoring.commits | test_scoring.commits
     summary = summarise(c, task.name, hyper_parameters(objective), commits)
     judged = value if "advantage" in read else None

@@ -3,11 +3,11 @@
     python -m alol_jax.sweep --config=configs/quickstart.py --workdir=runs/sweep \
         --objectives=nll,a_lol,dpo --seeds=0,1,2
 
-The stages up to `select` are in ``<workdir>/shared``. Each run has its own workdir
-``<workdir>/<objective>-<seed>``, which is complete: ``link.json`` in the folder of a shared stage
-says where its result is (to run `main` on it, pass the same ``--config.policy.seed`` and
-``--config.select.columns``). A seed is ``config.policy.seed``: it changes row order, dropout and
-rollouts, not the reference. At the end all runs are compared (`compare`), including those of
+The stages up to `select`, and `evaluate_reference`, are in ``<workdir>/shared``. Each run has its
+own workdir ``<workdir>/<objective>-<seed>``, which is complete: ``link.json`` in the folder of a
+shared stage says where its result is (to run `main` on it, pass the same ``--config.policy.seed``
+and ``--config.select.columns``). A seed is ``config.policy.seed``: it changes row order, dropout
+and rollouts, not the reference. At the end all runs are compared (`compare`), including those of
 earlier sweeps in the same workdir. Run the same command again to resume. Objectives that read a
 column (advantage, log-probabilities of the reference) that the first sweep did not compute cannot
 be added later: name all objectives at once.
@@ -44,7 +44,10 @@ SHARED_KEYS = (
     *("decode", "generate", "value", "select", "evaluate"),
 )
 """Config keys that are the same in all runs of a sweep, because what they control is shared."""
-FIRST_OWN_STAGE = STAGES["fit_policy"]  # earlier stages are shared
+SHARED_STAGES = (
+    *(stage for stage, number in STAGES.items() if number < STAGES["fit_policy"]),
+    "evaluate_reference",
+)
 SET_BY_SWEEP = {
     "objective.name": "use --objectives",
     "policy.seed": "use --seeds",
@@ -133,9 +136,7 @@ def sweep(
                     stopping=stopping,
                     say=say,
                     shared=shared,
-                    shared_stages=[
-                        stage for stage, number in STAGES.items() if number < FIRST_OWN_STAGE
-                    ],
+                    shared_stages=SHARED_STAGES,
                 )
                 with lock_workdir(run.folder):
                     recipe(config, run, opened, same_rows)

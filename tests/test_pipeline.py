@@ -16,7 +16,19 @@ from alol_jax.runs.checkpoint import load_params
 from alol_jax.types import Policy
 from tests.running import ROOT, SMALL, command, environment, refused, run, run_here
 
-STAGES = "load score fit_reference generate fit_value select fit_policy evaluate report".split()
+STAGES = {
+    "load": 1,
+    "score": 2,
+    "fit_reference": 3,
+    "generate": 4,
+    "fit_value": 5,
+    "select": 6,
+    "fit_policy": 7,
+    "evaluate_reference": 8,
+    "evaluate": 8,
+    "report": 9,
+}
+FOLDERS = sorted(f"{number:02d}_{stage}" for stage, number in STAGES.items())
 FITS = ("03_fit_reference/trained", "05_fit_value/params", "07_fit_policy/trained")
 ONLINE = (  # PPO that moves its answers
     "--config.objective.name=ppo",
@@ -43,10 +55,9 @@ def final_arrays(workdir, fits=FITS):
     }
 
 
-def test_nine_stages_leave_nine_folders_a_table_and_a_page(undisturbed):
+def test_every_stage_leaves_a_folder_the_last_one_a_table_and_a_page(undisturbed):
     workdir, result = undisturbed
-    folders = [f"{n:02d}_{stage}" for n, stage in enumerate(STAGES, 1)]
-    assert sorted(path.name for path in workdir.iterdir()) == [".lock", *folders]
+    assert sorted(path.name for path in workdir.iterdir()) == [".lock", *FOLDERS]
     assert "paired difference, policy - reference" in result.stdout
     assert result.stdout.rstrip().endswith("09_report/report.html")
     numbers = json.loads((workdir / "09_report" / "results.json").read_text())
@@ -146,7 +157,7 @@ def test_kill_9_in_every_stage_leaves_the_adapters_of_an_undisturbed_run(undistu
     long = ["fit_reference", "fit_policy"]
     killed = [
         killed_in(stage, 2.0 if stage in long else 0.4, tmp_path / "run")
-        for stage in sorted([*STAGES, *long], key=STAGES.index)
+        for stage in sorted([*STAGES, *long], key=[*STAGES].index)
     ]
     assert sum(killed) >= 6
     assert run(tmp_path / "run", *SMALL).returncode == 0
@@ -302,9 +313,8 @@ def test_a_run_in_a_bucket_equals_a_local_one_and_a_second_computes_nothing(
     assert final_arrays(bucket) == final_arrays(workdir)
     for text in TEXTS:
         assert paths.read_text(bucket / text) == paths.read_text(workdir / text)
-    folders = [f"{n:02d}_{stage}" for n, stage in enumerate(STAGES, 1)]
-    assert paths.names(bucket) == folders  # the lock is gone
-    for folder in folders:
+    assert paths.names(bucket) == FOLDERS  # the lock is gone
+    for folder in FOLDERS:
         assert paths.names(bucket / folder) == paths.names(workdir / folder)
     faults.written.clear()
     second = run_here(bucket, *SMALL)

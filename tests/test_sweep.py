@@ -42,7 +42,7 @@ class Made:
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Runs are two stages without a model; the names of those that were computed."""
+    """Runs are three stages without a model; the names of those that were computed."""
     names = []
 
     def select(options: ConfigDict, seed: int, *, context: StageContext) -> Made:
@@ -53,9 +53,16 @@ def computed(monkeypatch):
         names.append((objective.name, seed))
         return Made(seed)
 
+    def evaluate_reference(table: Made, *, context: StageContext) -> Made:
+        names.append("evaluate_reference")
+        return table
+
     def recipe(config, run, opened, others):
         table = run.stage("select", select, config.select, config.seed)
-        return run.stage("fit_policy", fit_policy, config.objective, config.policy.seed, table)
+        seed = config.policy.seed
+        policy = run.stage("fit_policy", fit_policy, config.objective, seed, table)
+        run.stage("evaluate_reference", evaluate_reference, table)
+        return policy
 
     opened = Opened(tiny_lm(limits=Limits(160, 48)), None, None, ())
     monkeypatch.setattr(program, "prepare", lambda config: opened)
@@ -75,13 +82,17 @@ def swept(workdir, objectives, seeds, *, config_of=None, redo=False, **changed):
 def test_every_objective_meets_every_seed_on_what_was_computed_once(tmp_path, computed):
     folders = swept(tmp_path, ["nll", "a_lol"], [0, 3])
     assert [folder.name for folder in folders] == ["nll-0", "a_lol-0", "nll-3", "a_lol-3"]
-    assert computed == ["select", ("nll", 0), ("a_lol", 0), ("nll", 3), ("a_lol", 3)]
+    first = ["select", ("nll", 0), "evaluate_reference"]
+    assert computed == [*first, ("a_lol", 0), ("nll", 3), ("a_lol", 3)]
     for folder in folders:
         config = finished_stage(folder, "fit_policy").config()
         assert folder.name == f"{config.objective.name}-{config.policy.seed}" and config.seed == 0
-        places = {name: finished_stage(folder, name).folder for name in ("select", "fit_policy")}
-        assert places["select"] == tmp_path / "shared" / "06_select"
-        assert places["fit_policy"] == folder / "07_fit_policy"
+        for place, stage in (
+            (tmp_path / "shared" / "06_select", "select"),
+            (folder / "07_fit_policy", "fit_policy"),
+            (tmp_path / "shared" / "08_evaluate_reference", "evaluate_reference"),
+        ):
+            assert finished_stage(folder, stage).folder == place
 
 
 def test_the_first_run_knows_all_objectives_that_its_rows_must_suit(
@@ -112,14 +123,14 @@ def test_two_settings_of_one_objective_have_names_of_their_own(tmp_path, compute
     }
     folders = sweep(configs, tmp_path, [1], redo=False, stopping=lambda: False)
     assert [folder.name for folder in folders] == ["a_lol-1", "unclipped-1"]
-    assert computed == ["select", ("a_lol", 1), ("a_lol", 1)]
+    assert computed == ["select", ("a_lol", 1), "evaluate_reference", ("a_lol", 1)]
 
 
 def test_a_sweep_holds_its_own_folder_and_that_of_the_run(tmp_path, computed):
     for held in (tmp_path, tmp_path / "nll-0"):
         with lock_workdir(held), pytest.raises(UserError, match=f"^{held}: another run is using"):
             swept(tmp_path, ["nll"], [0])
-    assert [name for name in computed if name != "select"] == []
+    assert set(computed) <= {"select"}
     swept(tmp_path, ["nll"], [0])
 
 

@@ -13,9 +13,12 @@ from alol_jax.decoding.answers import Setup
 from alol_jax.devices.sharding import AXES
 from alol_jax.models.language_model import LanguageModel, open_language_model
 from alol_jax.rewards.reward import Scoring
+from alol_jax.stages import evaluate as stage_evaluate
+from alol_jax.stages.evaluate_reference import evaluate_reference
 from alol_jax.tables.table import Table
 from alol_jax.types import (
     Annotated,
+    Evaluation,
     Limits,
     Policy,
     RewardSpec,
@@ -161,3 +164,10 @@ def setup(lm, task: Task, weights: dict[str, float], decoding, *, seed: int = 0)
 def scoring(weights: dict[str, float] | None = None, *, task: Task = TASK) -> Scoring:
     """The reward of a task by these weights; no models."""
     return Scoring(task.rewards, {}, {"positivity": 1.0} if weights is None else dict(weights))
+
+
+def evaluate(stages, options, scored, reference, policy, *, context) -> Evaluation:
+    """The evaluation of the reference, then that of the policy."""
+    by_reference = evaluate_reference(stages, scored, reference, context=context)
+    given = (options, scored, reference, policy, by_reference)
+    return stage_evaluate.evaluate(stages, *given, context=context)

@@ -6,23 +6,22 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from alol_jax.decoding.answers import Setup, one_per_prompt, responses_by_prompt
-from alol_jax.devices.sharding import place_params
+from alol_jax.decoding.answers import Setup, responses_by_prompt
 from alol_jax.reports import stored_rewards
 from alol_jax.reports.results import by_prompt
 from alol_jax.reports.statistics import bootstrap, distinct_interval, word_counts
 from alol_jax.reports.text_measures import measured
 from alol_jax.tables.table import Table
-from alol_jax.training.annotate import annotate, divergence_of_answers
+from alol_jax.training.annotate import divergence_of_answers
 from alol_jax.training.held_out import Likelihoods, columns_of, likelihoods
-from alol_jax.training.items import tokenise
+from alol_jax.training.on_test_rows import on_test_rows
 from alol_jax.types import (
     Evaluation,
     Interval,
+    OnTestRows,
     Policy,
     PromptMeasures,
     Scored,
@@ -46,6 +45,7 @@ def evaluate(
     scored: ScoredSplits,
     reference: Policy,
     policy: Policy,
+    by_reference: OnTestRows,
     *,
     context: StageContext,
 ) -> Evaluation:
@@ -62,21 +62,18 @@ def evaluate(
         setup: its seed seeds the bootstrap.
         options: ``config.evaluate``; if it sets ``rewards``, or if the rewards of the rows are
             stored ones and something can score answers, the data's responses are scored as well.
+        by_reference: what `evaluate_reference` returned.
     """
-    asked, seed, sampler = one_per_prompt(scored.test), setup.seed, setup.deterministic_sampler()
-    reward = setup.reward(scored)
+    reward, seed = setup.reward(scored), setup.seed
     rows: SystemRows = {"data": scored.test}
     stored = not scored.component_names
     if reward.names and (options.rewards or stored):
         rows["data"] = reward.score_rows(scored.test, scored.test["response"])
-    for name, fitted in (("reference", reference), ("policy", policy)):
-        rows[name] = sampler.answer(
-            fitted.trained,
-            asked,
-            reward,
-            key=jax.random.key(seed),
-            watch=context.watch(f"{name} answers"),
-        )
+    tested = {
+        "reference": by_reference,
+        "policy": on_test_rows(setup, scored, "policy", policy, context),
+    }
+    rows |= {name: one.answers for name, one in tested.items()}
     systems, differences = _compare(rows, setup, bool(reward.names), options)
     watch, both = context.watch("KL to the reference"), (policy.trained, reference.trained)
     kl = divergence_of_answers(setup.lm, setup.task, *both, rows["policy"], watch=watch)
@@ -94,7 +91,7 @@ def evaluate(
     )
     if not stored:
         return evaluation
-    held_out = _held_out(setup, scored, reference, policy, rows, context)
+    held_out = _held_out(scored.test, tested)
     found, numbers = held_out.measures(np.ones(len(scored.test), bool), options, setup.seed)
     sets = evaluation.sets
     if len(sets) > 1:
@@ -129,30 +126,12 @@ class _HeldOut(NamedTuple):
         return found, numbers
 
 
-def _held_out(
-    setup: Setup,
-    scored: ScoredSplits,
-    reference: Policy,
-    policy: Policy,
-    rows: SystemRows,
-    context: StageContext,
-) -> _HeldOut:
-    """Read the test rows with both."""
-    lm, both = setup.lm, {"reference": reference, "policy": policy}
-    tokens, _ = tokenise(scored.test, setup.task, lm.tokenizer, lm.limits)
-    logps = {
-        name: annotate(
-            lm,
-            place_params(fitted.trained, lm.mesh),
-            tokens,
-            watch=context.watch(f"test rows by the {name}"),
-        )[0]
-        for name, fitted in both.items()
-    }
+def _held_out(test_rows: Table[Scored], tested: Mapping[str, OnTestRows]) -> _HeldOut:
+    ref_logps = tested["reference"].logps["logp"]
     return _HeldOut(
-        scored.test,
-        {name: np.array(list(rows[name]["response"]), object) for name in both},
-        {name: likelihoods(logps[name], logps["reference"]) for name in both},
+        test_rows,
+        {name: np.array(list(one.answers["response"]), object) for name, one in tested.items()},
+        {name: likelihoods(one.logps["logp"], ref_logps) for name, one in tested.items()},
     )
 
 

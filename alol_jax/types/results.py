@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from alol_jax.types.agreement import Agreement, Interval
 from alol_jax.types.arrays import Params
 from alol_jax.types.data import Scored
@@ -136,6 +138,22 @@ class PromptMeasures:
     example_id: str
     reference: tuple[float, ...]  # in the order of ``Evaluation.stored``
     policy: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseLogps:
+    """log π of one response; a column of f32 lists."""
+
+    logp: tuple[np.float32, ...]  # one per token
+
+
+@dataclasses.dataclass(frozen=True)
+class OnTestRows:
+    """Result of ``evaluate_reference``: a model's answers to test prompts, log π of the rows."""
+
+    answers: Table[Scored]  # its likeliest answer to each prompt
+    # of every response; empty if the scorers of the answers gave the rewards of the rows
+    logps: Table[ResponseLogps]
 
 
 def _no_measures() -> Table[PromptMeasures]:

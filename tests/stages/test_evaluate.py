@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from alol_jax.reports.results import EVERY, measures, result_table, to_csv
-from alol_jax.stages.evaluate import evaluate
 from alol_jax.types import Interval, RewardSpec
 from tests.tiny_run import (
     TASK,
     context,
+    evaluate,
     fitted,
     scored_rows,
     scored_splits,

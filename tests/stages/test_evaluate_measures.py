@@ -10,12 +10,12 @@ from alol_jax.reports.sections import results
 from alol_jax.reports.text_measures import coverage
 from alol_jax.rewards.lexical import meteor
 from alol_jax.runs.artifacts import load_result, save_result
-from alol_jax.stages.evaluate import evaluate
 from alol_jax.types import Evaluation
 from tests import wordnet
 from tests.tiny_run import (
     TASK,
     context,
+    evaluate,
     fitted,
     scored_rows,
     scored_splits,

@@ -12,7 +12,6 @@ from alol_jax.errors import UserError
 from alol_jax.objectives.losses import nll
 from alol_jax.objectives.registry import OBJECTIVES, Objective
 from alol_jax.stages import fit_policy as stage
-from alol_jax.stages.evaluate import evaluate
 from alol_jax.training.annotate import annotate
 from alol_jax.training.items import tokenise
 from alol_jax.training.validation import make_validator
@@ -21,6 +20,7 @@ from tests.tiny_run import (
     TASK,
     annotated_rows,
     context,
+    evaluate,
     fitted,
     scored_splits,
     scored_table,
