@@ -112,7 +112,7 @@ def _examples(
             if fault:
                 counts[f"Dropped {split} answers {fault}"] += 1
                 continue
-            prompt = END.join((KNOWLEDGE + answer.knowledge, *answer.history))
+            prompt = prompt_of(answer.knowledge, answer.history)
             row_id = f"{split}/{number}.{source}:{place}"
             yield Example(row_id, prompt, (answer.response,), source, answer.rewards)
     if not place:
@@ -182,6 +182,11 @@ def _source(name: str) -> str:
         stem, folder = sources.stem(Path(name)), Path(name).parent.name
         return f"{folder}_{stem}" if folder else stem
     return name.rpartition("/")[2].split(":")[0].lower()
+
+
+def prompt_of(knowledge: str, turns: Sequence[str]) -> str:
+    """Return the prompt of these turns."""
+    return END.join((KNOWLEDGE + knowledge, *turns))
 
 
 def turns_of(prompt: str) -> tuple[str, ...]:

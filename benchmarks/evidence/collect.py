@@ -39,6 +39,9 @@ from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.order import BEST_OF_N
 
 Plain = dict[str, Any]
+RELABEL, KEY = "relabel", "key.json"  # folder and file of `relabel`
+LABELS = tuple(REWARDS)  # labels are collected as places in it
+FITS = (0, 1, 2)
 
 
 def runs_of(workdir: Path) -> Iterator[tuple[str, int, Path]]:
@@ -110,7 +113,42 @@ def labels(workdir: Path) -> Plain | None:
             found["reference"] = _measures(evaluation, "reference")
         measures = _measures(evaluation, "policy")
         found["runs"].append({"name": name, "seed": seed, "measures": measures, **fit_of(folder)})
-    return found
+    readings = [
+        {"seed": int(file.parent.name), **relabelled(file.parent)}
+        for file in sorted((workdir / RELABEL).glob(f"*/{KEY}"))
+        if any(file.parent.glob("sheet-*.json"))
+    ]
+    return found | ({"readings": readings} if readings else {})
+
+
+def relabelled(folder: Path) -> Plain:
+    """What blind readers said of each system's answers, and of those that people had labelled.
+
+    Raises:
+        UserError: a sheet is missing, or has not a label and a fit for each answer.
+    """
+    key = json.loads((folder / KEY).read_text(encoding="utf-8"))
+    said = []
+    for number in range(len(list(folder.glob("sheet-*.md")))):
+        file = folder / f"sheet-{number}.json"
+        if not file.exists():
+            raise UserError(f"{file} is missing: all sheets are to be read")
+        said += json.loads(file.read_text(encoding="utf-8"))
+    if list(map(len, said)) != list(map(len, key)):
+        raise UserError(f"{folder}: expected a [label, fit] for each answer of each prompt")
+    systems: dict[str, dict[str, list[int]]] = {}
+    people = []
+    for entries, verdicts in zip(key, said, strict=True):
+        for entry, (label, fit) in zip(entries, verdicts, strict=True):
+            if label not in REWARDS or fit not in FITS:
+                raise UserError(f"{folder}: [{label!r}, {fit!r}] is no label and fit")
+            place = LABELS.index(label)
+            for name in entry["systems"]:
+                its = systems.setdefault(name, {"labels": [], "fit": []})
+                its["labels"].append(place)
+                its["fit"].append(fit)
+            people += [[LABELS.index(theirs), place] for theirs in entry["labels"]]
+    return {"systems": systems, "people": people}
 
 
 def _kept(rows: Table[Annotated], file: Path) -> dict[str, dict[str, list[int]]]:

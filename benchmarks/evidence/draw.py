@@ -40,6 +40,8 @@ def labels_figures(found: Plain) -> Iterator[tuple[str, str]]:
         yield f"labels-kept-by-{kind}", figures.kept_shares(groups)
     for measure in ("coverage", "similarity") if found["runs"] else ():
         yield f"labels-{measure}", figures.label_differences(found, measure)
+    if "readings" in found:
+        yield "labels-relabelled", figures.relabelled(found)
 
 
 def noise_figures(found: Plain) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from alol_jax.reports.compare.figures import Bar, Point, Series, curves, differe
 from alol_jax.reports.figures import COLOURS, STYLE, new_figure, to_svg
 from alol_jax.reports.statistics import bootstrap
 from alol_jax.types import Interval
+from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.summaries import (
     DRAWS,
     Plain,
@@ -18,7 +19,9 @@ from benchmarks.evidence.summaries import (
     difference,
     names_of,
     over_seeds,
+    read_by,
     share,
+    systems_read,
 )
 
 KL = "KL to the reference on own answers (nats)"
@@ -53,6 +56,17 @@ def label_differences(found: Plain, measure: str) -> str:
         bars.append(Bar(name, difference(gains), each, number))
     bars.sort(key=lambda bar: -bar.difference.mean)
     return differences(bars, label=f"{measure}, policy − reference")
+
+
+def relabelled(found: Plain) -> str:
+    """Policy − reference in the reward of the labels that blind readers gave; best first."""
+    rewards = np.array(list(REWARDS.values()))
+    bars = []
+    for number, name in enumerate(systems_read(found)[1:]):
+        gains = np.subtract(*(rewards[labels] for labels in read_by(found, name, "labels")))
+        bars.append(Bar(name, difference(gains), tuple(map(float, gains.mean(axis=1))), number))
+    bars.sort(key=lambda bar: -bar.difference.mean)
+    return differences(bars, label="reward of a blind reader's label, policy − reference")
 
 
 def kept_by_noise(found: Plain) -> str:

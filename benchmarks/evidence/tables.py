@@ -10,16 +10,21 @@ import numpy as np
 from alol_jax.reports.results import signed
 from alol_jax.training.held_out import LIKENESS_GAP, ORDER_OF_RATIO
 from alol_jax.types import Interval
+from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.summaries import (
     Plain,
     ablation_gains,
+    agreement,
     by_seed,
     difference,
     names_of,
     over_seeds,
+    read_by,
     share,
+    systems_read,
 )
 
+ENTAILED = 0.75  # the least reward of an entailed answer
 JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
 """The measures whose differences are shown."""
 
@@ -72,6 +77,8 @@ def labels(found: Plain) -> list[str]:
     parts.append(value_line(found["value"]))
     if found["runs"]:
         parts += [_measures(found), *_differences(found)]
+    if "readings" in found:
+        parts += _relabelled(found)
     return parts
 
 
@@ -100,6 +107,33 @@ def _differences(found: Plain) -> Iterator[str]:
                 cells.append(gain(interval(gains - np.array(reference[measure]))))
             lines.append((name, str(len(runs)), *cells))
         yield table((f"policy − reference {said}", "seeds", *judging), lines)
+
+
+def _relabelled(found: Plain) -> Iterator[str]:
+    """What blind readers said of the answers, and how far they agree with people."""
+    rewards = np.array(list(REWARDS.values()))
+    names = list(REWARDS)
+    lines = []
+    for name in systems_read(found):
+        (labels, reference), (fit, its_fit) = (
+            read_by(found, name, column) for column in ("labels", "fit")
+        )
+        shares = (f"{np.mean(labels == place):.0%}" for place in range(len(names)))
+        gains = (rewards[labels] - rewards[reference], fit - its_fit)
+        cells = ["", ""] if name == "reference" else [gain(difference(one)) for one in gains]
+        means = (f"{rewards[labels].mean():.3f}", f"{fit.mean():.2f}")
+        lines.append((name, str(len(labels)), *shares, *means, *cells))
+    heads = ("answers by", "readings", *names, "reward", "fit")
+    more = ("reward − reference [over prompts]", "fit − reference [over prompts]")
+    yield table((*heads, *more), lines)
+    pairs = np.array([pair for one in found["readings"] for pair in one["people"]])
+    agreed, kappa = agreement(pairs)
+    faithful, kappa_of_two = agreement((rewards[pairs] >= ENTAILED).astype(int))
+    yield (
+        f"Of {len(pairs)} answers that people had labelled, the readers gave {agreed:.0%} the same "
+        f"label (κ {kappa:.2f}); they agree on {faithful:.0%} whether it is entailed "
+        f"(κ {kappa_of_two:.2f})."
+    )
 
 
 def _over_seeds(gains: np.ndarray) -> Interval:

@@ -13,7 +13,16 @@ from alol_jax.errors import UserError
 from alol_jax.objectives.registry import get_objective
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Limits, Watch
-from benchmarks.evidence import collect, draw, labels, merging, order, samples, summaries
+from benchmarks.evidence import (
+    collect,
+    draw,
+    labels,
+    merging,
+    order,
+    relabel,
+    samples,
+    summaries,
+)
 from benchmarks.evidence.best_of_n import best_of_n, kl_bound
 from benchmarks.evidence.running import Asked
 from tests.reports.runs import config_of, finish
@@ -106,6 +115,84 @@ def test_kept_rows_are_counted_by_label_and_by_writer(tmp_path):
     }
 
 
+def read_prompts(count):
+    """Prompts with three answers: one of two systems, one of the reference, one labelled twice."""
+    found = [relabel.Read(f"Knowledge: Fact {n}.<|endoftext|>Hi.", {}) for n in range(count)]
+    for n, one in enumerate(found):
+        for text, kind, name in (
+            (f"It is {n}.", "systems", "a_lol"),
+            (f"It is  {n}.", "systems", "nll"),
+            ("I like it.", "systems", "reference"),
+            ("No.", "labels", "generic"),
+            ("No.", "labels", "hallucination"),
+        ):
+            one.add(text, kind, name)
+    return found
+
+
+def test_sheets_show_each_answer_once_in_random_order_and_the_key_says_whose_it_is():
+    texts, key = relabel.sheets(read_prompts(12), seed=0)
+    assert len(texts) == 2 and len(key) == 12 and "a_lol" not in "".join(texts)
+    orders = set()
+    for n, entries in enumerate(key):
+        part = texts[n // 10].split(f"\n## {n % 10 + 1}\n")[1].split("\n## ")[0]
+        assert f"**Knowledge:** Fact {n}." in part and "* Hi." in part
+        shown = [line.split(". ", 1)[1] for line in part.splitlines() if line[:1].isdigit()]
+        assert dict(zip(shown, entries, strict=True)) == {
+            f"It is {n}.": {"systems": ["a_lol", "nll"], "labels": []},
+            "I like it.": {"systems": ["reference"], "labels": []},
+            "No.": {"systems": [], "labels": ["generic", "hallucination"]},
+        }
+        orders.add(tuple(text[:2] for text in shown))
+    assert len(orders) > 2
+
+
+def written_sheets(folder, count, verdict):
+    """Sheets of `read_prompts`, read: ``verdict`` maps an entry of the key to [label, fit]."""
+    texts, key = relabel.sheets(read_prompts(count), seed=0)
+    (folder / "key.json").write_text(json.dumps(key), encoding="utf-8")
+    for number, text in enumerate(texts):
+        (folder / f"sheet-{number}.md").write_text(text, encoding="utf-8")
+        said = [list(map(verdict, entries)) for entries in key[10 * number : 10 * number + 10]]
+        (folder / f"sheet-{number}.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def test_what_readers_said_is_collected_by_system_and_beside_peoples_labels(tmp_path):
+    def verdict(entry):
+        if entry["labels"]:
+            return ["generic", 1]
+        return ["hallucination", 2] if entry["systems"] == ["reference"] else ["entailment", 0]
+
+    written_sheets(tmp_path, 12, verdict)
+    one, two = {"labels": [0] * 12, "fit": [0] * 12}, {"labels": [5] * 12, "fit": [2] * 12}
+    found = collect.relabelled(tmp_path)
+    assert found["systems"] == {"a_lol": one, "nll": one, "reference": two}
+    assert sorted(found["people"]) == [[2, 2]] * 12 + [[5, 2]] * 12
+    written_sheets(tmp_path, 12, lambda entry: ["entailed", 1])
+    with pytest.raises(UserError, match=r"\['entailed', 1\] is no label and fit"):
+        collect.relabelled(tmp_path)
+    (tmp_path / "sheet-1.json").write_text("[[]]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"expected a \[label, fit\] for each answer"):
+        collect.relabelled(tmp_path)
+    (tmp_path / "sheet-1.json").unlink()
+    with pytest.raises(UserError, match=r"sheet-1.json is missing: all sheets are to be read"):
+        collect.relabelled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "agreed", "kappa"),
+    [
+        ([[0, 0], [1, 1], [0, 0], [1, 1]], 1.0, 1.0),
+        ([[0, 0], [0, 1], [1, 0], [1, 1]], 0.5, 0.0),  # as by chance
+        ([[0, 0]] * 20 + [[0, 1]] * 5 + [[1, 0]] * 10 + [[1, 1]] * 15, 0.7, 0.4),
+        ([[2, 2], [2, 2]], 1.0, math.nan),
+    ],
+)
+def test_agreement_is_corrected_for_chance(pairs, agreed, kappa):
+    found = summaries.agreement(np.array(pairs))
+    assert found == pytest.approx((agreed, kappa), nan_ok=True)
+
+
 # best of n
 
 
@@ -182,6 +269,16 @@ FOUND = {
         "runs": [
             {"name": name, "seed": s, "measures": measured(s + 1)} for name in "ab" for s in (0, 1)
         ],
+        "readings": [
+            {
+                "seed": 0,
+                "systems": {
+                    "a": {"labels": [0, 2], "fit": [2, 1]},
+                    "reference": {"labels": [5, 2], "fit": [0, 1]},
+                },
+                "people": [[0, 0], [5, 3], [0, 1]],
+            }
+        ],
     },
     "noise": {
         "levels": [
@@ -210,6 +307,7 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     first = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
     assert {name for name in first if name.endswith(".svg")} == {
         *("labels-kept-by-label.svg", "labels-kept-by-writer.svg", "labels-coverage.svg"),
+        "labels-relabelled.svg",
         *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
         "order-ablations.svg",
     }
@@ -221,6 +319,9 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     assert "| 2 | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
     for over in ("[over prompts", "IQM [over seeds"):
         assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
+    assert "| a | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
+    said = "Of 3 answers that people had labelled, the readers gave 33% the same label"
+    assert said in text and "they agree on 100% whether it is entailed (κ 1.00)" in text
     draw.draw(tmp_path)
     assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
 
@@ -343,9 +444,16 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     pairs = runs / "reading" / "0"
     started("samples", f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={pairs}")
     (pairs / "verdicts.json").write_text(json.dumps(["A", "=", "B", "A"]), encoding="utf-8")
+    started("relabel", f"--workdir={runs / 'labels'}")
+    sheets = runs / "labels" / "relabel" / "0"
+    key = json.loads((sheets / "key.json").read_text(encoding="utf-8"))
+    for number, start in enumerate(range(0, len(key), relabel.PROMPTS)):
+        said = [[["generic", 1]] * len(one) for one in key[start : start + relabel.PROMPTS]]
+        (sheets / f"sheet-{number}.json").write_text(json.dumps(said), encoding="utf-8")
     started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "Not run." not in text and "best of 16" in text and "likeness gap" in text
+    assert "| reference | 1 | 0% | 0% | 100% |" in text
     read = (runs / "labels" / "side_by_side.md").read_text(encoding="utf-8")
     assert read.count("- *best-labelled:* ") == read.count("- *a_lol:* ") == 10
     first = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
