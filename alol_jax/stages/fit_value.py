@@ -43,7 +43,7 @@ def fit_value(
     """
     watch = context.watch("value prompts")
     data = _features(lm, task, reference, answers, watch)
-    fold = _folds(list(answers.rows["example_id"]), options.folds, seed)
+    fold = folds_of(list(answers.rows["example_id"]), options.folds, seed)
     # Without bounds, a reward model may pay an answer less or more than any training row.
     high = max(scored.max_reward, float(answers.rows["reward"].max()))
     low = min(scored.min_reward, float(answers.rows["reward"].min()))
@@ -83,8 +83,12 @@ def _features(lm, task, reference, answers, watch) -> Features:
     )
 
 
-def _folds(example_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
-    """i64[N]: the fold of each row; answers to the same prompt share a fold."""
+def folds_of(example_ids: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """Return i64[N], the fold of each row; answers to the same prompt share a fold.
+
+    Raises:
+        UserError: there are more folds than prompts, or less than 2.
+    """
     names = sorted(set(example_ids))
     if not 2 <= folds <= len(names):
         raise UserError(

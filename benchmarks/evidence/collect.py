@@ -40,6 +40,7 @@ from benchmarks.evidence.order import BEST_OF_N
 
 Plain = dict[str, Any]
 RELABEL, KEY = "relabel", "key.json"  # folder and file of `relabel`
+STUDY = "value.json"  # of `value`
 LABELS = tuple(REWARDS)  # labels are collected as places in it
 FITS = (0, 1, 2)
 
@@ -118,6 +119,8 @@ def labels(workdir: Path) -> Plain | None:
         for file in sorted((workdir / RELABEL).glob(f"*/{KEY}"))
         if any(file.parent.glob("sheet-*.json"))
     ]
+    if (workdir / STUDY).exists():
+        found["study"] = json.loads((workdir / STUDY).read_text(encoding="utf-8"))
     return found | ({"readings": readings} if readings else {})
 
 

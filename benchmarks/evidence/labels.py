@@ -49,6 +49,11 @@ REWARDS = {
 MOST_WORDS = 75
 TEST, VALIDATION = 80, 60  # prompts
 
+LONGER: dict[str, tuple[str, dict[str, Any]]] = {
+    "a_lol_3_epochs": ("a_lol", {"policy__epochs": 3.0})
+}
+"""Name -> objective and changes: as many steps as the objectives that train on all rows have."""
+
 AUDIT = flags.DEFINE_string("audit", None, "The labelled answers, JSON lines.")
 
 
@@ -76,19 +81,33 @@ def answers_of(where: str, row: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         }
 
 
+def by_prompt(audit: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the answers to each prompt that is not a first turn.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    prompts: dict[str, list[dict[str, Any]]] = {}
+    for where, row in read_listed(str(audit)):
+        for answer in answers_of(where, row):
+            prompt = " ".join((answer["knowledge"], *answer["history"]))
+            if any(turn.strip() for turn in answer["history"]):
+                prompts.setdefault(prompt, []).append(answer)
+    return prompts
+
+
+def short(prompt: str) -> bool:
+    """Whether a prompt is for training and testing policies."""
+    return len(prompt.split()) <= MOST_WORDS
+
+
 def split(audit: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the answers of each split, those of a prompt together.
 
     Raises:
         UserError: the file is missing or malformed, or too few prompts are short enough.
     """
-    prompts: dict[str, list[dict[str, Any]]] = {}
-    for where, row in read_listed(str(audit)):
-        for answer in answers_of(where, row):
-            prompt = " ".join((answer["knowledge"], *answer["history"]))
-            spoken = any(turn.strip() for turn in answer["history"])
-            if spoken and len(prompt.split()) <= MOST_WORDS:
-                prompts.setdefault(prompt, []).append(answer)
+    prompts = {prompt: found for prompt, found in by_prompt(audit).items() if short(prompt)}
     if len(prompts) <= TEST + VALIDATION:
         raise UserError(
             f"--audit={audit}: {len(prompts)} prompts of at most {MOST_WORDS} words, which leaves "
@@ -121,7 +140,11 @@ def main(_):
     wanted = asked(CONFIG, NAMES, range(5))
     rows = write_rows(Path(AUDIT.value), wanted.workdir / "rows")
     wanted = wanted._replace(overrides={**wanted.overrides, **rows})
-    configs = {name: wanted.config(name) for name in wanted.objectives}
+    configs = {name: wanted.config(name) for name in wanted.objectives} | {
+        name: wanted.config(objective, **changes)
+        for name, (objective, changes) in LONGER.items()
+        if objective in wanted.objectives
+    }
     train(wanted, configs, wanted.workdir, wanted.seeds)
     say(f"done: {wanted.workdir}; python -m benchmarks.evidence.draw collects and draws it")
 

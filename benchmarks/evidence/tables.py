@@ -15,6 +15,7 @@ from benchmarks.evidence.summaries import (
     Plain,
     ablation_gains,
     agreement,
+    between,
     by_seed,
     difference,
     names_of,
@@ -53,6 +54,11 @@ def percent(part: float | None) -> str:
     return "–" if part is None else f"{part:.1%}"
 
 
+def percents(part: Interval) -> str:
+    """A share of the variance with its interval."""
+    return f"{part.mean:.1%} [{part.low:.1%}, {part.high:.1%}]"
+
+
 def value_line(value: Plain) -> str:
     """What V explains, in a sentence."""
     pearson = value["pearson_training_rows"]
@@ -79,6 +85,8 @@ def labels(found: Plain) -> list[str]:
         parts += [_measures(found), *_differences(found)]
     if "readings" in found:
         parts += _relabelled(found)
+    if "study" in found:
+        parts += _study(found["study"])
     return parts
 
 
@@ -134,6 +142,28 @@ def _relabelled(found: Plain) -> Iterator[str]:
         f"label (κ {kappa:.2f}); they agree on {faithful:.0%} whether it is entailed "
         f"(κ {kappa_of_two:.2f})."
     )
+
+
+def _study(study: Plain) -> Iterator[str]:
+    """How much of the labels lies between prompts, and how much of it V finds."""
+    lines = []
+    for name in ("short", "all"):
+        groups = study[name]
+        rewards = np.concatenate(groups)
+        spread = f"{rewards.std():.3f}"
+        share_between = percents(between(groups))
+        lines.append((name, str(len(groups)), str(len(rewards)), spread, share_between))
+    heads = ("prompts", "count", "answers", "sd of the label", "variance between prompts")
+    yield table(heads, lines)
+    lines = [
+        (
+            *(one["features"], one["answers"], str(one["prompts"]), str(one["epochs"])),
+            *(f"{one['chosen']:g}", percent(one["explained"])),
+        )
+        for one in study["settings"]
+    ]
+    heads = ("V reads", "answers", "prompts", "epochs, at most", "chosen", "explained, held out")
+    yield table(heads, lines, texts=2)
 
 
 def _over_seeds(gains: np.ndarray) -> Interval:

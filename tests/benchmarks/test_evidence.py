@@ -1,4 +1,4 @@
-"""The experiments: rows of labels, best of n, what is collected, and what is drawn of it."""
+"""The experiments: best of n, what is collected, and what is drawn of it."""
 
 import json
 import math
@@ -16,7 +16,6 @@ from alol_jax.types import Limits, Watch
 from benchmarks.evidence import (
     collect,
     draw,
-    labels,
     merging,
     order,
     relabel,
@@ -25,173 +24,17 @@ from benchmarks.evidence import (
 )
 from benchmarks.evidence.best_of_n import best_of_n, kl_bound
 from benchmarks.evidence.running import Asked
+from tests.benchmarks.audits import audit
 from tests.reports.runs import config_of, finish
 from tests.running import ROOT, environment
 from tests.tiny_run import (
     TASK,
-    annotated,
-    annotated_rows,
     fitted,
     scored_splits,
     setup,
     small_options,
     tiny_lm,
 )
-
-LABELS = list(labels.REWARDS)
-
-
-def audit(folder, prompts, **changes):
-    """An audit of short prompts, each with three answers."""
-    rows = [
-        {
-            "knowledge": f"Fact {n}.",
-            "history": ["Hello."],
-            "responses": [f"It is {n}.", "Yes.", "No."],
-            "begin": [LABELS[(n + k) % len(LABELS)] for k in range(3)],
-            "writer": ["gpt2", "doha", "human"],
-        }
-        | changes
-        for n in range(prompts)
-    ]
-    file = folder / "audit.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
-
-
-# people's labels
-
-
-def test_labels_become_rewards_and_no_prompt_is_in_two_splits(tmp_path):
-    parts = labels.split(audit(tmp_path, 200))
-    prompts = {name: {a["knowledge"] for a in answers} for name, answers in parts.items()}
-    assert {name: len(found) for name, found in prompts.items()} == {
-        "test": labels.TEST,
-        "validation": labels.VALIDATION,
-        "train": 60,
-    }
-    assert len(set.union(*prompts.values())) == 200
-    for answer in parts["train"]:
-        assert answer["reward"] == labels.REWARDS[answer["BEGIN"][0]]
-    assert [a["writer"] for a in parts["train"][:3]] == ["gpt2", "doha", "human"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"begin": ["generic", "generic", "entailed"]}, "no label 'entailed': did you mean 'entai"),
-        ({"writer": ["gpt2"]}, "not as many labels or writers as responses"),
-        ({"knowledge": "word " * 80}, "0 prompts of at most 75 words, which leaves none"),
-        ({"history": [""]}, "0 prompts of at most 75 words, which leaves none"),
-        ({"responses": "yes"}, "field 'responses': expected a list"),
-    ],
-)
-def test_an_audit_that_cannot_be_read_is_one_line(tmp_path, changes, message):
-    with pytest.raises(UserError, match=message) as caught:
-        labels.split(audit(tmp_path, 3, **changes))
-    assert "\n" not in str(caught.value)
-
-
-def test_kept_rows_are_counted_by_label_and_by_writer(tmp_path):
-    answers = [
-        {"knowledge": "Tea.", "response": text, "BEGIN": [label], "writer": writer}
-        for text, label, writer in (
-            ("It is old.", "entailment", "doha"),
-            ("It is old.", "generic", "gpt2"),  # the same answer by two writers
-            ("No.", "hallucination", "gpt2"),
-        )
-    ]
-    file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
-    rows = annotated_rows(
-        annotated(n, prompt_text="Knowledge: Tea.<|endoftext|>Hi.", response_text=text, kept=kept)
-        for n, (text, kept) in enumerate(
-            (("It is old.", True), ("No.", False), ("It is old.", False))
-        )
-    )
-    assert collect._kept(rows, file) == {
-        "label": {"entailment": [1, 1], "hallucination": [0, 1], "generic": [0, 1]},
-        "writer": {"doha": [1, 1], "gpt2": [0, 2]},
-    }
-
-
-def read_prompts(count):
-    """Prompts with three answers: one of two systems, one of the reference, one labelled twice."""
-    found = [relabel.Read(f"Knowledge: Fact {n}.<|endoftext|>Hi.", {}) for n in range(count)]
-    for n, one in enumerate(found):
-        for text, kind, name in (
-            (f"It is {n}.", "systems", "a_lol"),
-            (f"It is  {n}.", "systems", "nll"),
-            ("I like it.", "systems", "reference"),
-            ("No.", "labels", "generic"),
-            ("No.", "labels", "hallucination"),
-        ):
-            one.add(text, kind, name)
-    return found
-
-
-def test_sheets_show_each_answer_once_in_random_order_and_the_key_says_whose_it_is():
-    texts, key = relabel.sheets(read_prompts(12), seed=0)
-    assert len(texts) == 2 and len(key) == 12 and "a_lol" not in "".join(texts)
-    orders = set()
-    for n, entries in enumerate(key):
-        part = texts[n // 10].split(f"\n## {n % 10 + 1}\n")[1].split("\n## ")[0]
-        assert f"**Knowledge:** Fact {n}." in part and "* Hi." in part
-        shown = [line.split(". ", 1)[1] for line in part.splitlines() if line[:1].isdigit()]
-        assert dict(zip(shown, entries, strict=True)) == {
-            f"It is {n}.": {"systems": ["a_lol", "nll"], "labels": []},
-            "I like it.": {"systems": ["reference"], "labels": []},
-            "No.": {"systems": [], "labels": ["generic", "hallucination"]},
-        }
-        orders.add(tuple(text[:2] for text in shown))
-    assert len(orders) > 2
-
-
-def written_sheets(folder, count, verdict):
-    """Sheets of `read_prompts`, read: ``verdict`` maps an entry of the key to [label, fit]."""
-    texts, key = relabel.sheets(read_prompts(count), seed=0)
-    (folder / "key.json").write_text(json.dumps(key), encoding="utf-8")
-    for number, text in enumerate(texts):
-        (folder / f"sheet-{number}.md").write_text(text, encoding="utf-8")
-        said = [list(map(verdict, entries)) for entries in key[10 * number : 10 * number + 10]]
-        (folder / f"sheet-{number}.json").write_text(json.dumps(said), encoding="utf-8")
-
-
-def test_what_readers_said_is_collected_by_system_and_beside_peoples_labels(tmp_path):
-    def verdict(entry):
-        if entry["labels"]:
-            return ["generic", 1]
-        return ["hallucination", 2] if entry["systems"] == ["reference"] else ["entailment", 0]
-
-    written_sheets(tmp_path, 12, verdict)
-    one, two = {"labels": [0] * 12, "fit": [0] * 12}, {"labels": [5] * 12, "fit": [2] * 12}
-    found = collect.relabelled(tmp_path)
-    assert found["systems"] == {"a_lol": one, "nll": one, "reference": two}
-    assert sorted(found["people"]) == [[2, 2]] * 12 + [[5, 2]] * 12
-    written_sheets(tmp_path, 12, lambda entry: ["entailed", 1])
-    with pytest.raises(UserError, match=r"\['entailed', 1\] is no label and fit"):
-        collect.relabelled(tmp_path)
-    (tmp_path / "sheet-1.json").write_text("[[]]", encoding="utf-8")
-    with pytest.raises(UserError, match=r"expected a \[label, fit\] for each answer"):
-        collect.relabelled(tmp_path)
-    (tmp_path / "sheet-1.json").unlink()
-    with pytest.raises(UserError, match=r"sheet-1.json is missing: all sheets are to be read"):
-        collect.relabelled(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "agreed", "kappa"),
-    [
-        ([[0, 0], [1, 1], [0, 0], [1, 1]], 1.0, 1.0),
-        ([[0, 0], [0, 1], [1, 0], [1, 1]], 0.5, 0.0),  # as by chance
-        ([[0, 0]] * 20 + [[0, 1]] * 5 + [[1, 0]] * 10 + [[1, 1]] * 15, 0.7, 0.4),
-        ([[2, 2], [2, 2]], 1.0, math.nan),
-    ],
-)
-def test_agreement_is_corrected_for_chance(pairs, agreed, kappa):
-    found = summaries.agreement(np.array(pairs))
-    assert found == pytest.approx((agreed, kappa), nan_ok=True)
-
 
 # best of n
 
@@ -279,6 +122,16 @@ FOUND = {
                 "people": [[0, 0], [5, 3], [0, 1]],
             }
         ],
+        "study": {
+            "all": [[0.0, 1.0], [1.0, 1.0, 0.5], [0.0]],
+            "short": [[0.0, 1.0], [0.5, 1.0]],
+            "settings": [
+                {
+                    **{"features": "MiniLM", "prompts": 3, "answers": "all", "epochs": 10},
+                    **{"explained": -0.021, "chosen": 0.01},
+                }
+            ],
+        },
     },
     "noise": {
         "levels": [
@@ -322,6 +175,8 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     assert "| a | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
     said = "Of 3 answers that people had labelled, the readers gave 33% the same label"
     assert said in text and "they agree on 100% whether it is entailed (κ 1.00)" in text
+    assert "| short | 2 | 4 | 0.415 | -66.7% [" in text
+    assert "| MiniLM | all | 3 | 10 | 0.01 | -2.1% |" in text
     draw.draw(tmp_path)
     assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
 
@@ -438,9 +293,11 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     )
     for name, *arguments in experiments:
         words = (*arguments, *SMALL, f"--workdir={runs / name}")
-        names = () if name == "order" else ("--objectives=nll,a_lol",)
-        assert "[fit_policy] running" in started(name, *words, *names)
-        assert "running" not in started(name, *words, *names)
+        names = "--objectives=nll,a_lol"
+        assert "[fit_policy] running" in started(name, *words, names)
+        assert "running" not in started(name, *words, names)
+    study = (*experiments[0][1:], f"--workdir={runs / 'labels'}")
+    assert "MiniLM" in started("value", *study) and "---" not in started("value", *study)
     pairs = runs / "reading" / "0"
     started("samples", f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={pairs}")
     (pairs / "verdicts.json").write_text(json.dumps(["A", "=", "B", "A"]), encoding="utf-8")
@@ -453,7 +310,7 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "Not run." not in text and "best of 16" in text and "likeness gap" in text
-    assert "| reference | 1 | 0% | 0% | 100% |" in text
+    assert "| reference | 1 | 0% | 0% | 100% |" in text and "| hidden states | all |" in text
     read = (runs / "labels" / "side_by_side.md").read_text(encoding="utf-8")
     assert read.count("- *best-labelled:* ") == read.count("- *a_lol:* ") == 10
     first = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))

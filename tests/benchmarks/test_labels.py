@@ -1,0 +1,189 @@
+"""People's labels: rows for training, sheets for blind readers, and what V can know of them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from alol_jax.errors import UserError
+from benchmarks.evidence import collect, labels, relabel, summaries, value
+from tests.benchmarks.audits import audit
+from tests.tiny_run import annotated, annotated_rows
+
+# rows
+
+
+def test_labels_become_rewards_and_no_prompt_is_in_two_splits(tmp_path):
+    parts = labels.split(audit(tmp_path, 200))
+    prompts = {name: {a["knowledge"] for a in answers} for name, answers in parts.items()}
+    assert {name: len(found) for name, found in prompts.items()} == {
+        "test": labels.TEST,
+        "validation": labels.VALIDATION,
+        "train": 60,
+    }
+    assert len(set.union(*prompts.values())) == 200
+    for answer in parts["train"]:
+        assert answer["reward"] == labels.REWARDS[answer["BEGIN"][0]]
+    assert [a["writer"] for a in parts["train"][:3]] == ["gpt2", "doha", "human"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"begin": ["generic", "generic", "entailed"]}, "no label 'entailed': did you mean 'entai"),
+        ({"writer": ["gpt2"]}, "not as many labels or writers as responses"),
+        ({"knowledge": "word " * 80}, "0 prompts of at most 75 words, which leaves none"),
+        ({"history": [""]}, "0 prompts of at most 75 words, which leaves none"),
+        ({"responses": "yes"}, "field 'responses': expected a list"),
+    ],
+)
+def test_an_audit_that_cannot_be_read_is_one_line(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        labels.split(audit(tmp_path, 3, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_kept_rows_are_counted_by_label_and_by_writer(tmp_path):
+    answers = [
+        {"knowledge": "Tea.", "response": text, "BEGIN": [label], "writer": writer}
+        for text, label, writer in (
+            ("It is old.", "entailment", "doha"),
+            ("It is old.", "generic", "gpt2"),  # the same answer by two writers
+            ("No.", "hallucination", "gpt2"),
+        )
+    ]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(a) + "\n" for a in answers), encoding="utf-8")
+    rows = annotated_rows(
+        annotated(n, prompt_text="Knowledge: Tea.<|endoftext|>Hi.", response_text=text, kept=kept)
+        for n, (text, kept) in enumerate(
+            (("It is old.", True), ("No.", False), ("It is old.", False))
+        )
+    )
+    assert collect._kept(rows, file) == {
+        "label": {"entailment": [1, 1], "hallucination": [0, 1], "generic": [0, 1]},
+        "writer": {"doha": [1, 1], "gpt2": [0, 2]},
+    }
+
+
+def read_prompts(count):
+    """Prompts with three answers: one of two systems, one of the reference, one labelled twice."""
+    found = [relabel.Read(f"Knowledge: Fact {n}.<|endoftext|>Hi.", {}) for n in range(count)]
+    for n, one in enumerate(found):
+        for text, kind, name in (
+            (f"It is {n}.", "systems", "a_lol"),
+            (f"It is  {n}.", "systems", "nll"),
+            ("I like it.", "systems", "reference"),
+            ("No.", "labels", "generic"),
+            ("No.", "labels", "hallucination"),
+        ):
+            one.add(text, kind, name)
+    return found
+
+
+def test_sheets_show_each_answer_once_in_random_order_and_the_key_says_whose_it_is():
+    texts, key = relabel.sheets(read_prompts(12), seed=0)
+    assert len(texts) == 2 and len(key) == 12 and "a_lol" not in "".join(texts)
+    orders = set()
+    for n, entries in enumerate(key):
+        part = texts[n // 10].split(f"\n## {n % 10 + 1}\n")[1].split("\n## ")[0]
+        assert f"**Knowledge:** Fact {n}." in part and "* Hi." in part
+        shown = [line.split(". ", 1)[1] for line in part.splitlines() if line[:1].isdigit()]
+        assert dict(zip(shown, entries, strict=True)) == {
+            f"It is {n}.": {"systems": ["a_lol", "nll"], "labels": []},
+            "I like it.": {"systems": ["reference"], "labels": []},
+            "No.": {"systems": [], "labels": ["generic", "hallucination"]},
+        }
+        orders.add(tuple(text[:2] for text in shown))
+    assert len(orders) > 2
+
+
+def written_sheets(folder, count, verdict):
+    """Sheets of `read_prompts`, read: ``verdict`` maps an entry of the key to [label, fit]."""
+    texts, key = relabel.sheets(read_prompts(count), seed=0)
+    (folder / "key.json").write_text(json.dumps(key), encoding="utf-8")
+    for number, text in enumerate(texts):
+        (folder / f"sheet-{number}.md").write_text(text, encoding="utf-8")
+        said = [list(map(verdict, entries)) for entries in key[10 * number : 10 * number + 10]]
+        (folder / f"sheet-{number}.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def test_what_readers_said_is_collected_by_system_and_beside_peoples_labels(tmp_path):
+    def verdict(entry):
+        if entry["labels"]:
+            return ["generic", 1]
+        return ["hallucination", 2] if entry["systems"] == ["reference"] else ["entailment", 0]
+
+    written_sheets(tmp_path, 12, verdict)
+    one, two = {"labels": [0] * 12, "fit": [0] * 12}, {"labels": [5] * 12, "fit": [2] * 12}
+    found = collect.relabelled(tmp_path)
+    assert found["systems"] == {"a_lol": one, "nll": one, "reference": two}
+    assert sorted(found["people"]) == [[2, 2]] * 12 + [[5, 2]] * 12
+    written_sheets(tmp_path, 12, lambda entry: ["entailed", 1])
+    with pytest.raises(UserError, match=r"\['entailed', 1\] is no label and fit"):
+        collect.relabelled(tmp_path)
+    (tmp_path / "sheet-1.json").write_text("[[]]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"expected a \[label, fit\] for each answer"):
+        collect.relabelled(tmp_path)
+    (tmp_path / "sheet-1.json").unlink()
+    with pytest.raises(UserError, match=r"sheet-1.json is missing: all sheets are to be read"):
+        collect.relabelled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "agreed", "kappa"),
+    [
+        ([[0, 0], [1, 1], [0, 0], [1, 1]], 1.0, 1.0),
+        ([[0, 0], [0, 1], [1, 0], [1, 1]], 0.5, 0.0),  # as by chance
+        ([[0, 0]] * 20 + [[0, 1]] * 5 + [[1, 0]] * 10 + [[1, 1]] * 15, 0.7, 0.4),
+        ([[2, 2], [2, 2]], 1.0, math.nan),
+    ],
+)
+def test_agreement_is_corrected_for_chance(pairs, agreed, kappa):
+    found = summaries.agreement(np.array(pairs))
+    assert found == pytest.approx((agreed, kappa), nan_ok=True)
+
+
+# what V can know
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_share_of_the_variance_between_groups_is_found(share):
+    draws = np.random.default_rng(0)
+    sizes = draws.integers(1, 5, 3000)
+    own = draws.normal(scale=share**0.5, size=len(sizes))
+    groups = [
+        (m + draws.normal(scale=(1 - share) ** 0.5, size=n))
+        for m, n in zip(own, sizes, strict=True)
+    ]
+    found = summaries.between(groups)
+    assert found.mean == pytest.approx(share, abs=0.03)
+    assert found.low < share < found.high and found.high - found.low < 0.12
+
+
+def test_ridge_regression_is_tested_on_rows_that_it_has_not_seen():
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=(400, 8))
+    fold = np.arange(400) % 4
+    noise = draws.normal(size=400)
+    found, _ = value.ridge(x, x @ np.ones(8) + noise, fold)
+    assert found == pytest.approx(8 / 9, abs=0.03)
+    nothing, penalty = value.ridge(x, noise, fold)
+    assert -0.05 < nothing < 0.02 and penalty > 0.1
+
+
+def test_the_shares_explained_are_those_of_the_mean_of_the_other_folds():
+    observed, fold = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0, 0, 1, 1])
+    assert value.explained(observed, observed, fold) == 1.0
+    assert value.explained(np.array([2.5, 2.5, 0.5, 0.5]), observed, fold) == 0.0
+
+
+def test_prompts_of_any_length_are_studied_and_short_ones_apart(tmp_path):
+    file = audit(tmp_path, 6)
+    long = audit(tmp_path / "long", 6, knowledge="word " * 80)
+    file.write_text(file.read_text() + long.read_text(), encoding="utf-8")
+    assert len(value.groups_of(file, only_short=True)) == 6
+    groups = value.groups_of(file)
+    assert len(groups) == 7 and max(map(len, groups.values())) == 18
+    assert sorted(groups) != list(groups)
