@@ -2,8 +2,9 @@
 
     python -m benchmarks.evidence.value --audit=audit.jsonl --workdir=runs/evidence/labels
 
-The workdir is that of `labels`, whose reference is used. V is fitted to the mean label of a
-prompt's answers (or to one of them), of prompts of any length, and tested on held-out folds:
+The workdir is that of `labels`, whose reference is used. V is fitted to the mean label of the
+answers to a prompt (or to one of them, drawn at random), of prompts of any length that have several
+answers, and tested on held-out folds:
 
 * hidden states: the value head of the recipe, on the reference's hidden states;
 * MiniLM: ridge regression on the sentence embedding of the prompt, a baseline.
@@ -51,11 +52,11 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    *(Setting(RIDGE, count) for count in (60, 250, 1000)),
-    Setting(RIDGE, 1000, answers="one"),
-    *(Setting(HEAD, count) for count in (60, 250, 1000)),
-    Setting(HEAD, 250, answers="one"),
-    Setting(HEAD, 250, epochs=40),
+    *(Setting(RIDGE, count) for count in (60, 240, 480)),
+    Setting(RIDGE, 480, answers="one"),
+    *(Setting(HEAD, count) for count in (60, 240, 480)),
+    Setting(HEAD, 480, answers="one"),
+    Setting(HEAD, 240, epochs=40),
 )
 
 Groups = dict[str, list[float]]
@@ -63,13 +64,13 @@ Groups = dict[str, list[float]]
 
 
 def groups_of(audit: Path, *, only_short: bool = False) -> Groups:
-    """The rewards of all labelled answers, in the order of a hash of the prompt."""
+    """The rewards of prompts with several answers, in the order of a hash of the prompt."""
     found = {
         dialogue.prompt_of(answers[0]["knowledge"], answers[0]["history"]): [
             answer["reward"] for answer in answers
         ]
         for prompt, answers in by_prompt(audit).items()
-        if not only_short or short(prompt)
+        if len(answers) > 1 and (not only_short or short(prompt))
     }
     order = sorted(found, key=lambda prompt: hashlib.blake2b(prompt.encode()).digest())
     return {prompt: found[prompt] for prompt in order}
@@ -124,9 +125,9 @@ class Study:
     def run(self, setting: Setting) -> dict[str, Any]:
         """Fit V, and return what it explains on held-out folds."""
         prompts = list(self.groups)[: setting.prompts]
-        several = setting.answers == "all"
-        rewards = [np.mean(self.groups[p]) if several else self.groups[p][0] for p in prompts]
-        observed = np.array(rewards, np.float64)
+        draws = np.random.default_rng(self.config.seed)
+        mean = np.mean if setting.answers == "all" else draws.choice
+        observed = np.array([mean(self.groups[prompt]) for prompt in prompts], np.float64)
         if setting.features == RIDGE:
             fold = folds_of(prompts, self.config.value.folds, self.config.seed)
             found, chosen = ridge(self.encoder.embed(prompts), observed, fold)

@@ -186,4 +186,6 @@ def test_prompts_of_any_length_are_studied_and_short_ones_apart(tmp_path):
     assert len(value.groups_of(file, only_short=True)) == 6
     groups = value.groups_of(file)
     assert len(groups) == 7 and max(map(len, groups.values())) == 18
+    alone = audit(tmp_path / "one", 6, responses=["Yes."], begin=["generic"], writer=["gpt2"])
+    assert not value.groups_of(alone)
     assert sorted(groups) != list(groups)
