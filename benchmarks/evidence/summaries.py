@@ -78,6 +78,17 @@ def between(groups: Sequence[Sequence[float]]) -> Interval:
     return Interval(float(shares[0][0]), float(low), float(high))
 
 
+def explained(errors: np.ndarray) -> Interval:
+    """1 − MSE / MSE of the mean, of f64[N, 2], and its interval over the N."""
+    count = len(errors)
+    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    mean, draws = (
+        1 - (part @ errors)[:, 0] / (part @ errors)[:, 1] for part in (np.ones((1, count)), times)
+    )
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(mean[0]), float(low), float(high))
+
+
 def systems_read(found: Plain) -> list[str]:
     """The systems whose answers were labelled anew; the reference first."""
     names = dict.fromkeys(name for one in found["readings"] for name in one["systems"])

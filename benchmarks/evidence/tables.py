@@ -18,6 +18,7 @@ from benchmarks.evidence.summaries import (
     between,
     by_seed,
     difference,
+    explained,
     names_of,
     over_seeds,
     read_by,
@@ -158,7 +159,7 @@ def _study(study: Plain) -> Iterator[str]:
     lines = [
         (
             *(one["features"], one["answers"], str(one["prompts"]), str(one["epochs"])),
-            *(f"{one['chosen']:g}", percent(one["explained"])),
+            *(f"{one['chosen']:g}", percents(explained(np.array(one["errors"])))),
         )
         for one in study["settings"]
     ]

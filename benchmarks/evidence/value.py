@@ -25,7 +25,6 @@ import numpy as np
 
 from alol_jax.errors import Interrupted, UserError
 from alol_jax.main import entry, prepare
-from alol_jax.reports.results import explained_variance
 from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.command_line import connected
 from alol_jax.runs.progress import say
@@ -76,13 +75,13 @@ def groups_of(audit: Path, *, only_short: bool = False) -> Groups:
     return {prompt: found[prompt] for prompt in order}
 
 
-def explained(predicted: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> float:
-    """1 − MSE of the predictions / MSE of the mean of the other folds."""
+def errors(predicted: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Squared errors of held-out predictions, and of the mean of the other folds: f64[N, 2]."""
     mean = np.array([observed[fold != part].mean() for part in fold])
-    return float(1 - np.mean((predicted - observed) ** 2) / np.mean((mean - observed) ** 2))
+    return (np.stack([predicted, mean], axis=1) - observed[:, None]) ** 2
 
 
-def ridge(vectors: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> tuple[float, float]:
+def ridge(vectors: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, float]:
     """Ridge regression, tested on held-out folds, its penalty chosen on the other folds.
 
     Args:
@@ -91,7 +90,7 @@ def ridge(vectors: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> tuple[
         fold: i64[N].
 
     Returns:
-        The share of the variance that is explained, and the penalty for a fit on all rows.
+        Predictions f64[N], and the penalty for a fit on all rows.
     """
     curve = np.zeros((len(PENALTIES), len(observed)))
     for part in np.unique(fold):
@@ -103,7 +102,7 @@ def ridge(vectors: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> tuple[
             weights = right.T @ (scale * (left.T @ (observed[fitted] - y)))
             curve[place, out] = (vectors[out] - x) @ weights + y
     predicted, chosen = held_out(curve, observed, fold)
-    return explained(predicted, observed, fold), float(PENALTIES[chosen])
+    return predicted, float(PENALTIES[chosen])
 
 
 class Study:
@@ -123,19 +122,22 @@ class Study:
         self.scored = load_result(stages[1].folder, ScoredSplits)
 
     def run(self, setting: Setting) -> dict[str, Any]:
-        """Fit V, and return what it explains on held-out folds."""
+        """Fit V, and return its errors on held-out folds beside those of the mean."""
         prompts = list(self.groups)[: setting.prompts]
         draws = np.random.default_rng(self.config.seed)
         mean = np.mean if setting.answers == "all" else draws.choice
         observed = np.array([mean(self.groups[prompt]) for prompt in prompts], np.float64)
+        fold = folds_of(prompts, self.config.value.folds, self.config.seed)
         if setting.features == RIDGE:
-            fold = folds_of(prompts, self.config.value.folds, self.config.seed)
-            found, chosen = ridge(self.encoder.embed(prompts), observed, fold)
+            predicted, chosen = ridge(self.encoder.embed(prompts), observed, fold)
         else:
-            found, chosen = self._head(prompts, observed, setting.epochs)
-        return {**setting._asdict(), "prompts": len(prompts), "explained": found, "chosen": chosen}
+            predicted, chosen = self._head(prompts, observed, setting.epochs)
+        found = errors(predicted, observed, fold).round(5).tolist()
+        return {**setting._asdict(), "prompts": len(prompts), "errors": found, "chosen": chosen}
 
-    def _head(self, prompts: list[str], observed: np.ndarray, epochs: int) -> tuple[float, float]:
+    def _head(
+        self, prompts: list[str], observed: np.ndarray, epochs: int
+    ) -> tuple[np.ndarray, float]:
         options = self.config.value.copy_and_resolve_references()
         options.epochs = epochs
         rows = (Scored(p, p, "", "", (), r) for p, r in zip(prompts, observed, strict=True))
@@ -143,7 +145,7 @@ class Study:
         answers = Answers(Table.of(rows, Scored))
         given = (options, self.config.seed, self.scored, self.reference, answers)
         audit = fit_value(self.lm, dialogue.DIALOGUE, *given, context=context).audit
-        return explained_variance(audit), audit.epochs
+        return np.array(audit.predicted), audit.epochs
 
 
 def main(_):
@@ -168,7 +170,8 @@ def main(_):
             raise Interrupted(f"before {setting}")
         say(f"--- {setting}")
         found["settings"].append(study.run(setting))
-        say(f"explained on held-out folds: {found['settings'][-1]['explained']:.1%}")
+        of_v, of_mean = np.mean(found["settings"][-1]["errors"], axis=0)
+        say(f"explained on held-out folds: {1 - of_v / of_mean:.1%}")
         file.write_text(json.dumps(found), encoding="utf-8")
     say(f"done: {file}; python -m benchmarks.evidence.draw collects it")
 

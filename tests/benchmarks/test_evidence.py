@@ -128,7 +128,7 @@ FOUND = {
             "settings": [
                 {
                     **{"features": "MiniLM", "prompts": 3, "answers": "all", "epochs": 10},
-                    **{"explained": -0.021, "chosen": 0.01},
+                    **{"errors": [[0.5, 1.0]] * 3, "chosen": 0.01},
                 }
             ],
         },
@@ -176,7 +176,7 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     said = "Of 3 answers that people had labelled, the readers gave 33% the same label"
     assert said in text and "they agree on 100% whether it is entailed (κ 1.00)" in text
     assert "| short | 2 | 4 | 0.415 | -66.7% [" in text
-    assert "| MiniLM | all | 3 | 10 | 0.01 | -2.1% |" in text
+    assert "| MiniLM | all | 3 | 10 | 0.01 | 50.0% [50.0%, 50.0%] |" in text
     draw.draw(tmp_path)
     assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
 

@@ -167,16 +167,20 @@ def test_ridge_regression_is_tested_on_rows_that_it_has_not_seen():
     x = draws.normal(size=(400, 8))
     fold = np.arange(400) % 4
     noise = draws.normal(size=400)
-    found, _ = value.ridge(x, x @ np.ones(8) + noise, fold)
-    assert found == pytest.approx(8 / 9, abs=0.03)
-    nothing, penalty = value.ridge(x, noise, fold)
-    assert -0.05 < nothing < 0.02 and penalty > 0.1
+    for observed, share in ((x @ np.ones(8) + noise, 8 / 9), (noise, 0.0)):
+        predicted, penalty = value.ridge(x, observed, fold)
+        found = summaries.explained(value.errors(predicted, observed, fold))
+        assert found.mean == pytest.approx(share, abs=0.03) and found.low < share < found.high
+    assert penalty > 0.1
 
 
 def test_the_shares_explained_are_those_of_the_mean_of_the_other_folds():
     observed, fold = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0, 0, 1, 1])
-    assert value.explained(observed, observed, fold) == 1.0
-    assert value.explained(np.array([2.5, 2.5, 0.5, 0.5]), observed, fold) == 0.0
+    perfect = value.errors(observed, observed, fold)
+    np.testing.assert_array_equal(perfect, [[0, 6.25], [0, 2.25], [0, 2.25], [0, 6.25]])
+    assert summaries.explained(perfect).mean == 1.0
+    means = value.errors(np.array([2.5, 2.5, 0.5, 0.5]), observed, fold)
+    assert summaries.explained(means).mean == 0.0
 
 
 def test_prompts_of_any_length_are_studied_and_short_ones_apart(tmp_path):
