@@ -28,6 +28,7 @@ from alol_jax.tables.table import Table
 from alol_jax.tasks import dialogue
 from alol_jax.types import (
     Annotated,
+    Answers,
     Evaluation,
     Policy,
     Splits,
@@ -253,11 +254,21 @@ def order(workdir: Path) -> Plain | None:
     for folder in sorted(workdir.glob("samples_*")):
         if annotated(folder / "shared") is not None:
             count = int(folder.name.rpartition("_")[2])
-            value = value_of(folder / "shared")
-            found["by_samples"].append({"samples": count, "value": value, **_runs(folder)})
+            value, answers = value_of(folder / "shared"), _answers(folder / "shared")
+            of_v = {"samples": count, "value": value, "answers": answers}
+            found["by_samples"].append({**of_v, **_runs(folder)})
     if (workdir / BEST_OF_N).exists():
         found["best_of_n"] = json.loads((workdir / BEST_OF_N).read_text(encoding="utf-8"))
     return found
+
+
+def _answers(shared: Path) -> list[list[float]]:
+    """The rewards of the answers that V is fitted to, by prompt."""
+    rows = load_result(finished_stage(shared, "generate").folder, Answers).rows
+    groups: dict[str, list[float]] = {}
+    for prompt, reward in zip(rows["example_id"], rows["reward"], strict=True):
+        groups.setdefault(prompt, []).append(round(float(reward), 4))
+    return list(groups.values())
 
 
 # reading

@@ -251,15 +251,19 @@ def _samples(found: Plain) -> str:
     lines = []
     for one in found["by_samples"]:
         each = [float(np.mean(run["rewards"])) for run in one["runs"]]
-        value = one["value"]
+        value, several = one["value"], one["samples"] > 1
         lines.append(
             (
-                *(str(one["samples"]), str(value["epochs"]), percent(value["explained_held_out"])),
+                *(str(one["samples"]), percents(between(one["answers"])) if several else "–"),
+                *(str(value["epochs"]), percent(value["explained_held_out"])),
                 *(percent(value["explained_training_rows"]), f"{value['kept']} of {value['rows']}"),
                 ", ".join(f"{mean:.3f}" for mean in each) or "not run",
             )
         )
-    heads = ("answers per prompt", "epochs", "held-out variance explained", "of training rows")
+    heads = (
+        *("answers per prompt", "variance between prompts", "epochs"),
+        *("held-out variance explained", "of training rows"),
+    )
     return table((*heads, "kept", "a_lol's reward by seed"), lines)
 
 

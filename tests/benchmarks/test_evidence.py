@@ -104,6 +104,7 @@ def measured(seed):
 REFERENCE = {"rewards": [0.5] * 6, "components": {"relevance": 0.2, "total": 0.5}}
 
 
+ANSWERS = [[0.0, 1.0], [0.5, 1.0]]
 FOUND = {
     "labels": {
         "kept": {"label": {"generic": [1, 3]}, "writer": {"human": [2, 3]}},
@@ -124,7 +125,7 @@ FOUND = {
         ],
         "study": {
             "all": [[0.0, 1.0], [1.0, 1.0, 0.5], [0.0]],
-            "short": [[0.0, 1.0], [0.5, 1.0]],
+            "short": ANSWERS,
             "settings": [
                 {
                     **{"features": "MiniLM", "prompts": 3, "answers": "all", "epochs": 10},
@@ -146,7 +147,7 @@ FOUND = {
     "order": {
         **{"value": VALUE, "reference": REFERENCE},
         "runs": [run(name, s) for name in ("a_lol", "a_lol_no_clip", "nll") for s in (0, 1)],
-        "by_samples": [{"samples": 2, "value": VALUE, "runs": []}],
+        "by_samples": [{"samples": 2, "value": VALUE, "answers": ANSWERS, "runs": []}],
         "best_of_n": {"n": [1, 2], "rewards": [[0.5] * 6, [0.75] * 6], "kl": [0.0, 0.2]},
     },
     "reading": {"readings": [{"seed": seed, "verdicts": [1, 0, 1, -1]} for seed in (0, 1)]},
@@ -169,7 +170,7 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
     assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
-    assert "| 2 | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
+    assert "%] | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
     for over in ("[over prompts", "IQM [over seeds"):
         assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
     assert "| a | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
