@@ -44,10 +44,8 @@ SHARED_KEYS = (
     *("decode", "generate", "value", "select", "evaluate"),
 )
 """Config keys that are the same in all runs of a sweep, because what they control is shared."""
-SHARED_STAGES = (
-    *(stage for stage, number in STAGES.items() if number < STAGES["fit_policy"]),
-    "evaluate_reference",
-)
+UNTIL_SELECT = tuple(name for name, number in STAGES.items() if number < STAGES["fit_policy"])
+SHARED_STAGES = (*UNTIL_SELECT, "evaluate_reference")
 SET_BY_SWEEP = {
     "objective.name": "use --objectives",
     "policy.seed": "use --seeds",

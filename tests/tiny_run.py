@@ -166,8 +166,8 @@ def scoring(weights: dict[str, float] | None = None, *, task: Task = TASK) -> Sc
     return Scoring(task.rewards, {}, {"positivity": 1.0} if weights is None else dict(weights))
 
 
-def evaluate(stages, options, scored, reference, policy, *, context) -> Evaluation:
+def evaluate(made: Setup, options, scored, reference, policy, *, context) -> Evaluation:
     """The evaluation of the reference, then that of the policy."""
-    by_reference = evaluate_reference(stages, scored, reference, context=context)
+    by_reference = evaluate_reference(made, scored, reference, context=context)
     given = (options, scored, reference, policy, by_reference)
-    return stage_evaluate.evaluate(stages, *given, context=context)
+    return stage_evaluate.evaluate(made, *given, context=context)

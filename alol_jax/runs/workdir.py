@@ -44,7 +44,7 @@ class Run:
 
     Attributes:
         folder: the workdir; created if it does not exist.
-        numbers: all stages in order, with their numbers; stages with one number are alternatives.
+        numbers: all stages in order, with the numbers of their folders.
         config: the whole config, saved with each stage and used to name its sections.
         allowed: the stages that may run; all others must already have a result.
         redo: recompute a stage whose inputs changed, instead of stopping with an error.
@@ -224,8 +224,8 @@ class Run:
 
     def _check_allowed(self, name: str, final: AnyPath) -> None:
         if name not in self.allowed:
-            later = {n for n, number in self.numbers.items() if number >= self.numbers[name]}
-            if not later & set(self.allowed):
+            order = [*self.numbers]
+            if not {*order[order.index(name) :]} & {*self.allowed}:
                 raise Finished(f"finished before {name}, which --stages leaves out")
             raise UserError(
                 f"stage {name} has no result in {final.parent} and --stages leaves it out: "

@@ -47,6 +47,7 @@ REWARDS = {
 }
 """Label -> stored reward."""
 MOST_WORDS = 75
+EMPTY = ("", "[]")  # what stands in the audit where nothing was said yet
 TEST, VALIDATION = 80, 60  # prompts
 
 LONGER: dict[str, tuple[str, dict[str, Any]]] = {
@@ -91,7 +92,7 @@ def by_prompt(audit: Path) -> dict[str, list[dict[str, Any]]]:
     for where, row in read_listed(str(audit)):
         for answer in answers_of(where, row):
             prompt = " ".join((answer["knowledge"], *answer["history"]))
-            if any(turn.strip() for turn in answer["history"]):
+            if any(turn.strip() not in EMPTY for turn in answer["history"]):
                 prompts.setdefault(prompt, []).append(answer)
     return prompts
 

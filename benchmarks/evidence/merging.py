@@ -14,16 +14,17 @@ KEYS = {
     "readings": ("seed",),
 }
 """List -> what tells its elements apart."""
+REPLACED = {"study"}  # one file with all of it
 
 
 def merged(before: Plain, now: Plain) -> Plain:
-    """All of ``before`` and ``now``; of a run or reading in both, the one in ``now``.
+    """All of ``before`` and ``now``; of a run, reading or study in both, the one in ``now``.
 
     Raises:
         UserError: anything else differs: they are policies of different references.
     """
     found = before | now
-    for key in before.keys() & now.keys():
+    for key in (before.keys() & now.keys()) - REPLACED:
         if key in KEYS:
             join = _newer if key in ("runs", "readings") else merged
             found[key] = _joined(before[key], now[key], KEYS[key], join)

@@ -118,8 +118,10 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="of labels")
     parser.add_argument("--seed", type=int, default=0, help="of the policies")
     options = parser.parse_args()
-    texts, key = sheets(read(options.workdir, options.seed), options.seed)
     folder = options.workdir / RELABEL / str(options.seed)
+    if any(folder.glob("sheet-*.json")):
+        raise UserError(f"{folder} has sheets that are read: new ones would not fit them")
+    texts, key = sheets(read(options.workdir, options.seed), options.seed)
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(texts):
         (folder / f"sheet-{number}.md").write_text(text, encoding="utf-8")

@@ -16,9 +16,16 @@ from alol_jax.runs.command_line import stop_on_signals
 from alol_jax.runs.lock import lock_workdir
 from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import Run
-from alol_jax.sweep import OBJECTIVES, SEEDS, columns_of, config_from, parse_lists, sweep
+from alol_jax.sweep import (
+    OBJECTIVES,
+    SEEDS,
+    UNTIL_SELECT,
+    columns_of,
+    config_from,
+    parse_lists,
+    sweep,
+)
 
-UNTIL_SELECT = tuple(name for name, number in STAGES.items() if number < STAGES["fit_policy"])
 UNTIL_REFERENCE = ("load", "score", "fit_reference")
 
 

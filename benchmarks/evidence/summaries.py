@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,46 +53,66 @@ def by_seed(found: Plain, name: str) -> dict[int, float]:
     return {run["seed"]: float(np.mean(run["rewards"])) for run in runs}
 
 
-def between(groups: Sequence[Sequence[float]]) -> Interval:
-    """The share of a variance that lies between groups: what their mean, if known, explains.
+class Between(NamedTuple):
+    """The share of a variance that lies between rows: all that a function of the row explains."""
 
-    The intraclass correlation of a one-way analysis of variance, ICC(1) of Shrout and Fleiss 1979:
-    (MSB − MSW) / (MSB + (k₀ − 1) MSW), where k₀ is the mean size of a group, corrected for unequal
-    sizes. It may come out below 0 by chance. The interval is of a bootstrap over groups. Groups of
-    one element are left out.
+    of_one: Interval  # of single elements: ICC(A,1)
+    of_mean: Interval  # of the mean of a row: ICC(C,k)
+
+
+def between(rows: Sequence[Sequence[float]]) -> Between:
+    """The intraclass correlations of f64[n, k], by a two-way analysis of variance.
+
+    With the mean squares of rows, columns and the rest, R, C and E (McGraw and Wong 1996)::
+
+        ICC(A,1) = (R − E) / (R + (k − 1) E + (C − E) k / n)
+        ICC(C,k) = (R − E) / R
+
+    Both may come out below 0 by chance. The intervals are of a bootstrap over rows; NaN where
+    nothing varies.
     """
-    columns = [(len(g), sum(g), sum(x * x for x in g)) for g in groups if len(g) > 1]
-    size, total, squares = np.array(columns, float).T
-    count = len(size)
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    shares = []
-    for times in (np.ones((1, count)), drawn):
-        n, n_squared = times @ size, times @ size**2
-        within = times @ (squares - total**2 / size) / (n - count)
-        means = times @ (total**2 / size) - (times @ total) ** 2 / n
-        k0 = (n - n_squared / n) / (count - 1)
-        above = means / (count - 1) - within
-        shares.append(above / (above + k0 * within))
-    low, high = np.quantile(shares[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(shares[0][0]), float(low), float(high))
+    table = np.array(rows, float)
+    n, k = table.shape
+    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    found = [_icc(table, part, n, k) for part in (np.ones((1, n)), times)]
+    return Between(*(_interval(one[0], draws) for one, draws in zip(*found, strict=True)))
+
+
+def _interval(found: float, draws: np.ndarray) -> Interval:
+    """What was found, with the ends of its resamples; those without a value are left out."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return Interval(float(found), math.nan, math.nan)
+    ends = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(found), *map(float, ends))
+
+
+def _icc(table: np.ndarray, times: np.ndarray, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both correlations of each resample; ``times`` [draws, n] is how often it has each row."""
+    mean = (times @ table.mean(axis=1)) / n
+    of_rows = k * (times @ table.mean(axis=1) ** 2 - n * mean**2)
+    of_columns = n * np.sum((times @ table / n - mean[:, None]) ** 2, axis=1)
+    total = times @ np.sum(table**2, axis=1) - n * k * mean**2
+    rest = (total - of_rows - of_columns) / ((n - 1) * (k - 1))
+    rows, columns = of_rows / (n - 1), of_columns / (k - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        one = (rows - rest) / (rows + (k - 1) * rest + (columns - rest) * k / n)
+        return one, (rows - rest) / rows
 
 
 def explained(errors: np.ndarray) -> Interval:
     """1 − MSE / MSE of the mean, of f64[N, 2], and its interval over the N."""
     count = len(errors)
     times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    mean, draws = (
-        1 - (part @ errors)[:, 0] / (part @ errors)[:, 1] for part in (np.ones((1, count)), times)
-    )
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(mean[0]), float(low), float(high))
+    sums = (part @ errors for part in (np.ones((1, count)), times))
+    mean, draws = (1 - both[:, 0] / both[:, 1] for both in sums)
+    return _interval(mean[0], draws)
 
 
 def systems_read(found: Plain) -> list[str]:
-    """The systems whose answers were labelled anew; the reference first."""
-    names = dict.fromkeys(name for one in found["readings"] for name in one["systems"])
-    return ["reference", *(name for name in names if name != "reference")]
+    """The systems whose answers were labelled anew: the reference, then the policies' names."""
+    read = {name for one in found["readings"] for name in one["systems"]}
+    return ["reference", *(name for name in names_of(found) if name in read)]
 
 
 def read_by(found: Plain, name: str, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,9 @@ def percent(part: float | None) -> str:
 
 
 def percents(part: Interval) -> str:
-    """A share of the variance with its interval."""
+    """A share of the variance with its interval; where nothing varies there is none."""
+    if not math.isfinite(part.mean):
+        return "–"
     return f"{part.mean:.1%} [{part.low:.1%}, {part.high:.1%}]"
 
 
@@ -139,9 +141,9 @@ def _relabelled(found: Plain) -> Iterator[str]:
     agreed, kappa = agreement(pairs)
     faithful, kappa_of_two = agreement((rewards[pairs] >= ENTAILED).astype(int))
     yield (
-        f"Of {len(pairs)} answers that people had labelled, the readers gave {agreed:.0%} the same "
-        f"label (κ {kappa:.2f}); they agree on {faithful:.0%} whether it is entailed "
-        f"(κ {kappa_of_two:.2f})."
+        f"Beside {len(pairs)} labels that people had given, the readers gave the same in "
+        f"{agreed:.0%} (κ {kappa:.2f}); in {faithful:.0%} they agree whether the answer is "
+        f"entailed (κ {kappa_of_two:.2f})."
     )
 
 
@@ -149,22 +151,22 @@ def _study(study: Plain) -> Iterator[str]:
     """How much of the labels lies between prompts, and how much of it V finds."""
     lines = []
     for name in ("short", "all"):
-        groups = study[name]
-        rewards = np.concatenate(groups)
-        spread = f"{rewards.std():.3f}"
-        share_between = percents(between(groups))
-        lines.append((name, str(len(groups)), str(len(rewards)), spread, share_between))
-    heads = ("prompts", "count", "answers", "sd of the label", "variance between prompts")
-    yield table(heads, lines)
+        rewards = np.array(study[name])
+        shares = map(percents, between(rewards))
+        lines.append((name, str(len(rewards)), f"{rewards.std():.3f}", *shares))
+    heads = ("of one label", "of the mean of three")
+    heads = tuple(f"variance {which} between prompts [over prompts]" for which in heads)
+    yield table(("prompts", "count", "sd of the label", *heads), lines)
     lines = [
         (
-            *(one["features"], one["answers"], str(one["prompts"]), str(one["epochs"])),
+            *(one["features"], one["prompts"], one["answers"], str(one["count"])),
+            *(str(one["epochs"]) if one["features"] == "hidden states" else "–",),
             *(f"{one['chosen']:g}", percents(explained(np.array(one["errors"])))),
         )
         for one in study["settings"]
     ]
-    heads = ("V reads", "answers", "prompts", "epochs, at most", "chosen", "explained, held out")
-    yield table(heads, lines, texts=2)
+    heads = ("V reads", "prompts", "answers", "count", "epochs, at most", "epochs or penalty")
+    yield table((*heads, "explained, held out [over prompts]"), lines, texts=3)
 
 
 def _over_seeds(gains: np.ndarray) -> Interval:
@@ -254,7 +256,10 @@ def _samples(found: Plain) -> str:
         value, several = one["value"], one["samples"] > 1
         lines.append(
             (
-                *(str(one["samples"]), percents(between(one["answers"])) if several else "–"),
+                *(
+                    str(one["samples"]),
+                    percents(between(one["answers"]).of_one) if several else "–",
+                ),
                 *(str(value["epochs"]), percent(value["explained_held_out"])),
                 *(percent(value["explained_training_rows"]), f"{value['kept']} of {value['rows']}"),
                 ", ".join(f"{mean:.3f}" for mean in each) or "not run",

@@ -2,22 +2,24 @@
 
     python -m benchmarks.evidence.value --audit=audit.jsonl --workdir=runs/evidence/labels
 
-The workdir is that of `labels`, whose reference is used. V is fitted to the mean label of the
-answers to a prompt (or to one of them, drawn at random), of prompts of any length that have several
-answers, and tested on held-out folds:
+The workdir is that of `labels`, whose reference is used; the prompts are those that all three
+models answered. V is fitted to the mean label of the three answers (or to one of them, drawn at
+random), and tested on held-out folds, no knowledge in two of them:
 
-* hidden states: the value head of the recipe, on the reference's hidden states;
-* MiniLM: ridge regression on the sentence embedding of the prompt, a baseline.
+* hidden states: the value head of the recipe, on the reference's hidden states; short prompts, as
+  in `labels`;
+* MiniLM: ridge regression on the sentence embedding of the prompt, a baseline; also on prompts of
+  any length, of which it reads the first 256 tokens.
 
-The labels of all answers are kept, too: `draw` says how much of their variance lies between
-prompts, which is all that any V(x) can explain. Cost: docs/evidence.md. Settings that are done are
-not computed again.
+The labels are kept, too: `draw` says how much of their variance lies between prompts, which is all
+that a V(x) can explain. Cost: docs/evidence.md. Settings that are done are not computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,41 +40,62 @@ from benchmarks.evidence.labels import AUDIT, CONFIG, by_prompt, short
 from benchmarks.evidence.running import Asked, asked
 
 HEAD, RIDGE = "hidden states", "MiniLM"
+MODELS = {"ctrl", "doha", "gpt2"}  # writers of the audit
 PENALTIES = 10.0 ** np.arange(-3, 4)  # of ridge, times the number of prompts
+
+
+class Labelled(NamedTuple):
+    """A prompt, and the labels of its answers."""
+
+    prompt: str
+    knowledge: str
+    short: bool  # as those in `labels`
+    rewards: tuple[float, ...]  # by writer, in the order of their names
 
 
 class Setting(NamedTuple):
     """One fit of V."""
 
     features: str
-    prompts: int
+    prompts: str = "short"  # or all
+    count: int = 0  # of prompts; 0 = all of them
     answers: str = "all"  # of a prompt, or one
     epochs: int = 10  # at most; of the head
 
 
 SETTINGS = (
-    *(Setting(RIDGE, count) for count in (60, 240, 480)),
-    Setting(RIDGE, 480, answers="one"),
-    *(Setting(HEAD, count) for count in (60, 240, 480)),
-    Setting(HEAD, 480, answers="one"),
-    Setting(HEAD, 240, epochs=40),
+    *(Setting(RIDGE, count=count) for count in (60, 0)),
+    Setting(RIDGE, answers="one"),
+    Setting(RIDGE, "all"),
+    *(Setting(HEAD, count=count) for count in (60, 0)),
+    Setting(HEAD, answers="one"),
+    Setting(HEAD, epochs=40),
 )
 
-Groups = dict[str, list[float]]
-"""Prompt -> the rewards of its answers."""
+
+def labelled(audit: Path) -> list[Labelled]:
+    """The prompts that all three models answered, in the order of a hash.
+
+    Raises:
+        UserError: the file is missing or malformed, or there are too few.
+    """
+    found = []
+    for prompt, answers in by_prompt(audit).items():
+        rewards = {answer["writer"]: answer["reward"] for answer in answers}
+        if rewards.keys() == MODELS and len(answers) == len(MODELS):
+            knowledge, turns = answers[0]["knowledge"], answers[0]["history"]
+            by_writer = tuple(rewards[writer] for writer in sorted(rewards))
+            text = dialogue.prompt_of(knowledge, turns)
+            found.append(Labelled(text, knowledge, short(prompt), by_writer))
+    if sum(one.short for one in found) < 2:
+        raise UserError(f"--audit={audit}: too few short prompts that all three models answered")
+    return sorted(found, key=lambda one: hashlib.blake2b(one.prompt.encode()).digest())
 
 
-def groups_of(audit: Path, *, only_short: bool = False) -> Groups:
-    """The rewards of prompts with several answers, in the order of a hash of the prompt."""
-    found = {
-        dialogue.prompt_of(answers[0]["knowledge"], answers[0]["history"]): [
-            answer["reward"] for answer in answers
-        ]
-        for prompt, answers in by_prompt(audit).items()
-        if len(answers) > 1 and (not only_short or short(prompt))
-    }
-    order = sorted(found, key=lambda prompt: hashlib.blake2b(prompt.encode()).digest())
-    return {prompt: found[prompt] for prompt in order}
+def chosen(rows: Sequence[Labelled], setting: Setting) -> list[Labelled]:
+    """The prompts of a setting."""
+    found = [one for one in rows if one.short or setting.prompts == "all"]
+    return found[: setting.count or len(found)]
 
 
 def errors(predicted: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> np.ndarray:
@@ -101,49 +124,62 @@ def ridge(vectors: np.ndarray, observed: np.ndarray, fold: np.ndarray) -> tuple[
             scale = singular / (singular**2 + penalty)
             weights = right.T @ (scale * (left.T @ (observed[fitted] - y)))
             curve[place, out] = (vectors[out] - x) @ weights + y
-    predicted, chosen = held_out(curve, observed, fold)
-    return predicted, float(PENALTIES[chosen])
+    predicted, best = held_out(curve, observed, fold)
+    return predicted, float(PENALTIES[best])
 
 
 class Study:
-    """The models and rows of all settings."""
+    """The models of all settings.
 
-    def __init__(self, wanted: Asked, groups: Groups) -> None:
+    Raises:
+        UserError: `labels` has fitted no reference yet.
+    """
+
+    def __init__(self, wanted: Asked) -> None:
         shared = wanted.workdir / "shared"
-        stages = [finished_stage(shared, name) for name in ("fit_reference", "score")]
-        if None in stages:
+        reference, score = (finished_stage(shared, name) for name in ("fit_reference", "score"))
+        if reference is None or score is None:
             raise UserError(f"--workdir={wanted.workdir} has no reference: run labels first")
-        self.wanted, self.groups = wanted, groups
-        self.config = wanted.config("a_lol")
+        self.wanted, self.fingerprint, self.config = (
+            wanted,
+            reference.fingerprint,
+            reference.config(),
+        )
         opened = prepare(self.config)
-        self.lm = opened.lm
-        self.encoder = opened.test_scoring.models["similarity"].encoder
-        self.reference = load_result(stages[0].folder, Policy)
-        self.scored = load_result(stages[1].folder, ScoredSplits)
+        self.lm, self.encoder = opened.lm, opened.test_scoring.models["similarity"].encoder
+        self.reference = load_result(reference.folder, Policy)
+        self.scored = load_result(score.folder, ScoredSplits)
 
-    def run(self, setting: Setting) -> dict[str, Any]:
+    def run(self, setting: Setting, rows: Sequence[Labelled]) -> dict[str, Any]:
         """Fit V, and return its errors on held-out folds beside those of the mean."""
-        prompts = list(self.groups)[: setting.prompts]
         draws = np.random.default_rng(self.config.seed)
         mean = np.mean if setting.answers == "all" else draws.choice
-        observed = np.array([mean(self.groups[prompt]) for prompt in prompts], np.float64)
-        fold = folds_of(prompts, self.config.value.folds, self.config.seed)
+        observed = np.array([mean(one.rewards) for one in rows], np.float64)
+        apart = [one.knowledge for one in rows]
+        fold = folds_of(apart, self.config.value.folds, self.config.seed)
         if setting.features == RIDGE:
-            predicted, chosen = ridge(self.encoder.embed(prompts), observed, fold)
+            vectors = self.encoder.embed([one.prompt for one in rows])
+            predicted, best = ridge(vectors, observed, fold)
         else:
-            predicted, chosen = self._head(prompts, observed, setting.epochs)
+            predicted, best = self._head(rows, observed, setting.epochs)
         found = errors(predicted, observed, fold).round(5).tolist()
-        return {**setting._asdict(), "prompts": len(prompts), "errors": found, "chosen": chosen}
+        return {**setting._asdict(), "count": len(rows), "errors": found, "chosen": best}
 
     def _head(
-        self, prompts: list[str], observed: np.ndarray, epochs: int
+        self, rows: Sequence[Labelled], observed: np.ndarray, epochs: int
     ) -> tuple[np.ndarray, float]:
+        """Held-out predictions of the value head, and the number of epochs chosen."""
         options = self.config.value.copy_and_resolve_references()
         options.epochs = epochs
-        rows = (Scored(p, p, "", "", (), r) for p, r in zip(prompts, observed, strict=True))
+        table = Table.of(
+            (
+                Scored(one.knowledge, one.prompt, "", "", (), reward)
+                for one, reward in zip(rows, observed, strict=True)
+            ),
+            Scored,
+        )
         context = StageContext(self.wanted.workdir, self.wanted.stopping, say)
-        answers = Answers(Table.of(rows, Scored))
-        given = (options, self.config.seed, self.scored, self.reference, answers)
+        given = (options, self.config.seed, self.scored, self.reference, Answers(table))
         audit = fit_value(self.lm, dialogue.DIALOGUE, *given, context=context).audit
         return np.array(audit.predicted), audit.epochs
 
@@ -152,27 +188,31 @@ def main(_):
     if not AUDIT.value:
         raise UserError("--audit is needed: the file of labelled answers")
     wanted = asked(CONFIG, ("a_lol",), (0,))
-    audit, file = Path(AUDIT.value), wanted.workdir / STUDY
-    groups = groups_of(audit)
-    found = {
-        "all": list(groups.values()),
-        "short": list(groups_of(audit, only_short=True).values()),
-        "settings": [],
+    rows, study = labelled(Path(AUDIT.value)), Study(wanted)
+    known = {
+        "reference": study.fingerprint,
+        "all": [one.rewards for one in rows],
+        "short": [one.rewards for one in rows if one.short],
     }
+    known = json.loads(json.dumps(known))
+    file, settings = wanted.workdir / STUDY, []
     if file.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
-    study = Study(wanted, groups)
-    done = {tuple(one[name] for name in Setting._fields) for one in found["settings"]}
+        before = json.loads(file.read_text(encoding="utf-8"))
+        settings = before.pop("settings")
+        if before != known:
+            raise UserError(f"{file} was made from another reference or audit: delete it")
     for setting in SETTINGS:
-        if setting._replace(prompts=min(setting.prompts, len(groups))) in done:
+        its = chosen(rows, setting)
+        wants = setting._replace(count=len(its))._asdict()
+        if any(wants == {name: one[name] for name in wants} for one in settings):
             continue
         if wanted.stopping():
             raise Interrupted(f"before {setting}")
         say(f"--- {setting}")
-        found["settings"].append(study.run(setting))
-        of_v, of_mean = np.mean(found["settings"][-1]["errors"], axis=0)
+        settings.append(study.run(setting, its))
+        of_v, of_mean = np.mean(settings[-1]["errors"], axis=0)
         say(f"explained on held-out folds: {1 - of_v / of_mean:.1%}")
-        file.write_text(json.dumps(found), encoding="utf-8")
+        file.write_text(json.dumps({**known, "settings": settings}), encoding="utf-8")
     say(f"done: {file}; python -m benchmarks.evidence.draw collects it")
 
 

@@ -15,7 +15,7 @@ def audit(folder, prompts, **changes):
             "history": ["Hello."],
             "responses": [f"It is {n}.", "Yes.", "No."],
             "begin": [LABELS[(n + k) % len(LABELS)] for k in range(3)],
-            "writer": ["gpt2", "doha", "human"],
+            "writer": ["gpt2", "doha", "ctrl"],
         }
         | changes
         for n in range(prompts)

@@ -124,12 +124,12 @@ FOUND = {
             }
         ],
         "study": {
-            "all": [[0.0, 1.0], [1.0, 1.0, 0.5], [0.0]],
+            "all": [[0.0, 1.0], [1.0, 1.0], [0.5, 0.0]],
             "short": ANSWERS,
             "settings": [
                 {
-                    **{"features": "MiniLM", "prompts": 3, "answers": "all", "epochs": 10},
-                    **{"errors": [[0.5, 1.0]] * 3, "chosen": 0.01},
+                    **{"features": "MiniLM", "prompts": "short", "count": 3, "answers": "all"},
+                    **{"epochs": 10, "errors": [[0.5, 1.0]] * 3, "chosen": 0.01},
                 }
             ],
         },
@@ -174,10 +174,10 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     for over in ("[over prompts", "IQM [over seeds"):
         assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
     assert "| a | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
-    said = "Of 3 answers that people had labelled, the readers gave 33% the same label"
-    assert said in text and "they agree on 100% whether it is entailed (κ 1.00)" in text
-    assert "| short | 2 | 4 | 0.415 | -66.7% [" in text
-    assert "| MiniLM | all | 3 | 10 | 0.01 | 50.0% [50.0%, 50.0%] |" in text
+    said = "Beside 3 labels that people had given, the readers gave the same in 33%"
+    assert said in text and "in 100% they agree whether the answer is entailed (κ 1.00)" in text
+    assert "| short | 2 | 0.415 | " in text
+    assert "| MiniLM | short | all | 3 | – | 0.01 | 50.0% [50.0%, 50.0%] |" in text
     draw.draw(tmp_path)
     assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
 
@@ -202,6 +202,12 @@ def test_what_has_run_since_joins_what_was_collected_before(name):
         return
     before, now = (found | {"runs": found["runs"][part]} for part in (slice(3), slice(2, None)))
     assert merging.merged(before, now) == found
+
+
+def test_a_study_that_went_on_takes_the_place_of_what_was_collected_of_it():
+    now = FOUND["labels"]["study"] | {"settings": []}
+    found = merging.merged(FOUND["labels"], FOUND["labels"] | {"study": now})
+    assert found["study"] == now
 
 
 def test_a_run_that_ran_again_counts_once_and_runs_of_two_references_are_refused():
@@ -311,7 +317,9 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "Not run." not in text and "best of 16" in text and "likeness gap" in text
-    assert "| reference | 1 | 0% | 0% | 100% |" in text and "| hidden states | all |" in text
+    assert (
+        "| reference | 1 | 0% | 0% | 100% |" in text and "| hidden states | short | all |" in text
+    )
     read = (runs / "labels" / "side_by_side.md").read_text(encoding="utf-8")
     assert read.count("- *best-labelled:* ") == read.count("- *a_lol:* ") == 10
     first = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ def test_labels_become_rewards_and_no_prompt_is_in_two_splits(tmp_path):
     assert len(set.union(*prompts.values())) == 200
     for answer in parts["train"]:
         assert answer["reward"] == labels.REWARDS[answer["BEGIN"][0]]
-    assert [a["writer"] for a in parts["train"][:3]] == ["gpt2", "doha", "human"]
+    assert [a["writer"] for a in parts["train"][:3]] == ["gpt2", "doha", "ctrl"]
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,29 @@ def test_what_readers_said_is_collected_by_system_and_beside_peoples_labels(tmp_
     found = collect.relabelled(tmp_path)
     assert found["systems"] == {"a_lol": one, "nll": one, "reference": two}
     assert sorted(found["people"]) == [[2, 2]] * 12 + [[5, 2]] * 12
-    written_sheets(tmp_path, 12, lambda entry: ["entailed", 1])
-    with pytest.raises(UserError, match=r"\['entailed', 1\] is no label and fit"):
-        collect.relabelled(tmp_path)
+    for wrong in (["entailed", 1], ["generic", 3], "generic", []):
+        written_sheets(tmp_path, 12, lambda entry, wrong=wrong: wrong)
+        with pytest.raises(UserError, match="is not a label of the six and 0, 1 or 2"):
+            collect.relabelled(tmp_path)
     (tmp_path / "sheet-1.json").write_text("[[]]", encoding="utf-8")
     with pytest.raises(UserError, match=r"expected a \[label, fit\] for each answer"):
         collect.relabelled(tmp_path)
+
+
+def test_as_long_as_a_sheet_is_not_read_nothing_is_collected_of_it(tmp_path, capsys):
+    written_sheets(tmp_path, 12, lambda entry: ["generic", 1])
     (tmp_path / "sheet-1.json").unlink()
-    with pytest.raises(UserError, match=r"sheet-1.json is missing: all sheets are to be read"):
-        collect.relabelled(tmp_path)
+    assert collect.relabelled(tmp_path) is None
+    assert "not all sheets are read yet" in capsys.readouterr().out
+
+
+def test_sheets_that_are_read_are_not_written_again(tmp_path, monkeypatch):
+    place = tmp_path / "relabel" / "0"
+    place.mkdir(parents=True)
+    written_sheets(place, 12, lambda entry: ["generic", 1])
+    monkeypatch.setattr("sys.argv", ["relabel", f"--workdir={tmp_path}"])
+    with pytest.raises(UserError, match="has sheets that are read: new ones would not fit them"):
+        relabel.main()
 
 
 @pytest.mark.parametrize(
@@ -149,17 +163,24 @@ def test_agreement_is_corrected_for_chance(pairs, agreed, kappa):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_share_of_the_variance_between_groups_is_found(share):
+def test_the_share_of_the_variance_between_rows_is_found_whatever_the_columns_are(share):
     draws = np.random.default_rng(0)
-    sizes = draws.integers(1, 5, 3000)
-    own = draws.normal(scale=share**0.5, size=len(sizes))
-    groups = [
-        (m + draws.normal(scale=(1 - share) ** 0.5, size=n))
-        for m, n in zip(own, sizes, strict=True)
-    ]
-    found = summaries.between(groups)
-    assert found.mean == pytest.approx(share, abs=0.03)
-    assert found.low < share < found.high and found.high - found.low < 0.12
+    own = draws.normal(scale=share**0.5, size=(3000, 1))
+    rest = draws.normal(scale=(1 - share) ** 0.5, size=(3000, 3))
+    of_mean = share / (share + (1 - share) / 3)
+    found = summaries.between(own + rest)
+    for one, expected in zip(found, (share, of_mean), strict=True):
+        assert one.mean == pytest.approx(expected, abs=0.03)
+        assert one.low < expected < one.high and one.high - one.low < 0.12
+    columns = np.array([-1.0, 0.0, 1.0])  # of variance 2/3, seen as 1 by three columns
+    shifted = summaries.between(own + rest + columns)
+    assert shifted.of_mean.mean == pytest.approx(found.of_mean.mean)
+    assert shifted.of_one.mean == pytest.approx(share / 2, abs=0.03)
+
+
+def test_where_nothing_varies_there_is_no_share():
+    found = summaries.between([[1.0, 1.0], [1.0, 1.0]])
+    assert math.isnan(found.of_one.mean) and math.isnan(found.of_mean.low)
 
 
 def test_ridge_regression_is_tested_on_rows_that_it_has_not_seen():
@@ -183,13 +204,22 @@ def test_the_shares_explained_are_those_of_the_mean_of_the_other_folds():
     assert summaries.explained(means).mean == 0.0
 
 
-def test_prompts_of_any_length_are_studied_and_short_ones_apart(tmp_path):
+def test_prompts_that_all_three_models_answered_are_studied_in_the_order_of_a_hash(tmp_path):
     file = audit(tmp_path, 6)
-    long = audit(tmp_path / "long", 6, knowledge="word " * 80)
-    file.write_text(file.read_text() + long.read_text(), encoding="utf-8")
-    assert len(value.groups_of(file, only_short=True)) == 6
-    groups = value.groups_of(file)
-    assert len(groups) == 7 and max(map(len, groups.values())) == 18
-    alone = audit(tmp_path / "one", 6, responses=["Yes."], begin=["generic"], writer=["gpt2"])
-    assert not value.groups_of(alone)
-    assert sorted(groups) != list(groups)
+    long = audit(tmp_path / "long", 6, knowledge="word " * 80, history=["Hi."])
+    first = audit(tmp_path / "first", 6, history=["[]"])
+    three = ["gpt2", "doha", "human"]
+    people = audit(tmp_path / "people", 6, writer=three, knowledge="Another fact.")
+    one = long.read_text().splitlines()[0]
+    text = "\n".join((file.read_text(), one, first.read_text(), people.read_text()))
+    file.write_text(text, encoding="utf-8")
+    rows = value.labelled(file)
+    assert len(rows) == 7 and [one.short for one in rows].count(True) == 6
+    assert [one.prompt for one in rows] != sorted(one.prompt for one in rows)
+    by_name = {one.knowledge: one.rewards for one in rows}
+    assert by_name["Fact 1."] == (0.25, 0.5, 0.75)  # ctrl, doha, gpt2
+    assert len(value.chosen(rows, value.Setting("MiniLM"))) == 6
+    assert len(value.chosen(rows, value.Setting("MiniLM", "all"))) == 7
+    assert len(value.chosen(rows, value.Setting("MiniLM", count=2))) == 2
+    with pytest.raises(UserError, match="too few short prompts that all three models answered"):
+        value.labelled(people)
