@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from alol_jax import paths
-from alol_jax.errors import Interrupted, UserError
+from alol_jax.errors import Finished, Interrupted, UserError
 from alol_jax.runs import workdir
 from alol_jax.runs.workdir import Run, finished_stage
 from alol_jax.types import StageContext
@@ -174,6 +174,14 @@ def test_a_stage_that_may_not_run_is_named_with_the_way_out(tmp_path):
     trial = Trial(tmp_path, allowed=("second",))
     assert trial.after("second", trial.first()).value == 2.0
     assert trial.computed == ["second"]
+
+
+def test_of_two_stages_with_one_number_the_second_may_be_left_out(tmp_path):
+    numbers = {"first": 1, "second": 2, "other": 2}
+    trial = Trial(tmp_path, allowed=("first", "second"), numbers=numbers)
+    trial.after("second", trial.first())
+    with pytest.raises(Finished, match="finished before other, which --stages leaves out"):
+        trial.other()
 
 
 def test_redo_does_not_drop_the_result_of_a_stage_that_may_not_run(tmp_path):
