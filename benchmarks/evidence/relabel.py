@@ -94,7 +94,8 @@ def read(workdir: Path, seed: int) -> list[Read]:
     for line in (workdir / "rows" / "test.jsonl").read_text(encoding="utf-8").splitlines():
         answer = json.loads(line)
         prompt = dialogue.prompt_of(answer["knowledge"], answer["history"])
-        found[prompt].add(answer["response"], "labels", answer["BEGIN"][0])
+        if prompt in found:  # config.task.test keeps only some
+            found[prompt].add(answer["response"], "labels", answer["BEGIN"][0])
     return list(found.values())
 
 
