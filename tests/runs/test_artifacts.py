@@ -57,6 +57,12 @@ RESULTS = {
     types.Value: types.Value(
         NAN_FREE, 2.5, types.ValueAudit((0.1, 0.2), (0.3, 0.4), 0.5, 0.6, 0.7, 3)
     ),
+    types.OnTestRows: types.OnTestRows(
+        SCORED,
+        Table.of(
+            [types.ResponseLogps((np.float32(-0.1), np.float32(-1e-30)))], types.ResponseLogps
+        ),
+    ),
     types.Evaluation: types.Evaluation(
         SCORED,
         SCORED[:1],
