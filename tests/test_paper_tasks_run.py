@@ -92,7 +92,7 @@ def test_dialogue_runs_with_prompts_of_whole_turns_and_measures_of_copying(tmp_p
 def test_dialogue_runs_whatever_it_trains_on(data, tmp_path):
     finished("dialogue", tmp_path, f"data={data},debug")
     _, said = finished("dialogue", tmp_path, f"data={data},debug")
-    assert said.count("already done") == 9
+    assert "already done" in said and "running" not in said
 
 
 @pytest.mark.slow
