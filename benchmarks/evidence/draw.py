@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alol_jax.errors import UserError
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
 from benchmarks.evidence import figures, tables
 from benchmarks.evidence.collect import EXPERIMENTS
 from benchmarks.evidence.merging import merged
 from benchmarks.evidence.side_by_side import side_by_side
-from benchmarks.evidence.summaries import Plain
+from benchmarks.evidence.summaries import BASES, Plain, names_of
 
 TABLES: dict[str, Callable[[Plain], list[str]]] = {
     "labels": tables.labels,
@@ -47,6 +48,8 @@ def labels_figures(found: Plain) -> Iterator[tuple[str, str]]:
 def noise_figures(found: Plain) -> Iterator[tuple[str, str]]:
     """Yield name and SVG."""
     yield "noise-kept", figures.kept_by_noise(found)
+    if any(level["runs"] for level in found["levels"]):
+        yield "noise-rewards", figures.rewards_by_noise(found)
 
 
 def order_figures(found: Plain) -> Iterator[tuple[str, str]]:
@@ -54,6 +57,8 @@ def order_figures(found: Plain) -> Iterator[tuple[str, str]]:
     if found["runs"]:
         yield "order-frontier", figures.chosen_steps(found)
         yield "order-looks", figures.validation_looks(found)
+    if any(name not in (*OBJECTIVES, *BASES) for name in names_of(found)):
+        yield "order-rates", figures.frontiers(found)
     if any(True for _ in figures.ablation_gains(found)):
         yield "order-ablations", figures.ablations(found)
 

@@ -7,24 +7,31 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.reports.compare.figures import Bar, Point, Series, curves, differences, frontier
 from alol_jax.reports.figures import COLOURS, STYLE, new_figure, to_svg
 from alol_jax.reports.statistics import bootstrap
 from alol_jax.types import Interval
 from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.summaries import (
+    BASES,
     DRAWS,
     Plain,
     ablation_gains,
     difference,
     names_of,
+    objective_of,
     over_seeds,
+    pareto_front,
     read_by,
     share,
     systems_read,
 )
 
 KL = "KL to the reference on own answers (nats)"
+NOISE = "% of training responses moved to other prompts"
+STYLES = {name: number for number, name in enumerate(OBJECTIVES)}
+"""Objective -> the series whose colour and marker it and its variants have in every figure."""
 
 
 def kept_shares(groups: Mapping[str, Sequence[int]]) -> str:
@@ -49,11 +56,11 @@ def label_differences(found: Plain, measure: str) -> str:
     """Policy − reference in a measure, the mean over seeds; best first."""
     reference = np.array(found["reference"][measure])
     bars = []
-    for number, name in enumerate(names_of(found)):
+    for name in names_of(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         gains = np.array([run["measures"][measure] for run in runs]) - reference
         each = tuple(map(float, gains.mean(axis=1)))
-        bars.append(Bar(name, difference(gains), each, number))
+        bars.append(Bar(name, difference(gains), each, _style(name)))
     bars.sort(key=lambda bar: -bar.difference.mean)
     return differences(bars, label=f"{measure}, policy − reference")
 
@@ -62,9 +69,10 @@ def relabelled(found: Plain) -> str:
     """Policy − reference in the reward of the labels that blind readers gave; best first."""
     rewards = np.array(list(REWARDS.values()))
     bars = []
-    for number, name in enumerate(systems_read(found)[1:]):
+    for name in systems_read(found)[1:]:
         gains = np.subtract(*(rewards[labels] for labels in read_by(found, name, "labels")))
-        bars.append(Bar(name, difference(gains), tuple(map(float, gains.mean(axis=1))), number))
+        each = tuple(map(float, gains.mean(axis=1)))
+        bars.append(Bar(name, difference(gains), each, _style(name)))
     bars.sort(key=lambda bar: -bar.difference.mean)
     return differences(bars, label="reward of a blind reader's label, policy − reference")
 
@@ -80,50 +88,82 @@ def kept_by_noise(found: Plain) -> str:
             x = np.array([100 * one["share"] for one in levels])
             runs.append((x, np.array([one[group][0] / one[group][1] for one in levels])))
         series.append(Series(name, tuple(run for run in runs if len(run[0]))))
-    return curves(
-        series,
-        label="share kept",
-        over="% of training responses moved to other prompts",
-        marks=True,
-    )
+    return curves(series, label="share kept", over=NOISE, marks=True)
+
+
+def rewards_by_noise(found: Plain) -> str:
+    """The reward of every objective's policy on clean test prompts, against the share moved."""
+    levels = sorted(found["levels"], key=lambda level: level["share"])
+    points: dict[str, dict[int, list[tuple[float, float]]]] = {name: {} for name in OBJECTIVES}
+    for level in levels:
+        for run in level["runs"]:
+            place = (100 * level["share"], float(np.mean(run["rewards"])))
+            points[run["name"]].setdefault(level["seed"], []).append(place)
+    series = [
+        Series(name, tuple(tuple(np.array(run).T) for run in runs.values()))
+        for name, runs in points.items()
+    ]
+    return curves(series, label="total reward on the test prompts", over=NOISE, marks=True)
 
 
 def chosen_steps(found: Plain) -> str:
-    """The reward of every variant and of best of n against the KL to the reference."""
+    """The reward of every objective and of best of n against the KL to the reference.
+
+    Other learning rates and betas of an objective are joined with it.
+    """
     points, best = [], found.get("best_of_n")
-    for number, name in enumerate(names_of(found)):
+    for name in _on_the_dial(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         each = tuple((run["kl"], float(np.mean(run["rewards"]))) for run in runs)
         rewards = np.mean([run["rewards"] for run in runs], axis=0)
         ends = bootstrap(rewards, draws=DRAWS, confidence=0.95, seed=0)
         kl = float(np.mean([run["kl"] for run in runs]))
-        points.append(Point(name, family_of(name), kl, ends, each, number))
-    series = len(points)
+        points.append(Point(*[objective_of(name)] * 2, kl, ends, each, _style(name)))
     for rewards, kl in zip(best["rewards"], best["kl"], strict=True) if best else ():
         ends = bootstrap(np.array(rewards), draws=DRAWS, confidence=0.95, seed=0)
-        points.append(Point("best of n", "best of n", kl, ends, (), series))
+        points.append(Point("best of n", "best of n", kl, ends, (), None))
     start = float(np.mean(found["reference"]["rewards"])) if found["runs"] else None
     return frontier(points, start, label="total reward on the test prompts", over=KL)
 
 
-def family_of(name: str) -> str:
-    """The objective of a variant of the frontier; every ablation is a family of its own."""
-    return name.partition("_rate_")[0].partition("_beta_")[0]
-
-
 def validation_looks(found: Plain) -> str:
-    """The reward of every validation against its KL."""
-    series = []
-    for name in names_of(found):
-        runs = [np.array(run["looks"], float) for run in found["runs"] if run["name"] == name]
-        series.append(Series(name, tuple((run[:, 2], run[:, 1]) for run in runs)))
+    """The reward of every objective at every validation against its KL."""
+    series = [Series(name, _looks(found, name)) for name in OBJECTIVES]
     return curves(series, label="mean validation reward", over=KL, marks=True, whole=False)
+
+
+def frontiers(found: Plain) -> str:
+    """The best rewards that an objective has at each KL: its looks with every rate or beta."""
+    fronts: dict[str, list[np.ndarray]] = {name: [] for name in OBJECTIVES}
+    for name in _on_the_dial(found):
+        fronts[objective_of(name)].append(np.mean(_looks(found, name), axis=0).T)
+    series = []
+    for name, looks in fronts.items():
+        several = len(looks) > 1
+        runs = (tuple(pareto_front(np.concatenate(looks)).T),) if several else ()
+        series.append(Series(name, runs))
+    return curves(series, label="mean validation reward", over=KL, marks=True, whole=False)
+
+
+def _looks(found: Plain, name: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """KL and mean reward of each validation, for each seed of a name."""
+    runs = (np.array(run["looks"], float) for run in found["runs"] if run["name"] == name)
+    return tuple((run[:, 2], run[:, 1]) for run in runs)
+
+
+def _on_the_dial(found: Plain) -> list[str]:
+    """The objectives, and their variants with another learning rate or beta."""
+    return [name for name in names_of(found) if name not in BASES]
+
+
+def _style(name: str) -> int:
+    return STYLES[objective_of(name)]
 
 
 def ablations(found: Plain) -> str:
     """Each ablation against its base, seed by seed: interquartile means over seeds."""
     bars = []
-    for number, (name, base, gains) in enumerate(ablation_gains(found)):
+    for name, base, gains in ablation_gains(found):
         middle: Interval = over_seeds(gains)
-        bars.append(Bar(f"{name} − {base}", middle, tuple(map(float, gains)), number))
+        bars.append(Bar(f"{name} − {base}", middle, tuple(map(float, gains)), _style(name)))
     return differences(bars, label="total reward, difference of interquartile means over seeds")

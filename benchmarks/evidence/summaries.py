@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.reports.statistics import bootstrap, stratified_bootstrap
 from alol_jax.types import Interval
 
@@ -27,6 +28,18 @@ BASES = {
 def names_of(found: Plain) -> list[str]:
     """The names of all runs, each once."""
     return list(dict.fromkeys(run["name"] for run in found["runs"]))
+
+
+def objective_of(name: str) -> str:
+    """The objective of a variant, whose name begins with it: ``a_lol_seq_rate_0.003``."""
+    return max((one for one in OBJECTIVES if f"{name}_".startswith(f"{one}_")), key=len)
+
+
+def pareto_front(points: np.ndarray) -> np.ndarray:
+    """The points (cost, reward) of f64[n, 2] that no cheaper one reaches, by increasing cost."""
+    ordered = points[np.lexsort((-points[:, 1], points[:, 0]))]
+    before = np.maximum.accumulate([-np.inf, *ordered[:-1, 1]])
+    return ordered[ordered[:, 1] > before]
 
 
 def difference(gains: np.ndarray) -> Interval:

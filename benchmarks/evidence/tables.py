@@ -212,7 +212,33 @@ def noise(found: Plain) -> list[str]:
         parts.append(
             table(("moved", "objective", "reference", "policy", "distinct-2", *names), earned)
         )
+        parts += _by_share(found["levels"])
     return parts
+
+
+def _by_share(levels: Sequence[Plain]) -> Iterator[str]:
+    """For each objective and share moved: the reward, and what it is above the reference's."""
+    shares = sorted({level["share"] for level in levels})
+    runs: dict[str, dict[float, list[tuple[list[float], list[float]]]]] = {}
+    for level in levels:
+        for run in level["runs"]:
+            pair = (run["rewards"], level["reference"]["rewards"])
+            runs.setdefault(run["name"], {}).setdefault(level["share"], []).append(pair)
+    heads = [f"{part:.0%} moved" for part in shares]
+    for over, of in (("reward", _reward), ("policy − reference", _gain)):
+        lines = [
+            (name, *(of(np.array(found[part])) if part in found else "–" for part in shares))
+            for name, found in runs.items()
+        ]
+        yield table((f"{over} [over prompts]", *heads), lines)
+
+
+def _reward(both: np.ndarray) -> str:
+    return plain(difference(both[:, 0]))
+
+
+def _gain(both: np.ndarray) -> str:
+    return gain(difference(both[:, 0] - both[:, 1]))
 
 
 def order(found: Plain) -> list[str]:

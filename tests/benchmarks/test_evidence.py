@@ -111,13 +111,15 @@ FOUND = {
         "value": VALUE,
         "reference": measured(0),
         "runs": [
-            {"name": name, "seed": s, "measures": measured(s + 1)} for name in "ab" for s in (0, 1)
+            {"name": name, "seed": s, "measures": measured(s + 1)}
+            for name in ("nll", "dpo")
+            for s in (0, 1)
         ],
         "readings": [
             {
                 "seed": 0,
                 "systems": {
-                    "a": {"labels": [0, 2], "fit": [2, 1]},
+                    "nll": {"labels": [0, 2], "fit": [2, 1]},
                     "reference": {"labels": [5, 2], "fit": [0, 1]},
                 },
                 "people": [[0, 0], [5, 3], [0, 1]],
@@ -146,7 +148,11 @@ FOUND = {
     },
     "order": {
         **{"value": VALUE, "reference": REFERENCE},
-        "runs": [run(name, s) for name in ("a_lol", "a_lol_no_clip", "nll") for s in (0, 1)],
+        "runs": [
+            run(name, s)
+            for name in ("a_lol", "a_lol_rate_0.003", "a_lol_no_clip", "nll")
+            for s in (0, 1)
+        ],
         "by_samples": [{"samples": 2, "value": VALUE, "answers": ANSWERS, "runs": []}],
         "best_of_n": {"n": [1, 2], "rewards": [[0.5] * 6, [0.75] * 6], "kl": [0.0, 0.2]},
     },
@@ -163,17 +169,21 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
         *("labels-kept-by-label.svg", "labels-kept-by-writer.svg", "labels-coverage.svg"),
         "labels-relabelled.svg",
         *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
-        "order-ablations.svg",
+        *("order-ablations.svg", "order-rates.svg", "noise-rewards.svg"),
     }
-    assert first["order-frontier.svg"].count(">best of n<") == 1  # in the legend
+    for entry in ("best of n", "a_lol", "nll"):
+        assert first["order-frontier.svg"].count(f">{entry}<") == 1  # in the legend
+    assert ">nll<" not in first["order-rates.svg"]  # has one rate
     text = first["tables.md"]
     assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
+    both = np.mean([run("a_lol", 0)["rewards"]] * 2)
+    assert f"| a_lol | {both:.3f} [" in text and f"| a_lol | −{0.5 - both:.3f} [" in text
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
     assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
     assert "%] | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
     for over in ("[over prompts", "IQM [over seeds"):
         assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
-    assert "| a | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
+    assert "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
     said = "Beside 3 labels that people had given, the readers gave the same in 33%"
     assert said in text and "in 100% they agree whether the answer is entailed (κ 1.00)" in text
     assert "| short | 2 | 0.415 | " in text
@@ -188,6 +198,17 @@ def test_an_ablation_is_compared_on_the_seeds_that_both_have():
     theirs, mine = (np.mean(run(one, 1)["rewards"]) for one in ("a_lol", "a_lol_no_clip"))
     assert (name, base) == ("a_lol_no_clip", "a_lol")
     np.testing.assert_allclose(gains, [mine - theirs])
+
+
+@pytest.mark.parametrize("name", [*order.ABLATIONS, *order.FRONTIER])
+def test_the_name_of_a_variant_begins_with_its_objective(name):
+    assert summaries.objective_of(name) == (order.ABLATIONS | order.FRONTIER)[name][0]
+
+
+def test_no_point_of_the_front_is_reached_by_a_cheaper_one():
+    points = np.array([[2.0, 1.5], [0.0, 1.0], [1.0, 0.9], [3.0, 1.5], [1.0, 1.2], [4.0, 1.6]])
+    front = summaries.pareto_front(points)
+    np.testing.assert_array_equal(front, [[0, 1.0], [1, 1.2], [2, 1.5], [4, 1.6]])
 
 
 @pytest.mark.parametrize("name", FOUND)

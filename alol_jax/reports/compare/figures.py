@@ -61,7 +61,7 @@ class Point(NamedTuple):
     x: float
     y: Interval
     seeds: tuple[tuple[float, float], ...]
-    series: int
+    series: int | None  # None: in the colour of the text
 
 
 def is_hollow(series: int) -> bool:
