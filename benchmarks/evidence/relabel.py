@@ -27,7 +27,7 @@ from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
 from alol_jax.tasks import dialogue
 from benchmarks.evidence.collect import KEY, RELABEL, evaluation_of, runs_of
-from benchmarks.evidence.tables import one_line
+from benchmarks.evidence.words import one_line
 
 PROMPTS = 10  # of a sheet
 TASK = """\

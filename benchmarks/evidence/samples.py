@@ -26,7 +26,7 @@ from alol_jax.runs.artifacts import load_result
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.types import Evaluation
-from benchmarks.evidence.tables import one_line, table
+from benchmarks.evidence.words import one_line, table
 
 Answers = Mapping[str, str]  # prompt -> the first answer to it
 SYSTEMS = ("data", "reference", "policy")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from alol_jax.reports.results import signed
 from alol_jax.training.held_out import LIKENESS_GAP, ORDER_OF_RATIO
 from alol_jax.types import Interval
 from benchmarks.evidence.labels import REWARDS
+from benchmarks.evidence.pairs import measures, pairs, readings, rewards
 from benchmarks.evidence.summaries import (
     Plain,
     ablation_gains,
@@ -25,41 +25,11 @@ from benchmarks.evidence.summaries import (
     share,
     systems_read,
 )
+from benchmarks.evidence.words import gain, percent, percents, plain, table
 
 ENTAILED = 0.75  # the least reward of an entailed answer
 JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
 """The measures whose differences are shown."""
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
-    """A Markdown table; so many first columns are text, the others are numbers."""
-    lines = [heads, [*["---"] * texts, *["---:"] * (len(heads) - texts)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def plain(one: Interval) -> str:
-    """A mean with its interval, if there is one."""
-    return f"{one.mean:.3f}" + (
-        f" [{one.low:.3f}, {one.high:.3f}]" if math.isfinite(one.low) else ""
-    )
-
-
-def gain(one: Interval) -> str:
-    """A difference with its interval, if there is one."""
-    ends = f" [{signed(one.low, 3)}, {signed(one.high, 3)}]" if math.isfinite(one.low) else ""
-    return signed(one.mean, 3) + ends
-
-
-def percent(part: float | None) -> str:
-    """A share of the variance; where nothing varies there is none."""
-    return "–" if part is None else f"{part:.1%}"
-
-
-def percents(part: Interval) -> str:
-    """A share of the variance with its interval; where nothing varies there is none."""
-    if not math.isfinite(part.mean):
-        return "–"
-    return f"{part.mean:.1%} [{part.low:.1%}, {part.high:.1%}]"
 
 
 def value_line(value: Plain) -> str:
@@ -86,8 +56,9 @@ def labels(found: Plain) -> list[str]:
     parts.append(value_line(found["value"]))
     if found["runs"]:
         parts += [_measures(found), *_differences(found)]
+        parts += pairs(measures(found, "coverage"), "coverage")
     if "readings" in found:
-        parts += _relabelled(found)
+        parts += [*_relabelled(found), *pairs(readings(found), "reward of a blind reader's label")]
     if "study" in found:
         parts += _study(found["study"])
     return parts
@@ -173,11 +144,6 @@ def _over_seeds(gains: np.ndarray) -> Interval:
     return over_seeds(gains.mean(axis=1))
 
 
-def one_line(text: str) -> str:
-    """One line, without the signs of Markdown."""
-    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
-
-
 def noise(found: Plain) -> list[str]:
     """Kept shares by noise, and what the policies earn."""
     lines = []
@@ -231,6 +197,10 @@ def _by_share(levels: Sequence[Plain]) -> Iterator[str]:
             for name, found in runs.items()
         ]
         yield table((f"{over} [over prompts]", *heads), lines)
+    for part in shares:
+        same = [level for level in levels if level["share"] == part]
+        found = [run | {"seed": level["seed"]} for level in same for run in level["runs"]]
+        yield from pairs(rewards(found), f"{part:.0%} moved")
 
 
 def _reward(both: np.ndarray) -> str:
@@ -260,6 +230,7 @@ def order(found: Plain) -> list[str]:
     parts = [value_line(found["value"])]
     if lines:
         parts.append(table((*heads, "KL", "distinct-2", "seconds"), lines))
+        parts += pairs(rewards(found["runs"]), "total reward")
     gains = [
         (f"{name} − {base}", str(len(each)), signed(float(each.mean()), 3), gain(over_seeds(each)))
         for name, base, each in ablation_gains(found)

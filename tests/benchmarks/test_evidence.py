@@ -18,6 +18,7 @@ from benchmarks.evidence import (
     draw,
     merging,
     order,
+    pairs,
     relabel,
     samples,
     summaries,
@@ -205,6 +206,33 @@ def test_the_name_of_a_variant_begins_with_its_objective(name):
     assert summaries.objective_of(name) == (order.ABLATIONS | order.FRONTIER)[name][0]
 
 
+def test_objectives_with_advantages_are_paired_with_the_others_on_seeds_that_both_have():
+    values = {
+        "nll": {0: [0.0, 1.0], 1: [9.0, 9.0]},
+        "a_lol": {0: [0.5, 1.5], 2: [9.0, 9.0]},
+        "dpo": {2: [1.0, 2.0]},
+        "a_lol_seq": {1: [9.0, 8.0]},
+    }
+    (text,) = pairs.pairs(values, "reward")
+    _, _, a_lol, seq = text.splitlines()
+    assert a_lol == "| a_lol | +0.500 [+0.500, +0.500] | +7.500 [+7.000, +8.000] |"
+    assert seq.startswith("| a_lol_seq | −0.500 [") and seq.endswith(" | – |")
+    assert pairs.pairs({"a_lol": {0: [1.0]}}, "reward") == []
+
+
+def test_an_interval_over_seeds_and_prompts_is_wider_than_one_over_either():
+    draws = np.random.default_rng(0)
+    gains = draws.normal(size=(5, 1)) + draws.normal(size=(1, 40)) * 3
+    both = summaries.over_seeds_and_prompts(gains)
+    assert both.mean == pytest.approx(gains.mean())
+    for one in (summaries.difference(gains), summaries.difference(gains.T)):
+        assert both.high - both.low > one.high - one.low
+    same = summaries.over_seeds_and_prompts(np.repeat(gains[:1], 5, axis=0))
+    over_prompts = summaries.difference(gains[:1])
+    expected = pytest.approx((over_prompts.low, over_prompts.high), abs=0.05)
+    assert (same.low, same.high) == expected
+
+
 def test_no_point_of_the_front_is_reached_by_a_cheaper_one():
     points = np.array([[2.0, 1.5], [0.0, 1.0], [1.0, 0.9], [3.0, 1.5], [1.0, 1.2], [4.0, 1.6]])
     front = summaries.pareto_front(points)
@@ -326,9 +354,9 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
         assert "running" not in started(name, *words, names)
     study = (*experiments[0][1:], f"--workdir={runs / 'labels'}")
     assert "MiniLM" in started("value", *study) and "---" not in started("value", *study)
-    pairs = runs / "reading" / "0"
-    started("samples", f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={pairs}")
-    (pairs / "verdicts.json").write_text(json.dumps(["A", "=", "B", "A"]), encoding="utf-8")
+    reading = runs / "reading" / "0"
+    started("samples", f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={reading}")
+    (reading / "verdicts.json").write_text(json.dumps(["A", "=", "B", "A"]), encoding="utf-8")
     started("relabel", f"--workdir={runs / 'labels'}")
     sheets = runs / "labels" / "relabel" / "0"
     key = json.loads((sheets / "key.json").read_text(encoding="utf-8"))

@@ -1,0 +1,63 @@
+"""Objectives with advantages against those without: paired over the seeds that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from alol_jax.objectives.registry import OBJECTIVES
+from benchmarks.evidence.labels import REWARDS
+from benchmarks.evidence.summaries import Plain, over_seeds_and_prompts
+from benchmarks.evidence.words import gain, table
+
+Values = Mapping[str, Mapping[int, Sequence[float]]]
+"""Name -> seed -> a number for each test prompt."""
+
+
+def rewards(runs: Iterable[Plain]) -> Values:
+    """The total rewards of an experiment's runs."""
+    return _collected((run["name"], run["seed"], run["rewards"]) for run in runs)
+
+
+def measures(found: Plain, measure: str) -> Values:
+    """A measure of the runs of `labels`."""
+    return _collected((run["name"], run["seed"], run["measures"][measure]) for run in found["runs"])
+
+
+def readings(found: Plain) -> Values:
+    """The rewards of the labels that blind readers gave."""
+    paid = np.array(list(REWARDS.values()))
+    return _collected(
+        (name, one["seed"], paid[said["labels"]])
+        for one in found["readings"]
+        for name, said in one["systems"].items()
+    )
+
+
+def _collected(parts: Iterable[tuple[str, int, Sequence[float]]]) -> Values:
+    values: dict[str, dict[int, Sequence[float]]] = {}
+    for name, seed, numbers in parts:
+        values.setdefault(name, {})[seed] = numbers
+    return values
+
+
+def pairs(values: Values, what: str) -> list[str]:
+    """A table of row − column, if both kinds of objectives were run."""
+    names = [name for name in OBJECTIVES if name in values]
+    weighing = [name for name in names if "advantage" in OBJECTIVES[name].reads]
+    others = [name for name in names if name not in weighing]
+    if not weighing or not others:
+        return []
+    lines = [
+        (name, *(_difference(values[name], values[other]) for other in others)) for name in weighing
+    ]
+    return [table((f"{what}: row − column [over seeds and prompts]", *others), lines)]
+
+
+def _difference(mine: Mapping[int, Sequence[float]], theirs: Mapping[int, Sequence[float]]) -> str:
+    seeds = sorted(mine.keys() & theirs.keys())
+    if not seeds:
+        return "–"
+    gains = [np.subtract(mine[seed], theirs[seed]) for seed in seeds]
+    return gain(over_seeds_and_prompts(np.array(gains)))
