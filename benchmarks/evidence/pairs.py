@@ -9,7 +9,7 @@ import numpy as np
 from alol_jax.objectives.registry import OBJECTIVES
 from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.summaries import Plain, over_seeds_and_prompts
-from benchmarks.evidence.words import gain, table
+from benchmarks.evidence.words import gain, titled
 
 Values = Mapping[str, Mapping[int, Sequence[float]]]
 """Name -> seed -> a number for each test prompt."""
@@ -52,7 +52,8 @@ def pairs(values: Values, what: str) -> list[str]:
     lines = [
         (name, *(_difference(values[name], values[other]) for other in others)) for name in weighing
     ]
-    return [table((f"{what}: row − column [over seeds and prompts]", *others), lines)]
+    title = f"{what}, the row's objective − the column's [95% over seeds and prompts]"
+    return [titled(title, ("", *others), lines)]
 
 
 def _difference(mine: Mapping[int, Sequence[float]], theirs: Mapping[int, Sequence[float]]) -> str:

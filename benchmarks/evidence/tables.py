@@ -25,7 +25,7 @@ from benchmarks.evidence.summaries import (
     share,
     systems_read,
 )
-from benchmarks.evidence.words import gain, percent, percents, plain, table
+from benchmarks.evidence.words import gain, percent, percents, plain, titled
 
 ENTAILED = 0.75  # the least reward of an entailed answer
 JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
@@ -52,13 +52,14 @@ def labels(found: Plain) -> list[str]:
             (name, str(rows), str(kept), plain(share(kept, rows)))
             for name, (kept, rows) in groups.items()
         ]
-        parts.append(table((kind, "rows", "kept", "share [95% over rows]"), lines))
+        title = f"What the filter keeps of the training rows, by {kind}"
+        parts.append(titled(title, (kind, "rows", "kept", "share [95% over rows]"), lines))
     parts.append(value_line(found["value"]))
     if found["runs"]:
         parts += [_measures(found), *_differences(found)]
-        parts += pairs(measures(found, "coverage"), "coverage")
+        parts += pairs(measures(found, "coverage"), "Coverage")
     if "readings" in found:
-        parts += [*_relabelled(found), *pairs(readings(found), "reward of a blind reader's label")]
+        parts += [*_relabelled(found), *pairs(readings(found), "Reward of a blind reader's label")]
     if "study" in found:
         parts += _study(found["study"])
     return parts
@@ -71,14 +72,18 @@ def _measures(found: Plain) -> str:
         runs = [run for run in found["runs"] if run["name"] == name]
         means = (np.mean([run["measures"][key] for run in runs]) for key in reference)
         lines.append((name, str(len(runs)), *(f"{mean:.3f}" for mean in means)))
-    return table(("means over the test prompts", "seeds", *reference), lines)
+    title = "Measures of the answers to the test prompts, and of the order of those in the data"
+    return titled(title, ("means", "seeds", *reference), lines)
 
 
 def _differences(found: Plain) -> Iterator[str]:
     """Policy − reference in each measure that judges: over prompts, and over seeds."""
     reference = found["reference"]
     judging = [name for name in JUDGING if name in reference]
-    over = {"[over prompts]": difference, "IQM [over seeds]": _over_seeds}
+    over = {
+        "mean [95% over prompts]": difference,
+        "interquartile mean [95% over seeds]": _over_seeds,
+    }
     for said, interval in over.items():
         lines = []
         for name in names_of(found):
@@ -88,7 +93,7 @@ def _differences(found: Plain) -> Iterator[str]:
                 gains = np.array([run["measures"][measure] for run in runs])
                 cells.append(gain(interval(gains - np.array(reference[measure]))))
             lines.append((name, str(len(runs)), *cells))
-        yield table((f"policy − reference {said}", "seeds", *judging), lines)
+        yield titled(f"Policy − reference, {said}", ("", "seeds", *judging), lines)
 
 
 def _relabelled(found: Plain) -> Iterator[str]:
@@ -106,8 +111,9 @@ def _relabelled(found: Plain) -> Iterator[str]:
         means = (f"{rewards[labels].mean():.3f}", f"{fit.mean():.2f}")
         lines.append((name, str(len(labels)), *shares, *means, *cells))
     heads = ("answers by", "readings", *names, "reward", "fit")
-    more = ("reward − reference [over prompts]", "fit − reference [over prompts]")
-    yield table((*heads, *more), lines)
+    more = ("reward − reference's", "fit − reference's")
+    title = "What blind readers said of the answers to the test prompts; differences"
+    yield titled(f"{title} [95% over prompts]", (*heads, *more), lines)
     pairs = np.array([pair for one in found["readings"] for pair in one["people"]])
     agreed, kappa = agreement(pairs)
     faithful, kappa_of_two = agreement((rewards[pairs] >= ENTAILED).astype(int))
@@ -125,9 +131,8 @@ def _study(study: Plain) -> Iterator[str]:
         rewards = np.array(study[name])
         shares = map(percents, between(rewards))
         lines.append((name, str(len(rewards)), f"{rewards.std():.3f}", *shares))
-    heads = ("of one label", "of the mean of three")
-    heads = tuple(f"variance {which} between prompts [over prompts]" for which in heads)
-    yield table(("prompts", "count", "sd of the label", *heads), lines)
+    heads = ("prompts", "count", "sd of the label", "of one label", "of the mean of three")
+    yield titled("Share of the labels' variance between prompts [95% over prompts]", heads, lines)
     lines = [
         (
             *(one["features"], one["prompts"], one["answers"], str(one["count"])),
@@ -137,7 +142,8 @@ def _study(study: Plain) -> Iterator[str]:
         for one in study["settings"]
     ]
     heads = ("V reads", "prompts", "answers", "count", "epochs, at most", "epochs or penalty")
-    yield table((*heads, "explained, held out [over prompts]"), lines, texts=3)
+    title = "What V explains of the labels on held-out folds [95% over prompts]"
+    yield titled(title, (*heads, "explained"), lines, texts=3)
 
 
 def _over_seeds(gains: np.ndarray) -> Interval:
@@ -162,7 +168,7 @@ def noise(found: Plain) -> list[str]:
         "mean V",
         "V explains",
     )
-    parts = [table(heads, lines)]
+    parts = [titled("What the filter keeps [95% over rows], and V", heads, lines)]
     earned = [
         (
             *(f"{one['share']:.0%}, seed {one['seed']}", run["name"]),
@@ -175,9 +181,9 @@ def noise(found: Plain) -> list[str]:
     ]
     if earned:
         (names,) = {tuple(r["components"]) for o in found["levels"] for r in o["runs"]}
-        parts.append(
-            table(("moved", "objective", "reference", "policy", "distinct-2", *names), earned)
-        )
+        heads = ("moved", "objective", "reference", "policy", "distinct-2", *names)
+        title = "Total reward of reference and policy on clean test prompts, and the policy's parts"
+        parts.append(titled(title, heads, earned))
         parts += _by_share(found["levels"])
     return parts
 
@@ -190,17 +196,17 @@ def _by_share(levels: Sequence[Plain]) -> Iterator[str]:
         for run in level["runs"]:
             pair = (run["rewards"], level["reference"]["rewards"])
             runs.setdefault(run["name"], {}).setdefault(level["share"], []).append(pair)
-    heads = [f"{part:.0%} moved" for part in shares]
-    for over, of in (("reward", _reward), ("policy − reference", _gain)):
+    heads = ("", *(f"{part:.0%} moved" for part in shares))
+    for title, of in (("Total reward", _reward), ("Policy − reference", _gain)):
         lines = [
             (name, *(of(np.array(found[part])) if part in found else "–" for part in shares))
             for name, found in runs.items()
         ]
-        yield table((f"{over} [over prompts]", *heads), lines)
+        yield titled(f"{title} [95% over prompts]", heads, lines)
     for part in shares:
         same = [level for level in levels if level["share"] == part]
         found = [run | {"seed": level["seed"]} for level in same for run in level["runs"]]
-        yield from pairs(rewards(found), f"{part:.0%} moved")
+        yield from pairs(rewards(found), f"Total reward, {part:.0%} moved")
 
 
 def _reward(both: np.ndarray) -> str:
@@ -229,20 +235,23 @@ def order(found: Plain) -> list[str]:
     heads = ("", "seeds", "mean reward", "IQM [over seeds]", "− reference [over prompts]")
     parts = [value_line(found["value"])]
     if lines:
-        parts.append(table((*heads, "KL", "distinct-2", "seconds"), lines))
-        parts += pairs(rewards(found["runs"]), "total reward")
+        title = "Total reward on the test prompts; KL to the reference in nats; seconds of the fit"
+        parts.append(titled(title, (*heads, "KL", "distinct-2", "seconds"), lines))
+        parts += pairs(rewards(found["runs"]), "Total reward")
     gains = [
         (f"{name} − {base}", str(len(each)), signed(float(each.mean()), 3), gain(over_seeds(each)))
         for name, base, each in ablation_gains(found)
     ]
     if gains:
-        parts.append(table(("ablation", "seeds", "mean", "IQM [over seeds]"), gains))
+        title = "Total reward, difference of the means of each seed"
+        parts.append(titled(title, ("ablation", "seeds", "mean", "IQM [over seeds]"), gains))
     if best := found.get("best_of_n"):
         rows = zip(best["n"], best["rewards"], best["kl"], strict=True)
         lines = [
             (f"best of {n}", plain(difference(np.array([r]))), f"{kl:.2f}") for n, r, kl in rows
         ]
-        parts.append(table(("", "reward [over prompts]", "KL, at most"), lines))
+        title = "The reference's best of n sampled answers"
+        parts.append(titled(title, ("", "reward [over prompts]", "KL, at most"), lines))
     return parts + [_samples(found)] * bool(found["by_samples"])
 
 
@@ -266,7 +275,8 @@ def _samples(found: Plain) -> str:
         *("answers per prompt", "variance between prompts", "epochs"),
         *("held-out variance explained", "of training rows"),
     )
-    return table((*heads, "kept", "a_lol's reward by seed"), lines)
+    title = "V fitted to the reward of several sampled answers per prompt"
+    return titled(title, (*heads, "kept", "a_lol's reward by seed"), lines)
 
 
 def reading(found: Plain) -> list[str]:
@@ -276,5 +286,6 @@ def reading(found: Plain) -> list[str]:
         better, worse, alike = (str(one["verdicts"].count(v)) for v in (1, -1, 0))
         lines.append((str(one["seed"]), better, worse, alike))
     verdicts = np.array([one["verdicts"] for one in found["readings"]], float)
-    parts = [table(("seed", "better", "worse", "alike"), lines)]
+    title = "The policy's answer is, to a reader who does not know which it is"
+    parts = [titled(title, ("seed", "better", "worse", "alike"), lines)]
     return [*parts, f"Better − worse, as a share of the prompts: {gain(difference(verdicts))}."]

@@ -15,6 +15,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def titled(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1
+) -> str:
+    """A `table` below a line that says what it shows."""
+    return f"{title}:\n\n{table(heads, rows, texts=texts)}"
+
+
 def plain(one: Interval) -> str:
     """A mean with its interval, if there is one."""
     return f"{one.mean:.3f}" + (

@@ -182,8 +182,9 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
     assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
     assert "%] | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
-    for over in ("[over prompts", "IQM [over seeds"):
-        assert f"{over}] | seeds | coverage | density | similarity | likeness gap |" in text
+    heads = "|  | seeds | coverage | density | similarity | likeness gap |"
+    for over in ("mean [95% over prompts]", "interquartile mean [95% over seeds]"):
+        assert f"Policy − reference, {over}:\n\n{heads}" in text
     assert "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
     said = "Beside 3 labels that people had given, the readers gave the same in 33%"
     assert said in text and "in 100% they agree whether the answer is entailed (κ 1.00)" in text
@@ -214,7 +215,7 @@ def test_objectives_with_advantages_are_paired_with_the_others_on_seeds_that_bot
         "a_lol_seq": {1: [9.0, 8.0]},
     }
     (text,) = pairs.pairs(values, "reward")
-    _, _, a_lol, seq = text.splitlines()
+    *_, a_lol, seq = text.splitlines()
     assert a_lol == "| a_lol | +0.500 [+0.500, +0.500] | +7.500 [+7.000, +8.000] |"
     assert seq.startswith("| a_lol_seq | −0.500 [") and seq.endswith(" | – |")
     assert pairs.pairs({"a_lol": {0: [1.0]}}, "reward") == []
