@@ -1,9 +1,9 @@
 """What the requirements resolve to, by Python, extra of JAX and platform; needs the network."""
 
-import functools
 import re
 import subprocess
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from packaging.requirements import Requirement
@@ -22,6 +22,14 @@ JAX = Requirement(re.search(r"^jax>=.*", REQUIREMENTS, re.MULTILINE)[0])
 pytestmark = pytest.mark.network
 
 
+ENDS = (PYTHONS[0], PYTHONS[-1])
+CASES = (
+    *(("", python, LINUX) for python in PYTHONS),
+    *((extra, python, LINUX) for extra in EXTRAS if extra for python in ENDS),
+    *(("", python, platform) for platform in OTHERS for python in ENDS),
+)
+
+
 def compiled(requirements, python, platform):
     """The result of `uv pip compile`."""
     program = [find_uv_bin(), "pip", "compile", "--quiet", "--format=pylock.toml"]
@@ -34,34 +42,33 @@ def compiled(requirements, python, platform):
     )
 
 
-@functools.cache
-def index_error():
-    """Why no package index can be reached; "" if one can."""
-    result = compiled("pip", PYTHONS[0], LINUX)
-    return "" if result.returncode == 0 else result.stderr.strip().splitlines()[0]
+def wanted(extra):
+    """The requirements, with an extra of jax."""
+    return f"{REQUIREMENTS}\njax[{extra}]\n" if extra else REQUIREMENTS
 
 
-def resolved(extra, python, platform=LINUX):
+@pytest.fixture(scope="module")
+def results():
+    """Case -> the future result of `compiled`: nearly all of the time is the index's."""
+    probe = compiled("pip", PYTHONS[0], LINUX)
+    if probe.returncode:
+        pytest.skip(f"no package index: {probe.stderr.strip().splitlines()[0]}")
+    with ThreadPoolExecutor(8) as pool:
+        yield {
+            (extra, *where): pool.submit(compiled, wanted(extra), *where) for extra, *where in CASES
+        }
+
+
+@pytest.fixture
+def packages(results, extra, python, platform):
     """Name -> the locked package."""
-    if index_error():
-        pytest.skip(f"no package index: {index_error()}")
-    wanted = f"{REQUIREMENTS}\njax[{extra}]\n" if extra else REQUIREMENTS
-    result = compiled(wanted, python, platform)
+    result = results[extra, python, platform].result()
     assert result.returncode == 0, result.stderr
     return {package["name"]: package for package in tomllib.loads(result.stdout)["packages"]}
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("extra", EXTRAS)
-def test_the_requirements_resolve_with_each_extra_of_jax(extra, python):
-    packages = resolved(extra, python)
+@pytest.mark.parametrize(("extra", "python", "platform"), CASES)
+def test_the_requirements_resolve_to_wheels(packages, extra):
     assert packages["jax"]["version"] in JAX.specifier
     assert EXTRAS[extra] is None or EXTRAS[extra] in packages
-    assert {name for name, package in packages.items() if "wheels" not in package} <= BUILT
-
-
-@pytest.mark.parametrize("python", (PYTHONS[0], PYTHONS[-1]))
-@pytest.mark.parametrize("platform", OTHERS)
-def test_they_resolve_to_wheels_on_other_platforms(platform, python):
-    packages = resolved("", python, platform)
     assert {name for name, package in packages.items() if "wheels" not in package} <= BUILT
