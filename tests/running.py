@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
@@ -77,13 +78,21 @@ def run_here(
     workdir: Path, *arguments: str, config: str = DEBUG, devices: int = 1
 ) -> subprocess.CompletedProcess:
     """`run` without a process of its own, whose start takes seconds; on the first devices."""
+    from alol_jax import main
+
+    words = command(workdir, *arguments, config=config)[2:]
+    return called(lambda: main.entry(main.main), words, devices=devices)
+
+
+def called(
+    program: Callable[[], None], words: list[str], *, devices: int = 1
+) -> subprocess.CompletedProcess:
+    """What a program prints in this process, with this command line, and how it ends."""
     import jax
     from absl.testing import flagsaver
 
-    from alol_jax import main
     from alol_jax.devices.sharding import make_mesh
 
-    words = command(workdir, *arguments, config=config)[2:]
     make = functools.partial(make_mesh, devices=jax.devices()[:devices])
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -96,7 +105,7 @@ def run_here(
         contextlib.redirect_stderr(err),
     ):
         try:
-            main.entry(main.main)
+            program()
         except SystemExit as ended:
             code = ended.code or 0
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

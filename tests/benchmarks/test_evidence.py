@@ -2,32 +2,35 @@
 
 import json
 import math
-import subprocess
-import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from alol_jax.checks import check
 from alol_jax.errors import UserError
+from alol_jax.main import entry
 from alol_jax.objectives.registry import get_objective
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Limits, Watch
 from benchmarks.evidence import (
     collect,
     draw,
+    labels,
     merging,
+    noise,
     order,
     pairs,
     relabel,
     samples,
     summaries,
+    value,
 )
 from benchmarks.evidence.best_of_n import best_of_n, kl_bound
 from benchmarks.evidence.running import Asked
 from tests.benchmarks.audits import audit
 from tests.reports.runs import config_of, finish
-from tests.running import ROOT, environment
+from tests.running import ROOT, called
 from tests.tiny_run import (
     TASK,
     fitted,
@@ -172,8 +175,8 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
         *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
         *("order-ablations.svg", "order-rates.svg", "noise-rewards.svg"),
     }
-    for entry in ("best of n", "a_lol", "nll"):
-        assert first["order-frontier.svg"].count(f">{entry}<") == 1  # in the legend
+    for name in ("best of n", "a_lol", "nll"):
+        assert first["order-frontier.svg"].count(f">{name}<") == 1  # in the legend
     assert ">nll<" not in first["order-rates.svg"]  # has one rate
     text = first["tables.md"]
     assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
@@ -331,11 +334,12 @@ SMALL = ("--seeds=0", "--config.policy.epochs=0.2", "--config.reference.epochs=0
 
 
 def started(module, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.evidence.{module}", *arguments],
-        **{"cwd": ROOT, "env": environment(), "capture_output": True, "text": True},
-        timeout=1200,
-    )
+    """What a script of the evidence prints; without a process of its own."""
+    takes_flags = module in (labels, noise, order, value)
+    program = (lambda: entry(module.main)) if takes_flags else module.main
+    stop = "benchmarks.evidence.running.stop_on_signals"
+    with mock.patch(stop, return_value=lambda: False):
+        done = called(program, [module.__name__, *arguments])
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -344,27 +348,27 @@ def started(module, *arguments):
 def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     runs, config = tmp_path / "runs", "configs/quickstart.py:debug"
     experiments = (
-        ("labels", f"--audit={audit(tmp_path, 170)}", "--config=configs/labels.py:debug"),
-        ("noise", f"--config={config}", "--shares=0,0.5"),
-        ("order", f"--config={config}", "--parts=order,ablations,best_of_n,value"),
+        (labels, f"--audit={audit(tmp_path, 170)}", "--config=configs/labels.py:debug"),
+        (noise, f"--config={config}", "--shares=0,0.5"),
+        (order, f"--config={config}", "--parts=order,ablations,best_of_n,value"),
     )
-    for name, *arguments in experiments:
-        words = (*arguments, *SMALL, f"--workdir={runs / name}")
-        names = "--objectives=nll,a_lol"
-        assert "[fit_policy] running" in started(name, *words, names)
-        assert "running" not in started(name, *words, names)
+    for module, *arguments in experiments:
+        folder = runs / module.__name__.rpartition(".")[2]
+        words = (*arguments, *SMALL, f"--workdir={folder}", "--objectives=nll,a_lol")
+        assert "[fit_policy] running" in started(module, *words)
+        assert "running" not in started(module, *words)
     study = (*experiments[0][1:], f"--workdir={runs / 'labels'}")
-    assert "MiniLM" in started("value", *study) and "---" not in started("value", *study)
+    assert "MiniLM" in started(value, *study) and "---" not in started(value, *study)
     reading = runs / "reading" / "0"
-    started("samples", f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={reading}")
+    started(samples, f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={reading}")
     (reading / "verdicts.json").write_text(json.dumps(["A", "=", "B", "A"]), encoding="utf-8")
-    started("relabel", f"--workdir={runs / 'labels'}")
+    started(relabel, f"--workdir={runs / 'labels'}")
     sheets = runs / "labels" / "relabel" / "0"
     key = json.loads((sheets / "key.json").read_text(encoding="utf-8"))
     for number, start in enumerate(range(0, len(key), relabel.PROMPTS)):
         said = [[["generic", 1]] * len(one) for one in key[start : start + relabel.PROMPTS]]
         (sheets / f"sheet-{number}.json").write_text(json.dumps(said), encoding="utf-8")
-    started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
+    started(draw, f"--runs={runs}", f"--out={tmp_path / 'out'}")
     text = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "Not run." not in text and "best of 16" in text and "likeness gap" in text
     assert (
@@ -373,5 +377,5 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     read = (runs / "labels" / "side_by_side.md").read_text(encoding="utf-8")
     assert read.count("- *best-labelled:* ") == read.count("- *a_lol:* ") == 10
     first = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
-    started("draw", f"--runs={runs}", f"--out={tmp_path / 'out'}")
+    started(draw, f"--runs={runs}", f"--out={tmp_path / 'out'}")
     assert first == json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
