@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,26 +72,24 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
 
 
-def stratified_bootstrap(
-    scores: np.ndarray, *, draws: int, confidence: float, seed: int
-) -> Interval:
-    """The interquartile mean of all scores, and its percentile interval over the seeds.
+def over_seeds(scores: np.ndarray, *, draws: int, confidence: float, seed: int) -> Interval:
+    """The interquartile mean of the seeds' scores, and its bootstrap interval over the seeds.
 
-    A resample draws the seeds of each stratum on their own, with replacement. Agarwal et al. 2021,
-    arXiv:2108.13264, section 4.
+    Whole seeds are drawn: a seed is one policy, whatever it is tested on. (Agarwal et al. 2021,
+    arXiv:2108.13264, section 4, draw those of each task on their own, as their runs are.)
 
     Args:
-        scores: f64[seeds, strata]: one mean per seed and test set.
-        draws, confidence: as in `bootstrap`.
+        scores: f64[seeds], one mean per seed. One seed has no interval: its ends are NaN.
+        draws, confidence, seed: as in `bootstrap`.
     """
     _check_bootstrap(draws, confidence)
     scores = np.asarray(scores, np.float64)
-    seeds, strata = scores.shape
-    chosen = np.random.default_rng(seed).integers(seeds, size=(draws, seeds, strata))
-    resampled = np.take_along_axis(scores[None], chosen, axis=1)
-    means = interquartile_mean(resampled.reshape(draws, -1))
+    if len(scores) == 1:
+        return Interval(float(scores[0]), math.nan, math.nan)
+    chosen = np.random.default_rng(seed).integers(len(scores), size=(draws, len(scores)))
+    means = interquartile_mean(scores[chosen])
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(interquartile_mean(scores.reshape(-1))), float(low), float(high))
+    return Interval(float(interquartile_mean(scores)), float(low), float(high))
 
 
 def _check_bootstrap(draws: int, confidence: float) -> None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alol_jax.objectives.registry import OBJECTIVES
-from alol_jax.reports.statistics import bootstrap, stratified_bootstrap
+from alol_jax.reports import statistics
+from alol_jax.reports.statistics import bootstrap
 from alol_jax.types import Interval
 
 Plain = dict[str, Any]
@@ -65,9 +66,7 @@ def share(kept: int, rows: int) -> Interval:
 
 def over_seeds(means: np.ndarray) -> Interval:
     """The interquartile mean of f64[seeds] and its interval over seeds, NaN for one seed."""
-    if len(means) == 1:
-        return Interval(float(means[0]), math.nan, math.nan)
-    return stratified_bootstrap(means[:, None], draws=DRAWS, confidence=CONFIDENCE, seed=0)
+    return statistics.over_seeds(means, draws=DRAWS, confidence=CONFIDENCE, seed=0)
 
 
 def by_seed(found: Plain, name: str) -> dict[int, float]:

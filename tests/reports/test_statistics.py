@@ -12,9 +12,9 @@ from alol_jax.reports.statistics import (
     distinct,
     distinct_interval,
     interquartile_mean,
+    over_seeds,
     pearson,
     spearman,
-    stratified_bootstrap,
     word_counts,
 )
 from alol_jax.types import Interval
@@ -167,21 +167,20 @@ def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end():
     )
 
 
-def test_a_stratified_bootstrap_draws_seeds_within_each_test_set():
-    apart = np.array([[0.0, 10.0]] * 4)  # the test sets differ, the seeds do not
-    found = stratified_bootstrap(apart, draws=200, confidence=0.95, seed=0)
-    assert (found.mean, found.low, found.high) == (5.0, 5.0, 5.0)
-    scores = apart + np.random.default_rng(0).normal(size=(4, 2))
-    found = stratified_bootstrap(scores, draws=200, confidence=0.95, seed=0)
-    assert found.low < found.mean < found.high and found.high - found.low < 2.5
-    alone = stratified_bootstrap(scores[:1], draws=200, confidence=0.95, seed=0)
-    assert alone.low == alone.mean == alone.high
+def test_an_interval_over_seeds_lies_around_the_interquartile_mean():
+    same = over_seeds(np.full(4, 5.0), draws=200, confidence=0.95, seed=0)
+    assert (same.mean, same.low, same.high) == (5.0, 5.0, 5.0)
+    scores = np.random.default_rng(0).normal(size=6)
+    found = over_seeds(scores, draws=200, confidence=0.95, seed=0)
+    assert found.mean == interquartile_mean(scores)
+    assert scores.min() < found.low < found.mean < found.high < scores.max()
+    alone = over_seeds(scores[:1], draws=200, confidence=0.95, seed=0)
+    assert alone.mean == scores[0] and np.isnan([alone.low, alone.high]).all()
 
 
-def test_a_stratified_interval_covers_the_true_mean_about_as_often_as_it_says():
+def test_an_interval_over_seeds_covers_the_true_mean_about_as_often_as_it_says():
     draw, hits = np.random.default_rng(0), 0
     for seed in range(200):
-        scores = draw.normal(size=(12, 3))
-        found = stratified_bootstrap(scores, draws=200, confidence=0.9, seed=seed)
+        found = over_seeds(draw.normal(size=30), draws=200, confidence=0.9, seed=seed)
         hits += found.low <= 0.0 <= found.high
     assert 0.8 <= hits / 200 <= 0.96

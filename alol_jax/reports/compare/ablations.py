@@ -13,7 +13,7 @@ from alol_jax.reports.compare.rows import Group, Row
 from alol_jax.reports.compare.table import Comparison, over_seeds
 from alol_jax.reports.page import Cell, Column, Figure, Section, Table
 from alol_jax.reports.page import Row as Line
-from alol_jax.reports.results import EVERY, TOTAL
+from alol_jax.reports.results import TOTAL
 from alol_jax.reports.statistics import signed
 from alol_jax.types import Interval
 
@@ -42,7 +42,7 @@ def ablation_section(found: Comparison) -> Section | None:
     svg = differences(bars, label="total reward, difference to the base of the objective")
     caption = (
         "Interquartile means (IQM) over the seeds that both have, with 95% intervals by a "
-        "stratified bootstrap over these seeds; ticks are the seeds. One seed has no interval."
+        "bootstrap over these seeds; ticks are the seeds. One seed has no interval."
     )
     columns = [Column(name, bool(name)) for name in HEADS]
     table = Table("", tuple(columns), tuple(_line(one) for one in ablations))
@@ -90,9 +90,8 @@ def ablations_of(found: Comparison) -> list[Ablation]:
             pairs = _pairs(group, base) if group is not base else []
             if pairs:
                 gains = np.array([_gain(found, *pair) for pair in pairs])
-                middle = over_seeds(gains[:, 1:], group.rows[0].run)
-                changed = _changed(group, base)
-                each = tuple(map(float, gains[:, 0]))
+                middle = over_seeds(gains, group.rows[0].run)
+                changed, each = _changed(group, base), tuple(map(float, gains))
                 ablations.append(Ablation(objective, changed, each, middle, number))
     return ablations
 
@@ -130,10 +129,6 @@ def _pairs(group: Group, base: Group) -> list[tuple[Row, Row]]:
     return [(row, theirs[key]) for row, key in zip(group.rows, keys, strict=True) if key in theirs]
 
 
-def _gain(found: Comparison, row: Row, base: Row) -> list[float]:
-    """The difference in total reward over all prompts, then over each stratum."""
-    totals = [
-        found.value(row.name, TOTAL, name).mean - found.value(base.name, TOTAL, name).mean
-        for name in (EVERY, *found.sets)
-    ]
-    return totals if found.sets else totals * 2
+def _gain(found: Comparison, row: Row, base: Row) -> float:
+    """The difference in total reward over all prompts."""
+    return found.value(row.name, TOTAL).mean - found.value(base.name, TOTAL).mean

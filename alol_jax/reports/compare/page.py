@@ -29,8 +29,7 @@ HEADS = {"kl": "KL", "flops": "FLOPs", "step": "chosen step", "tokens": "trained
 OTHER_METRICS = ("kl", "length", "distinct-1", "distinct-2", "distinct-3")
 IQM = (
     "The interquartile mean leaves out a quarter of the values at each end, rounded down; so of "
-    "fewer than four it is their mean. Its 95% interval is a stratified bootstrap over the seeds, "
-    "of each test set on its own."
+    "fewer than four it is their mean. Its 95% interval is a bootstrap over the seeds."
 )
 UNITS = (
     "KL is to the reference, on the policy's own answers, in nats; length is in words; distinct-n "

@@ -13,9 +13,10 @@ import numpy as np
 
 from alol_jax.errors import UserError
 from alol_jax.paths import resolve
+from alol_jax.reports import statistics
 from alol_jax.reports.compare.rows import DATA, REFERENCE, RUN, Group, Row, RunResult, group_runs
 from alol_jax.reports.results import EVERY, TEXT_METRICS, TOTAL
-from alol_jax.reports.statistics import bootstrap, stratified_bootstrap
+from alol_jax.reports.statistics import bootstrap
 from alol_jax.runs.progress import progress
 from alol_jax.types import Evaluation, Interval, Watch
 
@@ -38,7 +39,7 @@ class Estimate(NamedTuple):
     sd: float | None = None
     least: float | None = None
     most: float | None = None
-    iqm: float | None = None  # interquartile mean over seeds (and test sets), and its interval
+    iqm: float | None = None  # interquartile mean over seeds, and its interval
     iqm_low: float | None = None
     iqm_high: float | None = None
 
@@ -238,7 +239,7 @@ def _over_seeds(
     for key, means in seeds.items():
         if len(means) < len(group.rows):
             continue
-        ends = _ends(over_seeds(_by_stratum(seeds, key), group.rows[0].run))
+        ends = _ends(over_seeds(np.array(means), group.rows[0].run))
         found.append(
             Estimate(
                 group.name,
@@ -254,23 +255,9 @@ def _over_seeds(
     return found
 
 
-def _by_stratum(
-    seeds: Mapping[tuple[str, str, str], Sequence[float]], key: tuple[str, str, str]
-) -> np.ndarray:
-    """The means of a metric by seed and stratum: f64[seeds, strata].
-
-    The strata of the total over all prompts are the test sets, if there are several.
-    """
-    against, test_set, metric = key
-    sets = [one for one in seeds if one == (against, one[1], TOTAL) and one[1] != EVERY]
-    if test_set == EVERY and metric == TOTAL and sets:
-        return np.array([seeds[one] for one in sets]).T
-    return np.array([seeds[key]]).T
-
-
 def over_seeds(scores: np.ndarray, run: RunResult) -> Interval:
-    """`stratified_bootstrap` of f64[seeds, strata], with the resamples of the run's evaluation."""
-    return stratified_bootstrap(
+    """`statistics.over_seeds` of f64[seeds], with the resamples of the run's evaluation."""
+    return statistics.over_seeds(
         scores, draws=run.draws, confidence=CONFIDENCE, seed=run.shared_seed
     )
 
