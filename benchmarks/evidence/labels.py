@@ -50,10 +50,11 @@ MOST_WORDS = 75
 EMPTY = ("", "[]")  # what stands in the audit where nothing was said yet
 TEST, VALIDATION = 80, 60  # prompts
 
-LONGER: dict[str, tuple[str, dict[str, Any]]] = {
-    "a_lol_3_epochs": ("a_lol", {"policy__epochs": 3.0})
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a_lol_3_epochs": ("a_lol", {"policy__epochs": 3.0}),
+    "nll_filtered": ("nll", {"policy__filter": "kept"}),
 }
-"""Name -> objective and changes: as many steps as the objectives that train on all rows have."""
+"""Name -> objective and changes: as many steps as on all rows; the filter without the weights."""
 
 AUDIT = flags.DEFINE_string("audit", None, "The labelled answers, JSON lines.")
 
@@ -143,7 +144,7 @@ def main(_):
     wanted = wanted._replace(overrides={**wanted.overrides, **rows})
     configs = {name: wanted.config(name) for name in wanted.objectives} | {
         name: wanted.config(objective, **changes)
-        for name, (objective, changes) in LONGER.items()
+        for name, (objective, changes) in VARIANTS.items()
         if objective in wanted.objectives
     }
     train(wanted, configs, wanted.workdir, wanted.seeds)
