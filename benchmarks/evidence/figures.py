@@ -10,12 +10,10 @@ import numpy as np
 from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.reports.compare.figures import Bar, Point, Series, curves, differences, frontier
 from alol_jax.reports.figures import COLOURS, STYLE, new_figure, to_svg
-from alol_jax.reports.statistics import bootstrap
 from alol_jax.types import Interval
 from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.summaries import (
     BASES,
-    DRAWS,
     Plain,
     ablation_gains,
     difference,
@@ -115,12 +113,11 @@ def chosen_steps(found: Plain) -> str:
     for name in _on_the_dial(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         each = tuple((run["kl"], float(np.mean(run["rewards"]))) for run in runs)
-        rewards = np.mean([run["rewards"] for run in runs], axis=0)
-        ends = bootstrap(rewards, draws=DRAWS, confidence=0.95, seed=0)
-        kl = float(np.mean([run["kl"] for run in runs]))
-        points.append(Point(*[objective_of(name)] * 2, kl, ends, each, _style(name)))
+        ends = difference(np.array([run["rewards"] for run in runs]))
+        kl, objective = float(np.mean([run["kl"] for run in runs])), objective_of(name)
+        points.append(Point(objective, objective, kl, ends, each, _style(name)))
     for rewards, kl in zip(best["rewards"], best["kl"], strict=True) if best else ():
-        ends = bootstrap(np.array(rewards), draws=DRAWS, confidence=0.95, seed=0)
+        ends = difference(np.array([rewards]))
         points.append(Point("best of n", "best of n", kl, ends, (), None))
     start = float(np.mean(found["reference"]["rewards"])) if found["runs"] else None
     return frontier(points, start, label="total reward on the test prompts", over=KL)

@@ -114,11 +114,11 @@ def _relabelled(found: Plain) -> Iterator[str]:
     more = ("reward − reference's", "fit − reference's")
     title = "What blind readers said of the answers to the test prompts; differences"
     yield titled(f"{title} [95% over prompts]", (*heads, *more), lines)
-    pairs = np.array([pair for one in found["readings"] for pair in one["people"]])
-    agreed, kappa = agreement(pairs)
-    faithful, kappa_of_two = agreement((rewards[pairs] >= ENTAILED).astype(int))
+    both = np.array([pair for one in found["readings"] for pair in one["people"]])
+    agreed, kappa = agreement(both)
+    faithful, kappa_of_two = agreement((rewards[both] >= ENTAILED).astype(int))
     yield (
-        f"Beside {len(pairs)} labels that people had given, the readers gave the same in "
+        f"Beside {len(both)} labels that people had given, the readers gave the same in "
         f"{agreed:.0%} (κ {kappa:.2f}); in {faithful:.0%} they agree whether the answer is "
         f"entailed (κ {kappa_of_two:.2f})."
     )
