@@ -1,4 +1,4 @@
-"""Objectives with advantages against those without: paired over the seeds that both have."""
+"""Objectives with advantages, and their variants, against those without, on seeds of both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from alol_jax.objectives.registry import OBJECTIVES
 from benchmarks.evidence.labels import REWARDS
-from benchmarks.evidence.summaries import Plain, over_seeds_and_prompts
+from benchmarks.evidence.summaries import Plain, objective_of, over_seeds_and_prompts
 from benchmarks.evidence.words import gain, titled
 
 Values = Mapping[str, Mapping[int, Sequence[float]]]
@@ -32,6 +32,7 @@ def readings(found: Plain) -> Values:
         (name, one["seed"], paid[said["labels"]])
         for one in found["readings"]
         for name, said in one["systems"].items()
+        if name != "reference"
     )
 
 
@@ -44,8 +45,9 @@ def _collected(parts: Iterable[tuple[str, int, Sequence[float]]]) -> Values:
 
 def pairs(values: Values, what: str) -> list[str]:
     """A table of row − column, if both kinds of objectives were run."""
-    names = [name for name in OBJECTIVES if name in values]
-    weighing = [name for name in names if "advantage" in OBJECTIVES[name].reads]
+    places = {name: place for place, name in enumerate(OBJECTIVES)}
+    names = sorted(values, key=lambda name: places[objective_of(name)])
+    weighing = [name for name in names if "advantage" in OBJECTIVES[objective_of(name)].reads]
     others = [name for name in names if name not in weighing]
     if not weighing or not others:
         return []
