@@ -22,7 +22,6 @@ from alol_jax.reports.statistics import distinct, pearson
 from alol_jax.reports.text_measures import measured
 from alol_jax.rewards.gold import by_prompt as gold_by_prompt
 from alol_jax.runs.artifacts import load_fields, load_result
-from alol_jax.runs.progress import say
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.sweep import earlier_runs
 from alol_jax.tables.table import Table
@@ -37,14 +36,12 @@ from alol_jax.types import (
     Value,
     ValueAudit,
 )
+from benchmarks.evidence import relabelled
 from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.order import BEST_OF_N
 
 Plain = dict[str, Any]
-RELABEL, KEY = "relabel", "key.json"  # folder and file of `relabel`
 STUDY = "value.json"  # of `value`
-LABELS = tuple(REWARDS)  # labels are collected as places in it
-VERDICTS = [[label, fit] for label in LABELS for fit in (0, 1, 2)]
 
 
 def runs_of(workdir: Path) -> Iterator[tuple[str, int, Path]]:
@@ -116,48 +113,10 @@ def labels(workdir: Path) -> Plain | None:
             found["reference"] = _measures(evaluation, "reference")
         measures = _measures(evaluation, "policy")
         found["runs"].append({"name": name, "seed": seed, "measures": measures, **fit_of(folder)})
-    read = {
-        int(file.parent.name): relabelled(file.parent)
-        for file in sorted((workdir / RELABEL).glob(f"*/{KEY}"))
-    }
-    readings = [{"seed": seed, **each} for seed, each in read.items() if each is not None]
+    read = relabelled.collected(workdir)
     if (workdir / STUDY).exists():
         found["study"] = json.loads((workdir / STUDY).read_text(encoding="utf-8"))
-    return found | ({"readings": readings} if readings else {})
-
-
-def relabelled(folder: Path) -> Plain | None:
-    """What blind readers said of each system's answers, and of those that people had labelled.
-
-    Returns:
-        None as long as a sheet is not read.
-
-    Raises:
-        UserError: a sheet has not a label and a fit for each answer.
-    """
-    key = json.loads((folder / KEY).read_text(encoding="utf-8"))
-    files = [file.with_suffix(".json") for file in folder.glob("sheet-*.md")]
-    if not all(file.exists() for file in files):
-        say(f"{folder}: not all sheets are read yet")
-        return None
-    said = []
-    for number in range(len(files)):
-        said += json.loads((folder / f"sheet-{number}.json").read_text(encoding="utf-8"))
-    if list(map(len, said)) != list(map(len, key)):
-        raise UserError(f"{folder}: expected a [label, fit] for each answer of each prompt")
-    systems: dict[str, dict[str, list[int]]] = {}
-    people = []
-    for entries, verdicts in zip(key, said, strict=True):
-        for entry, verdict in zip(entries, verdicts, strict=True):
-            if verdict not in VERDICTS:
-                raise UserError(f"{folder}: {verdict} is not a label of the six and 0, 1 or 2")
-            place, fit = LABELS.index(verdict[0]), verdict[1]
-            for name in entry["systems"]:
-                its = systems.setdefault(name, {"labels": [], "fit": []})
-                its["labels"].append(place)
-                its["fit"].append(fit)
-            people += [[LABELS.index(theirs), place] for theirs in entry["labels"]]
-    return {"systems": systems, "people": people}
+    return found | ({"relabelled": read} if read else {})
 
 
 def _kept(rows: Table[Annotated], file: Path) -> dict[str, dict[str, list[int]]]:

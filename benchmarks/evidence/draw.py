@@ -20,7 +20,7 @@ from alol_jax.errors import UserError
 from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
-from benchmarks.evidence import figures, tables
+from benchmarks.evidence import figures, relabelled, tables
 from benchmarks.evidence.collect import EXPERIMENTS
 from benchmarks.evidence.merging import merged
 from benchmarks.evidence.side_by_side import side_by_side
@@ -41,8 +41,8 @@ def labels_figures(found: Plain) -> Iterator[tuple[str, str]]:
         yield f"labels-kept-by-{kind}", figures.kept_shares(groups)
     for measure in ("coverage", "similarity") if found["runs"] else ():
         yield f"labels-{measure}", figures.label_differences(found, measure)
-    if "readings" in found:
-        yield "labels-relabelled", figures.relabelled(found)
+    for name, seeds in relabelled.by_reading(found) if "relabelled" in found else ():
+        yield f"labels-read-{name}", figures.read_blind(found, seeds)
 
 
 def noise_figures(found: Plain) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.reports.compare.figures import Bar, Point, Series, curves, differences, frontier
 from alol_jax.reports.figures import COLOURS, STYLE, new_figure, to_svg
 from alol_jax.types import Interval
-from benchmarks.evidence.labels import REWARDS
+from benchmarks.evidence import relabelled
 from benchmarks.evidence.summaries import (
     BASES,
     Plain,
@@ -21,9 +21,7 @@ from benchmarks.evidence.summaries import (
     objective_of,
     over_seeds,
     pareto_front,
-    read_by,
     share,
-    systems_read,
 )
 
 KL = "KL to the reference on own answers (nats)"
@@ -63,12 +61,11 @@ def label_differences(found: Plain, measure: str) -> str:
     return differences(bars, label=f"{measure}, policy − reference")
 
 
-def relabelled(found: Plain) -> str:
-    """Policy − reference in the reward of the labels that blind readers gave; best first."""
-    rewards = np.array(list(REWARDS.values()))
+def read_blind(found: Plain, seeds: Sequence[Plain]) -> str:
+    """Policy − reference in the reward of the labels that a reading gave; best first."""
     bars = []
-    for name in systems_read(found)[1:]:
-        gains = np.subtract(*(rewards[labels] for labels in read_by(found, name, "labels")))
+    for name in relabelled.systems(found, seeds)[1:]:
+        gains = relabelled.gains(seeds, name)
         each = tuple(map(float, gains.mean(axis=1)))
         bars.append(Bar(name, difference(gains), each, _style(name)))
     bars.sort(key=lambda bar: -bar.difference.mean)

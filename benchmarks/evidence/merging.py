@@ -12,6 +12,7 @@ KEYS = {
     "by_samples": ("samples",),
     "runs": ("name", "seed"),
     "readings": ("seed",),
+    "relabelled": ("reading", "seed"),
 }
 """List -> what tells its elements apart."""
 REPLACED = {"study"}  # one file with all of it
@@ -26,7 +27,7 @@ def merged(before: Plain, now: Plain) -> Plain:
     found = before | now
     for key in (before.keys() & now.keys()) - REPLACED:
         if key in KEYS:
-            join = _newer if key in ("runs", "readings") else merged
+            join = _newer if key in ("runs", "readings", "relabelled") else merged
             found[key] = _joined(before[key], now[key], KEYS[key], join)
         elif before[key] != now[key]:
             raise UserError(

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from alol_jax.objectives.registry import OBJECTIVES
-from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.summaries import Plain, objective_of, over_seeds_and_prompts
 from benchmarks.evidence.words import gain, titled
 
@@ -17,26 +16,18 @@ Values = Mapping[str, Mapping[int, Sequence[float]]]
 
 def rewards(runs: Iterable[Plain]) -> Values:
     """The total rewards of an experiment's runs."""
-    return _collected((run["name"], run["seed"], run["rewards"]) for run in runs)
+    return by_name_and_seed((run["name"], run["seed"], run["rewards"]) for run in runs)
 
 
 def measures(found: Plain, measure: str) -> Values:
     """A measure of the runs of `labels`."""
-    return _collected((run["name"], run["seed"], run["measures"][measure]) for run in found["runs"])
-
-
-def readings(found: Plain) -> Values:
-    """The rewards of the labels that blind readers gave."""
-    paid = np.array(list(REWARDS.values()))
-    return _collected(
-        (name, one["seed"], paid[said["labels"]])
-        for one in found["readings"]
-        for name, said in one["systems"].items()
-        if name != "reference"
+    return by_name_and_seed(
+        (run["name"], run["seed"], run["measures"][measure]) for run in found["runs"]
     )
 
 
-def _collected(parts: Iterable[tuple[str, int, Sequence[float]]]) -> Values:
+def by_name_and_seed(parts: Iterable[tuple[str, int, Sequence[float]]]) -> Values:
+    """Values of triples: name, seed and a number for each test prompt."""
     values: dict[str, dict[int, Sequence[float]]] = {}
     for name, seed, numbers in parts:
         values.setdefault(name, {})[seed] = numbers

@@ -1,12 +1,15 @@
 """The answers of `labels`, labelled anew by readers who do not know whose they are.
 
     python -m benchmarks.evidence.relabel --workdir=runs/evidence/labels --seed=0
+    python -m benchmarks.evidence.relabel --workdir=runs/evidence/labels --seed=0 \
+        --reading=filter --systems=a_lol,nll_filtered
 
-Writes ``<workdir>/relabel/<seed>/``: sheets of ten test prompts, each with the answers of the
-reference, of every policy of the seed, and those that people labelled, in random order and equal
-ones once; and ``key.json``, which says whose they are. The reader of ``sheet-3.md`` writes
-``sheet-3.json``: for each prompt a list of ``[label, fit]``, one for each answer. `draw` counts
-them, and compares the reader's labels with people's.
+Writes ``<workdir>/relabel/<reading>/<seed>/``: sheets of ten test prompts, each with the answers of
+the reference, of the seed's policies (``--systems``; all if not given), and those that people
+labelled, in random order and equal ones once; and ``key.json``, which says whose they are. The
+reader of ``sheet-3.md`` writes ``sheet-3.json``: for each prompt a list of ``[label, fit]``, one
+for each answer. `draw` counts them, and compares the reader's labels with people's. Another reading
+has other sheets, for other readers.
 
 Texts of the audit stay beside the runs: only numbers are collected.
 """
@@ -26,7 +29,8 @@ from alol_jax.errors import UserError
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
 from alol_jax.tasks import dialogue
-from benchmarks.evidence.collect import KEY, RELABEL, evaluation_of, runs_of
+from benchmarks.evidence.collect import evaluation_of, runs_of
+from benchmarks.evidence.relabelled import KEY, RELABEL
 from benchmarks.evidence.words import one_line
 
 PROMPTS = 10  # of a sheet
@@ -72,17 +76,19 @@ class Read(NamedTuple):
         return "\n\n".join(lines)
 
 
-def read(workdir: Path, seed: int) -> list[Read]:
-    """Return the test prompts with all answers of a seed.
+def read(workdir: Path, seed: int, names: Sequence[str] = ()) -> list[Read]:
+    """Return the test prompts with the answers of a seed's policies, of all if none is named.
 
     Raises:
-        UserError: no policy of the seed is evaluated.
+        UserError: no policy of the seed is evaluated, or one that is named is not.
     """
     found: dict[str, Read] = {}
-    for name, number, folder in runs_of(workdir):
-        if number != seed:
-            continue
-        evaluation = evaluation_of(folder)
+    folders = {name: folder for name, number, folder in runs_of(workdir) if number == seed}
+    for name in names:
+        if name not in folders:
+            raise UserError.unknown(f"--systems: no {name!r} of --seed={seed}", name, folders)
+    for name in names or folders:
+        evaluation = evaluation_of(folders[name])
         systems = {name: evaluation.policy}
         if not found:
             systems["reference"] = evaluation.reference
@@ -118,11 +124,14 @@ def main() -> None:
     parser = argparse.ArgumentParser("benchmarks.evidence.relabel", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="of labels")
     parser.add_argument("--seed", type=int, default=0, help="of the policies")
+    parser.add_argument("--reading", default="all", help="a name for it")
+    parser.add_argument("--systems", default="", help="the policies to read, with commas")
     options = parser.parse_args()
-    folder = options.workdir / RELABEL / str(options.seed)
+    folder = options.workdir / RELABEL / options.reading / str(options.seed)
     if any(folder.glob("sheet-*.json")):
         raise UserError(f"{folder} has sheets that are read: new ones would not fit them")
-    texts, key = sheets(read(options.workdir, options.seed), options.seed)
+    names = [name for name in options.systems.split(",") if name]
+    texts, key = sheets(read(options.workdir, options.seed, names), options.seed)
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(texts):
         (folder / f"sheet-{number}.md").write_text(text, encoding="utf-8")

@@ -131,36 +131,6 @@ def explained(errors: np.ndarray) -> Interval:
     return _interval(mean[0], draws)
 
 
-def systems_read(found: Plain) -> list[str]:
-    """The systems whose answers were labelled anew: the reference, then the policies' names."""
-    read = {name for one in found["readings"] for name in one["systems"]}
-    return ["reference", *(name for name in names_of(found) if name in read)]
-
-
-def read_by(found: Plain, name: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """A system's ``labels`` or ``fit``, and the reference's of the same readings.
-
-    Returns:
-        both i64[readings, prompts].
-    """
-    both = [one["systems"] for one in found["readings"] if name in one["systems"]]
-    mine, theirs = ([one[of][column] for one in both] for of in (name, "reference"))
-    return np.array(mine), np.array(theirs)
-
-
-def agreement(pairs: np.ndarray) -> tuple[float, float]:
-    """The share of equal judgements in i64[n, 2], and Cohen's κ.
-
-    κ = (agreed − by chance) / (1 − by chance), where by chance is what two judges with the same
-    shares of each judgement would agree if they drew at random (Cohen 1960).
-    """
-    agreed = float(np.mean(pairs[:, 0] == pairs[:, 1]))
-    kinds = np.unique(pairs)
-    shares = (pairs[:, :, None] == kinds).mean(axis=0)
-    chance = float(np.sum(shares[0] * shares[1]))
-    return agreed, (agreed - chance) / (1 - chance) if chance < 1 else math.nan
-
-
 def ablation_gains(found: Plain) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield name, base and f64[seeds], ablation − base, of the seeds that both have."""
     for name, base in BASES.items():

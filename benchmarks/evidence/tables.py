@@ -9,25 +9,21 @@ import numpy as np
 from alol_jax.reports.results import signed
 from alol_jax.training.held_out import LIKENESS_GAP, ORDER_OF_RATIO
 from alol_jax.types import Interval
-from benchmarks.evidence.labels import REWARDS
-from benchmarks.evidence.pairs import measures, pairs, readings, rewards
+from benchmarks.evidence import relabelled
+from benchmarks.evidence.pairs import measures, pairs, rewards
 from benchmarks.evidence.summaries import (
     Plain,
     ablation_gains,
-    agreement,
     between,
     by_seed,
     difference,
     explained,
     names_of,
     over_seeds,
-    read_by,
     share,
-    systems_read,
 )
 from benchmarks.evidence.words import gain, percent, percents, plain, titled
 
-ENTAILED = 0.75  # the least reward of an entailed answer
 JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
 """The measures whose differences are shown."""
 
@@ -58,8 +54,8 @@ def labels(found: Plain) -> list[str]:
     if found["runs"]:
         parts += [_measures(found), *_differences(found)]
         parts += pairs(measures(found, "coverage"), "Coverage")
-    if "readings" in found:
-        parts += [*_relabelled(found), *pairs(readings(found), "Reward of a blind reader's label")]
+    if "relabelled" in found:
+        parts += relabelled.tables(found)
     if "study" in found:
         parts += _study(found["study"])
     return parts
@@ -67,13 +63,17 @@ def labels(found: Plain) -> list[str]:
 
 def _measures(found: Plain) -> str:
     reference = found["reference"]
-    lines = [("reference", "", *(f"{np.mean(column):.3f}" for column in reference.values()))]
+    lines = [("reference", "", "", *(f"{np.mean(column):.3f}" for column in reference.values()))]
     for name in names_of(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         means = (np.mean([run["measures"][key] for run in runs]) for key in reference)
-        lines.append((name, str(len(runs)), *(f"{mean:.3f}" for mean in means)))
-    title = "Measures of the answers to the test prompts, and of the order of those in the data"
-    return titled(title, ("means", "seeds", *reference), lines)
+        steps = np.mean([run["looks"][-1][0] for run in runs])
+        lines.append((name, str(len(runs)), f"{steps:g}", *(f"{mean:.3f}" for mean in means)))
+    title = (
+        "Steps of training; measures of the answers to the test prompts, and of the order of those "
+        "in the data"
+    )
+    return titled(title, ("means", "seeds", "steps", *reference), lines)
 
 
 def _differences(found: Plain) -> Iterator[str]:
@@ -94,34 +94,6 @@ def _differences(found: Plain) -> Iterator[str]:
                 cells.append(gain(interval(gains - np.array(reference[measure]))))
             lines.append((name, str(len(runs)), *cells))
         yield titled(f"Policy − reference, {said}", ("", "seeds", *judging), lines)
-
-
-def _relabelled(found: Plain) -> Iterator[str]:
-    """What blind readers said of the answers, and how far they agree with people."""
-    rewards = np.array(list(REWARDS.values()))
-    names = list(REWARDS)
-    lines = []
-    for name in systems_read(found):
-        (labels, reference), (fit, its_fit) = (
-            read_by(found, name, column) for column in ("labels", "fit")
-        )
-        shares = (f"{np.mean(labels == place):.0%}" for place in range(len(names)))
-        gains = (rewards[labels] - rewards[reference], fit - its_fit)
-        cells = ["", ""] if name == "reference" else [gain(difference(one)) for one in gains]
-        means = (f"{rewards[labels].mean():.3f}", f"{fit.mean():.2f}")
-        lines.append((name, str(len(labels)), *shares, *means, *cells))
-    heads = ("answers by", "readings", *names, "reward", "fit")
-    more = ("reward − reference's", "fit − reference's")
-    title = "What blind readers said of the answers to the test prompts; differences"
-    yield titled(f"{title} [95% over prompts]", (*heads, *more), lines)
-    both = np.array([pair for one in found["readings"] for pair in one["people"]])
-    agreed, kappa = agreement(both)
-    faithful, kappa_of_two = agreement((rewards[both] >= ENTAILED).astype(int))
-    yield (
-        f"Beside {len(both)} labels that people had given, the readers gave the same in "
-        f"{agreed:.0%} (κ {kappa:.2f}); in {faithful:.0%} they agree whether the answer is "
-        f"entailed (κ {kappa_of_two:.2f})."
-    )
 
 
 def _study(study: Plain) -> Iterator[str]:

@@ -109,25 +109,27 @@ REFERENCE = {"rewards": [0.5] * 6, "components": {"relevance": 0.2, "total": 0.5
 
 
 ANSWERS = [[0.0, 1.0], [0.5, 1.0]]
+
+
+def blind(name, **systems):
+    said = {of: {"labels": labels, "fit": fit} for of, (labels, fit) in systems.items()}
+    people = {"people": [[0, 0], [5, 3], [0, 1]]}
+    return {"reading": name, "seed": 0, "answers": 7, "systems": said, **people}
+
+
 FOUND = {
     "labels": {
         "kept": {"label": {"generic": [1, 3]}, "writer": {"human": [2, 3]}},
         "value": VALUE,
         "reference": measured(0),
         "runs": [
-            {"name": name, "seed": s, "measures": measured(s + 1)}
+            {"name": name, "seed": s, "measures": measured(s + 1), "looks": [[0, 0.1], [7, 0.2]]}
             for name in ("nll", "dpo")
             for s in (0, 1)
         ],
-        "readings": [
-            {
-                "seed": 0,
-                "systems": {
-                    "nll": {"labels": [0, 2], "fit": [2, 1]},
-                    "reference": {"labels": [5, 2], "fit": [0, 1]},
-                },
-                "people": [[0, 0], [5, 3], [0, 1]],
-            }
+        "relabelled": [
+            blind("all", nll=([0, 2], [2, 1]), reference=([5, 2], [0, 1])),
+            blind("filter", dpo=([0, 0], [1, 1]), reference=([0, 2], [1, 1])),
         ],
         "study": {
             "all": [[0.0, 1.0], [1.0, 1.0], [0.5, 0.0]],
@@ -171,7 +173,7 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     first = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
     assert {name for name in first if name.endswith(".svg")} == {
         *("labels-kept-by-label.svg", "labels-kept-by-writer.svg", "labels-coverage.svg"),
-        "labels-relabelled.svg",
+        *("labels-read-all.svg", "labels-read-filter.svg"),
         *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
         *("order-ablations.svg", "order-rates.svg", "noise-rewards.svg"),
     }
@@ -189,8 +191,15 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     for over in ("mean [95% over prompts]", "interquartile mean [95% over seeds]"):
         assert f"Policy − reference, {over}:\n\n{heads}" in text
     assert "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
-    said = "Beside 3 labels that people had given, the readers gave the same in 33%"
-    assert said in text and "in 100% they agree whether the answer is entailed (κ 1.00)" in text
+    assert "| nll | 2 | 7 | 0." in text
+    assert "| dpo | 1 | 100% | 0% | 0% | 0% | 0% | 0% | 1.000 | 1.00 | +0.250 [" in text
+    agreed = "33% are the same (κ 0.14), and 100% agree whether the answer is entailed (κ 1.00)."
+    said = "People say “entailment, uncooperative” 0 times, readers 1."
+    assert (
+        f"7 different answers were read. Of 3 labels that people had given, {agreed} {said}" in text
+    )
+    said = "Readings `all` and `filter` have 2 answers in common. Of their labels, 50% are the same"
+    assert said in text
     assert "| short | 2 | 0.415 | " in text
     assert "| MiniLM | short | all | 3 | – | 0.01 | 50.0% [50.0%, 50.0%] |" in text
     draw.draw(tmp_path)
@@ -363,7 +372,9 @@ def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
     started(samples, f"--workdir={runs / 'order' / 'a_lol-0'}", "--count=4", f"--blind={reading}")
     (reading / "verdicts.json").write_text(json.dumps(["A", "=", "B", "A"]), encoding="utf-8")
     started(relabel, f"--workdir={runs / 'labels'}")
-    sheets = runs / "labels" / "relabel" / "0"
+    some = ("--reading=filter", "--systems=a_lol")
+    assert "2 sheets in" in started(relabel, f"--workdir={runs / 'labels'}", *some)
+    sheets = runs / "labels" / "relabel" / "all" / "0"
     key = json.loads((sheets / "key.json").read_text(encoding="utf-8"))
     for number, start in enumerate(range(0, len(key), relabel.PROMPTS)):
         said = [[["generic", 1]] * len(one) for one in key[start : start + relabel.PROMPTS]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alol_jax.errors import UserError
-from benchmarks.evidence import collect, labels, relabel, summaries, value
+from benchmarks.evidence import collect, labels, relabel, relabelled, summaries, value
 from tests.benchmarks.audits import audit
 from tests.tiny_run import annotated, annotated_rows
 
@@ -99,14 +99,17 @@ def test_sheets_show_each_answer_once_in_random_order_and_the_key_says_whose_it_
     assert len(orders) > 2
 
 
-def written_sheets(folder, count, verdict):
+def written_sheets(workdir, count, verdict):
     """Sheets of `read_prompts`, read: ``verdict`` maps an entry of the key to [label, fit]."""
+    folder = workdir / "relabel" / "all" / "0"
+    folder.mkdir(parents=True, exist_ok=True)
     texts, key = relabel.sheets(read_prompts(count), seed=0)
     (folder / "key.json").write_text(json.dumps(key), encoding="utf-8")
     for number, text in enumerate(texts):
         (folder / f"sheet-{number}.md").write_text(text, encoding="utf-8")
         said = [list(map(verdict, entries)) for entries in key[10 * number : 10 * number + 10]]
         (folder / f"sheet-{number}.json").write_text(json.dumps(said), encoding="utf-8")
+    return folder
 
 
 def test_what_readers_said_is_collected_by_system_and_beside_peoples_labels(tmp_path):
@@ -115,34 +118,38 @@ def test_what_readers_said_is_collected_by_system_and_beside_peoples_labels(tmp_
             return ["generic", 1]
         return ["hallucination", 2] if entry["systems"] == ["reference"] else ["entailment", 0]
 
-    written_sheets(tmp_path, 12, verdict)
+    folder = written_sheets(tmp_path, 12, verdict)
     one, two = {"labels": [0] * 12, "fit": [0] * 12}, {"labels": [5] * 12, "fit": [2] * 12}
-    found = collect.relabelled(tmp_path)
+    (found,) = relabelled.collected(tmp_path)
+    assert (found["reading"], found["seed"], found["answers"]) == ("all", 0, 36)
     assert found["systems"] == {"a_lol": one, "nll": one, "reference": two}
     assert sorted(found["people"]) == [[2, 2]] * 12 + [[5, 2]] * 12
     for wrong in (["entailed", 1], ["generic", 3], "generic", []):
         written_sheets(tmp_path, 12, lambda entry, wrong=wrong: wrong)
         with pytest.raises(UserError, match="is not a label of the six and 0, 1 or 2"):
-            collect.relabelled(tmp_path)
-    (tmp_path / "sheet-1.json").write_text("[[]]", encoding="utf-8")
+            relabelled.collected(tmp_path)
+    (folder / "sheet-1.json").write_text("[[]]", encoding="utf-8")
     with pytest.raises(UserError, match=r"expected a \[label, fit\] for each answer"):
-        collect.relabelled(tmp_path)
+        relabelled.collected(tmp_path)
 
 
 def test_as_long_as_a_sheet_is_not_read_nothing_is_collected_of_it(tmp_path, capsys):
-    written_sheets(tmp_path, 12, lambda entry: ["generic", 1])
-    (tmp_path / "sheet-1.json").unlink()
-    assert collect.relabelled(tmp_path) is None
+    folder = written_sheets(tmp_path, 12, lambda entry: ["generic", 1])
+    (folder / "sheet-1.json").unlink()
+    assert relabelled.collected(tmp_path) == []
     assert "not all sheets are read yet" in capsys.readouterr().out
 
 
 def test_sheets_that_are_read_are_not_written_again(tmp_path, monkeypatch):
-    place = tmp_path / "relabel" / "0"
-    place.mkdir(parents=True)
-    written_sheets(place, 12, lambda entry: ["generic", 1])
+    written_sheets(tmp_path, 12, lambda entry: ["generic", 1])
     monkeypatch.setattr("sys.argv", ["relabel", f"--workdir={tmp_path}"])
     with pytest.raises(UserError, match="has sheets that are read: new ones would not fit them"):
         relabel.main()
+
+
+def test_a_system_that_was_not_run_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="--systems: no 'a_lool' of --seed=0"):
+        relabel.read(tmp_path, 0, ("a_lool",))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +162,7 @@ def test_sheets_that_are_read_are_not_written_again(tmp_path, monkeypatch):
     ],
 )
 def test_agreement_is_corrected_for_chance(pairs, agreed, kappa):
-    found = summaries.agreement(np.array(pairs))
+    found = relabelled.agreement(np.array(pairs))
     assert found == pytest.approx((agreed, kappa), nan_ok=True)
 
 
