@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alol_jax.errors import UserError
-from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
 from benchmarks.evidence import figures, relabelled, tables
 from benchmarks.evidence.collect import EXPERIMENTS
 from benchmarks.evidence.merging import merged
 from benchmarks.evidence.side_by_side import side_by_side
-from benchmarks.evidence.summaries import BASES, Plain, names_of
+from benchmarks.evidence.summaries import Plain, is_dialled, names_of
 
 TABLES: dict[str, Callable[[Plain], list[str]]] = {
     "labels": tables.labels,
@@ -57,7 +56,7 @@ def order_figures(found: Plain) -> Iterator[tuple[str, str]]:
     if found["runs"]:
         yield "order-frontier", figures.chosen_steps(found)
         yield "order-looks", figures.validation_looks(found)
-    if any(name not in (*OBJECTIVES, *BASES) for name in names_of(found)):
+    if any(map(is_dialled, names_of(found))):
         yield "order-rates", figures.frontiers(found)
     if any(True for _ in figures.ablation_gains(found)):
         yield "order-ablations", figures.ablations(found)

@@ -26,6 +26,7 @@ PAID = np.array(list(REWARDS.values()))
 VERDICTS = [[label, fit] for label in LABELS for fit in (0, 1, 2)]
 ENTAILED = 0.75  # the least reward of an entailed answer
 UNCOOPERATIVE = LABELS.index("entailment, uncooperative")
+MADE_UP = [place for place, label in enumerate(LABELS) if "hallucination" in label]
 
 
 def collected(workdir: Path) -> list[Plain]:
@@ -141,12 +142,14 @@ def _labels(reading: str, found: Plain, seeds: Sequence[Plain]) -> str:
     lines = []
     for name in systems(found, seeds):
         (labels, _), (fit, its_fit) = (column(seeds, name, of) for of in ("labels", "fit"))
-        shares = (f"{np.mean(labels == place):.0%}" for place in range(len(LABELS)))
+        each = [labels == place for place in range(len(LABELS))]
+        kinds = (*each, PAID[labels] >= ENTAILED, np.isin(labels, MADE_UP))
+        shares = (f"{np.mean(kind):.0%}" for kind in kinds)
         both = (gains(seeds, name), fit - its_fit)
         cells = ["", ""] if name == "reference" else [gain(difference(one)) for one in both]
         means = (f"{PAID[labels].mean():.3f}", f"{fit.mean():.2f}")
         lines.append((name, str(len(labels)), *shares, *means, *cells))
-    heads = ("answers by", "seeds", *LABELS, "reward", "fit")
+    heads = ("answers by", "seeds", *LABELS, "entailed", "made up", "reward", "fit")
     more = ("reward − reference's", "fit − reference's")
     title = f"What blind readers said of the answers to the test prompts, reading `{reading}`"
     return titled(f"{title}; differences [95% over prompts]", (*heads, *more), lines)

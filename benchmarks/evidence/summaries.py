@@ -36,6 +36,11 @@ def objective_of(name: str) -> str:
     return max((one for one in OBJECTIVES if f"{name}_".startswith(f"{one}_")), key=len)
 
 
+def is_dialled(name: str) -> bool:
+    """Whether a variant differs from its objective in the learning rate or beta."""
+    return name not in OBJECTIVES and name not in BASES
+
+
 def pareto_front(points: np.ndarray) -> np.ndarray:
     """The points (cost, reward) of f64[n, 2] that no cheaper one reaches, by increasing cost."""
     ordered = points[np.lexsort((-points[:, 1], points[:, 0]))]

@@ -18,6 +18,7 @@ from benchmarks.evidence.summaries import (
     by_seed,
     difference,
     explained,
+    is_dialled,
     names_of,
     over_seeds,
     share,
@@ -209,7 +210,8 @@ def order(found: Plain) -> list[str]:
     if lines:
         title = "Total reward on the test prompts; KL to the reference in nats; seconds of the fit"
         parts.append(titled(title, (*heads, "KL", "distinct-2", "seconds"), lines))
-        parts += pairs(rewards(found["runs"]), "Total reward")
+        paired = [run for run in found["runs"] if not is_dialled(run["name"])]
+        parts += pairs(rewards(paired), "Total reward")
     gains = [
         (f"{name} − {base}", str(len(each)), signed(float(each.mean()), 3), gain(over_seeds(each)))
         for name, base, each in ablation_gains(found)

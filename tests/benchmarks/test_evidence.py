@@ -190,9 +190,9 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     heads = "|  | seeds | coverage | density | similarity | likeness gap |"
     for over in ("mean [95% over prompts]", "interquartile mean [95% over seeds]"):
         assert f"Policy − reference, {over}:\n\n{heads}" in text
-    assert "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 0.750 | 1.50 | +0.500 [" in text
+    assert "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 50% | 0% | 0.750 | 1.50 | +0.500 [" in text
     assert "| nll | 2 | 7 | 0." in text
-    assert "| dpo | 1 | 100% | 0% | 0% | 0% | 0% | 0% | 1.000 | 1.00 | +0.250 [" in text
+    assert "| dpo | 1 | 100% | 0% | 0% | 0% | 0% | 0% | 100% | 0% | 1.000 | 1.00 | +0.250 [" in text
     agreed = "33% are the same (κ 0.14), and 100% agree whether the answer is entailed (κ 1.00)."
     said = "People say “entailment, uncooperative” 0 times, readers 1."
     assert (
