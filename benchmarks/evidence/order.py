@@ -58,7 +58,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 RATE = "policy__optimizer__learning_rate"
 FRONTIER: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}_rate_{rate:g}": (name, {RATE: rate})
-    for name in ("wbc", "r_lol", "a_lol", "a_lol_seq")
+    for name in ("wbc", "r_lol", "a_lol", "a_lol_seq", "dpo")
     for rate in (3e-4, 3e-3)
 } | {f"dpo_beta_{beta:g}": ("dpo", {"objective__beta": beta}) for beta in (0.03, 0.3)}
 
