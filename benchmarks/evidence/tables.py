@@ -20,6 +20,7 @@ from benchmarks.evidence.summaries import (
     explained,
     is_dialled,
     names_of,
+    objective_of,
     over_seeds,
     share,
 )
@@ -200,18 +201,27 @@ def order(found: Plain) -> list[str]:
         lines.append(
             (
                 *(name, str(len(runs)), f"{means.mean():.3f}", plain(over_seeds(means))),
-                *(gain(difference(gains)), f"{np.mean([run['kl'] for run in runs]):.2f}"),
+                *(gain(difference(gains)), ", ".join(signed(one, 3) for one in gains.mean(axis=1))),
+                *(f"{np.mean([run['kl'] for run in runs]):.2f}",),
                 *(f"{np.mean([run['distinct-2'] for run in runs]):.3f}",),
                 *(f"{np.mean([run['seconds'] for run in runs]):.0f}",),
             )
         )
-    heads = ("", "seeds", "mean reward", "IQM [over seeds]", "− reference [over prompts]")
+    heads = (
+        "",
+        "seeds",
+        "mean reward",
+        "IQM [over seeds]",
+        "− reference [over prompts]",
+        "by seed",
+    )
     parts = [value_line(found["value"])]
     if lines:
         title = "Total reward on the test prompts; KL to the reference in nats; seconds of the fit"
         parts.append(titled(title, (*heads, "KL", "distinct-2", "seconds"), lines))
         paired = [run for run in found["runs"] if not is_dialled(run["name"])]
         parts += pairs(rewards(paired), "Total reward")
+    parts += _dialled(found)
     gains = [
         (f"{name} − {base}", str(len(each)), signed(float(each.mean()), 3), gain(over_seeds(each)))
         for name, base, each in ablation_gains(found)
@@ -227,6 +237,26 @@ def order(found: Plain) -> list[str]:
         title = "The reference's best of n sampled answers"
         parts.append(titled(title, ("", "reward [over prompts]", "KL, at most"), lines))
     return parts + [_samples(found)] * bool(found["by_samples"])
+
+
+def _dialled(found: Plain) -> Iterator[str]:
+    """Other learning rates and betas beside the usual one, on the same seeds."""
+    lines = []
+    for name in filter(is_dialled, names_of(found)):
+        seeds = by_seed(found, name).keys()
+        cells = [str(len(seeds))]
+        for one in (name, objective_of(name)):
+            runs = [r for r in found["runs"] if r["name"] == one and r["seed"] in seeds]
+            if not runs:
+                cells += ["–", "–"]
+                continue
+            gains = np.array([r["rewards"] for r in runs]) - np.array(found["reference"]["rewards"])
+            cells += [gain(difference(gains)), f"{np.mean([r['kl'] for r in runs]):.2f}"]
+        lines.append((name, *cells))
+    if lines:
+        heads = ("", "seeds", "− reference", "KL", "the usual − reference", "KL")
+        title = "Other learning rates and betas, and the usual one on the same seeds"
+        yield titled(f"{title} [95% over prompts]", heads, lines)
 
 
 def _samples(found: Plain) -> str:

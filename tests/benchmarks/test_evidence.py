@@ -185,6 +185,8 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     both = np.mean([run("a_lol", 0)["rewards"]] * 2)
     assert f"| a_lol | {both:.3f} [" in text and f"| a_lol | −{0.5 - both:.3f} [" in text
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
+    dialled = f"−{0.5 - np.mean([run('a_lol_rate_0.003', s)['rewards'] for s in (0, 1)]):.3f}"
+    assert f"| a_lol_rate_0.003 | 2 | {dialled} [" in text
     assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
     assert "%] | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
     heads = "|  | seeds | coverage | density | similarity | likeness gap |"
