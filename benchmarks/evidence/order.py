@@ -12,7 +12,8 @@ All policies start from one reference. ``--parts`` chooses among
 * best_of_n: the reference's best of 1, 2, 4, 8 and 16 sampled answers;
 * value: V fitted to 1, 2 and 4 sampled answers per prompt, and the policy after that.
 
-Cost: docs/evidence.md. Run the same command again to go on.
+``--objectives`` are those of order, frontier and ablations. Cost: docs/evidence.md. Run the same
+command again to go on.
 """
 
 from __future__ import annotations
@@ -84,7 +85,11 @@ def _sweep(wanted: Asked, variants: dict[str, tuple[str, dict[str, Any]]]) -> No
     configs = {
         name: wanted.config(objective, **LOOKS, **changes)
         for name, (objective, changes) in variants.items()
+        if objective in wanted.objectives
     }
+    if not configs:
+        say(f"nothing to vary of {', '.join(wanted.objectives)}")
+        return
     annotate(wanted, [_first(wanted), *configs.values()], wanted.workdir)
     for seed in wanted.seeds:
         train(wanted, configs, wanted.workdir, [seed])

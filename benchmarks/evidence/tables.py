@@ -262,8 +262,11 @@ def _dialled(found: Plain) -> Iterator[str]:
 def _samples(found: Plain) -> str:
     lines = []
     for one in found["by_samples"]:
-        each = [float(np.mean(run["rewards"])) for run in one["runs"]]
-        value, several = one["value"], one["samples"] > 1
+        value, several, earned = one["value"], one["samples"] > 1, ("not run", "–")
+        if one["runs"]:
+            gains = np.subtract([r["rewards"] for r in one["runs"]], one["reference"]["rewards"])
+            each = ", ".join(signed(mean, 3) for mean in gains.mean(axis=1))
+            earned = (gain(difference(gains)), each)
         lines.append(
             (
                 *(
@@ -272,7 +275,7 @@ def _samples(found: Plain) -> str:
                 ),
                 *(str(value["epochs"]), percent(value["explained_held_out"])),
                 *(percent(value["explained_training_rows"]), f"{value['kept']} of {value['rows']}"),
-                ", ".join(f"{mean:.3f}" for mean in each) or "not run",
+                *earned,
             )
         )
     heads = (
@@ -280,7 +283,8 @@ def _samples(found: Plain) -> str:
         *("held-out variance explained", "of training rows"),
     )
     title = "V fitted to the reward of several sampled answers per prompt"
-    return titled(title, (*heads, "kept", "a_lol's reward by seed"), lines)
+    more = ("kept", "a_lol − reference [95% over prompts]", "by seed")
+    return titled(title, (*heads, *more), lines)
 
 
 def reading(found: Plain) -> list[str]:

@@ -11,6 +11,7 @@ from alol_jax.checks import check
 from alol_jax.errors import UserError
 from alol_jax.main import entry
 from alol_jax.objectives.registry import get_objective
+from alol_jax.reports.results import signed
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Limits, Watch
 from benchmarks.evidence import (
@@ -77,6 +78,12 @@ def test_every_variant_can_run_to_its_end_and_differs_in_its_policy_alone(name):
     changed = {key for key in config if config[key] != plain[key]}
     assert changed <= {"policy", "objective"} and config.policy.validation_kl
     assert name not in order.ABLATIONS or summaries.BASES[name].startswith(objective)
+
+
+def test_an_objective_without_variants_has_nothing_to_run(tmp_path, capsys):
+    wanted = Asked("", {}, tmp_path, ("r_gold",), (0,), False, lambda: False)
+    order.frontier(wanted)
+    assert "nothing to vary of r_gold" in capsys.readouterr().out and not any(tmp_path.iterdir())
 
 
 # what is drawn
@@ -159,7 +166,13 @@ FOUND = {
             for name in ("a_lol", "a_lol_rate_0.003", "a_lol_no_clip", "nll")
             for s in (0, 1)
         ],
-        "by_samples": [{"samples": 2, "value": VALUE, "answers": ANSWERS, "runs": []}],
+        "by_samples": [
+            {"samples": 2, "value": VALUE, "answers": ANSWERS, "runs": []},
+            {
+                **{"samples": 4, "value": VALUE, "answers": ANSWERS, "reference": REFERENCE},
+                **{"runs": [run("a_lol", 0)]},
+            },
+        ],
         "best_of_n": {"n": [1, 2], "rewards": [[0.5] * 6, [0.75] * 6], "kl": [0.0, 0.2]},
     },
     "reading": {"readings": [{"seed": seed, "verdicts": [1, 0, 1, -1]} for seed in (0, 1)]},
@@ -188,7 +201,9 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     dialled = f"−{0.5 - np.mean([run('a_lol_rate_0.003', s)['rewards'] for s in (0, 1)]):.3f}"
     assert f"| a_lol_rate_0.003 | 2 | {dialled} [" in text
     assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
-    assert "%] | 3 | 4.0% | -10.0% | 5 of 9 | not run |" in text
+    assert "%] | 3 | 4.0% | -10.0% | 5 of 9 | not run | – |" in text
+    earned = np.mean(run("a_lol", 0)["rewards"]) - 0.5
+    assert f"5 of 9 | {signed(earned, 3)} [" in text and f"] | {signed(earned, 3)} |" in text
     heads = "|  | seeds | coverage | density | similarity | likeness gap |"
     for over in ("mean [95% over prompts]", "interquartile mean [95% over seeds]"):
         assert f"Policy − reference, {over}:\n\n{heads}" in text
