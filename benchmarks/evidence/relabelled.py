@@ -125,16 +125,16 @@ def tables(found: Plain) -> Iterator[str]:
         people = np.array([pair for one in seeds for pair in one["people"]])
         theirs, readers = (people == UNCOOPERATIVE).sum(axis=0)
         yield (
-            f"{sum(one['answers'] for one in seeds)} different answers were read. Of {len(people)} "
-            f"labels that people had given, {_agreement(people)} People say "
+            f"{sum(one['answers'] for one in seeds)} answers were read, equal ones of a seed once. "
+            f"Of {len(people)} labels that people had given, {_agreement(people)} People say "
             f"“{LABELS[UNCOOPERATIVE]}” {theirs} times, readers {readers}."
         )
     for (first, ones), (second, others) in itertools.combinations(by_reading(found), 2):
         judged = _read_twice(ones, others)
         if len(judged):
             yield (
-                f"Readings `{first}` and `{second}` have {len(judged)} answers in common. Of their "
-                f"labels, {_agreement(judged)}"
+                f"Readings `{first}` and `{second}` share systems and seeds, with {len(judged)} "
+                f"labels of each. Of these, {_agreement(judged)}"
             )
 
 

@@ -145,18 +145,18 @@ def noise(found: Plain) -> list[str]:
     parts = [titled("What the filter keeps [95% over rows], and V", heads, lines)]
     earned = [
         (
-            *(f"{one['share']:.0%}, seed {one['seed']}", run["name"]),
-            f"{np.mean(one['reference']['rewards']):.3f}",
-            *(f"{np.mean(run['rewards']):.3f}", f"{run['distinct-2']:.3f}"),
-            *(f"{mean:.3f}" for mean in run["components"].values()),
+            *(f"{one['share']:.0%}, seed {one['seed']}", system["name"]),
+            f"{system['distinct-2']:.3f}" if "distinct-2" in system else "",
+            *(f"{mean:.3f}" for mean in system["components"].values()),
         )
         for one in found["levels"]
-        for run in one["runs"]
+        if one["runs"]
+        for system in ({"name": "reference", **one["reference"]}, *one["runs"])
     ]
     if earned:
         (names,) = {tuple(r["components"]) for o in found["levels"] for r in o["runs"]}
-        heads = ("moved", "objective", "reference", "policy", "distinct-2", *names)
-        title = "Total reward of reference and policy on clean test prompts, and the policy's parts"
+        heads = ("moved", "answers by", "distinct-2", *names)
+        title = "Rewards on test prompts, which have no noise: means of the parts and of the total"
         parts.append(titled(title, heads, earned))
         parts += _by_share(found["levels"])
     return parts
