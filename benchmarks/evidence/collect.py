@@ -194,17 +194,18 @@ def _runs(workdir: Path) -> Plain:
         evaluation = evaluation_of(folder)
         found.setdefault("reference", _earned(evaluation, "reference"))
         run = {"name": name, "seed": seed, **_earned(evaluation, "policy"), **fit_of(folder)}
-        run |= {"kl": None if evaluation.kl is None else evaluation.kl.mean}
-        found["runs"].append(run | {"distinct-2": distinct(list(evaluation.policy["response"]), 2)})
+        found["runs"].append(run | {"kl": None if evaluation.kl is None else evaluation.kl.mean})
     return found
 
 
 def _earned(evaluation: Evaluation, system: str) -> Plain:
-    """Total rewards by test prompt, and the means of the components."""
-    rows = by_prompt(getattr(evaluation, system))[1]
+    """Total rewards by test prompt, the means of the components, and distinct-2 of the answers."""
+    answers = getattr(evaluation, system)
+    rows = by_prompt(answers)[1]
     names = (*evaluation.component_names, "total")
     means = dict(zip(names, _rounded(rows.mean(axis=0)), strict=True))
-    return {"rewards": _rounded(rows[:, -1]), "components": means}
+    found = {"rewards": _rounded(rows[:, -1]), "components": means}
+    return found | {"distinct-2": distinct(list(answers["response"]), 2)}
 
 
 # order

@@ -47,8 +47,11 @@ def labels_figures(found: Plain) -> Iterator[tuple[str, str]]:
 def noise_figures(found: Plain) -> Iterator[tuple[str, str]]:
     """Yield name and SVG."""
     yield "noise-kept", figures.kept_by_noise(found)
-    if any(level["runs"] for level in found["levels"]):
-        yield "noise-rewards", figures.rewards_by_noise(found)
+    components = {
+        name for one in found["levels"] for run in one["runs"] for name in run["components"]
+    }
+    for name in sorted(components & {"relevance", "total"}):
+        yield f"noise-{name}", figures.earned_by_noise(found, name)
 
 
 def order_figures(found: Plain) -> Iterator[tuple[str, str]]:

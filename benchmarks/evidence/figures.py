@@ -86,19 +86,24 @@ def kept_by_noise(found: Plain) -> str:
     return curves(series, label="share kept", over=NOISE, marks=True)
 
 
-def rewards_by_noise(found: Plain) -> str:
-    """The reward of every objective's policy on clean test prompts, against the share moved."""
-    levels = sorted(found["levels"], key=lambda level: level["share"])
-    points: dict[str, dict[int, list[tuple[float, float]]]] = {name: {} for name in OBJECTIVES}
-    for level in levels:
-        for run in level["runs"]:
-            place = (100 * level["share"], float(np.mean(run["rewards"])))
-            points[run["name"]].setdefault(level["seed"], []).append(place)
+def earned_by_noise(found: Plain, component: str) -> str:
+    """A component of every system's reward on clean test prompts, against the share moved."""
+    names = (*OBJECTIVES, "reference")
+    points: dict[str, dict[int, list[tuple[float, float]]]] = {name: {} for name in names}
+    for level in sorted(found["levels"], key=lambda level: level["share"]):
+        if not level["runs"]:
+            continue
+        for one in ({"name": "reference", **level["reference"]}, *level["runs"]):
+            place = (100 * level["share"], one["components"][component])
+            points[one["name"]].setdefault(level["seed"], []).append(place)
     series = [
         Series(name, tuple(tuple(np.array(run).T) for run in runs.values()))
         for name, runs in points.items()
     ]
-    return curves(series, label="total reward on the test prompts", over=NOISE, marks=True)
+    label = "total reward" if component == "total" else component
+    return curves(
+        series, label=f"{label} of the answers to the test prompts", over=NOISE, marks=True
+    )
 
 
 def chosen_steps(found: Plain) -> str:

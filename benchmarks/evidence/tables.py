@@ -24,7 +24,7 @@ from benchmarks.evidence.summaries import (
     over_seeds,
     share,
 )
-from benchmarks.evidence.words import gain, percent, percents, plain, titled
+from benchmarks.evidence.words import gain, percent, percents, plain, titled, with_range
 
 JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
 """The measures whose differences are shown."""
@@ -143,23 +143,28 @@ def noise(found: Plain) -> list[str]:
         "V explains",
     )
     parts = [titled("What the filter keeps [95% over rows], and V", heads, lines)]
-    earned = [
-        (
-            *(f"{one['share']:.0%}, seed {one['seed']}", system["name"]),
-            f"{system['distinct-2']:.3f}" if "distinct-2" in system else "",
-            *(f"{mean:.3f}" for mean in system["components"].values()),
-        )
-        for one in found["levels"]
-        if one["runs"]
-        for system in ({"name": "reference", **one["reference"]}, *one["runs"])
-    ]
-    if earned:
-        (names,) = {tuple(r["components"]) for o in found["levels"] for r in o["runs"]}
-        heads = ("moved", "answers by", "distinct-2", *names)
-        title = "Rewards on test prompts, which have no noise: means of the parts and of the total"
-        parts.append(titled(title, heads, earned))
-        parts += _by_share(found["levels"])
-    return parts
+    levels = [one for one in found["levels"] if one["runs"]]
+    return [*parts, _parts_by_share(levels), *_by_share(levels)] if levels else parts
+
+
+def _parts_by_share(levels: Sequence[Plain]) -> str:
+    """For each share moved and system: the parts of the reward, over seeds."""
+    (names,) = {tuple(run["components"]) for one in levels for run in one["runs"]}
+    systems: dict[tuple[float, str], list[Plain]] = {}
+    for one in sorted(levels, key=lambda level: level["share"]):
+        for system in ({"name": "reference", **one["reference"]}, *one["runs"]):
+            systems.setdefault((one["share"], system["name"]), []).append(system)
+    lines = []
+    for (part, name), seeds in systems.items():
+        columns = [[one["distinct-2"] for one in seeds]]
+        columns += [[one["components"][of] for one in seeds] for of in names]
+        lines.append((f"{part:.0%}", name, str(len(seeds)), *map(with_range, columns)))
+    title = (
+        "Rewards on test prompts, which have no noise: means of the parts and of the total "
+        "(lowest to highest seed)"
+    )
+    heads = ("moved", "answers by", "seeds", "distinct-2", *names)
+    return titled(title, heads, lines, texts=2)
 
 
 def _by_share(levels: Sequence[Plain]) -> Iterator[str]:
@@ -217,6 +222,9 @@ def order(found: Plain) -> list[str]:
     )
     parts = [value_line(found["value"])]
     if lines:
+        start = found["reference"]
+        mean, alike = float(np.mean(start["rewards"])), start["distinct-2"]
+        lines.insert(0, ("reference", "", f"{mean:.3f}", "", "", "", "", f"{alike:.3f}", ""))
         title = "Total reward on the test prompts; KL to the reference in nats; seconds of the fit"
         parts.append(titled(title, (*heads, "KL", "distinct-2", "seconds"), lines))
         paired = [run for run in found["runs"] if not is_dialled(run["name"])]

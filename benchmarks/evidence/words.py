@@ -29,6 +29,12 @@ def plain(one: Interval) -> str:
     )
 
 
+def with_range(values: Sequence[float]) -> str:
+    """The mean, with the least and the greatest value where there are several."""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+
+
 def gain(one: Interval) -> str:
     """A difference with its interval, if there is one."""
     ends = f" [{signed(one.low, 3)}, {signed(one.high, 3)}]" if math.isfinite(one.low) else ""

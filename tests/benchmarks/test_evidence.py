@@ -111,7 +111,10 @@ def measured(seed):
     return {name: draws.random(2).tolist() for name in names}
 
 
-REFERENCE = {"rewards": [0.5] * 6, "components": {"relevance": 0.2, "total": 0.5}}
+REFERENCE = {
+    **{"rewards": [0.5] * 6, "components": {"relevance": 0.2, "total": 0.5}},
+    **{"distinct-2": 0.7},
+}
 
 
 ANSWERS = [[0.0, 1.0], [0.5, 1.0]]
@@ -152,7 +155,8 @@ FOUND = {
         "levels": [
             {
                 **{"share": share, "seed": seed, "value": VALUE, "moved": moved, "others": [6, 9]},
-                **{"runs": [run("a_lol", 0)], "reference": REFERENCE},
+                **{"runs": [run("a_lol", seed, **{"distinct-2": 0.8 + seed / 10})]},
+                **{"reference": REFERENCE},
             }
             for seed in (0, 1)
             for share, moved in ((0.0, [0, 0]), (0.5, [2, 9]))
@@ -187,16 +191,24 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
         *("labels-kept-by-label.svg", "labels-kept-by-writer.svg", "labels-coverage.svg"),
         *("labels-read-all.svg", "labels-read-filter.svg"),
         *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
-        *("order-ablations.svg", "order-rates.svg", "noise-rewards.svg"),
+        *("order-ablations.svg", "order-rates.svg"),
+        *("noise-relevance.svg", "noise-total.svg"),
     }
     for name in ("best of n", "a_lol", "nll"):
         assert first["order-frontier.svg"].count(f">{name}<") == 1  # in the legend
     assert ">nll<" not in first["order-rates.svg"]  # has one rate
     text = first["tables.md"]
     assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
-    both = np.mean([run("a_lol", 0)["rewards"]] * 2)
+    assert "| 50% | reference | 2 | 0.700 (0.700 to 0.700) | 0.200 (" in text
+    assert "| 50% | a_lol | 2 | 0.850 (0.800 to 0.900) | 0.300 (" in text
+    assert first["noise-relevance.svg"].count(">reference<") == 1  # in the legend
+    both = np.mean([run("a_lol", seed)["rewards"] for seed in (0, 1)])
     assert f"| a_lol | {both:.3f} [" in text and f"| a_lol | −{0.5 - both:.3f} [" in text
+    assert "| reference |  | 0.500 |  |  |  |  | 0.700 |  |" in text
     assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
+    _, _, order_pairs = text.rpartition("Total reward, the row's objective − the column's")
+    paired = order_pairs.split("\n\n")[1]
+    assert "| a_lol |" in paired and "_rate_" not in paired
     dialled = f"−{0.5 - np.mean([run('a_lol_rate_0.003', s)['rewards'] for s in (0, 1)]):.3f}"
     assert f"| a_lol_rate_0.003 | 2 | {dialled} [" in text
     assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
