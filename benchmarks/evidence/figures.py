@@ -115,12 +115,14 @@ def chosen_steps(found: Plain) -> str:
     for name in _on_the_dial(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         each = tuple((run["kl"], float(np.mean(run["rewards"]))) for run in runs)
+        kl, means = np.mean(each, axis=0)[0], np.array(each)[:, 1]
         ends = difference(np.array([run["rewards"] for run in runs]))
-        kl, objective = float(np.mean([run["kl"] for run in runs])), objective_of(name)
-        points.append(Point(objective, objective, kl, ends, each, _style(name)))
+        middle = over_seeds(means) if len(runs) > 1 else None
+        objective = objective_of(name)
+        points.append(Point(objective, objective, float(kl), ends, middle, each, _style(name)))
     for rewards, kl in zip(best["rewards"], best["kl"], strict=True) if best else ():
         ends = difference(np.array([rewards]))
-        points.append(Point("best of n", "best of n", kl, ends, (), None))
+        points.append(Point("best of n", "best of n", kl, ends, None, (), None))
     start = float(np.mean(found["reference"]["rewards"])) if found["runs"] else None
     return frontier(points, start, label="total reward on the test prompts", over=KL)
 
@@ -160,9 +162,9 @@ def _style(name: str) -> int:
 
 
 def ablations(found: Plain) -> str:
-    """Each ablation against its base, seed by seed: interquartile means over seeds."""
+    """Each ablation − its base, seed by seed: interquartile means of the differences."""
     bars = []
     for name, base, gains in ablation_gains(found):
         middle: Interval = over_seeds(gains)
         bars.append(Bar(f"{name} − {base}", middle, tuple(map(float, gains)), _style(name)))
-    return differences(bars, label="total reward, difference of interquartile means over seeds")
+    return differences(bars, label="total reward, interquartile mean of the differences by seed")

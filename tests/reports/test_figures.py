@@ -52,7 +52,9 @@ def drawn() -> dict[str, str]:
         ),
         "frontier": comparison_figures.frontier(
             [
-                Point(f"run {i}", str(i % 3), i, Interval(i, i - 1, i + 1), ((i, i), (i, 0)), i)
+                Point(
+                    f"run {i}", str(i % 3), i, Interval(i, i - 1, i + 1), None, ((i, i), (i, 0)), i
+                )
                 for i in range(13)
             ],
             0.5,
@@ -187,5 +189,5 @@ def test_curves_of_nothing_and_of_one_point_can_be_drawn():
     svg = comparison_figures.curves([Series("b", ()), one], label="x", over="y", marks=True)
     assert "NaN" not in svg
     assert comparison_figures.curves([], label="x", over="y", marks=True)
-    point = Point("a", "a", 0.0, Interval(0.0, 0.0, 0.0), (), 0)
+    point = Point("a", "a", 0.0, Interval(0.0, 0.0, 0.0), None, (), 0)
     assert comparison_figures.frontier([point], None, label="x", over="y")

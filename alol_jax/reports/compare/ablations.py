@@ -62,13 +62,14 @@ HEADS = ("", "seeds", "mean", "IQM")
 
 
 def _line(one: Ablation) -> Line:
-    count, mean = len(one.each), float(np.mean(one.each))
+    count, mean, ends = len(one.each), float(np.mean(one.each)), one.middle
+    known = f" [{signed(ends.low, DIGITS)}, {signed(ends.high, DIGITS)}]"
     return Line(
         (
             Cell(one.name),
             Cell(str(count), exact=count),
             Cell(signed(mean, DIGITS), exact=mean),
-            Cell(signed(one.middle.mean, DIGITS), exact=one.middle.mean),
+            Cell(signed(ends.mean, DIGITS) + known * (count > 1), exact=ends.mean),
         )
     )
 

@@ -59,7 +59,8 @@ class Point(NamedTuple):
     name: str
     family: str  # points of one family are joined, by increasing x
     x: float
-    y: Interval
+    y: Interval  # the mean, over prompts
+    middle: Interval | None  # the interquartile mean, over seeds; None with one seed
     seeds: tuple[tuple[float, float], ...]
     series: int | None  # None: in the colour of the text
 
@@ -158,6 +159,8 @@ def _draw_series(axes: Axes, number: int, series: Series, marks: bool) -> None:
 def frontier(points: Sequence[Point], reference: float | None, *, label: str, over: str) -> str:
     """Reward of each group against its KL to the reference.
 
+    Thin vertical lines are the intervals over prompts, thick ones those over seeds.
+
     Args:
         reference: the reward of the reference, drawn at x = 0; None if there are several.
     """
@@ -171,7 +174,11 @@ def frontier(points: Sequence[Point], reference: float | None, *, label: str, ov
                 axes.plot(*zip(*line, strict=True), color=INK, lw=0.8, alpha=0.4)
         for point in points:
             style = _marker(point.series)
-            axes.plot([point.x] * 2, [point.y.low, point.y.high], color=style["color"], lw=1.0)
+            both, color = [point.x] * 2, style["color"]
+            axes.plot(both, [point.y.low, point.y.high], color=color, lw=1.0)
+            if point.middle is not None:
+                ends = [point.middle.low, point.middle.high]
+                axes.plot(both, ends, color=color, lw=4.5, alpha=0.4, solid_capstyle="butt")
             if len(point.seeds) > 1:
                 x, y = zip(*point.seeds, strict=True)
                 axes.plot(x, y, ms=3.5, **(style | {"alpha": 0.45}))

@@ -6,7 +6,7 @@ import numpy as np
 
 from alol_jax.reports.compare.figures import Point, Series, curves, frontier
 from alol_jax.reports.compare.rows import Group
-from alol_jax.reports.compare.table import Comparison
+from alol_jax.reports.compare.table import Comparison, Estimate
 from alol_jax.reports.page import Figure, Section
 from alol_jax.reports.results import TOTAL
 from alol_jax.types import Interval, Validation
@@ -35,8 +35,13 @@ def _chosen(found: Comparison) -> Figure | None:
     start = own[0].mean if len(own) == 1 and own[0] is not None else None
     caption = (
         "On the test prompts, at the chosen step. The vertical line is the 95% interval of the "
-        "reward. Groups of one objective are joined: they differ in their settings."
-    ) + " Small marks are seeds." * found.has_spread
+        "reward over prompts. Groups of one objective are joined: they differ in their settings."
+    )
+    if found.has_spread:
+        caption += (
+            " Small marks are seeds; the thick line is the 95% interval of the interquartile mean "
+            "over the seeds."
+        )
     svg = frontier(points, start, label="total reward", over=KL)
     return Figure("Chosen steps", svg, caption)
 
@@ -50,9 +55,23 @@ def _points(found: Comparison) -> list[Point]:
                 (found.value(row.name, "kl").mean, found.value(row.name, TOTAL).mean)
                 for row in group.rows
             )
-            ends, family = Interval(total.mean, total.low, total.high), group.rows[0].run.objective
-            points.append(Point(group.row_name, family, kl.mean, ends, each, number))
+            points.append(
+                Point(
+                    name=group.row_name,
+                    family=group.rows[0].run.objective,
+                    x=kl.mean,
+                    y=Interval(total.mean, total.low, total.high),
+                    middle=_over_seeds(total),
+                    seeds=each,
+                    series=number,
+                )
+            )
     return points
+
+
+def _over_seeds(total: Estimate) -> Interval | None:
+    """The interquartile mean; None where there are not two seeds."""
+    return None if total.iqm is None else Interval(total.iqm, total.iqm_low, total.iqm_high)
 
 
 def _looks(found: Comparison) -> Figure | None:

@@ -59,6 +59,8 @@ def test_the_section_shows_every_ablation_with_its_mean_and_interquartile_mean(f
     for line, one in zip(lines, ablations_of(found), strict=True):
         exact = [cell.exact for cell in line.cells[1:]]
         assert exact == [len(one.each), pytest.approx(np.mean(one.each)), one.middle.mean]
+    clip, alone = (line.cells[3].text for line in lines)
+    assert clip.count("[") == 1 and "[" not in alone  # one seed has no interval
     assert "clip=inf" in section.figures[0].svg
 
 

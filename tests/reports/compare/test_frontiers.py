@@ -47,6 +47,10 @@ def test_groups_of_one_objective_are_one_family(drawn):
     (point, *_) = drawn["points"]
     kls = [run.evaluation.kl.mean for run in SLOW]
     assert point.x == pytest.approx(sum(kls) / 2)
+    means = [run.evaluation.systems[2].reward.mean for run in SLOW]
+    assert point.middle.mean == pytest.approx(sum(means) / 2)
+    assert (point.middle.low, point.middle.high) == pytest.approx((min(means), max(means)))
+    assert all(other.middle is None for other in drawn["points"][1:])
     start = SLOW[0].evaluation.systems[1].reward.mean
     assert drawn["start"] == start
 
