@@ -94,11 +94,23 @@ def annotate(
     """
     config, *_ = configs = list(configs)
     config.select.columns = columns_of(configs, folder / "shared")
+    run_stages(wanted, config, folder / "shared", UNTIL_SELECT, reference=reference)
+
+
+def run_stages(
+    wanted: Asked,
+    config: ConfigDict,
+    folder: Path,
+    stages: tuple[str, ...],
+    *,
+    reference: Path | None = None,
+) -> None:
+    """Run these stages in ``folder``; those up to the reference are taken from ``reference``."""
     run = Run(
-        folder / "shared",
+        folder,
         STAGES,
         config,
-        allowed=UNTIL_SELECT,
+        allowed=stages,
         redo=wanted.redo,
         stopping=wanted.stopping,
         say=say,
