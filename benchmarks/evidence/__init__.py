@@ -1,7 +1,16 @@
 """Experiments for a sceptical reader of the paper, each resumable, and the figures of them.
 
-`labels`, `noise` and `order` run one experiment each and can be stopped at any time; the same
-command goes on. `best_of_n` is a stage of `order`. `collect` reads what is finished into small JSON
-files, `tables` makes the numbers that people read of them, and `draw` is the program that writes
-all of docs/evidence/. Start reading at `running`, which all experiments use.
+What runs (can be stopped at any time; the same command goes on):
+
+* `labels`, `noise`, `order`, `candidates`: policies; `best_of_n` is a part of `order`;
+* `value`: what V(x) can know of the labels;
+* `samples` and `relabel`: answers for readers who do not know whose they are.
+
+What is written of it, all by `draw`: `collect` reads finished runs (`stored`) into small JSON files
+(`merging` joins those of several days); `summaries` and `pairs` make numbers of these, `tables`,
+`paid` and `relabelled` tables, `figures` figures, and `side_by_side` texts to read.
+
+A *look* is a validation of the policy during training: the mean reward of its answers, and their KL
+to the reference. A *variant* is an objective with another setting: an ablation, or another learning
+rate or beta (*dialled*). Start reading at `running`, which all experiments use.
 """

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from alol_jax.decoding.answers import Setup, one_per_prompt
 from alol_jax.types import Policy, ScoredSplits, Watch
 
+KEY = 8  # of its draws; the stages of a run use smaller numbers
+
 
 @dataclasses.dataclass(frozen=True)
 class BestOfN:
@@ -51,7 +53,7 @@ def best_of_n(
         reference.trained,
         asked.take(np.repeat(np.arange(len(asked)), most)),
         setup.reward(scored),
-        key=jax.random.fold_in(jax.random.key(setup.seed), 8),
+        key=jax.random.fold_in(jax.random.key(setup.seed), KEY),
         watch=watch,
     )
     each = rows["reward"].reshape(len(asked), most)

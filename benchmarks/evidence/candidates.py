@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from alol_jax.main import entry
 from alol_jax.runs.command_line import connected
 from alol_jax.runs.progress import say
-from benchmarks.evidence.running import Asked, asked, run_stages, train
+from benchmarks.evidence.running import Asked, asked, refuse, run_stages, train
 
 CONFIG = "configs/quickstart.py:reward=relevance"
 OF_ROWS = ("relevance", "novelty", "diversity", "positivity", "safety")
@@ -44,6 +44,7 @@ def paying(wanted: Asked, paid: Iterable[str]) -> ConfigDict:
 
 
 def main(_):
+    refuse(("objectives", "seeds"), "each sum trains one a_lol, with seed 0")
     wanted = asked(CONFIG, ("a_lol",), (0,))
     say("--- what each candidate pays")
     run_stages(wanted, paying(wanted, OF_ROWS), wanted.workdir / ROWS, ("load", "score"))

@@ -1,101 +1,36 @@
 """Read what the experiments stored into plain values, for small JSON files.
 
 A run counts once it is evaluated; rows count once they are annotated. So an experiment that was cut
-gives what it has. Numbers are kept per prompt, so that intervals can be taken again. Texts are not:
-see `side_by_side`.
+gives what it has. Numbers are kept per prompt, so that intervals can be taken again. The texts that
+people labelled are not: see `side_by_side`.
 """
 
 from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alol_jax.errors import UserError
-from alol_jax.objectives.registry import get_objective
-from alol_jax.reports.results import by_prompt, explained_variance
-from alol_jax.reports.statistics import distinct, pearson
+from alol_jax.reports.results import by_prompt
+from alol_jax.reports.statistics import distinct
 from alol_jax.reports.text_measures import measured
 from alol_jax.rewards.gold import by_prompt as gold_by_prompt
 from alol_jax.runs.artifacts import load_fields, load_result
 from alol_jax.runs.workdir import finished_stage
-from alol_jax.sweep import earlier_runs
 from alol_jax.tables.table import Table
 from alol_jax.tasks import dialogue
-from alol_jax.types import (
-    Annotated,
-    Answers,
-    Evaluation,
-    Policy,
-    Splits,
-    TrainingTable,
-    Value,
-    ValueAudit,
-)
-from benchmarks.evidence import relabelled
+from alol_jax.types import Annotated, Answers, Evaluation, Splits
+from benchmarks.evidence import paid, relabelled
 from benchmarks.evidence.labels import REWARDS
 from benchmarks.evidence.order import BEST_OF_N
-
-Plain = dict[str, Any]
-STUDY = "value.json"  # of `value`
-
-
-def runs_of(workdir: Path) -> Iterator[tuple[str, int, Path]]:
-    """Yield name, seed and workdir of the evaluated runs of a sweep."""
-    for folder in earlier_runs(workdir):
-        name, _, seed = folder.name.rpartition("-")
-        if seed.isdecimal():
-            yield name, int(seed), folder
-
-
-def evaluation_of(workdir: Path) -> Evaluation:
-    """The evaluation of a finished run."""
-    return load_result(finished_stage(workdir, "evaluate").folder, Evaluation)
-
-
-def annotated(workdir: Path) -> Table[Annotated] | None:
-    """The annotated training rows of a sweep or run; None if they are not there yet."""
-    stage = finished_stage(workdir, "select")
-    return None if stage is None else load_result(stage.folder, TrainingTable).rows
-
-
-def audit_of(workdir: Path) -> ValueAudit:
-    """How well V predicts prompts that it was not fitted to, among those it may be fitted to."""
-    return load_fields(finished_stage(workdir, "fit_value").folder, Value, ("audit",))[0]
-
-
-def value_of(workdir: Path) -> Plain:
-    """V on held-out folds, and on the training rows, whose prompts it never sees."""
-    audit, rows = audit_of(workdir), annotated(workdir)
-    reward, value = rows["reward"], rows["value"]
-    spread = float(np.var(reward))
-    unexplained = float(np.mean((reward - value) ** 2))
-    found = {
-        "explained_held_out": explained_variance(audit),
-        "explained_training_rows": 1 - unexplained / spread if spread else None,
-        "pearson_training_rows": pearson(reward, value) if np.ptp(value) else None,
-        "mean": float(value.mean()),
-        "sd": float(value.std()),
-    }
-    rounded = {name: None if one is None else round(one, 4) for name, one in found.items()}
-    return {"epochs": audit.epochs, **rounded, "kept": int(rows["kept"].sum()), "rows": len(rows)}
-
-
-def fit_of(workdir: Path) -> Plain:
-    """The chosen step, seconds of training, and the looks at the validation prompts."""
-    objective = get_objective(finished_stage(workdir, "evaluate").config().objective.name)
-    stage = finished_stage(workdir, "fit_policy_online" if objective.online else "fit_policy")
-    step, looks, cost = load_fields(stage.folder, Policy, ("step", "validations", "cost"))
-    return {
-        "step": step,
-        "seconds": cost.seconds,
-        "looks": [[one.step, one.score, one.kl] for one in looks],
-    }
-
+from benchmarks.evidence.stored import annotated, evaluation_of, fit_of, runs_of, value_of
+from benchmarks.evidence.summaries import Plain
+from benchmarks.evidence.value import STUDY
 
 # people's labels
 
@@ -106,7 +41,7 @@ def labels(workdir: Path) -> Plain | None:
     if rows is None:
         return None
     found: Plain = {"kept": _kept(rows, workdir / "rows" / "train.jsonl")}
-    found |= {"value": value_of(workdir / "shared"), "runs": []}
+    found |= {"value": value_of(workdir / "shared"), "known": _known(workdir / "rows"), "runs": []}
     for name, seed, folder in runs_of(workdir):
         evaluation = evaluation_of(folder)
         if "reference" not in found:
@@ -119,11 +54,22 @@ def labels(workdir: Path) -> Plain | None:
     return found | ({"relabelled": read} if read else {})
 
 
+def _known(folder: Path) -> list[int]:
+    """How many test prompts have a knowledge sentence of a training prompt, and how many there are."""
+    train, test = (_lines(folder / f"{name}.jsonl") for name in ("train", "test"))
+    seen = {line["knowledge"] for line in train}
+    prompts = {(line["knowledge"], *line["history"]) for line in test}
+    return [sum(knowledge in seen for knowledge, *_ in prompts), len(prompts)]
+
+
+def _lines(file: Path) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 def _kept(rows: Table[Annotated], file: Path) -> dict[str, dict[str, list[int]]]:
     """Kept and all rows, by label and by writer."""
     about: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        answer = json.loads(line)
+    for answer in _lines(file):
         about.setdefault((answer["knowledge"], answer["response"]), []).append(answer)
     counts = {kind: collections.defaultdict(lambda: [0, 0]) for kind in ("label", "writer")}
     for prompt, response, kept in zip(
@@ -253,6 +199,7 @@ def reading(workdir: Path) -> Plain | None:
 
 
 EXPERIMENTS: dict[str, Callable[[Path], Plain | None]] = {
+    "candidates": paid.collected,
     "labels": labels,
     "noise": noise,
     "order": order,

@@ -1,6 +1,6 @@
 """Collect the experiments, and write their tables and figures for docs/evidence.md.
 
-    python -m benchmarks.evidence.draw --runs=runs/evidence   # of labels, noise, order, reading
+    python -m benchmarks.evidence.draw --runs=runs/evidence   # what is finished
     python -m benchmarks.evidence.draw                        # draw again what was collected before
 
 Collected values go to ``<out>/<experiment>.json``, one file each, and join what the file has of
@@ -19,19 +19,26 @@ from pathlib import Path
 from alol_jax.errors import UserError
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
-from benchmarks.evidence import figures, relabelled, tables
+from benchmarks.evidence import figures, paid, relabelled, tables
 from benchmarks.evidence.collect import EXPERIMENTS
 from benchmarks.evidence.merging import merged
 from benchmarks.evidence.side_by_side import side_by_side
-from benchmarks.evidence.summaries import Plain, is_dialled, names_of
+from benchmarks.evidence.summaries import Plain, ablation_gains, is_dialled, names_of
 
 TABLES: dict[str, Callable[[Plain], list[str]]] = {
+    "candidates": paid.tables,
     "labels": tables.labels,
     "noise": tables.noise,
     "order": tables.order,
     "reading": tables.reading,
 }
 """Experiment -> the parts of its section."""
+
+
+def candidates_figures(found: Plain) -> Iterator[tuple[str, str]]:
+    """Yield name and SVG."""
+    for component in ("relevance", "novelty") if found["sums"] else ():
+        yield f"candidates-{component}", figures.by_sum(found, component)
 
 
 def labels_figures(found: Plain) -> Iterator[tuple[str, str]]:
@@ -61,11 +68,12 @@ def order_figures(found: Plain) -> Iterator[tuple[str, str]]:
         yield "order-looks", figures.validation_looks(found)
     if any(map(is_dialled, names_of(found))):
         yield "order-rates", figures.frontiers(found)
-    if any(True for _ in figures.ablation_gains(found)):
+    if next(ablation_gains(found), None) is not None:
         yield "order-ablations", figures.ablations(found)
 
 
 FIGURES: dict[str, Callable[[Plain], Iterator[tuple[str, str]]]] = {
+    "candidates": candidates_figures,
     "labels": labels_figures,
     "noise": noise_figures,
     "order": order_figures,

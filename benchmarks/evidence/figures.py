@@ -11,7 +11,7 @@ from alol_jax.objectives.registry import OBJECTIVES
 from alol_jax.reports.compare.figures import Bar, Point, Series, curves, differences, frontier
 from alol_jax.reports.figures import COLOURS, STYLE, new_figure, to_svg
 from alol_jax.types import Interval
-from benchmarks.evidence import relabelled
+from benchmarks.evidence import paid, relabelled
 from benchmarks.evidence.summaries import (
     BASES,
     Plain,
@@ -46,6 +46,15 @@ def kept_shares(groups: Mapping[str, Sequence[int]]) -> str:
         axes.set_xlabel("share of the training rows that are kept")
         axes.grid(axis="y", visible=False)
         return to_svg(figure, "share kept: " + ", ".join(groups))
+
+
+def by_sum(found: Plain, component: str) -> str:
+    """Policy − reference in a component, for each sum that an `a_lol` was paid."""
+    bars = [
+        Bar(one["sum"], difference(paid.gains(one, (component,))), (), place)
+        for place, one in enumerate(found["sums"])
+    ]
+    return differences(bars, label=f"{component} of the answers, policy − reference")
 
 
 def label_differences(found: Plain, measure: str) -> str:

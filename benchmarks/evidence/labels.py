@@ -33,7 +33,7 @@ from alol_jax.runs.command_line import connected
 from alol_jax.runs.progress import say
 from alol_jax.tasks import fields
 from alol_jax.tasks.sources import read_listed
-from benchmarks.evidence.running import asked, train
+from benchmarks.evidence.running import Variants, asked, train
 
 CONFIG = "configs/labels.py"
 NAMES = ("nll", "wbc", "a_lol", "a_lol_seq", "dpo", "r_lol", "a_lol_ref_free")
@@ -50,11 +50,11 @@ MOST_WORDS = 75
 EMPTY = ("", "[]")  # what stands in the audit where nothing was said yet
 TEST, VALIDATION = 80, 60  # prompts
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS: Variants = {
     "a_lol_3_epochs": ("a_lol", {"policy__epochs": 3.0}),
     "nll_filtered": ("nll", {"policy__filter": "kept"}),
 }
-"""Name -> objective and changes: as many steps as on all rows; the filter without the weights."""
+"""As many steps as on all rows; the filter without the weights."""
 
 AUDIT = flags.DEFINE_string("audit", None, "The labelled answers, JSON lines.")
 
@@ -142,11 +142,8 @@ def main(_):
     wanted = asked(CONFIG, NAMES, range(5))
     rows = write_rows(Path(AUDIT.value), wanted.workdir / "rows")
     wanted = wanted._replace(overrides={**wanted.overrides, **rows})
-    configs = {name: wanted.config(name) for name in wanted.objectives} | {
-        name: wanted.config(objective, **changes)
-        for name, (objective, changes) in VARIANTS.items()
-        if objective in wanted.objectives
-    }
+    configs = {name: wanted.config(name) for name in wanted.objectives}
+    configs |= wanted.variants(VARIANTS)
     train(wanted, configs, wanted.workdir, wanted.seeds)
     say(f"done: {wanted.workdir}; python -m benchmarks.evidence.draw collects and draws it")
 

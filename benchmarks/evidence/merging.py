@@ -8,6 +8,7 @@ from alol_jax.errors import UserError
 from benchmarks.evidence.summaries import Plain
 
 KEYS = {
+    "sums": ("sum",),
     "levels": ("share", "seed"),
     "by_samples": ("samples",),
     "runs": ("name", "seed"),
@@ -27,7 +28,7 @@ def merged(before: Plain, now: Plain) -> Plain:
     found = before | now
     for key in (before.keys() & now.keys()) - REPLACED:
         if key in KEYS:
-            join = _newer if key in ("runs", "readings", "relabelled") else merged
+            join = _newer if key in ("sums", "runs", "readings", "relabelled") else merged
             found[key] = _joined(before[key], now[key], KEYS[key], join)
         elif before[key] != now[key]:
             raise UserError(

@@ -22,7 +22,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -37,7 +36,7 @@ from alol_jax.runs.workdir import finished_stage
 from alol_jax.tasks.registry import get_task
 from alol_jax.types import Policy, ScoredSplits, Watch
 from benchmarks.evidence.best_of_n import best_of_n
-from benchmarks.evidence.running import Asked, annotate, asked, train
+from benchmarks.evidence.running import Asked, Variants, annotate, asked, train
 
 CONFIG = "configs/quickstart.py:reward=relevance"
 NAMES = ("nll", "wbc", "r_gold", "r_lol", "a_lol", "a_lol_ref_free", "a_lol_seq", "a_lol_kl", "dpo")
@@ -47,7 +46,7 @@ SAMPLED = {"generate__temperature": 1.0}
 LOOKS = {"policy__validation_kl": True}
 BEST_OF_N = "best_of_n.json"
 UNIFORM = {"policy__sampling": "uniform"}
-ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+ABLATIONS: Variants = {
     "a_lol_no_clip": ("a_lol", {"objective__clip": math.inf}),
     "a_lol_no_priority": ("a_lol", UNIFORM),
     "a_lol_no_filter": ("a_lol", {"policy__filter": "none", **UNIFORM}),
@@ -55,9 +54,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "wbc_filtered": ("wbc", {"policy__filter": "kept"}),
     "r_lol_filtered": ("r_lol", {"policy__filter": "kept"}),
 }
-"""Name -> objective, and what is changed."""
 RATE = "policy__optimizer__learning_rate"
-FRONTIER: dict[str, tuple[str, dict[str, Any]]] = {
+FRONTIER: Variants = {
     f"{name}_rate_{rate:g}": (name, {RATE: rate})
     for name in ("wbc", "r_lol", "a_lol", "a_lol_seq", "dpo")
     for rate in (3e-4, 3e-3)
@@ -81,12 +79,8 @@ def ablations(wanted: Asked) -> None:
     _sweep(wanted, ABLATIONS)
 
 
-def _sweep(wanted: Asked, variants: dict[str, tuple[str, dict[str, Any]]]) -> None:
-    configs = {
-        name: wanted.config(objective, **LOOKS, **changes)
-        for name, (objective, changes) in variants.items()
-        if objective in wanted.objectives
-    }
+def _sweep(wanted: Asked, variants: Variants) -> None:
+    configs = wanted.variants(variants, **LOOKS)
     if not configs:
         say(f"nothing to vary of {', '.join(wanted.objectives)}")
         return
@@ -109,7 +103,7 @@ def choose_of_n(wanted: Asked) -> None:
     annotate(wanted, [_first(wanted)], wanted.workdir)
     shared, file = wanted.workdir / "shared", wanted.workdir / BEST_OF_N
     stage = finished_stage(shared, "fit_reference")
-    if file.exists():
+    if file.exists() and not wanted.redo:
         if json.loads(file.read_text(encoding="utf-8"))["reference"] != stage.fingerprint:
             raise UserError(f"{file} was made from another reference: delete it")
         return

@@ -8,7 +8,7 @@ import numpy as np
 
 from alol_jax.objectives.registry import OBJECTIVES
 from benchmarks.evidence.summaries import Plain, objective_of, over_seeds_and_prompts
-from benchmarks.evidence.words import gain, titled
+from benchmarks.evidence.words import Seeds, gain, titled
 
 Values = Mapping[str, Mapping[int, Sequence[float]]]
 """Name -> seed -> a number for each test prompt."""
@@ -42,16 +42,27 @@ def pairs(values: Values, what: str) -> list[str]:
     others = [name for name in names if name not in weighing]
     if not weighing or not others:
         return []
+    gains = {
+        (name, other): _gains(values[name], values[other]) for name in weighing for other in others
+    }
+    seeds = Seeds(map(len, gains.values()))
     lines = [
-        (name, *(_difference(values[name], values[other]) for other in others)) for name in weighing
+        (name, *(_difference(gains[name, other], seeds) for other in others)) for name in weighing
     ]
-    title = f"{what}, the row's objective − the column's [95% over seeds and prompts]"
+    over = "prompts" if seeds.most == 1 else "seeds and prompts"
+    title = f"{what}, the row's objective − the column's [95% over {over}; {seeds.in_words}]"
     return [titled(title, ("", *others), lines)]
 
 
-def _difference(mine: Mapping[int, Sequence[float]], theirs: Mapping[int, Sequence[float]]) -> str:
+def _gains(
+    mine: Mapping[int, Sequence[float]], theirs: Mapping[int, Sequence[float]]
+) -> np.ndarray:
+    """f64[seeds, prompts]: the differences on the seeds that both have."""
     seeds = sorted(mine.keys() & theirs.keys())
-    if not seeds:
+    return np.array([np.subtract(mine[seed], theirs[seed]) for seed in seeds])
+
+
+def _difference(gains: np.ndarray, seeds: Seeds) -> str:
+    if not len(gains):
         return "–"
-    gains = [np.subtract(mine[seed], theirs[seed]) for seed in seeds]
-    return gain(over_seeds_and_prompts(np.array(gains)))
+    return gain(over_seeds_and_prompts(gains)) + seeds.beside(len(gains))

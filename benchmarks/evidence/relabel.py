@@ -29,8 +29,8 @@ from alol_jax.errors import UserError
 from alol_jax.runs.command_line import guarded
 from alol_jax.runs.progress import say
 from alol_jax.tasks import dialogue
-from benchmarks.evidence.collect import evaluation_of, runs_of
 from benchmarks.evidence.relabelled import KEY, RELABEL
+from benchmarks.evidence.stored import evaluation_of, runs_of
 from benchmarks.evidence.words import one_line
 
 PROMPTS = 10  # of a sheet

@@ -27,6 +27,8 @@ from alol_jax.sweep import (
 )
 
 UNTIL_REFERENCE = ("load", "score", "fit_reference")
+Variants = Mapping[str, tuple[str, Mapping[str, Any]]]
+"""Name -> objective, and what is changed in its config."""
 
 
 class Asked(NamedTuple):
@@ -44,6 +46,14 @@ class Asked(NamedTuple):
         """The config of an objective; ``changes`` by dotted key, with ``__`` for each dot."""
         changed = {key.replace("__", "."): value for key, value in changes.items()}
         return config_from(self.file, {**self.overrides, **changed})(objective)
+
+    def variants(self, named: Variants, **always: Any) -> dict[str, ConfigDict]:
+        """The configs of those variants whose objective is asked for."""
+        return {
+            name: self.config(objective, **always, **changes)
+            for name, (objective, changes) in named.items()
+            if objective in self.objectives
+        }
 
 
 def asked(config: str, objectives: Sequence[str], seeds: Sequence[int]) -> Asked:
@@ -70,6 +80,13 @@ def asked(config: str, objectives: Sequence[str], seeds: Sequence[int]) -> Asked
         REDO.value,
         stop_on_signals(),
     )
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raise `UserError` if one of these flags is given, which this experiment does not read."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name}: {why}: leave it out")
 
 
 def train(

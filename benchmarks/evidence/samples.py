@@ -2,13 +2,13 @@
 
     python -m benchmarks.evidence.samples --workdir=runs/quickstart --count=20
     python -m benchmarks.evidence.samples --workdir=runs/quickstart --count=208 \\
-        --blind=runs/evidence/reading/0
+        --blind=runs/evidence/reading/0 --seed=0
 
 The prompts are evenly spaced over the test prompts, so nobody chose them. With ``--blind``, the
-answers of reference and policy stand in random order as A and B in ``pairs.md``, and which is the
-policy's in ``key.json``: for a reader who should not know. The reader writes a list of "A", "B"
-(the better one) and "=" as ``verdicts.json`` beside them, which `draw` counts by seed, the name of
-the folder.
+answers of reference and policy stand as A and B in ``pairs.md``, in an order drawn with ``--seed``,
+and which is the policy's in ``key.json``: for a reader who should not know. The reader writes a
+list of "A", "B" (the better one) and "=" as ``verdicts.json`` beside them, which `draw` counts by
+seed, the name of the folder.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from alol_jax.runs.workdir import finished_stage
 from alol_jax.types import Evaluation
 from benchmarks.evidence.words import one_line, table
 
-Answers = Mapping[str, str]  # prompt -> the first answer to it
+Firsts = Mapping[str, str]  # prompt -> the first answer to it
 SYSTEMS = ("data", "reference", "policy")
 
 
-def answers_of(workdir: Path, count: int) -> tuple[list[str], dict[str, Answers]]:
+def answers_of(workdir: Path, count: int) -> tuple[list[str], dict[str, Firsts]]:
     """Return ``count`` test prompts of a finished run, and what each system answers.
 
     Raises:
@@ -61,7 +61,7 @@ def samples(workdir: Path, count: int) -> str:
     return _texts(("prompt", *SYSTEMS), lines)
 
 
-def blind(workdir: Path, count: int, *, seed: int = 0) -> tuple[str, list[str]]:
+def blind(workdir: Path, count: int, seed: int) -> tuple[str, list[str]]:
     """Reference and policy as A and B in random order, as a table, and which is the policy's."""
     prompts, answers = answers_of(workdir, count)
     first = np.random.default_rng(seed).random(count) < 0.5
@@ -81,11 +81,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
     parser.add_argument("--count", type=int, default=20, help="prompts to show")
     parser.add_argument("--blind", type=Path, help="a folder for pairs in random order")
+    parser.add_argument("--seed", type=int, default=0, help="of this order")
     options = parser.parse_args()
     if options.blind is None:
         print(samples(options.workdir, options.count))
         return
-    pairs, key = blind(options.workdir, options.count)
+    pairs, key = blind(options.workdir, options.count, options.seed)
     options.blind.mkdir(parents=True, exist_ok=True)
     (options.blind / "pairs.md").write_text(pairs + "\n", encoding="utf-8")
     (options.blind / "key.json").write_text(json.dumps(key), encoding="utf-8")

@@ -13,7 +13,7 @@ from alol_jax.runs.artifacts import load_fields
 from alol_jax.runs.workdir import finished_stage
 from alol_jax.tasks import dialogue
 from alol_jax.types import ScoredSplits
-from benchmarks.evidence.collect import evaluation_of, runs_of
+from benchmarks.evidence.stored import evaluation_of, runs_of
 from benchmarks.evidence.words import one_line
 
 SHOWN = 10  # test prompts

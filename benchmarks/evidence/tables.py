@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from benchmarks.evidence.summaries import (
     over_seeds,
     share,
 )
-from benchmarks.evidence.words import gain, percent, percents, plain, titled, with_range
+from benchmarks.evidence.words import Seeds, gain, percent, percents, plain, titled, with_range
 
 JUDGING = ("coverage", "density", "similarity", LIKENESS_GAP, ORDER_OF_RATIO)
 """The measures whose differences are shown."""
@@ -52,7 +53,11 @@ def labels(found: Plain) -> list[str]:
         ]
         title = f"What the filter keeps of the training rows, by {kind}"
         parts.append(titled(title, (kind, "rows", "kept", "share [95% over rows]"), lines))
-    parts.append(value_line(found["value"]))
+    known, prompts = found["known"]
+    parts += [
+        value_line(found["value"]),
+        f"{known} of {prompts} test prompts have a knowledge sentence that a training prompt has.",
+    ]
     if found["runs"]:
         parts += [_measures(found), *_differences(found)]
         parts += pairs(measures(found, "coverage"), "Coverage")
@@ -176,16 +181,21 @@ def _by_share(levels: Sequence[Plain]) -> Iterator[str]:
             pair = (run["rewards"], level["reference"]["rewards"])
             runs.setdefault(run["name"], {}).setdefault(level["share"], []).append(pair)
     heads = ("", *(f"{part:.0%} moved" for part in shares))
+    seeds = Seeds(len(each) for found in runs.values() for each in found.values())
     for title, of in (("Total reward", _reward), ("Policy − reference", _gain)):
         lines = [
-            (name, *(of(np.array(found[part])) if part in found else "–" for part in shares))
+            (name, *(_cell(of, found.get(part, ()), seeds) for part in shares))
             for name, found in runs.items()
         ]
-        yield titled(f"{title} [95% over prompts]", heads, lines)
+        yield titled(f"{title} [95% over prompts; {seeds.in_words}]", heads, lines)
     for part in shares:
         same = [level for level in levels if level["share"] == part]
         found = [run | {"seed": level["seed"]} for level in same for run in level["runs"]]
         yield from pairs(rewards(found), f"Total reward, {part:.0%} moved")
+
+
+def _cell(of: Callable[[np.ndarray], str], each: Sequence[Any], seeds: Seeds) -> str:
+    return of(np.array(each)) + seeds.beside(len(each)) if len(each) else "–"
 
 
 def _reward(both: np.ndarray) -> str:
@@ -198,7 +208,34 @@ def _gain(both: np.ndarray) -> str:
 
 def order(found: Plain) -> list[str]:
     """All variants, ablations, best of n and V by samples."""
-    lines = []
+    parts = [value_line(found["value"])]
+    if found["runs"]:
+        parts.append(_totals(found))
+        paired = [run for run in found["runs"] if not is_dialled(run["name"])]
+        parts += pairs(rewards(paired), "Total reward")
+    parts += _dialled(found)
+    gains = [
+        (f"{name} − {base}", str(len(each)), signed(float(each.mean()), 3), gain(over_seeds(each)))
+        for name, base, each in ablation_gains(found)
+    ]
+    if gains:
+        title = "Total reward, difference of the means of each seed"
+        parts.append(titled(title, ("ablation", "seeds", "mean", "IQM [over seeds]"), gains))
+    if best := found.get("best_of_n"):
+        rows = zip(best["n"], best["rewards"], best["kl"], strict=True)
+        lines = [
+            (f"best of {n}", plain(difference(np.array([r]))), f"{kl:.2f}") for n, r, kl in rows
+        ]
+        title = "The reference's best of n sampled answers"
+        parts.append(titled(title, ("", "reward [over prompts]", "KL, at most"), lines))
+    return parts + [_samples(found)] * bool(found["by_samples"])
+
+
+def _totals(found: Plain) -> str:
+    """What the reference and each variant earn."""
+    start = found["reference"]
+    mean, alike = float(np.mean(start["rewards"])), start["distinct-2"]
+    lines = [("reference", "", f"{mean:.3f}", "", "", "", "", f"{alike:.3f}", "")]
     for name in names_of(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         means = np.array(list(by_seed(found, name).values()))
@@ -220,31 +257,8 @@ def order(found: Plain) -> list[str]:
         "− reference [over prompts]",
         "by seed",
     )
-    parts = [value_line(found["value"])]
-    if lines:
-        start = found["reference"]
-        mean, alike = float(np.mean(start["rewards"])), start["distinct-2"]
-        lines.insert(0, ("reference", "", f"{mean:.3f}", "", "", "", "", f"{alike:.3f}", ""))
-        title = "Total reward on the test prompts; KL to the reference in nats; seconds of the fit"
-        parts.append(titled(title, (*heads, "KL", "distinct-2", "seconds"), lines))
-        paired = [run for run in found["runs"] if not is_dialled(run["name"])]
-        parts += pairs(rewards(paired), "Total reward")
-    parts += _dialled(found)
-    gains = [
-        (f"{name} − {base}", str(len(each)), signed(float(each.mean()), 3), gain(over_seeds(each)))
-        for name, base, each in ablation_gains(found)
-    ]
-    if gains:
-        title = "Total reward, difference of the means of each seed"
-        parts.append(titled(title, ("ablation", "seeds", "mean", "IQM [over seeds]"), gains))
-    if best := found.get("best_of_n"):
-        rows = zip(best["n"], best["rewards"], best["kl"], strict=True)
-        lines = [
-            (f"best of {n}", plain(difference(np.array([r]))), f"{kl:.2f}") for n, r, kl in rows
-        ]
-        title = "The reference's best of n sampled answers"
-        parts.append(titled(title, ("", "reward [over prompts]", "KL, at most"), lines))
-    return parts + [_samples(found)] * bool(found["by_samples"])
+    title = "Total reward on the test prompts; KL to the reference in nats; seconds of the fit"
+    return titled(title, (*heads, "KL", "distinct-2", "seconds"), lines)
 
 
 def _dialled(found: Plain) -> Iterator[str]:

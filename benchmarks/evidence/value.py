@@ -12,7 +12,8 @@ random), and tested on held-out folds, no knowledge in two of them:
   any length, of which it reads the first 256 tokens.
 
 The labels are kept, too: `draw` says how much of their variance lies between prompts, which is all
-that a V(x) can explain. Cost: docs/evidence.md. Settings that are done are not computed again.
+that a V(x) can explain. Cost: docs/evidence.md. Config and seed are those of the reference.
+Settings that are done are not computed again, but with ``--redo``.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from alol_jax.stages.fit_value import fit_value, folds_of, held_out
 from alol_jax.tables.table import Table
 from alol_jax.tasks import dialogue
 from alol_jax.types import Answers, Policy, Scored, ScoredSplits, StageContext
-from benchmarks.evidence.collect import STUDY
 from benchmarks.evidence.labels import AUDIT, CONFIG, by_prompt, short
-from benchmarks.evidence.running import Asked, asked
+from benchmarks.evidence.running import Asked, asked, refuse
 
+STUDY = "value.json"  # what is written
 HEAD, RIDGE = "hidden states", "MiniLM"
 MODELS = {"ctrl", "doha", "gpt2"}  # writers of the audit
 PENALTIES = 10.0 ** np.arange(-3, 4)  # of ridge, times the number of prompts
@@ -140,11 +141,8 @@ class Study:
         reference, score = (finished_stage(shared, name) for name in ("fit_reference", "score"))
         if reference is None or score is None:
             raise UserError(f"--workdir={wanted.workdir} has no reference: run labels first")
-        self.wanted, self.fingerprint, self.config = (
-            wanted,
-            reference.fingerprint,
-            reference.config(),
-        )
+        self.wanted = wanted
+        self.fingerprint, self.config = reference.fingerprint, reference.config()
         opened = prepare(self.config)
         self.lm, self.encoder = opened.lm, opened.test_scoring.models["similarity"].encoder
         self.reference = load_result(reference.folder, Policy)
@@ -187,6 +185,7 @@ class Study:
 def main(_):
     if not AUDIT.value:
         raise UserError("--audit is needed: the file of labelled answers")
+    refuse(("config", "objectives", "seeds"), "config and seed are those of the reference")
     wanted = asked(CONFIG, ("a_lol",), (0,))
     rows, study = labelled(Path(AUDIT.value)), Study(wanted)
     known = {
@@ -196,7 +195,7 @@ def main(_):
     }
     known = json.loads(json.dumps(known))
     file, settings = wanted.workdir / STUDY, []
-    if file.exists():
+    if file.exists() and not wanted.redo:
         before = json.loads(file.read_text(encoding="utf-8"))
         settings = before.pop("settings")
         if before != known:

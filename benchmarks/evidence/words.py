@@ -43,14 +43,40 @@ def gain(one: Interval) -> str:
 
 def percent(part: float | None) -> str:
     """A share of the variance; where nothing varies there is none."""
-    return "–" if part is None else f"{part:.1%}"
+    if part is None or not math.isfinite(part):
+        return "–"
+    return f"{round(100 * part, 1) + 0.0:.1f}%".replace("-", "−")  # + 0.0: not −0.0
 
 
 def percents(part: Interval) -> str:
     """A share of the variance with its interval; where nothing varies there is none."""
-    if not math.isfinite(part.mean):
-        return "–"
-    return f"{part.mean:.1%} [{part.low:.1%}, {part.high:.1%}]"
+    mean, low, high = map(percent, part)
+    return f"{mean} [{low}, {high}]" if math.isfinite(part.mean) else mean
+
+
+class Seeds:
+    """Over how many seeds the cells of a table are: said in its title, and where a cell has others.
+
+    Args:
+        counts: of the cells.
+    """
+
+    def __init__(self, counts: Iterable[int]) -> None:
+        kinds = set(counts) - {0}
+        self.most, self.differ = max(kinds, default=0), len(kinds) > 1
+
+    @property
+    def in_words(self) -> str:
+        """The number of most seeds, for the title."""
+        return _seeds(self.most) + ", or as many as a cell says" * self.differ
+
+    def beside(self, count: int) -> str:
+        """What stands beside a cell: nothing, or its own number."""
+        return f" ({_seeds(count)})" if count != self.most else ""
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
 
 
 def one_line(text: str) -> str:

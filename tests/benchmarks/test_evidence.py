@@ -130,6 +130,7 @@ FOUND = {
     "labels": {
         "kept": {"label": {"generic": [1, 3]}, "writer": {"human": [2, 3]}},
         "value": VALUE,
+        "known": [1, 8],
         "reference": measured(0),
         "runs": [
             {"name": name, "seed": s, "measures": measured(s + 1), "looks": [[0, 0.1], [7, 0.2]]}
@@ -219,7 +220,7 @@ def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path
     for over in ("mean [95% over prompts]", "interquartile mean [95% over seeds]"):
         assert f"Policy − reference, {over}:\n\n{heads}" in text
     assert "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 50% | 0% | 0.750 | 1.50 | +0.500 [" in text
-    assert "| nll | 2 | 7 | 0." in text
+    assert "| nll | 2 | 7 | 0." in text and "1 of 8 test prompts have a knowledge" in text
     assert "| dpo | 1 | 100% | 0% | 0% | 0% | 0% | 0% | 100% | 0% | 1.000 | 1.00 | +0.250 [" in text
     agreed = "33% are the same (κ 0.14), and 100% agree whether the answer is entailed (κ 1.00)."
     said = "People say “entailment, uncooperative” 0 times, readers 1."
@@ -307,8 +308,8 @@ def test_samples_are_evenly_spaced_over_the_test_prompts(tmp_path):
 def test_blind_pairs_are_in_random_order_and_the_key_says_which_is_the_policys(tmp_path):
     finish(tmp_path, config_of("a_lol"))
     told = [line.split(" | ") for line in samples.samples(tmp_path, 12).splitlines()[2:]]
-    pairs, key = samples.blind(tmp_path, 12)
-    assert set(key) == {"A", "B"}
+    pairs, key = samples.blind(tmp_path, 12, 0)
+    assert set(key) == {"A", "B"} and key != samples.blind(tmp_path, 12, 1)[1]
     for line, policy, (prompt, _, reference, answer) in zip(
         pairs.splitlines()[2:], key, told, strict=True
     ):
