@@ -55,7 +55,7 @@ def labels(workdir: Path) -> Plain | None:
 
 
 def _known(folder: Path) -> list[int]:
-    """How many test prompts have a knowledge sentence of a training prompt, and how many there are."""
+    """How many test prompts have a knowledge sentence of a training prompt, and how many in all."""
     train, test = (_lines(folder / f"{name}.jsonl") for name in ("train", "test"))
     seen = {line["knowledge"] for line in train}
     prompts = {(line["knowledge"], *line["history"]) for line in test}

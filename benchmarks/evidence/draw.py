@@ -47,6 +47,8 @@ def labels_figures(found: Plain) -> Iterator[tuple[str, str]]:
         yield f"labels-kept-by-{kind}", figures.kept_shares(groups)
     for measure in ("coverage", "similarity") if found["runs"] else ():
         yield f"labels-{measure}", figures.label_differences(found, measure)
+    if "study" in found:
+        yield "labels-value", figures.explained_by_setting(found["study"])
     for name, seeds in relabelled.by_reading(found) if "relabelled" in found else ():
         yield f"labels-read-{name}", figures.read_blind(found, seeds)
 
@@ -66,6 +68,8 @@ def order_figures(found: Plain) -> Iterator[tuple[str, str]]:
     if found["runs"]:
         yield "order-frontier", figures.chosen_steps(found)
         yield "order-looks", figures.validation_looks(found)
+    if all(one["runs"] for one in found["by_samples"]) and found["by_samples"]:
+        yield "order-samples", figures.earned_by_samples(found)
     if any(map(is_dialled, names_of(found))):
         yield "order-rates", figures.frontiers(found)
     if next(ablation_gains(found), None) is not None:

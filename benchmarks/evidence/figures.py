@@ -17,12 +17,14 @@ from benchmarks.evidence.summaries import (
     Plain,
     ablation_gains,
     difference,
+    explained,
     names_of,
     objective_of,
     over_seeds,
     pareto_front,
     share,
 )
+from benchmarks.evidence.value import RIDGE, Setting
 
 KL = "KL to the reference on own answers (nats)"
 NOISE = "% of training responses moved to other prompts"
@@ -79,6 +81,31 @@ def read_blind(found: Plain, seeds: Sequence[Plain]) -> str:
         bars.append(Bar(name, difference(gains), each, _style(name)))
     bars.sort(key=lambda bar: -bar.difference.mean)
     return differences(bars, label="reward of a blind reader's label, policy − reference")
+
+
+def explained_by_setting(study: Plain) -> str:
+    """What V explains of people's labels, for each setting of `value`."""
+    bars, usual = [], Setting("")
+    for one in study["settings"]:
+        words = [one["features"], str(one["count"])]
+        words += ["one label"] * (one["answers"] != usual.answers)
+        words += [f"{one['epochs']} epochs"] * (one["epochs"] != usual.epochs)
+        found, series = explained(np.array(one["errors"])), int(one["features"] == RIDGE)
+        bars.append(Bar(", ".join(words), found, (), series))
+    return differences(
+        bars, label="share of the labels' variance explained, by features and prompts"
+    )
+
+
+def earned_by_samples(found: Plain) -> str:
+    """Policy − reference, for each number of sampled answers that V is fitted to."""
+    bars = []
+    for place, one in enumerate(found["by_samples"]):
+        gains = np.subtract([r["rewards"] for r in one["runs"]], one["reference"]["rewards"])
+        each = tuple(map(float, gains.mean(axis=1)))
+        name = f"{one['samples']} answer{'s' * (one['samples'] > 1)}"
+        bars.append(Bar(name, difference(gains), each, place))
+    return differences(bars, label="total reward, policy − reference")
 
 
 def kept_by_noise(found: Plain) -> str:

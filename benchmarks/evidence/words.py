@@ -50,7 +50,7 @@ def percent(part: float | None) -> str:
 
 def percents(part: Interval) -> str:
     """A share of the variance with its interval; where nothing varies there is none."""
-    mean, low, high = map(percent, part)
+    mean, low, high = map(percent, (part.mean, part.low, part.high))
     return f"{mean} [{low}, {high}]" if math.isfinite(part.mean) else mean
 
 
