@@ -1,6 +1,7 @@
 """The experiments' programs: they run, stop, go on, are collected and drawn; what they refuse."""
 
 import json
+import sys
 from unittest import mock
 
 import pytest
@@ -20,6 +21,7 @@ from benchmarks.evidence import (
 from tests.benchmarks.audits import audit
 from tests.running import called, refused
 
+TWO = ("--seeds=0", "--objectives=nll,a_lol")
 SMALL = ("--config.policy.epochs=0.2", "--config.reference.epochs=0.2")
 
 
@@ -28,7 +30,7 @@ def ended(module, *arguments, stopping=lambda: False):
     takes_flags = module in (candidates, labels, noise, order, value)
     program = (lambda: entry(module.main)) if takes_flags else module.main
     stop = "benchmarks.evidence.running.stop_on_signals"
-    with mock.patch(stop, return_value=stopping):
+    with mock.patch(stop, return_value=stopping), mock.patch("alol_jax.main.leave", sys.exit):
         return called(program, [module.__name__, *map(str, arguments)])
 
 
@@ -63,30 +65,32 @@ def test_what_needs_finished_runs_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path):
+def test_every_experiment_runs_goes_on_is_collected_and_drawn(tmp_path, monkeypatch):
     runs, config = tmp_path / "runs", "configs/quickstart.py:debug"
+    labelled, toy = f"--audit={audit(tmp_path, 170)}", f"--config={config}"
+    best_of_n = (order, toy, "--parts=best_of_n", *SMALL, f"--workdir={runs / 'order'}")
     experiments = (
-        (labels, f"--audit={audit(tmp_path, 170)}", "--config=configs/labels.py:debug"),
-        (noise, f"--config={config}", "--shares=0,0.5"),
-        (order, f"--config={config}", "--parts=order,ablations,best_of_n,value"),
-        (candidates, f"--config={config}"),
+        (labels, labelled, "--config=configs/labels.py:debug", *TWO),
+        (noise, toy, "--shares=0.5", *TWO),
+        (order, toy, "--parts=order,value", *TWO),
+        (order, toy, "--parts=ablations,best_of_n", "--seeds=0", "--objectives=nll"),
+        (candidates, toy),
     )
-    words_of = {}
+    monkeypatch.setattr(candidates, "SUMS", candidates.SUMS[-2:])
     for module, *arguments in experiments:
         folder = runs / module.__name__.rpartition(".")[2]
-        some = ("--objectives=nll,a_lol", "--seeds=0") * (module is not candidates)
-        words = (*arguments, *SMALL, f"--workdir={folder}", *some)
-        words_of[folder.name] = words
-        if module is order:
-            halted = ended(module, *words, stopping=(folder / "nll-0" / "07_fit_policy").exists)
+        words = (*arguments, *SMALL, f"--workdir={folder}")
+        if module is noise:
+            begun = (folder / "0.5-0" / "nll-0" / "07_fit_policy").exists
+            halted = ended(module, *words, stopping=begun)
             assert "run the same command again" in halted.stderr and halted.returncode == 143
         assert "[fit_policy] running" in started(module, *words)
         assert "running" not in started(module, *words)
-    study = (experiments[0][1], f"--workdir={runs / 'labels'}")
+    study = (labelled, f"--workdir={runs / 'labels'}")
     assert "MiniLM" in started(value, *study) and "---" not in started(value, *study)
     for file, again in (
         (runs / "labels" / value.STUDY, (value, *study)),
-        (runs / "order" / order.BEST_OF_N, (order, *words_of["order"])),
+        (runs / "order" / order.BEST_OF_N, best_of_n),
     ):
         known = file.read_text(encoding="utf-8")
         file.write_text(known.replace('"reference": "', '"reference": "x'), encoding="utf-8")
