@@ -90,8 +90,10 @@ def tables(found: Plain) -> list[str]:
         name = one["sum"]
         earned = gain(difference(gains(one, name.split("+"))))
         kept = f"{one['kept']} of {one['rows']}"
-        if not lines or one["reference"] != found["sums"][0]["reference"]:
-            lines.append((f"reference, {name}", "", "", *_means(one["reference"])))
+        if not lines:
+            lines.append(("reference", "", "", *_means(one["reference"])))
+        elif one["reference"] != found["sums"][0]["reference"]:
+            lines.append((f"reference of {name}", "", "", *_means(one["reference"])))
         lines.append((name, kept, earned, *_means(one["policy"])))
     heads = ("paid", "kept", "policy − reference, in that sum", *CANDIDATES, "echoes", "distinct-2")
     title = "Answers to the test prompts, scored with every candidate; means [95% over prompts]"
