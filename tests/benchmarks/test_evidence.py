@@ -193,57 +193,96 @@ FOUND = {
 }
 
 
-def test_all_figures_and_tables_are_drawn_again_from_what_was_collected(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder of all experiments' collected values, tables and figures."""
+    folder = tmp_path_factory.mktemp("drawn")
     for name, found in FOUND.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
-    draw.draw(tmp_path)
-    first = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
+        (folder / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    draw.draw(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(drawn):
+    return (drawn / "tables.md").read_text(encoding="utf-8")
+
+
+def test_figures_are_drawn_of_all_that_was_collected_and_again_without_a_change(drawn):
+    first = {file.name: file.read_text(encoding="utf-8") for file in drawn.iterdir()}
     assert {name for name in first if name.endswith(".svg")} == {
-        *("labels-kept-by-label.svg", "labels-kept-by-writer.svg", "labels-coverage.svg"),
-        *("labels-read-all.svg", "labels-read-filter.svg"),
-        *("labels-similarity.svg", "noise-kept.svg", "order-frontier.svg", "order-looks.svg"),
-        *("order-ablations.svg", "order-rates.svg"),
-        *("noise-relevance.svg", "noise-total.svg", "labels-value.svg"),
         *("candidates-relevance.svg", "candidates-novelty.svg"),
+        *("labels-kept-by-label.svg", "labels-kept-by-writer.svg", "labels-coverage.svg"),
+        *("labels-similarity.svg", "labels-read-all.svg", "labels-read-filter.svg"),
+        *("labels-value.svg", "noise-kept.svg", "noise-relevance.svg", "noise-total.svg"),
+        *("order-frontier.svg", "order-looks.svg", "order-ablations.svg", "order-rates.svg"),
     }
     for name in ("best of n", "a_lol", "nll"):
         assert first["order-frontier.svg"].count(f">{name}<") == 1  # in the legend
     assert ">nll<" not in first["order-rates.svg"]  # has one rate
-    text = first["tables.md"]
-    assert "| 50% | 1 | 0.222 [" in text and "| 0% | 0 | – |" in text
-    assert "| 50% | reference | 2 | 0.700 (0.700 to 0.700) | 0.200 (" in text
-    assert "| 50% | a_lol | 2 | 0.850 (0.800 to 0.900) | 0.300 (" in text
-    assert first["noise-relevance.svg"].count(">reference<") == 1  # in the legend
+    assert first["noise-relevance.svg"].count(">reference<") == 1
+    draw.draw(drawn)
+    assert first == {file.name: file.read_text(encoding="utf-8") for file in drawn.iterdir()}
+
+
+def test_the_tables_say_what_candidates_pay_and_lead_to(tables):
+    mean = np.sum([np.subtract(judged(17)["scores"][of], judged(0)["scores"][of]) for of in PAIR])
+    assert f"| relevance+novelty | 4 of 9 | {signed(mean / 4, 3)} [" in tables
+    candidates_part, _, _ = tables.partition("## Labels")
+    assert candidates_part.count("| reference |") == 1  # both sums have the same
+    assert "| 1.000 | p | new |\n| 0.000 | echo | echo |" in tables
+
+
+def test_the_tables_say_what_the_answers_to_labelled_prompts_are(tables):
+    heads = "|  | seeds | coverage | density | similarity | likeness gap |"
+    for over in ("mean [95% over prompts]", "interquartile mean [95% over seeds]"):
+        assert f"Policy − reference, {over}:\n\n{heads}" in tables
+    assert "| nll | 2 | 7 | 0." in tables and "1 of 8 test prompts have a knowledge" in tables
+
+
+def test_the_tables_say_what_blind_readers_said_and_whether_they_agree(tables):
+    nll = "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 50% | 0% | 0.750 | 1.50 | +0.500 ["
+    dpo = "| dpo | 1 | 100% | 0% | 0% | 0% | 0% | 0% | 100% | 0% | 1.000 | 1.00 | +0.250 ["
+    assert nll in tables and dpo in tables
+    agreed = "33% are the same (κ 0.14), and 100% agree whether the answer is entailed (κ 1.00)."
+    said = "People say “entailment, uncooperative” 0 times, readers 1."
+    about = "equal ones of a seed once. Of 3 labels that people had given"
+    assert f"{about}, {agreed} {said}" in tables
+    assert "share systems and seeds, with 2 labels of each. Of these, 50% are the same" in tables
+
+
+def test_the_tables_say_what_lies_between_prompts_and_what_v_explains(tables):
+    assert "| short | 2 | 0.415 | " in tables
+    assert "| MiniLM | short | all | 3 | – | 0.01 | 50.0% [50.0%, 50.0%] |" in tables
+
+
+def test_the_tables_say_what_noise_changes(tables):
+    assert "| 50% | 1 | 0.222 [" in tables and "| 0% | 0 | – |" in tables
+    assert "| 50% | reference | 2 | 0.700 (0.700 to 0.700) | 0.200 (" in tables
+    assert "| 50% | a_lol | 2 | 0.850 (0.800 to 0.900) | 0.300 (" in tables
     both = np.mean([run("a_lol", seed)["rewards"] for seed in (0, 1)])
-    assert f"| a_lol | {both:.3f} [" in text and f"| a_lol | −{0.5 - both:.3f} [" in text
-    assert "| reference |  | 0.500 |  |  |  |  | 0.700 |  |" in text
-    assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in text
-    _, _, order_pairs = text.rpartition("Total reward, the row's objective − the column's")
+    assert f"| a_lol | {both:.3f} [" in tables and f"| a_lol | −{0.5 - both:.3f} [" in tables
+
+
+def test_the_tables_say_what_objectives_and_variants_earn(tables):
+    assert "| reference |  | 0.500 |  |  |  |  | 0.700 |  |" in tables
+    assert "| best of 2 | 0.750 [0.750, 0.750] | 0.20 |" in tables
+    _, _, order_pairs = tables.rpartition("Total reward, the row's objective − the column's")
     paired = order_pairs.split("\n\n")[1]
     assert "| a_lol |" in paired and "_rate_" not in paired
     dialled = f"−{0.5 - np.mean([run('a_lol_rate_0.003', s)['rewards'] for s in (0, 1)]):.3f}"
-    assert f"| a_lol_rate_0.003 | 2 | {dialled} [" in text
-    assert "| 1 | 2 | 1 | 1 |" in text and "as a share of the prompts: +0.250 [−0.500" in text
-    assert "%] | 3 | 4.0% | −10.0% | 5 of 9 | not run | – |" in text
+    assert f"| a_lol_rate_0.003 | 2 | {dialled} [" in tables
+
+
+def test_the_tables_say_what_more_answers_per_prompt_change(tables):
+    assert "%] | 3 | 4.0% | −10.0% | 5 of 9 | not run | – |" in tables
     earned = np.mean(run("a_lol", 0)["rewards"]) - 0.5
-    assert f"5 of 9 | {signed(earned, 3)} [" in text and f"] | {signed(earned, 3)} |" in text
-    heads = "|  | seeds | coverage | density | similarity | likeness gap |"
-    for over in ("mean [95% over prompts]", "interquartile mean [95% over seeds]"):
-        assert f"Policy − reference, {over}:\n\n{heads}" in text
-    mean = np.sum([np.subtract(judged(17)["scores"][of], judged(0)["scores"][of]) for of in PAIR])
-    assert f"| relevance+novelty | 4 of 9 | {signed(mean / 4, 3)} [" in text
-    assert "| 1.000 | p | new |\n| 0.000 | echo | echo |" in text
-    assert "| nll | 1 | 50% | 0% | 50% | 0% | 0% | 0% | 50% | 0% | 0.750 | 1.50 | +0.500 [" in text
-    assert "| nll | 2 | 7 | 0." in text and "1 of 8 test prompts have a knowledge" in text
-    assert "| dpo | 1 | 100% | 0% | 0% | 0% | 0% | 0% | 100% | 0% | 1.000 | 1.00 | +0.250 [" in text
-    agreed = "33% are the same (κ 0.14), and 100% agree whether the answer is entailed (κ 1.00)."
-    said = "People say “entailment, uncooperative” 0 times, readers 1."
-    assert f"equal ones of a seed once. Of 3 labels that people had given, {agreed} {said}" in text
-    assert "share systems and seeds, with 2 labels of each. Of these, 50% are the same" in text
-    assert "| short | 2 | 0.415 | " in text
-    assert "| MiniLM | short | all | 3 | – | 0.01 | 50.0% [50.0%, 50.0%] |" in text
-    draw.draw(tmp_path)
-    assert first == {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
+    assert f"5 of 9 | {signed(earned, 3)} [" in tables and f"] | {signed(earned, 3)} |" in tables
+
+
+def test_the_tables_say_which_answers_read_better(tables):
+    assert "| 1 | 2 | 1 | 1 |" in tables
+    assert "as a share of the prompts: +0.250 [−0.500" in tables
 
 
 def test_an_ablation_is_compared_on_the_seeds_that_both_have():
