@@ -145,13 +145,15 @@ def _runs(workdir: Path) -> Plain:
 
 
 def _earned(evaluation: Evaluation, system: str) -> Plain:
-    """Total rewards by test prompt, the means of the components, and distinct-2 of the answers."""
+    """Total rewards by test prompt, the means of the components, distinct-2 and echoes."""
     answers = getattr(evaluation, system)
     rows = by_prompt(answers)[1]
     names = (*evaluation.component_names, "total")
     means = dict(zip(names, _rounded(rows.mean(axis=0)), strict=True))
     found = {"rewards": _rounded(rows[:, -1]), "components": means}
-    return found | {"distinct-2": distinct(list(answers["response"]), 2)}
+    texts = list(answers["response"])
+    echoes = sum(map(paid.is_echo, answers["prompt"], texts))
+    return found | {"distinct-2": distinct(texts, 2), "echoes": echoes}
 
 
 # order

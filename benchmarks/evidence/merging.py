@@ -20,7 +20,7 @@ REPLACED = {"study"}  # one file with all of it
 
 
 def merged(before: Plain, now: Plain) -> Plain:
-    """All of ``before`` and ``now``; of a run, reading or study in both, the one in ``now``.
+    """All of ``before`` and ``now``; of a run, sum, reading or study in both, the one in ``now``.
 
     Raises:
         UserError: anything else differs: they are policies of different references.

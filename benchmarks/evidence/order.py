@@ -103,10 +103,11 @@ def choose_of_n(wanted: Asked) -> None:
     annotate(wanted, [_first(wanted)], wanted.workdir)
     shared, file = wanted.workdir / "shared", wanted.workdir / BEST_OF_N
     stage = finished_stage(shared, "fit_reference")
-    if file.exists() and not wanted.redo:
-        if json.loads(file.read_text(encoding="utf-8"))["reference"] != stage.fingerprint:
-            raise UserError(f"{file} was made from another reference: delete it")
-        return
+    if file.exists():
+        if json.loads(file.read_text(encoding="utf-8"))["reference"] == stage.fingerprint:
+            return
+        if not wanted.redo:
+            raise UserError(f"{file} was made from another reference: delete it, or give --redo")
     config = wanted.config("a_lol", **SAMPLED)
     opened = prepare(config)
     found = best_of_n(

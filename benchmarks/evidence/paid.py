@@ -70,8 +70,8 @@ def _judged(rows: Table[Scored], names: tuple[str, ...]) -> Plain:
 
 def is_echo(prompt: str, answer: str) -> bool:
     """Whether an answer has the prompt's words in its order, and no others."""
-    ours, theirs = (re.findall(r"\w+", text.lower()) for text in (answer, prompt))
-    return ours == theirs and bool(ours)
+    said, asked = (re.findall(r"\w+", text.lower()) for text in (answer, prompt))
+    return said == asked and bool(said)
 
 
 def gains(one: Plain, parts: Sequence[str]) -> np.ndarray:

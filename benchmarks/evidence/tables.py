@@ -163,12 +163,13 @@ def _parts_by_share(levels: Sequence[Plain]) -> str:
     for (part, name), seeds in systems.items():
         columns = [[one["distinct-2"] for one in seeds]]
         columns += [[one["components"][of] for one in seeds] for of in names]
-        lines.append((f"{part:.0%}", name, str(len(seeds)), *map(with_range, columns)))
+        echoes = f"{np.mean([one['echoes'] for one in seeds]):.1f}"
+        lines.append((f"{part:.0%}", name, str(len(seeds)), echoes, *map(with_range, columns)))
     title = (
-        "Rewards on test prompts, which have no noise: means of the parts and of the total "
-        "(lowest to highest seed)"
+        "Answers to test prompts, which have no noise: echoes, distinct-2, means of the reward's "
+        "parts and total (lowest to highest seed)"
     )
-    heads = ("moved", "answers by", "seeds", "distinct-2", *names)
+    heads = ("moved", "answers by", "seeds", "echoes", "distinct-2", *names)
     return titled(title, heads, lines, texts=2)
 
 

@@ -13,7 +13,8 @@ random), and tested on held-out folds, no knowledge in two of them:
 
 The labels are kept, too: `draw` says how much of their variance lies between prompts, which is all
 that a V(x) can explain. Cost: docs/evidence.md. Config and seed are those of the reference.
-Settings that are done are not computed again, but with ``--redo``.
+Settings that are done are not computed again; those of another reference or audit are, with
+``--redo``.
 """
 
 from __future__ import annotations
@@ -195,11 +196,15 @@ def main(_):
     }
     known = json.loads(json.dumps(known))
     file, settings = wanted.workdir / STUDY, []
-    if file.exists() and not wanted.redo:
+    if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
-        settings = before.pop("settings")
-        if before != known:
-            raise UserError(f"{file} was made from another reference or audit: delete it")
+        done = before.pop("settings")
+        if before == known:
+            settings = done
+        elif not wanted.redo:
+            raise UserError(
+                f"{file} was made from another reference or audit: delete it, or give --redo"
+            )
     for setting in SETTINGS:
         its = chosen(rows, setting)
         wants = setting._replace(count=len(its))._asdict()

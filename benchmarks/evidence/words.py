@@ -55,7 +55,7 @@ def percents(part: Interval) -> str:
 
 
 class Seeds:
-    """Over how many seeds the cells of a table are: said in its title, and where a cell has others.
+    """How many seeds the cells of a table have: most in its title, other numbers in the cells.
 
     Args:
         counts: of the cells.
@@ -67,7 +67,7 @@ class Seeds:
 
     @property
     def in_words(self) -> str:
-        """The number of most seeds, for the title."""
+        """The largest number of seeds, for the title."""
         return _seeds(self.most) + ", or as many as a cell says" * self.differ
 
     def beside(self, count: int) -> str:

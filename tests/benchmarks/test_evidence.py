@@ -69,7 +69,8 @@ def test_every_variant_passes_the_checks_and_differs_in_its_policy_alone(name):
     check(config, get_task(config.task), get_objective(objective), lm)
     changed = {key for key in config if config[key] != plain[key]}
     assert changed <= {"policy", "objective"} and config.policy.validation_kl
-    assert name not in order.ABLATIONS or summaries.BASES[name].startswith(objective)
+    assert all(base.startswith(objective) for base in summaries.BASES.get(name, ()))
+    assert (name in summaries.BASES) == (name in order.ABLATIONS)
 
 
 def test_an_objective_without_variants_has_nothing_to_run(tmp_path, capsys):
@@ -106,7 +107,7 @@ def measured(seed):
 
 REFERENCE = {
     **{"rewards": [0.5] * 6, "components": {"relevance": 0.2, "total": 0.5}},
-    **{"distinct-2": 0.7},
+    **{"distinct-2": 0.7, "echoes": 5},
 }
 
 
@@ -156,7 +157,11 @@ FOUND = {
         "levels": [
             {
                 **{"share": share, "seed": seed, "value": VALUE, "moved": moved, "others": [6, 9]},
-                **{"runs": [run("a_lol", seed, **{"distinct-2": 0.8 + seed / 10})]},
+                **{
+                    "runs": [
+                        run("a_lol", seed, **{"distinct-2": 0.8 + seed / 10, "echoes": seed + 2})
+                    ]
+                },
                 **{"reference": REFERENCE},
             }
             for seed in (0, 1)
@@ -258,8 +263,8 @@ def test_the_tables_say_what_lies_between_prompts_and_what_v_explains(tables):
 
 def test_the_tables_say_what_noise_changes(tables):
     assert "| 50% | 1 | 0.222 [" in tables and "| 0% | 0 | – |" in tables
-    assert "| 50% | reference | 2 | 0.700 (0.700 to 0.700) | 0.200 (" in tables
-    assert "| 50% | a_lol | 2 | 0.850 (0.800 to 0.900) | 0.300 (" in tables
+    assert "| 50% | reference | 2 | 5.0 | 0.700 (0.700 to 0.700) | 0.200 (" in tables
+    assert "| 50% | a_lol | 2 | 2.5 | 0.850 (0.800 to 0.900) | 0.300 (" in tables
     both = np.mean([run("a_lol", seed)["rewards"] for seed in (0, 1)])
     assert f"| a_lol | {both:.3f} [" in tables and f"| a_lol | −{0.5 - both:.3f} [" in tables
 

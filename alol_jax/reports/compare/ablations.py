@@ -62,14 +62,14 @@ HEADS = ("", "seeds", "mean", "IQM")
 
 
 def _line(one: Ablation) -> Line:
-    count, mean, ends = len(one.each), float(np.mean(one.each)), one.middle
-    known = f" [{signed(ends.low, DIGITS)}, {signed(ends.high, DIGITS)}]"
+    count, mean, middle = len(one.each), float(np.mean(one.each)), one.middle
+    interval = f" [{signed(middle.low, DIGITS)}, {signed(middle.high, DIGITS)}]"
     return Line(
         (
             Cell(one.name),
             Cell(str(count), exact=count),
             Cell(signed(mean, DIGITS), exact=mean),
-            Cell(signed(ends.mean, DIGITS) + known * (count > 1), exact=ends.mean),
+            Cell(signed(middle.mean, DIGITS) + interval * (count > 1), exact=middle.mean),
         )
     )
 
