@@ -12,7 +12,7 @@ Cost: docs/evidence.md. Run the same command again to go on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -35,7 +35,7 @@ SUMS = (
 ROWS = "rows"  # the folder of the scored training rows
 
 
-def paying(wanted: Asked, paid: Iterable[str]) -> ConfigDict:
+def paying(wanted: Asked, paid: Sequence[str]) -> ConfigDict:
     """The config of an `a_lol` whose reward is the sum of ``paid``."""
     weights = {name: float(name in paid) for name in CANDIDATES}
     config = wanted.config("a_lol", **{f"rewards__{name}": w for name, w in weights.items()})

@@ -151,11 +151,13 @@ def chosen_steps(found: Plain) -> str:
     for name in _on_the_dial(found):
         runs = [run for run in found["runs"] if run["name"] == name]
         each = tuple((run["kl"], float(np.mean(run["rewards"]))) for run in runs)
-        kl, means = np.mean(each, axis=0)[0], np.array(each)[:, 1]
+        kl, means = np.array(each).T
         ends = difference(np.array([run["rewards"] for run in runs]))
         middle = over_seeds(means) if len(runs) > 1 else None
         objective = objective_of(name)
-        points.append(Point(objective, objective, float(kl), ends, middle, each, _style(name)))
+        points.append(
+            Point(objective, objective, float(kl.mean()), ends, middle, each, _style(name))
+        )
     for rewards, kl in zip(best["rewards"], best["kl"], strict=True) if best else ():
         ends = difference(np.array([rewards]))
         points.append(Point("best of n", "best of n", kl, ends, None, (), None))
